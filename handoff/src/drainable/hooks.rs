@@ -1,0 +1,93 @@
+//! The trait between the library and a daemon.
+
+use std::time::Instant;
+
+use crate::drainable::{DrainReport, SealProgress, SealReport, SealedShard, StateSnapshot};
+use crate::error::Result;
+
+/// A daemon's state, as the [`Incumbent`](crate::Incumbent) drives it through a swap.
+///
+/// Most daemons derive it (`#[derive(Drainable)]`). The hooks run on a thread of the
+/// library's, one at a time, in this order:
+///
+/// ```text
+/// admit -> drain -> seal -> (replaced: nothing more is called)
+///                        -> resume_after_abort -> admit ...
+/// ```
+///
+/// A hook that panics counts as one that returned an error.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be drained and sealed",
+    note = "put `#[derive(handoff::Drainable)]` on it, or implement its four hooks by hand"
+)]
+pub trait Drainable: Send + Sync {
+    /// Stops admitting work, waits until what is in flight has ended or `deadline` has
+    /// passed, and makes what was acknowledged durable.
+    ///
+    /// # Errors
+    ///
+    /// Any error undoes the swap: [`resume_after_abort`](Self::resume_after_abort) follows.
+    fn drain(&self, deadline: Instant) -> Result<DrainReport>;
+
+    /// Flushes, syncs and closes every shard for writing. The lock is released once it has
+    /// returned, so nothing may write any more.
+    ///
+    /// # Errors
+    ///
+    /// Any error undoes the swap: [`resume_after_abort`](Self::resume_after_abort) follows.
+    fn seal(&self) -> Result<SealReport>;
+
+    /// Serves again, after the lock is held again. Another process may have written in
+    /// between: what lies on disk is opened anew.
+    ///
+    /// It is called after every `drain` that no commit followed, and again and again until it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// An error is logged, and the call repeated after a pause.
+    fn resume_after_abort(&self) -> Result<()>;
+
+    /// The state at a glance; called at any time.
+    fn snapshot_state(&self) -> StateSnapshot;
+
+    /// Begins to admit work: this process is the writer. Called when serving begins, at a
+    /// cold start and after a commit, and never before the commit point.
+    ///
+    /// # Errors
+    ///
+    /// An error ends [`Incumbent::serve`](crate::Incumbent::serve).
+    fn admit(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Cuts a running [`drain`](Self::drain) short, because the swap was given up; called
+    /// from another thread while it runs. The drain may return whatever it likes.
+    fn interrupt(&self) {}
+
+    /// [`seal`](Self::seal), telling `progress` after each shard. Override it to have
+    /// progress on the supervisor's side.
+    ///
+    /// # Errors
+    ///
+    /// As [`seal`](Self::seal).
+    fn seal_with_progress(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<SealReport> {
+        let _ = progress;
+        self.seal()
+    }
+
+    /// The shards as the last `seal` left them, in declared order; the library writes them
+    /// to the seal manifest. Empty where the daemon has no named shards.
+    fn sealed_shards(&self) -> Vec<SealedShard> {
+        Vec::new()
+    }
+
+    /// The shards as they are now, in declared order, for the comparison with a manifest.
+    /// Called on a state that was just opened, before anything is admitted.
+    ///
+    /// # Errors
+    ///
+    /// Any error means that the state cannot be trusted: the swap is undone.
+    fn opened_shards(&self) -> Result<Vec<SealedShard>> {
+        Ok(Vec::new())
+    }
+}

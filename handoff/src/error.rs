@@ -1,0 +1,346 @@
+//! What can go wrong, and whose fault it is.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::protocol::{HandoffId, ProtoVersion};
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any failure of this crate, and of the hooks of a daemon.
+///
+/// A message completes the sentence "failed because ..." and says what to do where the
+/// reader can do something about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed in a hook, or where no path says more.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+
+    /// A system call failed on a path.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Path {
+        /// What was tried: "create", "open", "bind".
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// Another process holds the lock of the data directory, so it is the writer.
+    #[error(
+        "the lock of {} is held by process {holder_pid}; only one process may write a data directory",
+        data_dir.display()
+    )]
+    LockHeld {
+        /// The process that the owner record names; 0 when the record names none.
+        holder_pid: u32,
+        /// The directory.
+        data_dir: PathBuf,
+    },
+
+    /// The lock is free, but a swap in flight keeps it for its successor.
+    #[error(
+        "{} is reserved for process {successor_pid}, the successor of a handoff in flight; wait for it, or end that process",
+        data_dir.display()
+    )]
+    Reserved {
+        /// The process that the owner record reserves the lock for, and that lives.
+        successor_pid: u32,
+        /// The directory.
+        data_dir: PathBuf,
+    },
+
+    /// A file of ours in the data directory is not what was written there.
+    #[error(
+        "{} is damaged ({why}); nothing was changed. Make sure that no process serves this data directory, then remove the damage with `{remedy}`",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+        /// The function that mends it.
+        remedy: &'static str,
+    },
+
+    /// What a process opened is not what was sealed.
+    #[error("the data is not what was sealed: {0}")]
+    Mismatch(#[from] Mismatch),
+
+    /// A shard failed; the others were undone.
+    #[error("shard {name:?}: {source}")]
+    Shard {
+        /// The shard's name in the data format.
+        name: String,
+        /// What it said.
+        source: Box<Error>,
+    },
+
+    /// A hook of the daemon panicked; the panic was caught.
+    #[error("the hook `{hook}` panicked: {message}")]
+    HookPanicked {
+        /// Which: "drain", "seal", "resume_after_abort".
+        hook: &'static str,
+        /// The panic's message.
+        message: String,
+    },
+
+    /// Bytes on a control connection that are no frame.
+    #[error("bad frame: {0}")]
+    Frame(#[from] FrameError),
+
+    /// The two sides have no protocol version in common.
+    #[error(
+        "no protocol version in common: we speak {our_min} to {our_max}, the peer {their_min} to {their_max}; upgrade the older side first"
+    )]
+    VersionMismatch {
+        /// Ours.
+        our_min: ProtoVersion,
+        /// Ours.
+        our_max: ProtoVersion,
+        /// The peer's.
+        their_min: ProtoVersion,
+        /// The peer's.
+        their_max: ProtoVersion,
+    },
+
+    /// The peer broke the protocol.
+    #[error("the peer misbehaved: {0}")]
+    PeerMisbehaved(#[from] PeerMisbehaved),
+
+    /// The peer closed the connection, or died.
+    #[error("lost the {peer} while {during}")]
+    PeerLost {
+        /// "supervisor", "incumbent" or "successor".
+        peer: &'static str,
+        /// What was waited for.
+        during: &'static str,
+    },
+
+    /// The peer gave the swap up and said why.
+    #[error("handoff {handoff_id} was aborted: {reason}")]
+    Aborted {
+        /// Which.
+        handoff_id: HandoffId,
+        /// The peer's words.
+        reason: String,
+    },
+
+    /// A time limit passed.
+    #[error("timed out while {0}")]
+    TimedOut(&'static str),
+
+    /// The control socket's path cannot be used.
+    #[error(transparent)]
+    ControlSocket(#[from] ControlSocketError),
+
+    /// The environment says something that cannot be.
+    #[error("environment variable {name}={value:?} {why}")]
+    Environment {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+
+    /// A listener that was asked for is not there, or is of another kind.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+
+    /// The successor could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+}
+
+/// How the data differs from what was sealed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// Another number of shards.
+    #[error("{sealed} shards were sealed, {opened} were opened")]
+    ShardCount {
+        /// In the manifest.
+        sealed: usize,
+        /// Found.
+        opened: usize,
+    },
+    /// Another name at a place.
+    #[error(
+        "shard {index} was sealed as {sealed:?} and opened as {opened:?}; keep its name with #[handoff(name = {sealed:?})]"
+    )]
+    Name {
+        /// Place in declared order, from 0.
+        index: usize,
+        /// In the manifest.
+        sealed: String,
+        /// Found.
+        opened: String,
+    },
+    /// Another revision.
+    #[error("shard {name:?} was sealed at revision {sealed} and opened at {opened}")]
+    Revision {
+        /// The shard.
+        name: String,
+        /// In the manifest.
+        sealed: u64,
+        /// Found.
+        opened: u64,
+    },
+    /// Other contents at the same revision.
+    #[error("shard {name:?} has other contents than were sealed at revision {revision}")]
+    Contents {
+        /// The shard.
+        name: String,
+        /// Of both.
+        revision: u64,
+    },
+}
+
+/// Bytes that are no frame.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The stream ended inside a frame.
+    #[error("the stream ended inside a frame")]
+    Truncated,
+    /// A length below the smallest possible frame.
+    #[error("a length of {0} is below the smallest frame, 2")]
+    TooShort(u32),
+    /// A length above the limit; nothing was read or allocated for it.
+    #[error("a length of {0} is above the limit, {limit}", limit = crate::frame::MAX_FRAME_LEN)]
+    TooLong(u32),
+    /// A version that this build does not speak.
+    #[error("protocol version {0} is not one this build speaks")]
+    Version(ProtoVersion),
+    /// The payload is no message.
+    #[error("the payload is no message: {0}")]
+    Payload(String),
+    /// The payload is a message and something behind it.
+    #[error("{0} bytes are left behind the message")]
+    TrailingBytes(usize),
+}
+
+/// What a peer said that it may not say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerMisbehaved {
+    /// A message that this state does not admit.
+    #[error("{message} is not admitted while {state}")]
+    Unexpected {
+        /// The message's name.
+        message: &'static str,
+        /// The state's name.
+        state: &'static str,
+    },
+    /// A message of another handoff.
+    #[error("{message} names handoff {got}, but {expected} is in flight")]
+    WrongHandoff {
+        /// The message's name.
+        message: &'static str,
+        /// In flight.
+        expected: HandoffId,
+        /// Named.
+        got: HandoffId,
+    },
+    /// A hello with a pid that the kernel contradicts.
+    #[error("it says that it is process {said}, but it is {expected}")]
+    WrongPid {
+        /// In its hello.
+        said: u32,
+        /// By the kernel.
+        expected: u32,
+    },
+    /// A hello of the wrong side.
+    #[error("it says that it is the {0:?}")]
+    WrongRole(crate::protocol::Side),
+    /// A process of another user.
+    #[error("it runs as user {0}")]
+    WrongUser(u32),
+}
+
+/// What is wrong with a control socket's path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlSocketError {
+    /// Longer than the kernel takes.
+    #[error("the control socket's path {} has {len} bytes; the kernel takes {max}: choose a shorter one", path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+        /// The longest possible.
+        max: usize,
+    },
+    /// A process answers there.
+    #[error("another process serves the control socket {}; stop it, or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// Something that is not a socket lies there.
+    #[error("{} exists and is no socket; it was left alone: remove it, or choose another path", .0.display())]
+    NotASocket(PathBuf),
+}
+
+/// What is wrong with an inherited listener.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenerError {
+    /// No listener of that name is left.
+    #[error("no listener named {name:?} is left; those that are: {available:?}")]
+    Missing {
+        /// Asked for.
+        name: String,
+        /// Not yet taken.
+        available: Vec<String>,
+    },
+    /// The next listener of that name is of another kind.
+    #[error("listener {name:?} is {found}, not {wanted}")]
+    WrongKind {
+        /// Asked for.
+        name: String,
+        /// What it is.
+        found: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+}
+
+/// Why a successor could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// There is no such file.
+    #[error("the binary {} does not exist", .0.display())]
+    Missing(PathBuf),
+    /// It is not a regular file.
+    #[error("the binary {} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// Its mode does not let us execute it.
+    #[error("the binary {} is not executable; set its mode with chmod +x", .0.display())]
+    NotExecutable(PathBuf),
+    /// The kernel would not execute it.
+    #[error("cannot execute {}: {source}", path.display())]
+    Exec {
+        /// The binary.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It ended before it said hello.
+    #[error("{} ended ({status}) before it said hello; run it by hand to see why", path.display())]
+    ExitedEarly {
+        /// The binary.
+        path: PathBuf,
+        /// Its exit status in words.
+        status: String,
+    },
+    /// Two listeners would need more descriptors than a process may have.
+    #[error("{0} listeners are more than can be handed over")]
+    TooManyListeners(usize),
+}

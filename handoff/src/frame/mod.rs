@@ -1,0 +1,1 @@
+pub const MAX_FRAME_LEN: u32 = 1 << 20;

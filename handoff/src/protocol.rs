@@ -1,0 +1,294 @@
+//! What is said on a control connection, and in which versions.
+//!
+//! How a message is put on the wire is [`crate::frame`]'s matter; which message is admitted
+//! when is [`crate::machine`]'s.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// A version of the protocol.
+pub type ProtoVersion = u16;
+
+/// The oldest version this build speaks.
+pub const PROTO_MIN: ProtoVersion = 1;
+
+/// The newest version this build speaks.
+pub const PROTO_MAX: ProtoVersion = 1;
+
+/// Which side of a swap a process says it is, in its [`Message::Hello`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Side {
+    /// The old process.
+    Incumbent,
+    /// The new process.
+    Successor,
+}
+
+/// The name of one swap. The supervisor makes it up and says it in [`Message::HelloAck`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HandoffId(Uuid);
+
+impl HandoffId {
+    /// A new random identifier.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a default that differs at each call surprises")]
+    pub fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The identifier of 16 bytes, as it is on the wire and on disk.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for HandoffId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a process can do beyond the version it speaks. No bit has a meaning yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Sent as zero and ignored when read.
+    pub reserved: u64,
+}
+
+/// One message. The order of the variants is their discriminant on the wire: it is frozen,
+/// and a new variant is appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first message on a connection, from the process to the supervisor.
+    Hello {
+        /// What the process is.
+        role: Side,
+        /// Its pid, which the kernel is asked to confirm.
+        pid: u32,
+        /// The build it runs, as the daemon calls it; free bytes.
+        build_id: Vec<u8>,
+        /// The oldest version it speaks.
+        proto_min: ProtoVersion,
+        /// The newest version it speaks.
+        proto_max: ProtoVersion,
+        /// What else it can do.
+        capabilities: Capabilities,
+    },
+    /// The supervisor's answer: the version for the rest of the connection.
+    HelloAck {
+        /// The newest version that both speak.
+        proto_version_chosen: ProtoVersion,
+        /// The swap in which the process takes part.
+        handoff_id: HandoffId,
+    },
+    /// Supervisor to incumbent: drain.
+    PrepareHandoff {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// For whom the lock is reserved once it is released.
+        successor_pid: u32,
+        /// Milliseconds from receipt until the incumbent undoes everything by itself.
+        deadline_ms: u64,
+        /// Milliseconds that the drain may take.
+        drain_grace_ms: u64,
+    },
+    /// Incumbent to supervisor: nothing is admitted any more.
+    Drained {
+        /// Connections that did not end within the grace.
+        open_conns_remaining: u32,
+        /// Whether it stopped accepting.
+        accept_closed: bool,
+    },
+    /// Supervisor to incumbent: seal.
+    SealRequest {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
+    /// Incumbent to supervisor: a shard was sealed.
+    SealProgress {
+        /// So far.
+        shards_sealed: u32,
+        /// In all.
+        shards_total: u32,
+        /// Of the shard sealed last.
+        last_revision: u64,
+    },
+    /// Incumbent to supervisor: everything is sealed and the lock is released.
+    SealComplete {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// In declared order.
+        last_revision_per_shard: Vec<u64>,
+        /// Over names, revisions and contents; zero where the daemon has none.
+        data_dir_fingerprint: [u8; 32],
+    },
+    /// Incumbent to supervisor: drain or seal failed. It holds the lock and serves again.
+    SealFailed {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// What failed.
+        error: String,
+        /// How far it got, in words.
+        partial_state: String,
+    },
+    /// Supervisor to successor: take the lock, open, verify, and say `Ready`.
+    Begin {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
+    /// Successor to supervisor: it could serve, and waits for `Commit`.
+    Ready {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// The names of the listeners that it took.
+        listening_on: Vec<String>,
+        /// Whether its own check of its health passed.
+        healthz_ok: bool,
+        /// In declared order, as opened.
+        advertised_revision_per_shard: Vec<u64>,
+    },
+    /// Supervisor to successor: be the writer. Supervisor to incumbent: you have been replaced.
+    Commit {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
+    /// Either way: the swap is given up.
+    Abort {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Why.
+        reason: String,
+    },
+    /// Supervisor to incumbent: take the lock again and serve.
+    ResumeAfterAbort {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
+    /// Either way: still alive. The incumbent echoes one of the supervisor's, in order with
+    /// all other messages.
+    Heartbeat {
+        /// Milliseconds since the epoch, or a value of the sender's own.
+        ts_ms: u64,
+    },
+    /// Successor to supervisor: the owner record names it, and it serves.
+    Serving {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// The generation that the owner record now has.
+        generation: u64,
+    },
+    /// Successor to supervisor: its slow start-up work is done.
+    Warmed {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
+    /// Successor to supervisor, before `Ready`: what it opened has this fingerprint.
+    Verified {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Over the same as that of `SealComplete`.
+        data_dir_fingerprint: [u8; 32],
+    },
+}
+
+impl Message {
+    /// The variant's name, for logs and errors.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "Hello",
+            Self::HelloAck { .. } => "HelloAck",
+            Self::PrepareHandoff { .. } => "PrepareHandoff",
+            Self::Drained { .. } => "Drained",
+            Self::SealRequest { .. } => "SealRequest",
+            Self::SealProgress { .. } => "SealProgress",
+            Self::SealComplete { .. } => "SealComplete",
+            Self::SealFailed { .. } => "SealFailed",
+            Self::Begin { .. } => "Begin",
+            Self::Ready { .. } => "Ready",
+            Self::Commit { .. } => "Commit",
+            Self::Abort { .. } => "Abort",
+            Self::ResumeAfterAbort { .. } => "ResumeAfterAbort",
+            Self::Heartbeat { .. } => "Heartbeat",
+            Self::Serving { .. } => "Serving",
+            Self::Warmed { .. } => "Warmed",
+            Self::Verified { .. } => "Verified",
+        }
+    }
+
+    /// The swap that the message names, if it names one.
+    #[must_use]
+    pub const fn handoff_id(&self) -> Option<HandoffId> {
+        match self {
+            Self::HelloAck { handoff_id, .. }
+            | Self::PrepareHandoff { handoff_id, .. }
+            | Self::SealRequest { handoff_id }
+            | Self::SealComplete { handoff_id, .. }
+            | Self::SealFailed { handoff_id, .. }
+            | Self::Begin { handoff_id }
+            | Self::Ready { handoff_id, .. }
+            | Self::Commit { handoff_id }
+            | Self::Abort { handoff_id, .. }
+            | Self::ResumeAfterAbort { handoff_id }
+            | Self::Serving { handoff_id, .. }
+            | Self::Warmed { handoff_id }
+            | Self::Verified { handoff_id, .. } => Some(*handoff_id),
+            Self::Hello { .. }
+            | Self::Drained { .. }
+            | Self::SealProgress { .. }
+            | Self::Heartbeat { .. } => None,
+        }
+    }
+}
+
+/// The newest version that two ranges have in common. A range is inclusive at both ends.
+///
+/// # Errors
+///
+/// [`Error::VersionMismatch`] when they have none, also when a range is empty.
+pub fn negotiate_version(
+    our_min: ProtoVersion,
+    our_max: ProtoVersion,
+    their_min: ProtoVersion,
+    their_max: ProtoVersion,
+) -> Result<ProtoVersion> {
+    let lowest = our_min.max(their_min);
+    let highest = our_max.min(their_max);
+    if lowest > highest {
+        return Err(Error::VersionMismatch { our_min, our_max, their_min, their_max });
+    }
+    Ok(highest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_is_chosen() {
+        assert_eq!(negotiate_version(1, 3, 2, 5).ok(), Some(3));
+        assert_eq!(negotiate_version(1, 5, 3, 4).ok(), Some(4));
+        assert_eq!(negotiate_version(1, 1, 1, 1).ok(), Some(1));
+    }
+
+    #[test]
+    fn disjoint_and_empty_ranges_have_none() {
+        for (theirs, ours) in [((2, 2), (1, 1)), ((1, 1), (2, 3)), ((3, 1), (1, 3))] {
+            assert!(matches!(
+                negotiate_version(ours.0, ours.1, theirs.0, theirs.1),
+                Err(Error::VersionMismatch { .. })
+            ));
+        }
+    }
+}

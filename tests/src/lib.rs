@@ -1,0 +1,1 @@
+//! Harness for scenarios with real processes.
