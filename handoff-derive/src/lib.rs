@@ -1,1 +1,70 @@
-//! `#[derive(Drainable)]`.
+//! `#[derive(Drainable)]` for the crate [handoff](https://docs.rs/handoff), which re-exports it.
+
+mod ast;
+mod attr;
+mod errors;
+mod expand;
+mod fallback;
+mod valid;
+
+use proc_macro2::TokenStream;
+use syn::{DeriveInput, parse_macro_input};
+
+/// Writes `handoff::Drainable` for a struct that holds a daemon's state.
+///
+/// ```ignore
+/// #[derive(Drainable)]
+/// #[handoff(before_seal = "flush_caches")]
+/// struct Kv {
+///     #[handoff(gate)]
+///     gate: Gate,
+///     shards: Vec<Log>, // shards named shards.0, shards.1, ...
+///     #[handoff(name = "audit")]
+///     audit_log: Log,
+///     #[handoff(skip)]
+///     metrics: Metrics,
+/// }
+///
+/// impl Kv {
+///     fn flush_caches(&self) -> handoff::Result<()> { ... }
+/// }
+/// ```
+///
+/// # On a field
+///
+/// Every field is a shard, or a collection of shards, unless it says otherwise.
+///
+/// | attribute | meaning |
+/// |---|---|
+/// | `shards` | what every field is without an attribute: implements `handoff::Shards` |
+/// | `name = "..."` | the shard's name in the data format; without it, the field's |
+/// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: closed by a drain, opened by serving |
+/// | `skip` | nothing to seal, and no gate |
+///
+/// # On the struct
+///
+/// `before_admit`, `after_admit`, `before_drain`, `after_drain`, `before_seal`, `after_seal`,
+/// `before_resume` and `after_resume` name a function that takes `&self` and returns nothing
+/// or `handoff::Result<()>`. One word is a method of the struct; a path (`Self::flush`,
+/// `self::flush`, `crate::hooks::flush`) is taken as it is. `after_resume` runs once the
+/// shards are open, and before the gates are.
+///
+/// `crate = "..."` is the path of the crate handoff, where it is not `::handoff`.
+#[proc_macro_derive(Drainable, attributes(handoff))]
+pub fn derive_drainable(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    derive(&parse_macro_input!(input as DeriveInput)).into()
+}
+
+fn derive(input: &DeriveInput) -> TokenStream {
+    let mut errors = errors::Errors::default();
+    let container = attr::Container::parse(&input.attrs, &mut errors);
+    let state = ast::Fields::parse(input, &mut errors)
+        .map(|fields| valid::State::check(fields, &mut errors));
+    match (state, errors.finish()) {
+        (Some(state), Ok(())) => expand::expand(input, &container, &state),
+        (_, outcome) => fallback::expand(input, &container, outcome.err()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,15 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// Two shards have one name, so that the data format cannot tell them apart.
+    #[error(
+        "two shards are named {name:?}; give the field of one another name with #[handoff(name = \"...\")]"
+    )]
+    DuplicateShard {
+        /// The name.
+        name: String,
+    },
+
     /// A hook of the daemon panicked; the panic was caught.
     #[error("the hook `{hook}` panicked: {message}")]
     HookPanicked {
@@ -228,7 +237,7 @@ pub enum FrameError {
 }
 
 /// What a peer said that it may not say.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerMisbehaved {
     /// A message that this state does not admit.
@@ -263,6 +272,9 @@ pub enum PeerMisbehaved {
     /// A process of another user.
     #[error("it runs as user {0}")]
     WrongUser(u32),
+    /// It sends and does not read what is answered.
+    #[error("it does not read what it is sent")]
+    DoesNotRead,
 }
 
 /// What is wrong with a control socket's path.
@@ -340,7 +352,12 @@ pub enum LaunchError {
         /// Its exit status in words.
         status: String,
     },
-    /// Two listeners would need more descriptors than a process may have.
+    /// A name that cannot be passed.
+    #[error(
+        "the listener name {0:?} cannot be passed: it may not contain ':' or control characters"
+    )]
+    ListenerName(String),
+    /// The listeners would need more descriptors than a process may have.
     #[error("{0} listeners are more than can be handed over")]
     TooManyListeners(usize),
 }

@@ -1,9 +1,17 @@
 //! The daemon's side: the hooks, shards, gates and fingerprints.
 
+mod fingerprint;
+mod fleet;
+mod gate;
 mod hooks;
 mod reports;
+mod shard;
 
+pub use fingerprint::{Fingerprint, digest_file, digest_reader};
+pub use fleet::Fleet;
+pub use gate::{Gate, GateClosed, OwnedPass, Pass};
 pub use hooks::Drainable;
 pub use reports::{
     DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, StateSnapshot,
 };
+pub use shard::{Shard, Shards};

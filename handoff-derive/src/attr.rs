@@ -1,0 +1,169 @@
+//! What stands in `#[handoff(...)]`.
+
+use proc_macro2::Span;
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, ExprPath, Ident, Lit, LitStr, Path, Token, token};
+
+use crate::errors::Errors;
+
+/// The attributes of the struct.
+#[derive(Default)]
+pub(crate) struct Container {
+    /// Where the crate is, if not at `::handoff`.
+    pub(crate) krate: Option<Path>,
+    pub(crate) hooks: Vec<Hook>,
+}
+
+/// A function of the daemon's, and when it is called.
+pub(crate) struct Hook {
+    /// One of [`HOOKS`].
+    pub(crate) key: Ident,
+    pub(crate) function: ExprPath,
+}
+
+impl Container {
+    pub(crate) fn parse(attrs: &[Attribute], errors: &mut Errors) -> Self {
+        let mut container = Self::default();
+        for item in items(attrs, errors) {
+            let key = item.key.to_string();
+            if key == "crate" {
+                container.krate = item.parsed(errors);
+            } else if HOOKS.contains(&&*key) {
+                if let Some(function) = item.parsed(errors) {
+                    container.hooks.push(Hook { key: item.key, function });
+                }
+            } else if FIELD.contains(&&*key) {
+                errors.at(&item.key, format!("`{key}` belongs on a field, not on the struct"));
+            } else {
+                let known = [&HOOKS[..], &["crate"]].concat();
+                errors.at(&item.key, unknown(&key, "a struct", &known));
+            }
+        }
+        container
+    }
+}
+
+/// The attributes of a field. Each is kept with its key, for errors.
+#[derive(Default)]
+pub(crate) struct Field {
+    pub(crate) gate: Option<Ident>,
+    pub(crate) shards: Option<Ident>,
+    pub(crate) skip: Option<Ident>,
+    pub(crate) name: Option<(Ident, LitStr)>,
+}
+
+impl Field {
+    pub(crate) fn parse(attrs: &[Attribute], errors: &mut Errors) -> Self {
+        let mut field = Self::default();
+        for item in items(attrs, errors) {
+            match &*item.key.to_string() {
+                "gate" => field.gate = item.bare(errors),
+                "shards" => field.shards = item.bare(errors),
+                "skip" => field.skip = item.bare(errors),
+                "name" => field.name = item.text(errors).map(|name| (item.key, name)),
+                key if key == "crate" || HOOKS.contains(&key) => {
+                    errors.at(&item.key, format!("`{key}` belongs on the struct, not on a field"));
+                }
+                key => errors.at(&item.key, unknown(key, "a field", &FIELD)),
+            }
+        }
+        field
+    }
+}
+
+/// `key` or `key = "value"`.
+struct Item {
+    key: Ident,
+    value: Option<Lit>,
+}
+
+impl Item {
+    fn bare(&self, errors: &mut Errors) -> Option<Ident> {
+        if let Some(value) = &self.value {
+            errors.at(value, format!("`{0}` takes no value: write `#[handoff({0})]`", self.key));
+        }
+        Some(self.key.clone())
+    }
+
+    fn text(&self, errors: &mut Errors) -> Option<LitStr> {
+        match &self.value {
+            Some(Lit::Str(text)) => return Some(text.clone()),
+            Some(other) => errors.at(other, format!("`{}` takes a string", self.key)),
+            None => {
+                errors.at(&self.key, format!("`{0}` takes a string: `{0} = \"...\"`", self.key));
+            }
+        }
+        None
+    }
+
+    fn parsed<T: Parse>(&self, errors: &mut Errors) -> Option<T> {
+        let text = self.text(errors)?;
+        let parsed = text.parse();
+        if parsed.is_err() {
+            let example = if self.key == "crate" { "::handoff" } else { "self::flush" };
+            errors.at(&text, format!("`{}` takes a path, such as \"{example}\"", self.key));
+        }
+        parsed.ok()
+    }
+}
+
+impl Parse for Item {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let key = Ident::parse_any(input)?;
+        if input.peek(token::Paren) {
+            return Err(input.error(format!("`{key}` takes no parentheses")));
+        }
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            Some(input.parse().map_err(|error| {
+                syn::Error::new(error.span(), format!("`{key}` takes a string in quotes"))
+            })?)
+        } else {
+            None
+        };
+        Ok(Self { key, value })
+    }
+}
+
+/// The items of all our attributes; a second one of a key is an error.
+fn items(attrs: &[Attribute], errors: &mut Errors) -> Vec<Item> {
+    let mut items: Vec<Item> = Vec::new();
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("handoff")) {
+        let parsed = attr.parse_args_with(Punctuated::<Item, Token![,]>::parse_terminated);
+        for item in errors.take(parsed).into_iter().flatten() {
+            if items.iter().any(|earlier| earlier.key == item.key) {
+                errors.at(&item.key, format!("`{}` is given twice", item.key));
+            } else {
+                items.push(item);
+            }
+        }
+    }
+    items
+}
+
+fn unknown(key: &str, place: &str, known: &[&str]) -> String {
+    let known: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
+    format!("unknown attribute `{key}`; {place} takes {}", known.join(", "))
+}
+
+/// The name of the moment in `__private::Moment`: `before_drain` is `BeforeDrain`.
+pub(crate) fn moment(key: &Ident) -> Ident {
+    let camel: String =
+        key.to_string().split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+    Ident::new(&camel, Span::call_site())
+}
+
+const HOOKS: [&str; 8] = [
+    "before_admit",
+    "after_admit",
+    "before_drain",
+    "after_drain",
+    "before_seal",
+    "after_seal",
+    "before_resume",
+    "after_resume",
+];
+
+const FIELD: [&str; 4] = ["shards", "name", "gate", "skip"];

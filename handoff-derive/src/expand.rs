@@ -1,0 +1,177 @@
+//! The implementation that is written.
+
+use std::collections::HashSet;
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{DeriveInput, ExprPath, Generics, Ident, Type, parse_quote};
+
+use crate::attr::{Container, Hook, moment};
+use crate::valid::{Gates, Shards, State};
+
+pub(crate) fn expand(input: &DeriveInput, container: &Container, state: &State<'_>) -> TokenStream {
+    let krate = crate_path(container);
+    let ident = &input.ident;
+    let generics = bounded(&input.generics, &krate, state);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let parts = parts(&krate, container, state);
+    let hooks = hooks(&krate);
+    quote! {
+        const _: () = {
+            #[automatically_derived]
+            impl #impl_generics #krate::__private::Parts for #ident #ty_generics #where_clause {
+                #parts
+            }
+
+            #[automatically_derived]
+            impl #impl_generics #krate::__private::Drainable for #ident #ty_generics #where_clause {
+                #hooks
+            }
+        };
+    }
+}
+
+pub(crate) fn crate_path(container: &Container) -> TokenStream {
+    match &container.krate {
+        Some(path) => path.to_token_stream(),
+        None => quote!(::handoff),
+    }
+}
+
+/// What the struct is made of.
+fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> TokenStream {
+    let shards = state.shards.iter().map(|Shards { member, ty, name }| {
+        quote! {
+            let __fleet = #krate::__private::Fleet::with::<#ty>(__fleet, #name, &self.#member);
+        }
+    });
+    let gates = state.gates.iter().map(|Gates { member, ty }| {
+        quote! {
+            <#ty as #krate::__private::Gates>::gather(&self.#member, &mut __gates);
+        }
+    });
+    let hooks = container.hooks.iter().map(|Hook { key, function }| {
+        let moment = moment(key);
+        let function = method(function);
+        let span = within(function.span());
+        let outcome = Ident::new("__outcome", span);
+        let call = quote_spanned!(span=> #function(self));
+        quote! {
+            #krate::__private::Moment::#moment => {
+                let #outcome = #call;
+                #krate::__private::HookOutcome::into_result(#outcome)
+            }
+        }
+    });
+    quote! {
+        fn fleet(&self) -> #krate::__private::Fleet<'_> {
+            let __fleet = #krate::__private::Fleet::new();
+            #(#shards)*
+            __fleet
+        }
+
+        fn gates(&self) -> #krate::__private::Vec<&#krate::__private::Gate> {
+            #[allow(unused_mut)]
+            let mut __gates = #krate::__private::Vec::new();
+            #(#gates)*
+            __gates
+        }
+
+        #[allow(unreachable_patterns)]
+        fn hook(&self, __moment: #krate::__private::Moment) -> #krate::__private::Result<()> {
+            match __moment {
+                #(#hooks)*
+                _ => #krate::__private::Result::Ok(()),
+            }
+        }
+    }
+}
+
+/// The hooks of `Drainable`, each of them the function of its name in `__private`.
+fn hooks(krate: &TokenStream) -> TokenStream {
+    let p = quote!(#krate::__private);
+    quote! {
+        fn drain(&self, __deadline: #p::Instant) -> #p::Result<#p::DrainReport> {
+            #p::drain(self, __deadline)
+        }
+
+        fn seal(&self) -> #p::Result<#p::SealReport> {
+            #p::seal(self, &|_| ())
+        }
+
+        fn resume_after_abort(&self) -> #p::Result<()> {
+            #p::resume_after_abort(self)
+        }
+
+        fn snapshot_state(&self) -> #p::StateSnapshot {
+            #p::snapshot_state(self)
+        }
+
+        fn admit(&self) -> #p::Result<()> {
+            #p::admit(self)
+        }
+
+        fn interrupt(&self) {
+            #p::interrupt(self)
+        }
+
+        fn seal_with_progress(&self, __progress: &#p::Progress<'_>) -> #p::Result<#p::SealReport> {
+            #p::seal(self, __progress)
+        }
+
+        fn sealed_shards(&self) -> #p::Vec<#p::SealedShard> {
+            #p::sealed_shards(self)
+        }
+
+        fn opened_shards(&self) -> #p::Result<#p::Vec<#p::SealedShard>> {
+            #p::opened_shards(self)
+        }
+    }
+}
+
+/// A single word names a method of the struct.
+fn method(function: &ExprPath) -> ExprPath {
+    match function.path.get_ident() {
+        Some(ident) => {
+            let this = Ident::new("Self", within(ident.span()));
+            parse_quote!(#this::#ident)
+        }
+        None => function.clone(),
+    }
+}
+
+/// The struct's own bounds, and those that its fields need where a parameter is in their type.
+fn bounded(generics: &Generics, krate: &TokenStream, state: &State<'_>) -> Generics {
+    let params: HashSet<String> =
+        generics.type_params().map(|param| param.ident.to_string()).collect();
+    if params.is_empty() {
+        return generics.clone();
+    }
+    let mut bounded = generics.clone();
+    let clause = bounded.make_where_clause();
+    for ty in state.shards.iter().map(|shards| shards.ty).filter(|ty| mentions(ty, &params)) {
+        clause.predicates.push(parse_quote!(#ty: #krate::__private::Shards));
+    }
+    for ty in state.gates.iter().map(|gates| gates.ty).filter(|ty| mentions(ty, &params)) {
+        clause.predicates.push(parse_quote!(#ty: #krate::__private::Gates));
+    }
+    clause.predicates.push(parse_quote!(Self: ::core::marker::Send + ::core::marker::Sync));
+    bounded
+}
+
+fn mentions(ty: &Type, params: &HashSet<String>) -> bool {
+    fn any(tokens: TokenStream, params: &HashSet<String>) -> bool {
+        tokens.into_iter().any(|token| match token {
+            TokenTree::Ident(ident) => params.contains(&ident.to_string()),
+            TokenTree::Group(group) => any(group.stream(), params),
+            TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+        })
+    }
+    any(ty.to_token_stream(), params)
+}
+
+/// Where errors are told, while lints still see that a macro wrote it.
+fn within(span: Span) -> Span {
+    Span::call_site().located_at(span)
+}

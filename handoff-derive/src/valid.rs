@@ -1,0 +1,94 @@
+//! The struct as it can be expanded: what each field is, and under which name.
+
+use std::collections::HashSet;
+
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::{Ident, Member, Type};
+
+use crate::ast::{Field, Fields};
+use crate::attr;
+use crate::errors::Errors;
+
+/// What the hooks have to do with, in declared order.
+#[derive(Default)]
+pub(crate) struct State<'a> {
+    pub(crate) shards: Vec<Shards<'a>>,
+    pub(crate) gates: Vec<Gates<'a>>,
+}
+
+pub(crate) struct Shards<'a> {
+    pub(crate) member: Member,
+    pub(crate) ty: &'a Type,
+    pub(crate) name: String,
+}
+
+pub(crate) struct Gates<'a> {
+    pub(crate) member: Member,
+    pub(crate) ty: &'a Type,
+}
+
+impl<'a> State<'a> {
+    pub(crate) fn check(fields: Fields<'a>, errors: &mut Errors) -> Self {
+        let mut state = Self::default();
+        let mut names = HashSet::new();
+        for field in fields.0 {
+            one_role(&field.attrs, errors);
+            let Field { source, member, ty, attrs } = field;
+            if let Some(role) = attrs.gate.as_ref().or(attrs.skip.as_ref()) {
+                no_name(&attrs, role, errors);
+            }
+            if attrs.gate.is_some() {
+                state.gates.push(Gates { member, ty });
+            } else if attrs.skip.is_none() {
+                let name = match &attrs.name {
+                    Some((_, name)) => name.value(),
+                    None => name_of(&member),
+                };
+                let at: &dyn ToTokens = match &attrs.name {
+                    Some((_, name)) => name,
+                    None => source.ident.as_ref().map_or(ty as &dyn ToTokens, |ident| ident),
+                };
+                check_name(&name, at, &mut names, errors);
+                state.shards.push(Shards { member, ty, name });
+            }
+        }
+        state
+    }
+}
+
+fn one_role(attrs: &attr::Field, errors: &mut Errors) {
+    let roles: Vec<&Ident> =
+        [&attrs.shards, &attrs.gate, &attrs.skip].into_iter().flatten().collect();
+    if let [one, another, ..] = roles[..] {
+        errors.at(another, format!("a field is one thing: `{one}` or `{another}`"));
+    }
+}
+
+fn no_name(attrs: &attr::Field, role: &Ident, errors: &mut Errors) {
+    if let Some((key, _)) = &attrs.name {
+        errors
+            .at(key, format!("`name` is for a shard, and this field is not one: it says `{role}`"));
+    }
+}
+
+fn check_name(name: &str, at: &dyn ToTokens, names: &mut HashSet<String>, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.at(at, "a shard's name cannot be empty");
+    } else if !names.insert(name.to_owned()) {
+        errors.at(
+            at,
+            format!(
+                "another shard is named `{name}`; names are part of the data format, so give each \
+                 shard its own"
+            ),
+        );
+    }
+}
+
+fn name_of(member: &Member) -> String {
+    match member {
+        Member::Named(ident) => ident.unraw().to_string(),
+        Member::Unnamed(index) => index.index.to_string(),
+    }
+}

@@ -1,0 +1,56 @@
+//! A key-value server that speaks RESP2, keeps its data in sixteen redb files, and is replaced
+//! while its clients stay connected.
+//!
+//! What makes it replaceable is in `serve.rs` (the state and how it is opened), `store.rs` (a
+//! shard that can be sealed and resumed) and `connection.rs` (requests pass a gate). Without
+//! arguments it demonstrates itself: `cargo run --release --example kvd`.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by it"))]
+
+mod cli;
+mod clients;
+mod command;
+mod connection;
+mod demo;
+mod execute;
+mod report;
+mod resp;
+mod serve;
+mod store;
+mod supervise;
+mod swap;
+mod table;
+mod writer;
+
+use std::process::ExitCode;
+
+use crate::cli::Task;
+
+/// Any error that ends the program.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let task = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(task) => task,
+        Err(error) => {
+            eprintln!("kvd: {error}; see kvd --help");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Serve(options) => serve::serve(&options),
+        Task::Supervise(options) => supervise::supervise(&options),
+        Task::Help => {
+            println!("{}", cli::HELP);
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kvd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What the output of `#[derive(Drainable)]` calls. No part of the API: it changes without notice.
+
+use std::sync::Arc;
+pub use std::time::Instant;
+pub use std::vec::Vec;
+
+pub use crate::drainable::{
+    DrainReport, Drainable, Fleet, Gate, SealProgress, SealReport, SealedShard, Shards,
+    StateSnapshot,
+};
+use crate::error::Error;
+pub use crate::error::Result;
+
+/// Who hears of a seal's progress.
+pub type Progress<'a> = dyn Fn(SealProgress) + Sync + 'a;
+
+/// The parts of a daemon's state, as its attributes name them. The derive writes this, and a
+/// [`Drainable`] that hands each of its hooks to the function of the same name below.
+pub trait Parts {
+    /// All shards, in declared order.
+    fn fleet(&self) -> Fleet<'_>;
+
+    /// All gates, in declared order.
+    fn gates(&self) -> Vec<&Gate>;
+
+    /// What the daemon does itself at a moment.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon's function says.
+    fn hook(&self, moment: Moment) -> Result<()>;
+}
+
+/// When a hook of the container's attributes runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the attribute of the same name")]
+pub enum Moment {
+    BeforeAdmit,
+    AfterAdmit,
+    BeforeDrain,
+    AfterDrain,
+    BeforeSeal,
+    AfterSeal,
+    BeforeResume,
+    AfterResume,
+}
+
+/// What a hook may return.
+#[diagnostic::on_unimplemented(
+    message = "a hook returns nothing or `handoff::Result<()>`, not `{Self}`",
+    label = "this hook returns `{Self}`"
+)]
+pub trait HookOutcome {
+    /// As the library's hooks return it.
+    ///
+    /// # Errors
+    ///
+    /// What the hook said.
+    fn into_result(self) -> Result<()>;
+}
+
+impl HookOutcome for () {
+    fn into_result(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<E: Into<Error>> HookOutcome for Result<(), E> {
+    fn into_result(self) -> Result<()> {
+        self.map_err(Into::into)
+    }
+}
+
+/// What a field with `#[handoff(gate)]` may be.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a gate",
+    label = "`#[handoff(gate)]` is for gates",
+    note = "such a field is a `handoff::Gate`, an `Arc<Gate>`, or a `Vec` of either",
+    note = "a field that is a shard needs no attribute; `#[handoff(skip)]` leaves one out"
+)]
+pub trait Gates: Send + Sync {
+    /// Adds all of them.
+    fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>);
+}
+
+impl Gates for Gate {
+    fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>) {
+        gates.push(self);
+    }
+}
+
+impl<T: Gates + ?Sized> Gates for &T {
+    fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>) {
+        (**self).gather(gates);
+    }
+}
+
+impl<T: Gates + ?Sized> Gates for Arc<T> {
+    fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>) {
+        (**self).gather(gates);
+    }
+}
+
+impl<T: Gates> Gates for Vec<T> {
+    fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>) {
+        self.iter().for_each(|gate| gate.gather(gates));
+    }
+}
+
+impl<T: Gates, const N: usize> Gates for [T; N] {
+    fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>) {
+        self.iter().for_each(|gate| gate.gather(gates));
+    }
+}
+
+/// Opens the gates.
+///
+/// # Errors
+///
+/// What a hook said.
+pub fn admit(parts: &impl Parts) -> Result<()> {
+    parts.hook(Moment::BeforeAdmit)?;
+    open_gates(parts);
+    parts.hook(Moment::AfterAdmit)
+}
+
+/// Closes every gate before it waits for any: what is inside one may come from another.
+///
+/// # Errors
+///
+/// What a hook said.
+pub fn drain(parts: &impl Parts, deadline: Instant) -> Result<DrainReport> {
+    parts.hook(Moment::BeforeDrain)?;
+    let gates = parts.gates();
+    gates.iter().for_each(|gate| gate.close());
+    let remaining = gates
+        .iter()
+        .fold(0_u32, |remaining, gate| remaining.saturating_add(gate.wait_empty(deadline)));
+    parts.hook(Moment::AfterDrain)?;
+    Ok(DrainReport { open_conns_remaining: remaining, accept_closed: true })
+}
+
+/// Cuts a drain short.
+pub fn interrupt(parts: &impl Parts) {
+    parts.gates().iter().for_each(|gate| gate.interrupt());
+}
+
+/// Seals all shards.
+///
+/// # Errors
+///
+/// What a hook or a shard said.
+pub fn seal(parts: &impl Parts, progress: &Progress<'_>) -> Result<SealReport> {
+    parts.hook(Moment::BeforeSeal)?;
+    let sealed = parts.fleet().seal(progress)?;
+    parts.hook(Moment::AfterSeal)?;
+    Ok(SealReport::of_shards(&sealed))
+}
+
+/// What [`seal`] left. It is asked for anew, since a derive has nowhere to keep it: shards
+/// keep their digests.
+pub fn sealed_shards(parts: &impl Parts) -> Vec<SealedShard> {
+    parts.fleet().inspect().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no manifest of what was sealed");
+        Vec::new()
+    })
+}
+
+/// The shards as they are now.
+///
+/// # Errors
+///
+/// What a shard said.
+pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
+    parts.fleet().inspect()
+}
+
+/// Resumes the shards, and opens the gates last: where a step fails all are repeated, which
+/// must not happen to shards that requests already use.
+///
+/// # Errors
+///
+/// What a hook or a shard said.
+pub fn resume_after_abort(parts: &impl Parts) -> Result<()> {
+    parts.hook(Moment::BeforeResume)?;
+    parts.fleet().resume()?;
+    parts.hook(Moment::AfterResume)?;
+    open_gates(parts);
+    Ok(())
+}
+
+/// What there is.
+pub fn snapshot_state(parts: &impl Parts) -> StateSnapshot {
+    let fleet = parts.fleet();
+    let open_conns =
+        parts.gates().iter().fold(0_u32, |open, gate| open.saturating_add(gate.inside()));
+    StateSnapshot {
+        shard_count: u32::try_from(fleet.len()).unwrap_or(u32::MAX),
+        open_conns,
+        last_revision_per_shard: fleet.revisions(),
+    }
+}
+
+fn open_gates(parts: &impl Parts) {
+    parts.gates().iter().for_each(|gate| gate.open());
+}

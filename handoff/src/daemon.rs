@@ -1,0 +1,259 @@
+//! The easy road: a daemon in one builder and two closures.
+//!
+//! ```no_run
+//! use handoff::daemon::{Daemon, Ended};
+//! use handoff::{Gate, Shard};
+//!
+//! #[derive(handoff::Drainable)]
+//! struct Notes {
+//!     #[handoff(gate)]
+//!     gate: Gate,
+//!     log: Log,
+//! }
+//! # struct Log;
+//! # impl Log { fn open(_: &std::path::Path) -> handoff::Result<Log> { Ok(Log) } }
+//! # impl Shard for Log {
+//! #     fn seal(&self) -> handoff::Result<u64> { Ok(0) }
+//! #     fn revision(&self) -> u64 { 0 }
+//! #     fn fingerprint(&self) -> handoff::Result<[u8; 32]> { Ok([0; 32]) }
+//! #     fn resume(&self) -> handoff::Result<()> { Ok(()) }
+//! # }
+//!
+//! fn main() -> handoff::Result<()> {
+//!     let ended = Daemon::new("/run/notes/control.sock", "/var/lib/notes")
+//!         .build_id(env!("CARGO_PKG_VERSION"))
+//!         .run(
+//!             |_warm| Ok(()), // slow work that needs no data; the old process still serves
+//!             |(), opening| {
+//!                 let log = Log::open(opening.data_dir())?; // this process is the only writer
+//!                 Ok(Notes { gate: Gate::new(), log })
+//!             },
+//!         )?;
+//!     match ended {
+//!         Ended::Replaced | Ended::Stopped => Ok(()),
+//!     }
+//! }
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crate::datadir::DataDirLock;
+use crate::drainable::{Drainable, ReadinessSnapshot};
+use crate::error::Result;
+pub use crate::incumbent::Ended;
+use crate::incumbent::{Incumbent, StopHandle};
+use crate::successor::{Arrived, ColdStart, Listeners, OnLoss, Role, Successor, detect};
+
+/// A daemon that is about to start: in the place of another, or where none is.
+#[derive(Debug, Clone)]
+#[must_use = "a daemon does nothing until it runs"]
+pub struct Daemon {
+    control_socket: PathBuf,
+    data_dir: PathBuf,
+    build_id: Vec<u8>,
+}
+
+/// What is known while the slow start-up work runs.
+#[derive(Debug)]
+pub struct Warm<'a> {
+    listener_names: Vec<String>,
+    is_successor: bool,
+    data_dir: &'a Path,
+}
+
+impl Warm<'_> {
+    /// Whether another process serves meanwhile.
+    #[must_use]
+    pub const fn is_successor(&self) -> bool {
+        self.is_successor
+    }
+
+    /// The names of the sockets that this process inherited.
+    #[must_use]
+    pub fn listener_names(&self) -> &[String] {
+        &self.listener_names
+    }
+
+    /// The data directory, which another process may be writing: read nothing from it that
+    /// you would trust later.
+    #[must_use]
+    pub const fn data_dir(&self) -> &Path {
+        self.data_dir
+    }
+}
+
+/// What is at hand while the data is opened: the lock is held.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    lock: &'a DataDirLock,
+    listeners: &'a mut Listeners,
+    is_successor: bool,
+    stop: &'a StopHandle,
+    healthy: bool,
+}
+
+impl Opening<'_> {
+    /// The data directory. This process is the only one that may write it.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.lock.data_dir()
+    }
+
+    /// The lock: its generation, and a fencing token.
+    #[must_use]
+    pub const fn lock(&self) -> &DataDirLock {
+        self.lock
+    }
+
+    /// The sockets that this process inherited. Nothing may be accepted before
+    /// [`Drainable::admit`] is called; a gate sees to that.
+    pub const fn listeners(&mut self) -> &mut Listeners {
+        self.listeners
+    }
+
+    /// Whether this process takes over from another, which serves again if this fails.
+    #[must_use]
+    pub const fn is_successor(&self) -> bool {
+        self.is_successor
+    }
+
+    /// Ends the daemon cleanly, later: for a signal handler, say.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// Says that the daemon's own check of its health failed: a swap is rolled back.
+    pub const fn unhealthy(&mut self) {
+        self.healthy = false;
+    }
+}
+
+impl Daemon {
+    /// A daemon with its control socket and its data directory.
+    pub fn new(control_socket: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            control_socket: control_socket.into(),
+            data_dir: data_dir.into(),
+            build_id: Vec::new(),
+        }
+    }
+
+    /// What this build is called in reports and in the owner record.
+    pub fn build_id(mut self, build_id: impl Into<Vec<u8>>) -> Self {
+        self.build_id = build_id.into();
+        self
+    }
+
+    /// Runs the daemon until it was replaced or stopped. Call it from `main`, before other
+    /// threads run: it reads the environment.
+    ///
+    /// `warm` does the slow work that needs no data, while another process may still serve;
+    /// `open` opens the data, under the lock. In between and after, the library detects the
+    /// role, adopts what was inherited, takes the lock, verifies what was opened against what
+    /// was sealed, says that it is ready, and serves the control socket.
+    ///
+    /// # Errors
+    ///
+    /// Whatever failed before this process became the writer: the process that is to be
+    /// replaced, if there is one, serves on. After that, as [`Incumbent::serve`].
+    pub fn run<W, D: Drainable + 'static>(
+        self,
+        warm: impl FnOnce(&Warm<'_>) -> Result<W>,
+        open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
+    ) -> Result<Ended> {
+        let stop = StopHandle::new()?;
+        let (incumbent, drainable) = match detect()? {
+            Role::ColdStart(start) => self.start_cold(start, &stop, warm, open)?,
+            Role::Successor(successor) => self.succeed(successor, &stop, warm, open)?,
+        };
+        incumbent.with_stop_handle(stop).serve_until(drainable)
+    }
+
+    fn start_cold<W, D: Drainable>(
+        &self,
+        start: ColdStart,
+        stop: &StopHandle,
+        warm: impl FnOnce(&Warm<'_>) -> Result<W>,
+        open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
+    ) -> Result<(Incumbent, D)> {
+        let mut listeners = start.into_listeners();
+        let lock = DataDirLock::acquire_or_break_stale(&self.data_dir)?;
+        let warmed = warm(&self.warm(listeners.names(), false))?;
+        let manifest = lock.manifest()?;
+        let incumbent = Incumbent::bind_cold_start(&self.control_socket, lock)?
+            .with_build_id(self.build_id.clone());
+        let mut opening = Opening {
+            lock: incumbent.lock(),
+            listeners: &mut listeners,
+            is_successor: false,
+            stop,
+            healthy: true,
+        };
+        let drainable = open(warmed, &mut opening)?;
+        if let Some(manifest) = manifest {
+            manifest.verify(&drainable.opened_shards()?)?;
+        }
+        Ok((incumbent, drainable))
+    }
+
+    fn succeed<W, D: Drainable>(
+        &self,
+        successor: Successor<Arrived>,
+        stop: &StopHandle,
+        warm: impl FnOnce(&Warm<'_>) -> Result<W>,
+        open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
+    ) -> Result<(Incumbent, D)> {
+        let successor = successor.greet(&self.build_id, OnLoss::Exit)?;
+        let warmed = match warm(&self.warm(successor.listener_names(), true)) {
+            Ok(warmed) => warmed,
+            Err(error) => return Err(successor.fail(error)),
+        };
+        let mut successor =
+            successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;
+        let passed = successor.listener_names();
+        let (lock, listeners) = successor.lock_and_listeners();
+        let mut opening = Opening { lock, listeners, is_successor: true, stop, healthy: true };
+        let opened = open(warmed, &mut opening);
+        let healthy = opening.healthy;
+        let verified = opened.and_then(|drainable| {
+            successor.verify(&drainable)?;
+            Ok(drainable)
+        });
+        let drainable = match verified {
+            Ok(drainable) => drainable,
+            Err(error) => return Err(successor.fail(error)),
+        };
+        let ready = ReadinessSnapshot {
+            listening_on: taken(passed, &successor.listener_names()),
+            healthz_ok: healthy,
+            advertised_revision_per_shard: drainable.snapshot_state().last_revision_per_shard,
+        };
+        Ok((successor.ready(ready)?, drainable))
+    }
+
+    fn warm(&self, listener_names: Vec<String>, is_successor: bool) -> Warm<'_> {
+        Warm { listener_names, is_successor, data_dir: &self.data_dir }
+    }
+}
+
+/// The names that are no longer left, each as often as it was taken.
+fn taken(mut passed: Vec<String>, left: &[String]) -> Vec<String> {
+    for name in left {
+        if let Some(index) = passed.iter().position(|passed| passed == name) {
+            passed.remove(index);
+        }
+    }
+    passed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_as_often_as_it_is_not_left() {
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(taken(names("a b a c"), &names("a c")), names("b a"));
+    }
+}

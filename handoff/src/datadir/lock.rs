@@ -1,0 +1,491 @@
+//! The lock of a data directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use super::{OwnerRecord, Phase, SealManifest};
+use crate::error::{Error, Result};
+use crate::protocol::HandoffId;
+use crate::sys::process::{ProcessId, boot_id};
+
+/// The right to write a data directory: an exclusive `flock` on `<data_dir>/.handoff.lock`.
+///
+/// Whoever holds it may open the data for writing; nobody else may. The kernel frees it when
+/// the process ends, however it ends. The file says in its owner record who the writer is and
+/// of which generation. Dropping the lock releases it.
+///
+/// It protects against processes of this machine: keep the directory on a local file system.
+#[derive(Debug)]
+pub struct DataDirLock {
+    file: File,
+    path: PathBuf,
+    data_dir: PathBuf,
+    record: OwnerRecord,
+    /// What the record said before this process wrote it.
+    found: OwnerRecord,
+    is_held: bool,
+}
+
+/// Who decides what becomes of a directory whose lock this process has released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The lock is free, so it was taken again: this process is the writer.
+    Retaken,
+    /// A newer generation serves.
+    Replaced { generation: u64 },
+    /// Another process holds the lock and has not decided yet.
+    Undecided { holder: ProcessId },
+}
+
+impl DataDirLock {
+    /// Takes the lock, at once or not at all. Creates the directory if need be.
+    ///
+    /// It looks at nothing but the lock: a daemon's cold start wants
+    /// [`acquire_or_break_stale`](Self::acquire_or_break_stale).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LockHeld`] when another process has it; [`Error::Damaged`] when the owner
+    /// record is not what was written there, see [`repair`](Self::repair); [`Error::Path`]
+    /// when the directory cannot be created or written. Nothing is changed by any of them.
+    pub fn acquire(data_dir: &Path) -> Result<Self> {
+        let mut lock = Self::open(data_dir)?;
+        lock.try_flock()?;
+        lock.found = lock.read_record()?;
+        lock.take_over(Phase::Held, None)?;
+        Ok(lock)
+    }
+
+    /// Takes the lock for a cold start: what a dead process left in the owner record is
+    /// overwritten, but a lock that is free only because a handoff is between its two
+    /// processes is left to the successor while that lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reserved`], and those of [`acquire`](Self::acquire).
+    pub fn acquire_or_break_stale(data_dir: &Path) -> Result<Self> {
+        let mut lock = Self::open(data_dir)?;
+        // Looked at before the lock is touched, so that not even for a moment it stands in
+        // the successor's way.
+        lock.refuse_if_reserved()?;
+        lock.try_flock()?;
+        lock.refuse_if_reserved()?;
+        lock.found = lock.read_record()?;
+        lock.take_over(Phase::Held, None)?;
+        Ok(lock)
+    }
+
+    /// Takes the lock that the incumbent of `handoff_id` released, or left behind by dying.
+    pub(crate) fn acquire_as_successor(
+        data_dir: &Path,
+        handoff_id: HandoffId,
+        patience: Duration,
+    ) -> Result<Self> {
+        let mut lock = Self::open(data_dir)?;
+        let deadline = Instant::now() + patience;
+        // A stray cold start may hold it for as long as it takes to read the record.
+        while let Err(error) = lock.try_flock() {
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        lock.found = lock.read_record()?;
+        let is_ours =
+            lock.found.phase == Phase::Sealed && lock.found.handoff_id == Some(handoff_id);
+        let writer_died = lock.found.boot_id != boot_id() || !lock.found.writer.is_alive();
+        if !is_ours && !writer_died {
+            return Err(lock.held_by(lock.found.writer.pid));
+        }
+        lock.take_over(Phase::Opening, Some(handoff_id))?;
+        Ok(lock)
+    }
+
+    /// Mends a damaged owner record or seal manifest, which [`acquire`](Self::acquire) and a
+    /// start refuse to overwrite. Call it once it is certain that nobody serves the directory.
+    ///
+    /// The generation that was lost is replaced by one that is larger than any that was
+    /// counted up: the seconds since the epoch. A damaged manifest is removed, so the next
+    /// start has nothing to verify against. What is not damaged is left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LockHeld`] when a process does serve it, and [`Error::Path`].
+    pub fn repair(data_dir: &Path) -> Result<()> {
+        let mut lock = Self::open(data_dir)?;
+        lock.try_flock()?;
+        match lock.read_record() {
+            Ok(found) => lock.record = found,
+            Err(Error::Damaged { .. }) => {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                lock.record.generation = since.map_or(0, |since| since.as_secs());
+                lock.file.set_len(0).map_err(|source| lock.error("truncate", source))?;
+            }
+            Err(error) => return Err(error),
+        }
+        if let Err(Error::Damaged { path, .. }) = SealManifest::read(data_dir) {
+            fs::remove_file(&path).map_err(|source| Error::Path {
+                action: "remove",
+                path,
+                source,
+            })?;
+        }
+        lock.record.phase = Phase::Released;
+        lock.record.write(&lock.file, &lock.path)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// How often the directory has changed its writer; larger than for every writer before.
+    ///
+    /// To use it as a fencing token, see [`fencing_token`](Self::fencing_token).
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.record.generation
+    }
+
+    /// The generation, once it is certain to survive a crash of the machine: the number that
+    /// a daemon sends to other systems, so that they refuse whoever was the writer before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Path`] when the lock file cannot be synced.
+    pub fn fencing_token(&self) -> Result<u64> {
+        self.file.sync_data().map_err(|source| self.error("sync", source))?;
+        Ok(self.record.generation)
+    }
+
+    /// What the previous writer sealed, if nothing can have been written since: the manifest
+    /// that whoever opens the data now verifies against.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`], and [`Error::Path`] when it cannot be read.
+    pub fn manifest(&self) -> Result<Option<SealManifest>> {
+        let was_sealed = matches!(self.found.phase, Phase::Sealed | Phase::Released);
+        if !was_sealed {
+            return Ok(None);
+        }
+        let manifest = SealManifest::read(&self.data_dir)?;
+        Ok(manifest.filter(|manifest| {
+            manifest.generation == self.found.generation && manifest.is_of_this_boot_or_durable()
+        }))
+    }
+
+    pub(crate) fn build_id(&self) -> &[u8] {
+        &self.record.build_id
+    }
+
+    /// The commit point: the record names this process as the one that serves.
+    pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
+        self.record.phase = Phase::Serving;
+        self.record.build_id = build_id.to_vec();
+        self.record.write(&self.file, &self.path)
+    }
+
+    /// Releases the lock, kept for `successor`.
+    pub(crate) fn release_for(&mut self, handoff_id: HandoffId, successor: u32) -> Result<()> {
+        let sealed = OwnerRecord {
+            phase: Phase::Sealed,
+            reserved: ProcessId::of(successor).unwrap_or_default(),
+            handoff_id: Some(handoff_id),
+            ..self.record.clone()
+        };
+        sealed.write(&self.file, &self.path)?;
+        self.record = sealed;
+        self.unlock()
+    }
+
+    /// After [`release_for`](Self::release_for): takes the lock again if it is free, else
+    /// says who holds it. While the record cannot be read, its holder is undecided.
+    pub(crate) fn retake(&mut self) -> Result<Decision> {
+        match self.try_flock() {
+            Ok(()) => {
+                let last =
+                    self.read_record().map_or(self.record.generation, |last| last.generation);
+                let generation = last.max(self.record.generation);
+                self.found = OwnerRecord::default();
+                self.record.generation = generation;
+                self.take_over(Phase::Serving, None)?;
+                Ok(Decision::Retaken)
+            }
+            Err(Error::LockHeld { .. }) => Ok(match self.read_record() {
+                Ok(now) if now.generation <= self.record.generation => {
+                    Decision::Undecided { holder: ProcessId::default() }
+                }
+                Ok(now) if now.phase == Phase::Serving => {
+                    Decision::Replaced { generation: now.generation }
+                }
+                Ok(now) => Decision::Undecided { holder: now.writer },
+                Err(_) => Decision::Undecided { holder: ProcessId::default() },
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A clean stop: the lock is released and reserved for nobody, and all of it is durable.
+    pub(crate) fn release_sealed(&mut self) -> Result<()> {
+        self.record.phase = Phase::Released;
+        self.record.write(&self.file, &self.path)?;
+        self.file.sync_data().map_err(|source| self.error("sync", source))?;
+        self.unlock()
+    }
+
+    fn open(data_dir: &Path) -> Result<Self> {
+        fs::create_dir_all(data_dir).map_err(|source| Error::Path {
+            action: "create the data directory",
+            path: data_dir.to_owned(),
+            source,
+        })?;
+        let path = data_dir.join(LOCK_FILE);
+        let file = open_lock_file(&path).map_err(|source| Error::Path {
+            action: "open the lock file",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path,
+            data_dir: data_dir.to_owned(),
+            record: OwnerRecord::default(),
+            found: OwnerRecord::default(),
+            is_held: false,
+        })
+    }
+
+    fn try_flock(&mut self) -> Result<()> {
+        loop {
+            match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let holder = self.read_record().map_or(0, |record| record.writer.pid);
+                    return Err(self.held_by(holder));
+                }
+                Err(errno) => return Err(self.error("lock", errno.into())),
+            }
+            // A lock on a file that was renamed over or removed excludes nobody.
+            let opened = self.file.metadata().map_err(|source| self.error("look at", source))?;
+            let named = fs::metadata(&self.path).ok();
+            if named.is_some_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino()))
+            {
+                self.is_held = true;
+                return Ok(());
+            }
+            self.file = open_lock_file(&self.path).map_err(|source| self.error("open", source))?;
+        }
+    }
+
+    fn unlock(&mut self) -> Result<()> {
+        self.is_held = false;
+        // Explicitly, since a child of this process may hold a copy of the descriptor.
+        rustix::fs::flock(&self.file, FlockOperation::Unlock)
+            .map_err(|errno| self.error("unlock", errno.into()))
+    }
+
+    /// Writes this process into the record as the next generation.
+    fn take_over(&mut self, phase: Phase, handoff_id: Option<HandoffId>) -> Result<()> {
+        let record = OwnerRecord {
+            phase,
+            generation: self.found.generation.max(self.record.generation) + 1,
+            writer: ProcessId::own(),
+            reserved: ProcessId::default(),
+            handoff_id,
+            build_id: std::mem::take(&mut self.record.build_id),
+            boot_id: boot_id(),
+        };
+        record.write(&self.file, &self.path)?;
+        self.record = record;
+        Ok(())
+    }
+
+    fn refuse_if_reserved(&self) -> Result<()> {
+        match self.read_record()?.live_reservation() {
+            Some(successor) => Err(Error::Reserved {
+                successor_pid: successor.pid,
+                data_dir: self.data_dir.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn read_record(&self) -> Result<OwnerRecord> {
+        OwnerRecord::read(&self.file, &self.path)
+    }
+
+    fn held_by(&self, holder_pid: u32) -> Error {
+        Error::LockHeld { holder_pid, data_dir: self.data_dir.clone() }
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> Error {
+        Error::Path { action, path: self.path.clone(), source }
+    }
+}
+
+impl Drop for DataDirLock {
+    fn drop(&mut self) {
+        // Written only where this process put itself into the record.
+        if self.is_held && self.record.writer == ProcessId::own() {
+            self.record.phase = Phase::Released;
+            if let Err(error) = self.record.write(&self.file, &self.path) {
+                tracing::warn!(%error, "the owner record still names this process");
+            }
+        }
+        if self.is_held {
+            let _ = self.unlock();
+        }
+    }
+}
+
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+const LOCK_FILE: &str = ".handoff.lock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    #[test]
+    fn a_second_writer_is_told_who_the_first_is() {
+        let directory = directory();
+        let first = DataDirLock::acquire(directory.path()).expect("it is free");
+        for second in [
+            DataDirLock::acquire(directory.path()),
+            DataDirLock::acquire_or_break_stale(directory.path()),
+        ] {
+            match second {
+                Err(Error::LockHeld { holder_pid, .. }) => {
+                    assert_eq!(holder_pid, std::process::id())
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(first);
+        DataDirLock::acquire(directory.path()).expect("it is free again");
+    }
+
+    #[test]
+    fn every_writer_has_a_larger_generation() {
+        let directory = directory();
+        for generation in 1..5 {
+            let lock = DataDirLock::acquire(directory.path()).expect("it is free");
+            assert_eq!(lock.generation(), generation);
+            assert_eq!(lock.fencing_token().expect("it can be synced"), generation);
+        }
+    }
+
+    #[test]
+    fn a_reserved_directory_is_refused_while_the_successor_lives() {
+        let directory = directory();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it runs");
+        let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
+        lock.release_for(HandoffId::new(), child.id()).expect("it is released");
+        match DataDirLock::acquire_or_break_stale(directory.path()) {
+            Err(Error::Reserved { successor_pid, .. }) => assert_eq!(successor_pid, child.id()),
+            other => panic!("{other:?}"),
+        }
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
+        DataDirLock::acquire_or_break_stale(directory.path()).expect("nobody waits for it");
+    }
+
+    #[test]
+    fn the_successor_of_another_handoff_is_refused() {
+        let directory = directory();
+        let id = HandoffId::new();
+        let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
+        lock.release_for(id, std::process::id()).expect("it is released");
+        assert!(matches!(
+            DataDirLock::acquire_as_successor(directory.path(), HandoffId::new(), Duration::ZERO),
+            Err(Error::LockHeld { .. })
+        ));
+        let successor = DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO)
+            .expect("it is reserved for this one");
+        assert_eq!(successor.generation(), 2);
+    }
+
+    #[test]
+    fn the_lock_is_retaken_when_free_and_the_record_decides_when_not() {
+        let directory = directory();
+        let id = HandoffId::new();
+        let mut incumbent = DataDirLock::acquire(directory.path()).expect("it is free");
+        incumbent.release_for(id, std::process::id()).expect("it is released");
+        let mut successor =
+            DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO).expect("free");
+        let undecided = Decision::Undecided { holder: ProcessId::own() };
+        assert_eq!(incumbent.retake().expect("it can be read"), undecided);
+        successor.record_serving(b"2").expect("it is written");
+        assert_eq!(
+            incumbent.retake().expect("it can be read"),
+            Decision::Replaced { generation: 2 }
+        );
+        drop(successor);
+        assert_eq!(incumbent.retake().expect("it can be read"), Decision::Retaken);
+        assert_eq!(incumbent.generation(), 3);
+    }
+
+    #[test]
+    fn damage_is_an_error_that_names_the_file_and_can_be_repaired() {
+        let directory = directory();
+        let path = directory.path().join(LOCK_FILE);
+        fs::write(&path, "nonsense").expect("it is written");
+        for result in [
+            DataDirLock::acquire(directory.path()),
+            DataDirLock::acquire_or_break_stale(directory.path()),
+        ] {
+            match result {
+                Err(Error::Damaged { path: named, .. }) => assert_eq!(named, path),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(fs::read(&path).expect("it is there"), b"nonsense");
+        DataDirLock::repair(directory.path()).expect("it is repaired");
+        let lock = DataDirLock::acquire(directory.path()).expect("it is repaired");
+        assert!(lock.generation() > 1_700_000_000);
+        assert!(matches!(DataDirLock::repair(directory.path()), Err(Error::LockHeld { .. })));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_an_error_that_names_it() {
+        let directory = directory();
+        let file = directory.path().join("file");
+        fs::write(&file, "").expect("it is written");
+        for path in [file.clone(), file.join("below"), PathBuf::from("/proc/handoff")] {
+            match DataDirLock::acquire(&path) {
+                Err(Error::Path { path: named, .. }) => assert!(named.starts_with(&path)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_lock_file_that_was_replaced_is_opened_again() {
+        let directory = directory();
+        let mut stale = DataDirLock::open(directory.path()).expect("it opens");
+        fs::remove_file(directory.path().join(LOCK_FILE)).expect("it is there");
+        let _other = DataDirLock::acquire(directory.path()).expect("it is free");
+        assert!(matches!(stale.try_flock(), Err(Error::LockHeld { .. })));
+    }
+}

@@ -1,0 +1,10 @@
+//! Who may write a data directory: the lock, the owner record in it, and what was sealed.
+
+mod lock;
+mod manifest;
+mod record;
+
+pub use lock::DataDirLock;
+pub(crate) use lock::Decision;
+pub use manifest::SealManifest;
+pub(crate) use record::{OwnerRecord, Phase};

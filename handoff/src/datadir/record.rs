@@ -1,0 +1,228 @@
+//! The owner record: what the lock file itself says.
+//!
+//! One block of 256 bytes at offset 0, written in one call, so that a reader who does not
+//! hold the lock sees it whole or sees a checksum that does not match.
+//!
+//! ```text
+//!   0  8  magic "HANDOFF\0"      56  8  reserved pid's start time
+//!   8  4  format, 1              64  8  unused, zero
+//!  12  4  phase                  72 16  handoff id, zero if none
+//!  16  8  generation             88 16  boot id
+//!  24  4  writer's pid          104  2  length of the build id, 0 ..= 118
+//!  28  4  reserved pid          106 118 build id
+//!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
+//! ```
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::protocol::HandoffId;
+use crate::sys::process::{ProcessId, boot_id};
+
+/// Where the data directory stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nobody writes: a clean stop, or a directory never written.
+    #[default]
+    Released,
+    /// A process took the lock in a cold start and does not serve yet.
+    Held,
+    /// The writer serves.
+    Serving,
+    /// Sealed, and the lock released for the successor that is named.
+    Sealed,
+    /// The successor holds the lock and is undecided.
+    Opening,
+}
+
+/// The decoded record. All zero describes a directory that never had a writer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct OwnerRecord {
+    pub(crate) phase: Phase,
+    /// Grows with every change of writer.
+    pub(crate) generation: u64,
+    /// Who wrote the record.
+    pub(crate) writer: ProcessId,
+    /// For whom the free lock is kept, in phase `Sealed`.
+    pub(crate) reserved: ProcessId,
+    pub(crate) handoff_id: Option<HandoffId>,
+    pub(crate) build_id: Vec<u8>,
+    /// Pids and start times mean nothing after another boot.
+    pub(crate) boot_id: [u8; 16],
+}
+
+impl OwnerRecord {
+    /// Reads the record of a lock file; an empty file holds the default.
+    pub(crate) fn read(file: &File, path: &Path) -> Result<Self> {
+        let mut block = [0; LENGTH];
+        let mut read = 0;
+        while read < LENGTH {
+            match file.read_at(&mut block[read..], read as u64) {
+                Ok(0) => break,
+                Ok(length) => read += length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(Error::Path { action: "read", path: path.to_owned(), source });
+                }
+            }
+        }
+        let damaged = |why| Error::Damaged { path: path.to_owned(), why, remedy: REMEDY };
+        match read {
+            0 => Ok(Self::default()),
+            LENGTH => Self::decode(&block).map_err(damaged),
+            _ => Err(damaged("it is shorter than an owner record")),
+        }
+    }
+
+    /// Overwrites the record. The caller holds the lock.
+    pub(crate) fn write(&self, file: &File, path: &Path) -> Result<()> {
+        file.write_all_at(&self.encode(), 0).map_err(|source| Error::Path {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// For whom the free lock is kept, if that process still lives.
+    pub(crate) fn live_reservation(&self) -> Option<ProcessId> {
+        (self.phase == Phase::Sealed && self.boot_id == boot_id() && self.reserved.is_alive())
+            .then_some(self.reserved)
+    }
+
+    fn encode(&self) -> [u8; LENGTH] {
+        let mut block = [0; LENGTH];
+        let build_id = &self.build_id[..self.build_id.len().min(BUILD_ID_MAX)];
+        let handoff_id = self.handoff_id.map_or([0; 16], |id| *id.as_bytes());
+        let mut put = |offset: usize, bytes: &[u8]| {
+            block[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        put(0, MAGIC);
+        put(8, &FORMAT.to_le_bytes());
+        put(12, &(self.phase as u32).to_le_bytes());
+        put(16, &self.generation.to_le_bytes());
+        put(24, &self.writer.pid.to_le_bytes());
+        put(28, &self.reserved.pid.to_le_bytes());
+        put(32, &self.writer.start_time.to_le_bytes());
+        put(56, &self.reserved.start_time.to_le_bytes());
+        put(72, &handoff_id);
+        put(88, &self.boot_id);
+        put(104, &(build_id.len() as u16).to_le_bytes());
+        put(106, build_id);
+        let checksum = blake3::hash(&block[..CHECKED]);
+        block[CHECKED..].copy_from_slice(checksum.as_bytes());
+        block
+    }
+
+    fn decode(block: &[u8; LENGTH]) -> Result<Self, &'static str> {
+        let u32_at = |offset: usize| u32::from_le_bytes(array_at(block, offset));
+        let u64_at = |offset: usize| u64::from_le_bytes(array_at(block, offset));
+        if &block[..8] != MAGIC {
+            return Err("it does not begin as an owner record does");
+        }
+        if *blake3::hash(&block[..CHECKED]).as_bytes() != block[CHECKED..] {
+            return Err("its checksum does not match");
+        }
+        if u32_at(8) != FORMAT {
+            return Err("its format is one that this build does not know");
+        }
+        let phase = match u32_at(12) {
+            0 => Phase::Released,
+            1 => Phase::Held,
+            2 => Phase::Serving,
+            3 => Phase::Sealed,
+            4 => Phase::Opening,
+            _ => return Err("its phase is one that this build does not know"),
+        };
+        let build_id_length = usize::from(u16::from_le_bytes(array_at(block, 104)));
+        let build_id =
+            block[106..CHECKED].get(..build_id_length).ok_or("its build id is too long")?;
+        let handoff_id = array_at::<16>(block, 72);
+        Ok(Self {
+            phase,
+            generation: u64_at(16),
+            writer: ProcessId { pid: u32_at(24), start_time: u64_at(32) },
+            reserved: ProcessId { pid: u32_at(28), start_time: u64_at(56) },
+            handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
+            build_id: build_id.to_vec(),
+            boot_id: array_at(block, 88),
+        })
+    }
+}
+
+fn array_at<const N: usize>(block: &[u8; LENGTH], offset: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&block[offset..offset + N]);
+    array
+}
+
+const MAGIC: &[u8; 8] = b"HANDOFF\0";
+const FORMAT: u32 = 1;
+const LENGTH: usize = 256;
+const CHECKED: usize = 224;
+const BUILD_ID_MAX: usize = CHECKED - 106;
+pub(super) const REMEDY: &str = "handoff::DataDirLock::repair";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn record() -> OwnerRecord {
+        OwnerRecord {
+            phase: Phase::Sealed,
+            generation: 7,
+            writer: ProcessId { pid: 11, start_time: 12 },
+            reserved: ProcessId { pid: 13, start_time: 14 },
+            handoff_id: Some(HandoffId::new()),
+            build_id: b"build 3".to_vec(),
+            boot_id: boot_id(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let path = file.path();
+        assert_eq!(
+            OwnerRecord::read(file.as_file(), path).expect("empty is fine"),
+            OwnerRecord::default()
+        );
+        for phase in [Phase::Released, Phase::Held, Phase::Serving, Phase::Sealed, Phase::Opening] {
+            let written = OwnerRecord { phase, ..record() };
+            written.write(file.as_file(), path).expect("it is written");
+            assert_eq!(OwnerRecord::read(file.as_file(), path).expect("it is read"), written);
+        }
+    }
+
+    #[test]
+    fn a_long_build_id_is_cut() {
+        let written = OwnerRecord { build_id: vec![9; 500], ..record() };
+        let read = OwnerRecord::decode(&written.encode()).expect("it is whole");
+        assert_eq!(read.build_id, vec![9; BUILD_ID_MAX]);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_other_length_is_damage_that_names_the_file() {
+        let whole = record().encode();
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let mut blocks: Vec<Vec<u8>> = (0..LENGTH * 8)
+            .map(|bit| {
+                let mut block = whole.to_vec();
+                block[bit / 8] ^= 1 << (bit % 8);
+                block
+            })
+            .collect();
+        blocks.extend((1..LENGTH).map(|length| whole[..length].to_vec()));
+        for block in blocks {
+            fs::write(file.path(), &block).expect("it is written");
+            let file = fs::File::open(file.path()).expect("it opens");
+            match OwnerRecord::read(&file, Path::new("here")) {
+                Err(Error::Damaged { path, .. }) => assert_eq!(path, Path::new("here")),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

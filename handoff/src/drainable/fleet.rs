@@ -1,0 +1,321 @@
+//! All shards of a daemon, sealed side by side and resumed in reverse.
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::mpsc;
+use std::thread;
+
+use crate::drainable::{Fingerprint, SealProgress, SealReport, SealedShard, Shard, Shards};
+use crate::error::{Error, Result};
+
+/// All shards of a daemon with their names, in declared order.
+///
+/// `#[derive(Drainable)]` gathers one for each hook; who implements
+/// [`Drainable`](crate::Drainable) by hand may do the same.
+///
+/// ```
+/// # use handoff::drainable::{Fleet, SealReport, Shard};
+/// # fn seal(log: &impl Shard, tables: &Vec<impl Shard>) -> handoff::Result<SealReport> {
+/// let fleet = Fleet::new().with("log", log).with("tables", tables);
+/// let sealed = fleet.seal(&|progress| println!("{progress:?}"))?;
+/// Ok(SealReport::of_shards(&sealed))
+/// # }
+/// ```
+#[derive(Default)]
+pub struct Fleet<'a> {
+    members: Vec<Member<'a>>,
+}
+
+impl<'a> Fleet<'a> {
+    /// Without shards.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more shard, or a collection of them, behind the others.
+    #[must_use]
+    pub fn with<S: Shards>(mut self, name: &str, shards: &'a S) -> Self {
+        shards.each_shard(name, &mut |name, shard| self.members.push(Member { name, shard }));
+        self
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The revisions now, in declared order.
+    #[must_use]
+    pub fn revisions(&self) -> Vec<u64> {
+        self.members.iter().map(|member| member.shard.revision()).collect()
+    }
+
+    /// Seals all shards, side by side, and takes their fingerprints. `progress` is called
+    /// on this thread, after each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shard`] names the first shard, in declared order, of those that failed or
+    /// panicked. No further one was begun, and those that were sealed have been resumed.
+    /// [`Error::DuplicateShard`] when two have one name; nothing was sealed.
+    pub fn seal(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<Vec<SealedShard>> {
+        self.check_names()?;
+        let mut sealing = Sealing::new(self);
+        side_by_side(
+            self.len(),
+            |index| self.members[index].seal(),
+            |index, seal| sealing.note(index, seal, progress),
+        );
+        sealing.finish()
+    }
+
+    /// Resumes all shards, the last one first, also behind one that fails.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shard`] names the first that failed; the others are logged.
+    pub fn resume(&self) -> Result<()> {
+        resume(self.members.iter().rev())
+    }
+
+    /// The shards as they are now, in declared order, with their fingerprints.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shard`] names the first shard, in declared order, of those whose fingerprint
+    /// failed. [`Error::DuplicateShard`] when two have one name.
+    pub fn inspect(&self) -> Result<Vec<SealedShard>> {
+        self.check_names()?;
+        let mut seen: Vec<_> = self.members.iter().map(|_| None).collect();
+        side_by_side(
+            self.len(),
+            |index| self.members[index].inspect(),
+            |index, shard| {
+                seen[index] = Some(shard);
+                ControlFlow::Continue(())
+            },
+        );
+        seen.into_iter().flatten().collect()
+    }
+
+    /// A collection may give the name of a field that is declared elsewhere.
+    fn check_names(&self) -> Result<()> {
+        let mut names = HashSet::new();
+        match self.members.iter().find(|member| !names.insert(&member.name)) {
+            Some(member) => Err(Error::DuplicateShard { name: member.name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Fleet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.members.iter().map(|member| &member.name)).finish()
+    }
+}
+
+impl SealReport {
+    /// The report of these shards; its fingerprint is that of [`Fingerprint::of_shards`].
+    #[must_use]
+    pub fn of_shards(shards: &[SealedShard]) -> Self {
+        Self {
+            last_revision_per_shard: shards.iter().map(|shard| shard.revision).collect(),
+            data_dir_fingerprint: Fingerprint::of_shards(shards),
+        }
+    }
+}
+
+struct Member<'a> {
+    name: String,
+    shard: &'a dyn Shard,
+}
+
+impl Member<'_> {
+    fn seal(&self) -> Seal {
+        let revision = match self.fenced("seal", |shard| shard.seal()) {
+            Ok(revision) => revision,
+            Err(error) => return Seal::Failed(error),
+        };
+        match self.fenced("fingerprint", |shard| shard.fingerprint()) {
+            Ok(digest) => Seal::Done(SealedShard { name: self.name.clone(), revision, digest }),
+            Err(error) => Seal::Unread(error),
+        }
+    }
+
+    fn inspect(&self) -> Result<SealedShard> {
+        self.fenced("fingerprint", |shard| {
+            let (revision, digest) = (shard.revision(), shard.fingerprint()?);
+            Ok(SealedShard { name: self.name.clone(), revision, digest })
+        })
+    }
+
+    /// Calls the shard; an error, and a panic as one, gets its name.
+    fn fenced<T>(&self, hook: &'static str, call: impl Fn(&dyn Shard) -> Result<T>) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(|| call(self.shard)))
+            .unwrap_or_else(|panic| Err(Error::HookPanicked { hook, message: words_of(&*panic) }))
+            .map_err(|source| Error::Shard { name: self.name.clone(), source: Box::new(source) })
+    }
+}
+
+/// What became of one shard's seal.
+enum Seal {
+    Done(SealedShard),
+    /// It is sealed, but its fingerprint failed.
+    Unread(Error),
+    Failed(Error),
+}
+
+/// A seal of all shards that is under way.
+struct Sealing<'a> {
+    fleet: &'a Fleet<'a>,
+    /// In declared order; `None` was not begun.
+    seals: Vec<Option<Seal>>,
+    sealed: u32,
+}
+
+impl<'a> Sealing<'a> {
+    fn new(fleet: &'a Fleet<'a>) -> Self {
+        Self { fleet, seals: fleet.members.iter().map(|_| None).collect(), sealed: 0 }
+    }
+
+    fn note(
+        &mut self,
+        index: usize,
+        seal: Seal,
+        progress: &(dyn Fn(SealProgress) + Sync),
+    ) -> ControlFlow<()> {
+        let revision = match &seal {
+            Seal::Done(shard) => Some(shard.revision),
+            Seal::Unread(_) | Seal::Failed(_) => None,
+        };
+        self.seals[index] = Some(seal);
+        let Some(last_revision) = revision else {
+            return ControlFlow::Break(());
+        };
+        self.sealed += 1;
+        let shards_total = u32::try_from(self.fleet.len()).unwrap_or(u32::MAX);
+        progress(SealProgress { shards_sealed: self.sealed, shards_total, last_revision });
+        ControlFlow::Continue(())
+    }
+
+    /// All shards, or none: what is sealed is resumed where another failed.
+    fn finish(self) -> Result<Vec<SealedShard>> {
+        let mut shards = Vec::with_capacity(self.seals.len());
+        let mut sealed = Vec::new();
+        let mut failure = None;
+        for (member, seal) in self.fleet.members.iter().zip(self.seals) {
+            match seal {
+                None => {}
+                Some(Seal::Done(shard)) => {
+                    sealed.push(member);
+                    shards.push(shard);
+                }
+                Some(Seal::Unread(error)) => {
+                    sealed.push(member);
+                    failure.get_or_insert(error);
+                }
+                Some(Seal::Failed(error)) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        let Some(failure) = failure else {
+            return Ok(shards);
+        };
+        // Resuming everything follows in `resume_after_abort`, where it is repeated until it
+        // succeeds: here a failure to resume must not hide why the seal failed.
+        if let Err(error) = resume(sealed.into_iter().rev()) {
+            tracing::warn!(%error, "a shard could not be resumed after a failed seal");
+        }
+        Err(failure)
+    }
+}
+
+fn resume<'a>(members: impl Iterator<Item = &'a Member<'a>>) -> Result<()> {
+    let mut outcome = Ok(());
+    for member in members {
+        let Err(error) = member.fenced("resume", |shard| shard.resume()) else {
+            continue;
+        };
+        if outcome.is_ok() {
+            outcome = Err(error);
+        } else {
+            tracing::warn!(%error, "another shard could not be resumed");
+        }
+    }
+    outcome
+}
+
+/// Calls `task` with each index on as many threads as are useful, and `done` with what comes
+/// back, on this one, in the order of completion. Once `done` breaks, no further task begins.
+fn side_by_side<T: Send>(
+    count: usize,
+    task: impl Fn(usize) -> T + Sync,
+    mut done: impl FnMut(usize, T) -> ControlFlow<()>,
+) {
+    if count <= 1 {
+        let _ = (0..count).try_for_each(|index| done(index, task(index)));
+        return;
+    }
+    let next = AtomicUsize::new(0);
+    let stopped = AtomicBool::new(false);
+    let (results, finished) = mpsc::channel();
+    let work = |results: mpsc::Sender<(usize, T)>| {
+        while !stopped.load(Relaxed) {
+            let index = next.fetch_add(1, Relaxed);
+            if index >= count || results.send((index, task(index))).is_err() {
+                return;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let spawn = |_| -> io::Result<()> {
+            let (work, results) = (&work, results.clone());
+            let builder = thread::Builder::new().name("handoff-shard".to_owned());
+            builder.spawn_scoped(scope, move || work(results)).map(drop)
+        };
+        let spawned = (0..count.min(MAX_WORKERS)).map(spawn).take_while(io::Result::is_ok).count();
+        if spawned == 0 {
+            tracing::warn!("no thread can be started: the shards are done one after the other");
+            work(results);
+        } else {
+            drop(results);
+        }
+        for (index, result) in finished {
+            if done(index, result).is_break() {
+                stopped.store(true, Relaxed);
+            }
+        }
+    });
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    if let Some(words) = panic.downcast_ref::<&str>() {
+        (*words).to_owned()
+    } else if let Some(words) = panic.downcast_ref::<String>() {
+        words.clone()
+    } else {
+        "a panic without words".to_owned()
+    }
+}
+
+/// Seals wait for disks rather than for processors, so more than there are processors help.
+const MAX_WORKERS: usize = 64;
+
+#[cfg(test)]
+mod tests;

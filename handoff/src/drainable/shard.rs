@@ -1,0 +1,241 @@
+//! One independently sealed part of a daemon's state, and collections of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use crate::error::Result;
+
+/// One independently sealed part of a daemon's state: a log, a database file, a directory.
+///
+/// Shards take `&self`, because requests use them while the library holds them; a shard
+/// brings its own lock. After [`seal`](Self::seal) a write must fail until
+/// [`resume`](Self::resume): a request that outlived the drain may still try one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a shard",
+    note = "implement `handoff::Shard` for it",
+    note = "or say what the field is, since each is a shard unless it says otherwise: \
+            `#[handoff(skip)]` where there is nothing to seal, `#[handoff(gate)]` for a gate"
+)]
+pub trait Shard: Send + Sync {
+    /// Flushes, syncs and closes for writing. Returns the last revision.
+    ///
+    /// # Errors
+    ///
+    /// Any error undoes the swap, and [`resume`](Self::resume) follows.
+    fn seal(&self) -> Result<u64>;
+
+    /// The revision now: it grows with every committed write, and survives a restart.
+    /// Called at any time, also of a sealed shard.
+    fn revision(&self) -> u64;
+
+    /// BLAKE3 over the contents, by the shard's own account: the same bytes sealed here and
+    /// opened in the successor give the same digest.
+    ///
+    /// Called after a seal, and of a shard that was just opened. It is part of the pause, so
+    /// a shard of any size keeps a running digest, or caches it until the next write.
+    ///
+    /// # Errors
+    ///
+    /// An error after a seal undoes the swap; one after an opening keeps the successor from
+    /// serving.
+    fn fingerprint(&self) -> Result<[u8; 32]>;
+
+    /// Opens for writing again, from disk: another process may have written since the seal.
+    ///
+    /// It may be called twice, and of a shard whose seal failed or never ran.
+    ///
+    /// # Errors
+    ///
+    /// The call is repeated until it succeeds.
+    fn resume(&self) -> Result<()>;
+}
+
+macro_rules! deref_shard {
+    ($($pointer:ty),*) => {$(
+        #[diagnostic::do_not_recommend]
+        impl<T: Shard + ?Sized> Shard for $pointer {
+            fn seal(&self) -> Result<u64> {
+                (**self).seal()
+            }
+            fn revision(&self) -> u64 {
+                (**self).revision()
+            }
+            fn fingerprint(&self) -> Result<[u8; 32]> {
+                (**self).fingerprint()
+            }
+            fn resume(&self) -> Result<()> {
+                (**self).resume()
+            }
+        }
+    )*};
+}
+
+deref_shard!(&T, Box<T>, Arc<T>);
+
+/// What a field of a daemon's state may be: one shard, or a collection of them.
+///
+/// The elements of the field `logs` are named `logs.0`, `logs.1`, or `logs.KEY` in a map;
+/// the name is part of the data format. An `Option` that is `None` holds no shard.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither a shard nor a collection of shards",
+    label = "not a shard",
+    note = "implement `handoff::Shard` for it, or for its elements",
+    note = "or say what the field is, since each is a shard unless it says otherwise: \
+            `#[handoff(skip)]` where there is nothing to seal, `#[handoff(gate)]` for a gate"
+)]
+pub trait Shards: Send + Sync {
+    /// Calls `visit` with every shard and its name, in an order that depends on the names
+    /// and places alone. `name` is the name of the whole.
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard));
+}
+
+impl<T: Shard> Shards for T {
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
+        visit(name.to_owned(), self);
+    }
+}
+
+impl<T: Shards> Shards for Option<T> {
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
+        if let Some(shards) = self {
+            shards.each_shard(name, visit);
+        }
+    }
+}
+
+impl<T: Shards> Shards for Vec<T> {
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
+        for (index, shards) in self.iter().enumerate() {
+            shards.each_shard(&element(name, index), visit);
+        }
+    }
+}
+
+impl<T: Shards, const N: usize> Shards for [T; N] {
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
+        for (index, shards) in self.iter().enumerate() {
+            shards.each_shard(&element(name, index), visit);
+        }
+    }
+}
+
+/// In the order of the keys.
+impl<K: Display + Send + Sync, T: Shards> Shards for BTreeMap<K, T> {
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
+        for (key, shards) in self {
+            shards.each_shard(&element(name, key), visit);
+        }
+    }
+}
+
+/// In the order of the names, since a hash map has none.
+impl<K: Display + Send + Sync, T: Shards, S: BuildHasher + Send + Sync> Shards
+    for HashMap<K, T, S>
+{
+    fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
+        let mut named: Vec<_> =
+            self.iter().map(|(key, shards)| (element(name, key), shards)).collect();
+        named.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (name, shards) in named {
+            shards.each_shard(&name, visit);
+        }
+    }
+}
+
+macro_rules! tuple_of_shards {
+    ($($T:ident $index:tt),*) => {
+        #[diagnostic::do_not_recommend]
+        impl<$($T: Shards),*> Shards for ($($T,)*) {
+            fn each_shard<'a>(
+                &'a self,
+                name: &str,
+                visit: &mut dyn FnMut(String, &'a dyn Shard),
+            ) {
+                $(self.$index.each_shard(&element(name, $index), visit);)*
+            }
+        }
+    };
+}
+
+tuple_of_shards!(A 0);
+tuple_of_shards!(A 0, B 1);
+tuple_of_shards!(A 0, B 1, C 2);
+tuple_of_shards!(A 0, B 1, C 2, D 3);
+tuple_of_shards!(A 0, B 1, C 2, D 3, E 4);
+tuple_of_shards!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+fn element(name: &str, key: impl Display) -> String {
+    format!("{name}.{key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Still(u64);
+
+    impl Shard for Still {
+        fn seal(&self) -> Result<u64> {
+            Ok(self.0)
+        }
+        fn revision(&self) -> u64 {
+            self.0
+        }
+        fn fingerprint(&self) -> Result<[u8; 32]> {
+            Ok([0; 32])
+        }
+        fn resume(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn seen(shards: &impl Shards) -> Vec<(String, u64)> {
+        let mut seen = Vec::new();
+        shards.each_shard("field", &mut |name, shard| seen.push((name, shard.revision())));
+        seen
+    }
+
+    fn named(names: &[(&str, u64)]) -> Vec<(String, u64)> {
+        names.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect()
+    }
+
+    #[test]
+    fn a_shard_and_pointers_to_one_have_the_field_s_name() {
+        assert_eq!(seen(&Still(7)), named(&[("field", 7)]));
+        assert_eq!(seen(&&Still(7)), named(&[("field", 7)]));
+        assert_eq!(seen(&Box::new(Still(7))), named(&[("field", 7)]));
+        let dynamic: Box<dyn Shard> = Box::new(Still(7));
+        assert_eq!(seen(&dynamic), named(&[("field", 7)]));
+        let shared: Arc<dyn Shard> = Arc::new(Still(7));
+        assert_eq!(seen(&shared), named(&[("field", 7)]));
+    }
+
+    #[test]
+    fn elements_are_named_by_their_place() {
+        assert_eq!(seen(&vec![Still(3), Still(4)]), named(&[("field.0", 3), ("field.1", 4)]));
+        assert_eq!(seen(&[Still(3), Still(4)]), named(&[("field.0", 3), ("field.1", 4)]));
+        assert_eq!(
+            seen(&(Still(3), vec![Still(4), Still(5)])),
+            named(&[("field.0", 3), ("field.1.0", 4), ("field.1.1", 5)])
+        );
+    }
+
+    #[test]
+    fn a_map_s_elements_are_named_by_their_keys_in_one_order() {
+        let sorted = BTreeMap::from([(10, Still(1)), (9, Still(2))]);
+        assert_eq!(seen(&sorted), named(&[("field.9", 2), ("field.10", 1)]));
+        let hashed: HashMap<String, Still> =
+            (0..32).map(|n| (format!("{n:02}"), Still(n))).collect();
+        let expected: Vec<_> = (0..32).map(|n| (format!("field.{n:02}"), n)).collect();
+        assert_eq!(seen(&hashed), expected);
+    }
+
+    #[test]
+    fn what_is_empty_holds_no_shard() {
+        assert_eq!(seen(&Vec::<Still>::new()), []);
+        assert_eq!(seen(&None::<Still>), []);
+        assert_eq!(seen(&Some(Still(2))), named(&[("field", 2)]));
+    }
+}

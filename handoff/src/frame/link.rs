@@ -1,0 +1,354 @@
+//! A control connection between two processes, and the pulse that keeps it alive.
+//!
+//! Whoever waits for a message reads the socket itself, so that no thread stands between a
+//! frame and who acts on it. Between waits the [`Pulse`] reads, so that a busy process is
+//! still heard and its inbox does not fill.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::event::PollFlags;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::{FrameReader, encode};
+use crate::error::{FrameError, Result};
+use crate::protocol::{Message, PROTO_MAX, PROTO_MIN, ProtoVersion};
+use crate::sys::poll::{self, Waker};
+
+/// How often a live process says so.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// After how long a silence a peer counts as hung.
+pub(crate) const LIVENESS_LIMIT: Duration = Duration::from_secs(5);
+
+/// One end of a control connection. Any thread may send; frames stay whole.
+#[derive(Debug)]
+pub(crate) struct Link {
+    stream: UnixStream,
+    /// 0 until a version is agreed upon.
+    version: AtomicU16,
+    /// The one heartbeat value that is delivered; all others only count as signs of life.
+    echo: AtomicU64,
+    writer: Mutex<()>,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Debug)]
+struct Inbox {
+    reader: FrameReader,
+    queue: VecDeque<Message>,
+    heard: Instant,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+enum End {
+    Closed,
+    Broken(FrameError),
+}
+
+/// What a link has for its owner.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Message(Message),
+    /// Nothing for now.
+    Nothing,
+    /// The peer closed, or died; everything it said before was delivered.
+    Closed,
+    /// The peer sent bytes that are no frame. Told once; `Closed` afterwards.
+    Broken(FrameError),
+}
+
+impl Link {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            version: AtomicU16::new(0),
+            echo: AtomicU64::new(NO_ECHO),
+            writer: Mutex::new(()),
+            inbox: Mutex::new(Inbox {
+                reader: FrameReader::new(),
+                queue: VecDeque::new(),
+                heard: Instant::now(),
+                end: None,
+            }),
+        }
+    }
+
+    /// From here on frames carry `version`, and a frame with another one is broken.
+    pub(crate) fn agree_on(&self, version: ProtoVersion) {
+        self.version.store(version, Ordering::Relaxed);
+    }
+
+    /// Delivers a heartbeat of this value, and of no other.
+    pub(crate) fn await_echo(&self, value: u64) {
+        self.echo.store(value, Ordering::Relaxed);
+    }
+
+    /// Sends one frame whole. A peer that does not read for the liveness limit loses the
+    /// connection.
+    pub(crate) fn send(&self, message: &Message) -> Result<()> {
+        let frame = encode(self.outgoing_version(), message)?;
+        tracing::trace!(message = message.name(), "sending");
+        self.send_bytes(&frame, LIVENESS_LIMIT)
+    }
+
+    /// Sends a heartbeat unless the peer's buffer is full.
+    fn send_heartbeat(&self) -> Result<()> {
+        let frame = encode(self.outgoing_version(), &Message::Heartbeat { ts_ms: epoch_ms() })?;
+        let writable = poll::is_ready(self.stream.as_fd(), PollFlags::OUT)?;
+        if writable { self.send_bytes(&frame, LIVENESS_LIMIT) } else { Ok(()) }
+    }
+
+    fn outgoing_version(&self) -> ProtoVersion {
+        match self.version.load(Ordering::Relaxed) {
+            0 => PROTO_MIN,
+            version => version,
+        }
+    }
+
+    fn send_bytes(&self, mut frame: &[u8], patience: Duration) -> Result<()> {
+        let _whole = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Instant::now() + patience;
+        while !frame.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, frame, flags) {
+                Ok(sent) => frame = &frame[sent..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    if !poll::wait_for(self.stream.as_fd(), PollFlags::OUT, Some(deadline))? {
+                        // Part of the frame may be out: nothing sensible can follow it.
+                        self.close();
+                        return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                    }
+                }
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over the reading; the pulse leaves the link alone meanwhile.
+    pub(crate) fn attend(&self) -> Attending<'_> {
+        Attending { link: self, inbox: self.inbox.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Ends the connection in both directions, whoever waits on it.
+    pub(crate) fn close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// The right to read a link.
+#[derive(Debug)]
+pub(crate) struct Attending<'a> {
+    link: &'a Link,
+    inbox: MutexGuard<'a, Inbox>,
+}
+
+impl Attending<'_> {
+    /// What has arrived, without waiting.
+    pub(crate) fn next(&mut self) -> Received {
+        if self.inbox.queue.is_empty() {
+            self.inbox.pump(self.link);
+        }
+        if let Some(message) = self.inbox.queue.pop_front() {
+            return Received::Message(message);
+        }
+        match self.inbox.end.take() {
+            None => Received::Nothing,
+            Some(End::Closed) => {
+                self.inbox.end = Some(End::Closed);
+                Received::Closed
+            }
+            Some(End::Broken(error)) => {
+                self.inbox.end = Some(End::Closed);
+                Received::Broken(error)
+            }
+        }
+    }
+
+    /// What arrives before `deadline`; `Nothing` if nothing does.
+    pub(crate) fn wait(&mut self, deadline: Instant) -> Result<Received> {
+        loop {
+            match self.next() {
+                Received::Nothing => {}
+                received => return Ok(received),
+            }
+            if !poll::wait_for(self.link.as_fd(), PollFlags::IN, Some(deadline))? {
+                return Ok(Received::Nothing);
+            }
+        }
+    }
+
+    /// Whether [`next`](Self::next) has something without reading.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.inbox.queue.is_empty() || self.inbox.end.is_some()
+    }
+
+    /// When the peer was last heard.
+    pub(crate) fn heard(&self) -> Instant {
+        self.inbox.heard
+    }
+
+    /// Refuses everything that is sent from now on. What was queued before is still read: it
+    /// counts, and a later message fails at its sender.
+    pub(crate) fn shut_receiving(&mut self) {
+        let _ = self.link.stream.shutdown(Shutdown::Read);
+    }
+}
+
+impl Inbox {
+    /// Reads what is there without waiting, as far as the queue has room.
+    fn pump(&mut self, link: &Link) {
+        let mut chunk = [0; 4096];
+        while self.end.is_none() && self.queue.len() < QUEUE_LIMIT {
+            match self.reader.next_frame() {
+                Ok(Some((version, message))) => self.take(link, version, message),
+                Ok(None) => {
+                    match rustix::net::recv(&link.stream, &mut chunk, RecvFlags::DONTWAIT) {
+                        Ok((_, 0)) if self.reader.is_inside_a_frame() => {
+                            self.end = Some(End::Broken(FrameError::Truncated));
+                        }
+                        Ok((_, 0)) => self.end = Some(End::Closed),
+                        Ok((_, length)) => self.reader.push(&chunk[..length]),
+                        Err(rustix::io::Errno::INTR) => {}
+                        Err(rustix::io::Errno::AGAIN) => return,
+                        Err(_) => self.end = Some(End::Closed),
+                    }
+                }
+                Err(error) => self.end = Some(End::Broken(error)),
+            }
+        }
+    }
+
+    fn take(&mut self, link: &Link, version: ProtoVersion, message: Message) {
+        let admitted = match link.version.load(Ordering::Relaxed) {
+            0 => (PROTO_MIN..=PROTO_MAX).contains(&version),
+            agreed => version == agreed,
+        };
+        if !admitted {
+            self.end = Some(End::Broken(FrameError::Version(version)));
+            return;
+        }
+        self.heard = Instant::now();
+        let only_a_sign_of_life = matches!(
+            message,
+            Message::Heartbeat { ts_ms } if ts_ms != link.echo.load(Ordering::Relaxed)
+        );
+        if !only_a_sign_of_life {
+            tracing::trace!(message = message.name(), "received");
+            self.queue.push_back(message);
+        }
+    }
+}
+
+/// How a peer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// End of file.
+    Closed,
+    /// Silent past the liveness limit.
+    Silent,
+}
+
+/// A thread that says "alive" on some links, and reads them while nobody attends to them.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pulse {
+    /// Beats until it is dropped, or `until`. `on_lost` is called at most once for a link, and
+    /// only while nobody attends to it.
+    pub(crate) fn start(
+        links: Vec<Arc<Link>>,
+        until: Option<Instant>,
+        on_lost: impl Fn(usize, Lost) + Send + 'static,
+    ) -> Result<Self> {
+        let waker = Arc::new(Waker::new()?);
+        let stop = Arc::clone(&waker);
+        let thread = std::thread::Builder::new()
+            .name("handoff-pulse".into())
+            .spawn(move || beat(&links, until, &stop, &on_lost))?;
+        Ok(Self { waker, thread: Some(thread) })
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.waker.wake();
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !own(thread)) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn beat(links: &[Arc<Link>], until: Option<Instant>, stop: &Waker, on_lost: &dyn Fn(usize, Lost)) {
+    let mut lost = vec![false; links.len()];
+    let mut next_beat = Instant::now() + HEARTBEAT_INTERVAL;
+    while until.is_none_or(|until| Instant::now() < until) {
+        let watched: Vec<_> = links
+            .iter()
+            .zip(&lost)
+            .filter(|(_, lost)| !**lost)
+            .map(|(link, _)| (link.as_fd(), PollFlags::RDHUP))
+            .collect();
+        match poll::wait_with_waker(stop, &watched, next_beat) {
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
+        }
+        let beating = Instant::now() >= next_beat;
+        for (index, link) in links.iter().enumerate() {
+            if lost[index] {
+                continue;
+            }
+            if beating {
+                let _ = link.send_heartbeat();
+            }
+            let Ok(mut inbox) = link.inbox.try_lock() else { continue };
+            inbox.pump(link);
+            let loss = match inbox.end {
+                Some(_) => Some(Lost::Closed),
+                None if inbox.heard.elapsed() > LIVENESS_LIMIT => Some(Lost::Silent),
+                None => None,
+            };
+            drop(inbox);
+            if let Some(loss) = loss {
+                lost[index] = true;
+                on_lost(index, loss);
+            }
+        }
+        if beating {
+            next_beat = Instant::now() + HEARTBEAT_INTERVAL;
+        } else {
+            // A hang-up that its attendant has not read yet: leave it the time.
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn epoch_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+const NO_ECHO: u64 = u64::MAX;
+/// Messages that wait for their reader; beyond them the socket's buffer holds the peer back.
+const QUEUE_LIMIT: usize = 16;

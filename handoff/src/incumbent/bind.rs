@@ -1,0 +1,226 @@
+//! How a process becomes the incumbent.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::datadir::DataDirLock;
+use crate::drainable::Drainable;
+use crate::error::{ControlSocketError, Error, Result};
+use crate::incumbent::serve;
+use crate::sys::poll::Waker;
+use crate::sys::socket::{self, ControlSocket, Found};
+
+/// The process that writes the data directory, with the control socket through which a
+/// supervisor replaces it.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use handoff::{DataDirLock, Incumbent};
+/// # fn open() -> impl handoff::Drainable + 'static {
+/// #     struct Nothing;
+/// #     impl handoff::Drainable for Nothing {
+/// #         fn drain(&self, _: std::time::Instant) -> handoff::Result<handoff::DrainReport> { Ok(Default::default()) }
+/// #         fn seal(&self) -> handoff::Result<handoff::SealReport> { Ok(Default::default()) }
+/// #         fn resume_after_abort(&self) -> handoff::Result<()> { Ok(()) }
+/// #         fn snapshot_state(&self) -> handoff::StateSnapshot { Default::default() }
+/// #     }
+/// #     Nothing
+/// # }
+///
+/// let lock = DataDirLock::acquire_or_break_stale(Path::new("/var/lib/demo"))?;
+/// let incumbent = Incumbent::bind_cold_start(Path::new("/run/demo/control.sock"), lock)?;
+/// let state = open(); // only now: the lock is held
+/// incumbent.serve(state)?; // returns once another process serves
+/// # Ok::<(), handoff::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Incumbent {
+    pub(super) socket: ControlSocket,
+    pub(super) lock: DataDirLock,
+    pub(super) build_id: Vec<u8>,
+    pub(super) stop: Arc<Stop>,
+}
+
+impl Incumbent {
+    /// Binds the control socket of a process that starts where none serves: at once, mode
+    /// 0600, over a stale socket if one lies there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ControlSocket`] when the path is too long, answers, or is no socket;
+    /// [`Error::Path`] when its directory is missing or cannot be written. The lock is
+    /// released by any of them, and the path is as it was.
+    pub fn bind_cold_start(control_socket: &Path, lock: DataDirLock) -> Result<Self> {
+        let mut socket = bind_hidden(control_socket)?;
+        let at = |source| Error::Path {
+            action: "bind the control socket at",
+            path: control_socket.to_owned(),
+            source,
+        };
+        match socket::look_at(control_socket).map_err(at)? {
+            Found::Nothing | Found::Stale => {}
+            Found::Alive => {
+                return Err(ControlSocketError::InUse(control_socket.to_owned()).into());
+            }
+            Found::Other => {
+                return Err(ControlSocketError::NotASocket(control_socket.to_owned()).into());
+            }
+        }
+        socket.publish().map_err(at)?;
+        Self::new(socket, lock)
+    }
+
+    pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
+        let build_id = lock.build_id().to_vec();
+        Ok(Self { socket, lock, build_id, stop: StopHandle::new()?.0 })
+    }
+
+    /// The commit point: the owner record names this process. Then it takes the control
+    /// socket's path over; if that fails, the loop tries again.
+    pub(crate) fn commit(&mut self) -> Result<()> {
+        self.lock.record_serving(&self.build_id)?;
+        if let Err(error) = self.socket.publish() {
+            tracing::error!(%error, "the control socket's path could not be taken over yet");
+        }
+        Ok(())
+    }
+
+    /// Says which build this is, in the hello and the owner record; at most 118 bytes of it
+    /// are kept there.
+    #[must_use]
+    pub fn with_build_id(mut self, build_id: Vec<u8>) -> Self {
+        self.build_id = build_id;
+        self
+    }
+
+    pub(crate) const fn lock(&self) -> &DataDirLock {
+        &self.lock
+    }
+
+    /// How often the data directory has changed its writer; see [`DataDirLock::generation`].
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.lock.generation()
+    }
+
+    /// The generation as a fencing token; see [`DataDirLock::fencing_token`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Path`] when it cannot be made durable.
+    pub fn fencing_token(&self) -> Result<u64> {
+        self.lock.fencing_token()
+    }
+
+    /// A handle that ends [`serve`](Self::serve) cleanly, from any thread.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(Arc::clone(&self.stop))
+    }
+
+    /// Serves the control socket until this process was replaced, or stopped by its
+    /// [`StopHandle`]. Blocks; the hooks of `drainable` run on another thread.
+    ///
+    /// Calls [`Drainable::admit`] first.
+    ///
+    /// # Errors
+    ///
+    /// What the owner record, the first `admit` or a clean stop failed with. This process
+    /// keeps the lock until it ends, so that nobody writes beside whatever it still does.
+    pub fn serve(self, drainable: impl Drainable + 'static) -> Result<()> {
+        self.serve_until(drainable).map(|_| ())
+    }
+
+    pub(crate) fn serve_until(self, drainable: impl Drainable + 'static) -> Result<Ended> {
+        serve::run(self, Arc::new(drainable))
+    }
+
+    pub(crate) fn with_stop_handle(mut self, handle: StopHandle) -> Self {
+        self.stop = handle.0;
+        self
+    }
+}
+
+/// Why a daemon no longer serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Another process is the writer.
+    Replaced,
+    /// It was stopped cleanly, and nobody is the writer.
+    Stopped,
+}
+
+/// Ends [`Incumbent::serve`] cleanly: drain, seal, and a manifest for the next cold start.
+///
+/// While a swap is in flight the wish waits until that has failed; once it has committed
+/// there is nothing left to stop.
+#[derive(Debug, Clone)]
+pub struct StopHandle(Arc<Stop>);
+
+impl StopHandle {
+    pub(crate) fn new() -> Result<Self> {
+        let (requested, waker) = (AtomicBool::new(false), Waker::new()?);
+        Ok(Self(Arc::new(Stop { requested, waker })))
+    }
+
+    /// Asks for the stop and returns at once. Asking again changes nothing.
+    pub fn stop(&self) {
+        self.0.requested.store(true, Ordering::Release);
+        self.0.waker.wake();
+    }
+}
+
+/// The wish to stop; its waker also wakes the loop when a hook has ended.
+#[derive(Debug)]
+pub(super) struct Stop {
+    pub(super) requested: AtomicBool,
+    pub(super) waker: Waker,
+}
+
+/// The lock of a process that serves. Unless it was let go on purpose, it is kept until the
+/// process ends: whatever ended the loop, the daemon's own threads may still write.
+#[derive(Debug)]
+pub(super) struct KeptLock(Option<DataDirLock>);
+
+impl KeptLock {
+    pub(super) const fn new(lock: DataDirLock) -> Self {
+        Self(Some(lock))
+    }
+
+    /// The lock; there until [`let_go`](Self::let_go).
+    pub(super) fn with<T>(&mut self, f: impl FnOnce(&mut DataDirLock) -> Result<T>) -> Result<T> {
+        match &mut self.0 {
+            Some(lock) => f(lock),
+            None => Err(std::io::Error::from(std::io::ErrorKind::NotFound).into()),
+        }
+    }
+
+    /// Another process is the writer, or the data is sealed for good.
+    pub(super) fn let_go(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KeptLock {
+    fn drop(&mut self) {
+        static KEPT: Mutex<Vec<DataDirLock>> = Mutex::new(Vec::new());
+        if let Some(lock) = self.0.take() {
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        }
+    }
+}
+
+/// A control socket that listens under a name of its own beside `path`.
+pub(crate) fn bind_hidden(path: &Path) -> Result<ControlSocket> {
+    let len = socket::path_length(path);
+    if len > socket::MAX_PATH {
+        let max = socket::MAX_PATH;
+        return Err(ControlSocketError::TooLong { path: path.to_owned(), len, max }.into());
+    }
+    ControlSocket::bind_beside(path).map_err(|source| Error::Path {
+        action: "bind the control socket at",
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,109 @@
+//! The fence around a daemon's hooks: a thread of their own, and a panic is an error.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
+use crate::error::{Error, Result};
+use crate::incumbent::bind::Stop;
+
+/// What the thread is to run.
+#[derive(Debug)]
+pub(super) enum Job {
+    Drain(Instant),
+    Seal,
+    Resume,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Drained(Result<DrainReport>),
+    Progress(SealProgress),
+    Sealed(Result<(SealReport, Vec<SealedShard>)>),
+    Resumed(Result<()>),
+}
+
+/// The hooks of one swap. Their thread ends with it.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    jobs: Sender<Job>,
+    outcomes: Receiver<Outcome>,
+}
+
+impl Hooks {
+    /// Starts the thread. `wake` is woken after each outcome.
+    pub(super) fn start<D: Drainable + 'static>(
+        drainable: Arc<D>,
+        wake: Arc<Stop>,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let (results, outcomes) = mpsc::channel();
+        std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
+            for job in queue {
+                let outcome = perform(&*drainable, job, &results, &wake);
+                if results.send(outcome).is_err() {
+                    return;
+                }
+                wake.waker.wake();
+            }
+        })?;
+        Ok(Self { jobs, outcomes })
+    }
+
+    pub(super) fn run(&self, job: Job) {
+        // The thread ends only after this sender is gone.
+        let _ = self.jobs.send(job);
+    }
+
+    pub(super) fn next(&self) -> Option<Outcome> {
+        self.outcomes.try_recv().ok()
+    }
+}
+
+fn perform<D: Drainable>(
+    drainable: &D,
+    job: Job,
+    results: &Sender<Outcome>,
+    wake: &Stop,
+) -> Outcome {
+    match job {
+        Job::Drain(deadline) => Outcome::Drained(fenced("drain", || drainable.drain(deadline))),
+        Job::Seal => {
+            let last = Mutex::new(None::<Instant>);
+            let progress = |progress: SealProgress| {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
+                    *last = Some(Instant::now());
+                    let _ = results.send(Outcome::Progress(progress));
+                    wake.waker.wake();
+                }
+            };
+            Outcome::Sealed(fenced("seal", || {
+                let report = drainable.seal_with_progress(&progress)?;
+                Ok((report, drainable.sealed_shards()))
+            }))
+        }
+        Job::Resume => Outcome::Resumed(fenced("resume_after_abort", || {
+            drainable.resume_after_abort()?;
+            drainable.admit()
+        })),
+    }
+}
+
+/// Runs a hook. Its panic becomes [`Error::HookPanicked`].
+pub(super) fn fenced<T>(hook: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|panic| Err(Error::HookPanicked { hook, message: panic_message(&*panic) }))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it said nothing").to_owned()
+}
+
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,0 +1,156 @@
+//! One connection to the control socket, never waited for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::error::{Error, FrameError, PeerMisbehaved, Result};
+use crate::frame::{FrameReader, LIVENESS_LIMIT, encode};
+use crate::machine::judge_hello_ack;
+use crate::protocol::{Message, PROTO_MIN, ProtoVersion};
+use crate::sys::poll;
+
+/// A connection, from its hello on.
+#[derive(Debug)]
+pub(super) struct Session {
+    stream: UnixStream,
+    reader: FrameReader,
+    /// A message that was read and could not be acted upon yet.
+    put_back: Option<Message>,
+    out: Vec<u8>,
+    /// Agreed upon in the greeting.
+    version: Option<ProtoVersion>,
+    opened: Instant,
+    /// Nothing more will arrive.
+    ended: bool,
+}
+
+impl Session {
+    /// Says hello.
+    pub(super) fn open(stream: UnixStream, hello: &Message) -> Result<Self> {
+        let mut session = Self {
+            stream,
+            reader: FrameReader::new(),
+            put_back: None,
+            out: Vec::new(),
+            version: None,
+            opened: Instant::now(),
+            ended: false,
+        };
+        session.send(hello)?;
+        Ok(session)
+    }
+
+    /// What to poll for. Bytes that nobody may act on yet stay in the kernel.
+    pub(super) fn interest(&self, is_read: bool) -> PollFlags {
+        let mut flags = PollFlags::RDHUP;
+        flags.set(PollFlags::IN, (is_read || self.version.is_none()) && !self.ended);
+        flags.set(PollFlags::OUT, !self.out.is_empty());
+        flags
+    }
+
+    /// When it is to be dropped if it says nothing until then.
+    pub(super) fn greeting_deadline(&self) -> Option<Instant> {
+        self.version.is_none().then_some(self.opened + LIVENESS_LIMIT)
+    }
+
+    pub(super) const fn is_greeted(&self) -> bool {
+        self.version.is_some()
+    }
+
+    /// Whether the peer has closed its side, or is gone. What it sent before may be unread.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.ended || poll::is_ready(self.stream.as_fd(), PollFlags::RDHUP).unwrap_or(true)
+    }
+
+    /// Reads the supervisor's answer to the hello; whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// The session is over: end of file, bytes that are no frame, or a bad answer.
+    pub(super) fn greet(&mut self) -> Result<bool> {
+        let Some((_, message)) = self.next_frame()? else { return Ok(false) };
+        self.version = Some(judge_hello_ack(&message)?.0);
+        Ok(true)
+    }
+
+    /// The next message after the greeting; `None` when there is none for now.
+    ///
+    /// # Errors
+    ///
+    /// The session is over: end of file, or bytes that are no frame.
+    pub(super) fn next(&mut self) -> Result<Option<Message>> {
+        if let Some(message) = self.put_back.take() {
+            return Ok(Some(message));
+        }
+        match self.next_frame()? {
+            Some((version, _)) if self.version != Some(version) => {
+                Err(FrameError::Version(version).into())
+            }
+            frame => Ok(frame.map(|(_, message)| message)),
+        }
+    }
+
+    fn next_frame(&mut self) -> Result<Option<(ProtoVersion, Message)>> {
+        loop {
+            if let Some(frame) = self.reader.next_frame()? {
+                return Ok(Some(frame));
+            }
+            let mut chunk = [0; 4096];
+            match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => {
+                    self.ended = true;
+                    return Err(Error::PeerLost { peer: "supervisor", during: "in a session" });
+                }
+                Ok((_, length)) => self.reader.push(&chunk[..length]),
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(std::io::Error::from(errno).into()),
+            }
+        }
+    }
+
+    /// Makes `message` the next one again.
+    pub(super) fn put_back(&mut self, message: Message) {
+        self.put_back = Some(message);
+    }
+
+    /// Queues a message and sends what can be sent now.
+    ///
+    /// # Errors
+    ///
+    /// The session is over: the peer is gone, or has not read for too long.
+    pub(super) fn send(&mut self, message: &Message) -> Result<()> {
+        self.out.extend(encode(self.version.unwrap_or(PROTO_MIN), message)?);
+        if self.out.len() > OUT_LIMIT {
+            return Err(PeerMisbehaved::DoesNotRead.into());
+        }
+        self.flush()
+    }
+
+    /// Sends what can be sent now.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        while !self.out.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, &self.out, flags) {
+                Ok(sent) => drop(self.out.drain(..sent)),
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(std::io::Error::from(errno).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Two of the largest frames.
+const OUT_LIMIT: usize = 2 << 20;

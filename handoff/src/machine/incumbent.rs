@@ -1,0 +1,343 @@
+//! The incumbent.
+//!
+//! ```text
+//!            Prepare          (drained)        SealRequest        (sealed, lock released)
+//!  Serving ----------> Draining ------> Drained ----------> Sealing ------> Sealed
+//!     ^                   |                |                   |              |   \
+//!     |                   | undo while     | undo              | undo while   |    Commit
+//!     |                   v a hook runs    |                   v a hook runs  |     |
+//!     |              Interrupted           |              Interrupted    undo |     v
+//!     |                   | (hook ended)   |                   |              v   Replaced
+//!     +---- Resuming <----+----------------+-------------------+---------- Waiting   ^
+//!          (until it works)                            (lock taken)  |    (record: a |
+//!                                                                    +--- newer one +
+//!  Serving --(stop)--> Stopping --(drained)--> Closing --(sealed)--> Stopped   serves)
+//! ```
+//!
+//! Every undo is one of: an abort, a lost session, a deadline, a failed hook, a message that
+//! the state does not admit. They all go the same way, and differ in what is said at its end.
+
+use crate::drainable::{DrainReport, SealReport};
+use crate::error::PeerMisbehaved;
+use crate::machine::misbehaviour;
+use crate::protocol::{HandoffId, Message};
+
+/// Where the incumbent stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    /// It is the writer and admits work.
+    Serving,
+    /// The drain hook runs.
+    Draining(HandoffId),
+    /// Nothing is admitted.
+    Drained(HandoffId),
+    /// The seal hook runs.
+    Sealing(HandoffId),
+    /// The lock is released.
+    Sealed(HandoffId),
+    /// The swap is given up; a hook still runs.
+    Interrupted(Undo),
+    /// The swap is given up; the lock is to be taken again, or lost for good.
+    Waiting(Undo),
+    /// The lock is held; the resume hook runs, or is due again.
+    Resuming(Undo),
+    /// The last drain.
+    Stopping,
+    /// The last seal.
+    Closing,
+    /// Another process is the writer.
+    Replaced,
+    /// Cleanly stopped, by its own wish.
+    Stopped,
+}
+
+/// An undo under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Undo {
+    pub(crate) handoff_id: HandoffId,
+    /// Said once it serves again, if the session is still there.
+    pub(crate) reply: Option<Reply>,
+}
+
+/// What is said at the end of an undo that the supervisor did not ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Reply {
+    DrainFailed(String),
+    SealFailed(String),
+    DeadlinePassed,
+}
+
+/// What happens to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A message of the session that swaps, or of any while it serves.
+    Message(Message),
+    DrainEnded(Result<DrainReport, String>),
+    SealEnded(Result<SealReport, String>),
+    /// The lock was released and the record reserves it for the successor.
+    LockReleased(SealReport),
+    /// The lock could not be released, and is held.
+    LockKept(String),
+    /// The lock is held again.
+    LockRetaken,
+    /// The record says that a newer generation serves.
+    Superseded,
+    ResumeEnded(Result<(), String>),
+    /// The pause after a failed resume is over.
+    RetryDue,
+    /// The session that swaps is over: end of file, or bytes that are no frame.
+    SessionLost,
+    /// The deadline of the swap has passed.
+    DeadlinePassed,
+    /// The daemon wants to end.
+    StopRequested,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// To the session that swaps, or the one that was heard.
+    Send(Message),
+    /// The session that was heard misbehaved.
+    Close(PeerMisbehaved),
+    RunDrain {
+        handoff_id: HandoffId,
+        successor_pid: u32,
+        deadline_ms: u64,
+        drain_grace_ms: u64,
+    },
+    RunLastDrain,
+    InterruptDrain,
+    RunSeal,
+    ReleaseLock(SealReport),
+    /// Report `LockRetaken` or `Superseded`, whichever comes true.
+    AwaitLock,
+    RunResume,
+    /// Report `RetryDue` after a pause.
+    RetryLater,
+    /// Make the seal durable, release the lock for good.
+    ReleaseForGood(SealReport),
+    /// The loop ends. With words when it ends because a stop failed; the lock is kept then.
+    Leave(Result<(), String>),
+}
+
+impl State {
+    /// Whether messages are read. While it does not, they wait in order: what is sent behind
+    /// an abort is answered when the undo is done.
+    pub(crate) const fn admits_messages(&self) -> bool {
+        matches!(
+            self,
+            Self::Serving
+                | Self::Draining(_)
+                | Self::Drained(_)
+                | Self::Sealing(_)
+                | Self::Sealed(_)
+        )
+    }
+
+    /// The swap in flight.
+    pub(crate) const fn handoff_id(&self) -> Option<HandoffId> {
+        match self {
+            Self::Draining(id) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id) => {
+                Some(*id)
+            }
+            Self::Interrupted(undo) | Self::Waiting(undo) | Self::Resuming(undo) => {
+                Some(undo.handoff_id)
+            }
+            Self::Serving | Self::Stopping | Self::Closing | Self::Replaced | Self::Stopped => None,
+        }
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining(_) => "draining",
+            Self::Drained(_) => "drained",
+            Self::Sealing(_) => "sealing",
+            Self::Sealed(_) => "sealed",
+            Self::Interrupted(_) => "interrupted",
+            Self::Waiting(_) => "waiting for the lock",
+            Self::Resuming(_) => "resuming",
+            Self::Stopping => "stopping",
+            Self::Closing => "closing",
+            Self::Replaced => "replaced",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// One transition.
+    pub(crate) fn on(self, event: Event) -> (Self, Vec<Effect>) {
+        match event {
+            Event::Message(message) => self.on_message(message),
+            Event::SessionLost => self.undo(None, Vec::new()),
+            Event::DeadlinePassed => self.undo(Some(Reply::DeadlinePassed), Vec::new()),
+            Event::StopRequested => match self {
+                Self::Serving => (Self::Stopping, vec![Effect::RunLastDrain]),
+                state => (state, Vec::new()),
+            },
+            Event::DrainEnded(result) => self.on_drain_ended(result),
+            Event::SealEnded(result) => self.on_seal_ended(result),
+            Event::LockReleased(report) => self.on_lock_released(report),
+            Event::LockKept(error) => self.on_seal_ended(Err(error)),
+            Event::LockRetaken => match self {
+                Self::Waiting(undo) => (Self::Resuming(undo), vec![Effect::RunResume]),
+                state => (state, Vec::new()),
+            },
+            Event::Superseded => match self {
+                Self::Waiting(_) => (Self::Replaced, vec![Effect::Leave(Ok(()))]),
+                state => (state, Vec::new()),
+            },
+            Event::ResumeEnded(result) => self.on_resume_ended(result),
+            Event::RetryDue => match self {
+                Self::Resuming(undo) => (Self::Resuming(undo), vec![Effect::RunResume]),
+                state => (state, Vec::new()),
+            },
+        }
+    }
+
+    fn on_message(self, message: Message) -> (Self, Vec<Effect>) {
+        if !self.admits_messages() {
+            return (self, Vec::new());
+        }
+        match (&self, &message) {
+            (_, Message::Heartbeat { .. }) => (self, vec![Effect::Send(message)]),
+            // Nothing is to be undone: it serves.
+            (Self::Serving, Message::Abort { .. } | Message::ResumeAfterAbort { .. }) => {
+                (self, Vec::new())
+            }
+            (
+                Self::Serving,
+                &Message::PrepareHandoff { handoff_id, successor_pid, deadline_ms, drain_grace_ms },
+            ) => {
+                let drain =
+                    Effect::RunDrain { handoff_id, successor_pid, deadline_ms, drain_grace_ms };
+                (Self::Draining(handoff_id), vec![drain])
+            }
+            (Self::Drained(id), Message::SealRequest { handoff_id }) if id == handoff_id => {
+                (Self::Sealing(*id), vec![Effect::RunSeal])
+            }
+            (Self::Sealed(id), Message::Commit { handoff_id }) if id == handoff_id => {
+                (Self::Replaced, vec![Effect::Leave(Ok(()))])
+            }
+            (
+                Self::Draining(id) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id),
+                Message::Abort { handoff_id, .. } | Message::ResumeAfterAbort { handoff_id },
+            ) if id == handoff_id => self.undo(None, Vec::new()),
+            _ => {
+                let fault = misbehaviour(&message, self.name(), self.handoff_id());
+                self.undo(None, vec![Effect::Close(fault)])
+            }
+        }
+    }
+
+    /// The one way back. In a state where an undo runs already it only forgets the reply,
+    /// since whoever would read it is gone; where nothing was begun it does nothing.
+    fn undo(self, reply: Option<Reply>, mut effects: Vec<Effect>) -> (Self, Vec<Effect>) {
+        let undo = |handoff_id| Undo { handoff_id, reply: reply.clone() };
+        let state = match self {
+            Self::Draining(id) => {
+                effects.push(Effect::InterruptDrain);
+                Self::Interrupted(undo(id))
+            }
+            Self::Drained(id) => {
+                effects.push(Effect::RunResume);
+                Self::Resuming(undo(id))
+            }
+            Self::Sealing(id) => Self::Interrupted(undo(id)),
+            Self::Sealed(id) => {
+                effects.push(Effect::AwaitLock);
+                Self::Waiting(undo(id))
+            }
+            Self::Interrupted(undo) if reply.is_none() => Self::Interrupted(undo.without_reply()),
+            Self::Waiting(undo) if reply.is_none() => Self::Waiting(undo.without_reply()),
+            Self::Resuming(undo) if reply.is_none() => Self::Resuming(undo.without_reply()),
+            state => state,
+        };
+        (state, effects)
+    }
+
+    fn on_drain_ended(self, result: Result<DrainReport, String>) -> (Self, Vec<Effect>) {
+        match (self, result) {
+            (Self::Draining(id), Ok(DrainReport { open_conns_remaining, accept_closed })) => {
+                let drained = Message::Drained { open_conns_remaining, accept_closed };
+                (Self::Drained(id), vec![Effect::Send(drained)])
+            }
+            (Self::Draining(id), Err(error)) => resume(id, Some(Reply::DrainFailed(error))),
+            (Self::Interrupted(undo), _) => resume(undo.handoff_id, undo.reply),
+            // Work that did not end in time does not keep a daemon from stopping.
+            (Self::Stopping, _) => (Self::Closing, vec![Effect::RunSeal]),
+            (state, _) => (state, Vec::new()),
+        }
+    }
+
+    fn on_seal_ended(self, result: Result<SealReport, String>) -> (Self, Vec<Effect>) {
+        match (self, result) {
+            (Self::Sealing(id), Ok(report)) => {
+                (Self::Sealing(id), vec![Effect::ReleaseLock(report)])
+            }
+            (Self::Sealing(id), Err(error)) => resume(id, Some(Reply::SealFailed(error))),
+            // The lock was not released yet.
+            (Self::Interrupted(undo), _) => resume(undo.handoff_id, undo.reply),
+            (Self::Closing, Ok(report)) => {
+                (Self::Stopped, vec![Effect::ReleaseForGood(report), Effect::Leave(Ok(()))])
+            }
+            (Self::Closing, Err(error)) => (Self::Stopped, vec![Effect::Leave(Err(error))]),
+            (state, _) => (state, Vec::new()),
+        }
+    }
+
+    fn on_lock_released(self, report: SealReport) -> (Self, Vec<Effect>) {
+        match self {
+            Self::Sealing(id) => {
+                let complete = Message::SealComplete {
+                    handoff_id: id,
+                    last_revision_per_shard: report.last_revision_per_shard,
+                    data_dir_fingerprint: report.data_dir_fingerprint,
+                };
+                (Self::Sealed(id), vec![Effect::Send(complete)])
+            }
+            state => (state, Vec::new()),
+        }
+    }
+
+    fn on_resume_ended(self, result: Result<(), String>) -> (Self, Vec<Effect>) {
+        match (self, result) {
+            (Self::Resuming(undo), Ok(())) => {
+                let effects = undo.into_message().map(Effect::Send).into_iter().collect();
+                (Self::Serving, effects)
+            }
+            (Self::Resuming(undo), Err(_)) => (Self::Resuming(undo), vec![Effect::RetryLater]),
+            (state, _) => (state, Vec::new()),
+        }
+    }
+}
+
+fn resume(handoff_id: HandoffId, reply: Option<Reply>) -> (State, Vec<Effect>) {
+    (State::Resuming(Undo { handoff_id, reply }), vec![Effect::RunResume])
+}
+
+impl Undo {
+    fn without_reply(self) -> Self {
+        Self { reply: None, ..self }
+    }
+
+    fn into_message(self) -> Option<Message> {
+        let handoff_id = self.handoff_id;
+        Some(match self.reply? {
+            Reply::DrainFailed(error) => Message::SealFailed {
+                handoff_id,
+                error,
+                partial_state: "the drain failed; nothing was sealed; serving again".into(),
+            },
+            Reply::SealFailed(error) => Message::SealFailed {
+                handoff_id,
+                error,
+                partial_state: "the seal failed and was undone; serving again".into(),
+            },
+            Reply::DeadlinePassed => Message::Abort {
+                handoff_id,
+                reason: "the deadline passed; the incumbent serves again".into(),
+            },
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! The successor.
+//!
+//! ```text
+//!            HelloAck        (warm)         Begin           (opened)        Commit
+//!  Greeting ---------> Warming ----> Warm -------> Opening ----------> Ready -----> Committing
+//!                                                                      |   ^            |
+//!                                          supervisor lost: shut, look v   | Commit     | record
+//!                                                                  LastLook+            v written
+//!                                                                      |            Serving
+//!  everywhere before Serving: Abort, a loss, a message out of order    v
+//!  -----------------------------------------------------------------> Gone
+//! ```
+
+use crate::machine::misbehaviour;
+use crate::protocol::{HandoffId, Message};
+
+/// Where the successor stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    /// Its hello is said.
+    Greeting,
+    /// Its slow start-up work runs.
+    Warming(HandoffId),
+    /// It waits for `Begin`.
+    Warm(HandoffId),
+    /// It may take the lock and open the data.
+    Opening(HandoffId),
+    /// It could serve, and waits for `Commit`.
+    Ready(HandoffId),
+    /// The supervisor is lost and nothing more can arrive: is a `Commit` among what is queued?
+    LastLook(HandoffId),
+    /// It writes the owner record.
+    Committing(HandoffId),
+    /// It is the writer.
+    Serving,
+    /// It gave up and holds nothing.
+    Gone(GaveUp),
+}
+
+/// Why a successor gave up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum GaveUp {
+    /// The supervisor said so.
+    Aborted(String),
+    /// The supervisor closed, died, or fell silent.
+    SupervisorLost,
+    /// It broke the protocol.
+    Misbehaved(crate::error::PeerMisbehaved),
+    /// Opening failed, or the owner record could not be written.
+    Failed(String),
+}
+
+/// What happens to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Message(Message),
+    WarmUpDone,
+    /// The data is open and verified; what to announce.
+    Opened {
+        verified: Option<[u8; 32]>,
+        ready: ReadyWords,
+    },
+    Failed(String),
+    /// The commit point is passed.
+    RecordWritten {
+        generation: u64,
+    },
+    SupervisorLost,
+    /// What was queued when the supervisor was lost has been read.
+    NothingQueued,
+}
+
+/// The words of a `Ready`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReadyWords {
+    pub(crate) listening_on: Vec<String>,
+    pub(crate) healthz_ok: bool,
+    pub(crate) advertised_revision_per_shard: Vec<u64>,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Send(Message),
+    /// Refuse what is sent from now on, deliver what is queued, then `NothingQueued`.
+    ShutAndLook,
+    WriteRecord,
+    /// Drop the lock, and end.
+    GiveUp,
+}
+
+impl State {
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Greeting => "greeting",
+            Self::Warming(_) => "warming",
+            Self::Warm(_) => "warm",
+            Self::Opening(_) => "opening",
+            Self::Ready(_) => "ready",
+            Self::LastLook(_) => "looking for a commit",
+            Self::Committing(_) => "committing",
+            Self::Serving => "serving",
+            Self::Gone(_) => "gone",
+        }
+    }
+
+    pub(crate) const fn handoff_id(&self) -> Option<HandoffId> {
+        match self {
+            Self::Warming(id)
+            | Self::Warm(id)
+            | Self::Opening(id)
+            | Self::Ready(id)
+            | Self::LastLook(id)
+            | Self::Committing(id) => Some(*id),
+            Self::Greeting | Self::Serving | Self::Gone(_) => None,
+        }
+    }
+
+    /// One transition.
+    pub(crate) fn on(self, event: Event) -> (Self, Vec<Effect>) {
+        match (self, event) {
+            (state @ (Self::Serving | Self::Gone(_)), _) => (state, Vec::new()),
+            (state, Event::Message(message)) => state.on_message(message),
+            (Self::Warming(handoff_id), Event::WarmUpDone) => {
+                (Self::Warm(handoff_id), vec![Effect::Send(Message::Warmed { handoff_id })])
+            }
+            (Self::Opening(handoff_id), Event::Opened { verified, ready }) => {
+                let verified = verified.map(|data_dir_fingerprint| {
+                    Effect::Send(Message::Verified { handoff_id, data_dir_fingerprint })
+                });
+                let ready = Effect::Send(Message::Ready {
+                    handoff_id,
+                    listening_on: ready.listening_on,
+                    healthz_ok: ready.healthz_ok,
+                    advertised_revision_per_shard: ready.advertised_revision_per_shard,
+                });
+                (Self::Ready(handoff_id), verified.into_iter().chain([ready]).collect())
+            }
+            (Self::Committing(handoff_id), Event::RecordWritten { generation }) => {
+                let serving = Message::Serving { handoff_id, generation };
+                (Self::Serving, vec![Effect::Send(serving)])
+            }
+            (state, Event::Failed(reason)) => {
+                let said = state.handoff_id().map(|handoff_id| {
+                    Effect::Send(Message::Abort { handoff_id, reason: reason.clone() })
+                });
+                let effects = said.into_iter().chain([Effect::GiveUp]).collect();
+                (Self::Gone(GaveUp::Failed(reason)), effects)
+            }
+            (Self::Ready(id), Event::SupervisorLost) => {
+                (Self::LastLook(id), vec![Effect::ShutAndLook])
+            }
+            // A commit was read: it counts, whatever became of who sent it.
+            (state @ (Self::Committing(_) | Self::LastLook(_)), Event::SupervisorLost) => {
+                (state, Vec::new())
+            }
+            (_, Event::SupervisorLost) | (Self::LastLook(_), Event::NothingQueued) => {
+                give_up(GaveUp::SupervisorLost)
+            }
+            (
+                state,
+                Event::WarmUpDone
+                | Event::Opened { .. }
+                | Event::RecordWritten { .. }
+                | Event::NothingQueued,
+            ) => (state, Vec::new()),
+        }
+    }
+
+    fn on_message(self, message: Message) -> (Self, Vec<Effect>) {
+        match (&self, &message) {
+            (_, Message::Heartbeat { .. }) => (self, Vec::new()),
+            (Self::Greeting, Message::HelloAck { handoff_id, .. }) => {
+                (Self::Warming(*handoff_id), Vec::new())
+            }
+            (Self::Warm(id), Message::Begin { handoff_id }) if id == handoff_id => {
+                (Self::Opening(*id), Vec::new())
+            }
+            (Self::Ready(id) | Self::LastLook(id), Message::Commit { handoff_id })
+                if id == handoff_id =>
+            {
+                (Self::Committing(*id), vec![Effect::WriteRecord])
+            }
+            // The commit came first, so the abort comes too late; the lock decides.
+            (Self::Committing(_), Message::Abort { .. }) => (self, Vec::new()),
+            (_, Message::Abort { handoff_id, reason })
+                if self.handoff_id().is_none_or(|id| id == *handoff_id) =>
+            {
+                give_up(GaveUp::Aborted(reason.clone()))
+            }
+            _ => {
+                let fault = misbehaviour(&message, self.name(), self.handoff_id());
+                give_up(GaveUp::Misbehaved(fault))
+            }
+        }
+    }
+}
+
+fn give_up(why: GaveUp) -> (State, Vec<Effect>) {
+    (State::Gone(why), vec![Effect::GiveUp])
+}

@@ -1,0 +1,490 @@
+//! The supervisor.
+//!
+//! ```text
+//!  Paired -> Warming -> Warmed -> Draining -> Prepared -> Sealing -> Sealed
+//!                                                                      |
+//!                              Committed <- Committing <- Ready <- Opening
+//!
+//!  from everywhere before Committed, on any doubt:
+//!    the successor cannot hold the lock:  kill it, ask the incumbent ----> Confirming
+//!    it may hold the lock:                kill it -> Ending -> (it ended) -> Confirming
+//!    the incumbent died unsealed:         Promoting -> Promoted
+//!  Confirming -> RolledBack (the incumbent serves again, is lost, or does not say)
+//! ```
+
+use crate::error::PeerMisbehaved;
+use crate::machine::misbehaviour;
+use crate::protocol::{HandoffId, Message};
+
+/// Why a swap was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The caller aborted, or dropped the session.
+    #[error("aborted by the supervisor: {0}")]
+    Requested(String),
+    /// The deadline of the swap passed.
+    #[error("the deadline passed while {0}")]
+    DeadlinePassed(&'static str),
+    /// The successor died, or closed its connection.
+    #[error("the successor ended while {0}")]
+    SuccessorLost(&'static str),
+    /// The successor said that it cannot go on.
+    #[error("the successor gave up: {0}")]
+    SuccessorGaveUp(String),
+    /// The successor was silent past the liveness limit.
+    #[error("the successor was silent for too long while {0}")]
+    SuccessorSilent(&'static str),
+    /// The successor said `Ready`, and the policy was not content.
+    #[error("the successor is not fit to serve: {0}")]
+    Unfit(Unfit),
+    /// The incumbent died.
+    #[error("the incumbent died while {0}")]
+    IncumbentDied(&'static str),
+    /// The incumbent closed its connection.
+    #[error("the incumbent closed its connection while {0}")]
+    IncumbentDisconnected(&'static str),
+    /// The incumbent was silent past the liveness limit.
+    #[error("the incumbent was silent for too long while {0}")]
+    IncumbentSilent(&'static str),
+    /// The incumbent's drain or seal failed.
+    #[error("the incumbent could not be sealed: {error} ({partial_state})")]
+    SealFailed {
+        /// Its words.
+        error: String,
+        /// How far it got.
+        partial_state: String,
+    },
+    /// The incumbent refused, or its deadline passed.
+    #[error("the incumbent aborted: {0}")]
+    IncumbentAborted(String),
+    /// The incumbent broke the protocol.
+    #[error("the incumbent misbehaved: {0}")]
+    IncumbentMisbehaved(PeerMisbehaved),
+    /// The successor broke the protocol.
+    #[error("the successor misbehaved: {0}")]
+    SuccessorMisbehaved(PeerMisbehaved),
+}
+
+/// Why a successor that said `Ready` is not told to commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// Its own check of its health failed.
+    #[error("its health check failed")]
+    Unhealthy,
+    /// It opened another number of shards than were sealed.
+    #[error("{sealed} shards were sealed, and it opened {ready}")]
+    ShardCount {
+        /// By the incumbent.
+        sealed: usize,
+        /// By the successor.
+        ready: usize,
+    },
+    /// A shard is behind what was sealed.
+    #[error("shard {index} was sealed at revision {sealed}, and it opened revision {ready}")]
+    Behind {
+        /// In declared order, from 0.
+        index: usize,
+        /// By the incumbent.
+        sealed: u64,
+        /// By the successor.
+        ready: u64,
+    },
+    /// It did not say what it verified, although a fingerprint was sealed.
+    #[error("it did not verify the fingerprint that was sealed")]
+    NotVerified,
+    /// It opened something else than was sealed.
+    #[error("what it opened has another fingerprint than what was sealed")]
+    WrongFingerprint,
+    /// A listener that it was given is not among those it took.
+    #[error("it does not listen on {0:?}")]
+    NotListening(String),
+    /// A policy of the caller's own refused, with these words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What became of the incumbent after a swap that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IncumbentFate {
+    /// It serves, and has said so after everything was undone.
+    Serving,
+    /// It is dead.
+    Lost,
+    /// It lives, or may live, and did not say in time that it serves.
+    Unknown,
+}
+
+/// Where the swap stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    Paired,
+    Warming,
+    Warmed,
+    Draining,
+    Prepared,
+    Sealing,
+    Sealed,
+    Opening,
+    Ready,
+    Committing,
+    Committed,
+    /// The successor was killed and may still hold the lock.
+    Ending(Cause),
+    /// The incumbent was asked to serve and to say so.
+    Confirming(Cause),
+    /// The incumbent is dead; the successor goes on alone.
+    Promoting(Promotion, Cause),
+    RolledBack(IncumbentFate, Cause),
+    Promoted(Cause),
+}
+
+/// How far a successor without an incumbent has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Promotion {
+    Warming,
+    Opening,
+    Committing,
+}
+
+/// The swap: where it stands, and whether the incumbent is known to be dead.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    pub(crate) handoff_id: HandoffId,
+    pub(crate) state: State,
+    pub(crate) incumbent_is_dead: bool,
+}
+
+/// What the caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    Warm,
+    Prepare { successor_pid: u32, deadline_ms: u64, drain_grace_ms: u64 },
+    Seal,
+    Begin,
+    Commit,
+    Abort(String),
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Command(Command),
+    Incumbent(Message),
+    Successor(Message),
+    /// What the policy thinks of the `Ready` that was said.
+    Judged(Result<(), Unfit>),
+    IncumbentDied,
+    /// Its connection is over, and it may live.
+    IncumbentDisconnected,
+    IncumbentSilent,
+    /// It has ended, or closed its connection.
+    SuccessorLost,
+    /// It is dead for certain: what it held is free.
+    SuccessorEnded,
+    SuccessorSilent,
+    DeadlinePassed,
+    /// The incumbent echoed the value that was sent behind `ResumeAfterAbort`.
+    Echoed,
+    /// The incumbent had long enough to say that it serves.
+    PatienceEnded,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    ToIncumbent(Message),
+    ToSuccessor(Message),
+    /// Ask the policy about the `Ready` that was said last.
+    Judge,
+    KillSuccessor,
+    /// `ResumeAfterAbort` and, behind it, a heartbeat with a value of its own; over a new
+    /// connection if the old one is over.
+    AskIncumbent,
+}
+
+impl State {
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Paired => "paired",
+            Self::Warming => "warming",
+            Self::Warmed => "warmed",
+            Self::Draining => "draining",
+            Self::Prepared => "prepared",
+            Self::Sealing => "sealing",
+            Self::Sealed => "sealed",
+            Self::Opening => "opening",
+            Self::Ready => "ready",
+            Self::Committing => "committing",
+            Self::Committed => "committed",
+            Self::Ending(_) => "ending the successor",
+            Self::Confirming(_) => "rolling back",
+            Self::Promoting(..) => "promoting the successor",
+            Self::RolledBack(..) => "rolled back",
+            Self::Promoted(_) => "promoted",
+        }
+    }
+
+    /// Whether nothing is awaited: the caller has the word, or the swap is over.
+    pub(crate) const fn is_at_rest(&self) -> bool {
+        matches!(self, Self::Paired | Self::Warmed | Self::Prepared | Self::Sealed | Self::Ready)
+            || self.is_over()
+    }
+
+    pub(crate) const fn is_over(&self) -> bool {
+        matches!(self, Self::Committed | Self::RolledBack(..) | Self::Promoted(_))
+    }
+
+    /// Whether the swap is still on its way forward.
+    const fn is_forward(&self) -> bool {
+        !matches!(self, Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..))
+            && !self.is_over()
+    }
+
+    const fn successor_may_hold_the_lock(&self) -> bool {
+        matches!(
+            self,
+            Self::Opening
+                | Self::Ready
+                | Self::Committing
+                | Self::Promoting(Promotion::Opening | Promotion::Committing, _)
+        )
+    }
+}
+
+type Step = (State, Vec<Effect>);
+
+impl Machine {
+    pub(crate) const fn new(handoff_id: HandoffId) -> Self {
+        Self { handoff_id, state: State::Paired, incumbent_is_dead: false }
+    }
+
+    /// One transition.
+    pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
+        let state = std::mem::replace(&mut self.state, State::Committed);
+        let (state, effects) = match event {
+            Event::Command(command) => self.on_command(state, command),
+            Event::Incumbent(message) => self.on_incumbent(state, message),
+            Event::Successor(message) => self.on_successor(state, message),
+            Event::Judged(verdict) => self.on_judged(state, verdict),
+            Event::IncumbentDied => self.on_incumbent_died(state),
+            Event::IncumbentDisconnected => self.on_incumbent_disconnected(state),
+            Event::IncumbentSilent if matches!(state, State::Draining | State::Sealing) => {
+                let cause = Cause::IncumbentSilent(state.name());
+                self.roll_back(state, cause)
+            }
+            Event::SuccessorLost => self.on_successor_lost(state),
+            Event::SuccessorEnded => match state {
+                State::Ending(cause) => self.confirm(cause),
+                state => self.on_successor_lost(state),
+            },
+            Event::SuccessorSilent if state.is_forward() => {
+                let cause = Cause::SuccessorSilent(state.name());
+                self.roll_back(state, cause)
+            }
+            Event::DeadlinePassed if state.is_forward() => {
+                let cause = Cause::DeadlinePassed(state.name());
+                self.roll_back(state, cause)
+            }
+            Event::SuccessorSilent | Event::DeadlinePassed => match state {
+                State::Promoting(stage, cause) => {
+                    self.roll_back(State::Promoting(stage, cause.clone()), cause)
+                }
+                state => (state, Vec::new()),
+            },
+            Event::IncumbentSilent => (state, Vec::new()),
+            Event::Echoed => match state {
+                State::Confirming(cause) => {
+                    (State::RolledBack(IncumbentFate::Serving, cause), Vec::new())
+                }
+                state => (state, Vec::new()),
+            },
+            Event::PatienceEnded => match state {
+                State::Confirming(cause) | State::Ending(cause) => {
+                    (State::RolledBack(IncumbentFate::Unknown, cause), Vec::new())
+                }
+                state => (state, Vec::new()),
+            },
+        };
+        self.state = state;
+        effects
+    }
+
+    fn on_command(&self, state: State, command: Command) -> Step {
+        let handoff_id = self.handoff_id;
+        match (state, command) {
+            (State::Paired, Command::Warm) => (State::Warming, Vec::new()),
+            (State::Warmed, Command::Prepare { successor_pid, deadline_ms, drain_grace_ms }) => {
+                let prepare = Message::PrepareHandoff {
+                    handoff_id,
+                    successor_pid,
+                    deadline_ms,
+                    drain_grace_ms,
+                };
+                (State::Draining, vec![Effect::ToIncumbent(prepare)])
+            }
+            (State::Prepared, Command::Seal) => {
+                (State::Sealing, vec![Effect::ToIncumbent(Message::SealRequest { handoff_id })])
+            }
+            (State::Sealed, Command::Begin) => {
+                (State::Opening, vec![Effect::ToSuccessor(Message::Begin { handoff_id })])
+            }
+            (State::Ready, Command::Commit) => {
+                (State::Committing, vec![Effect::ToSuccessor(Message::Commit { handoff_id })])
+            }
+            (state, Command::Abort(reason)) if state.is_forward() => {
+                self.roll_back(state, Cause::Requested(reason))
+            }
+            (state, _) => (state, Vec::new()),
+        }
+    }
+
+    fn on_incumbent(&self, state: State, message: Message) -> Step {
+        let is_ours = message.handoff_id().is_none_or(|id| id == self.handoff_id);
+        match (state, message) {
+            // Once sealed, the incumbent has no say: the lock and the record decide. While
+            // the swap is undone, what it says of the swap is late.
+            (state, _) if !state.is_forward() || state.successor_may_hold_the_lock() => {
+                (state, Vec::new())
+            }
+            (state, Message::Heartbeat { .. }) => (state, Vec::new()),
+            (State::Draining, Message::Drained { .. }) => (State::Prepared, Vec::new()),
+            (State::Sealing, Message::SealProgress { .. }) => (State::Sealing, Vec::new()),
+            (State::Sealing, Message::SealComplete { .. }) if is_ours => {
+                (State::Sealed, Vec::new())
+            }
+            (
+                state @ (State::Draining | State::Prepared | State::Sealing),
+                Message::SealFailed { error, partial_state, .. },
+            ) if is_ours => self.roll_back(state, Cause::SealFailed { error, partial_state }),
+            (state, Message::Abort { reason, .. }) if is_ours => {
+                self.roll_back(state, Cause::IncumbentAborted(reason))
+            }
+            (state, message) => {
+                let fault = misbehaviour(&message, state.name(), Some(self.handoff_id));
+                self.roll_back(state, Cause::IncumbentMisbehaved(fault))
+            }
+        }
+    }
+
+    fn on_successor(&self, state: State, message: Message) -> Step {
+        let handoff_id = self.handoff_id;
+        let is_ours = message.handoff_id().is_none_or(|id| id == handoff_id);
+        match (state, message) {
+            (state, _) if state.is_over() => (state, Vec::new()),
+            // It was killed; what it said before that decides nothing.
+            (state @ (State::Ending(_) | State::Confirming(_)), _) => (state, Vec::new()),
+            (state, Message::Heartbeat { .. }) => (state, Vec::new()),
+            (State::Warming, Message::Warmed { .. }) if is_ours => (State::Warmed, Vec::new()),
+            (State::Promoting(Promotion::Warming, cause), Message::Warmed { .. }) if is_ours => {
+                begin_promotion(handoff_id, cause)
+            }
+            (
+                state @ (State::Opening | State::Promoting(Promotion::Opening, _)),
+                Message::Verified { .. },
+            ) if is_ours => (state, Vec::new()),
+            (
+                state @ (State::Opening | State::Promoting(Promotion::Opening, _)),
+                Message::Ready { .. },
+            ) if is_ours => (state, vec![Effect::Judge]),
+            (State::Committing, Message::Serving { .. }) if is_ours => {
+                (State::Committed, vec![Effect::ToIncumbent(Message::Commit { handoff_id })])
+            }
+            (State::Promoting(Promotion::Committing, cause), Message::Serving { .. })
+                if is_ours =>
+            {
+                (State::Promoted(cause), Vec::new())
+            }
+            (state, Message::Abort { reason, .. }) if is_ours => {
+                self.roll_back(state, Cause::SuccessorGaveUp(reason))
+            }
+            (state, message) => {
+                let fault = misbehaviour(&message, state.name(), Some(handoff_id));
+                self.roll_back(state, Cause::SuccessorMisbehaved(fault))
+            }
+        }
+    }
+
+    fn on_judged(&self, state: State, verdict: Result<(), Unfit>) -> Step {
+        let commit = || vec![Effect::ToSuccessor(Message::Commit { handoff_id: self.handoff_id })];
+        match (state, verdict) {
+            (State::Opening, Ok(())) => (State::Ready, Vec::new()),
+            (State::Promoting(Promotion::Opening, cause), Ok(())) => {
+                (State::Promoting(Promotion::Committing, cause), commit())
+            }
+            (state @ (State::Opening | State::Promoting(Promotion::Opening, _)), Err(unfit)) => {
+                self.roll_back(state, Cause::Unfit(unfit))
+            }
+            (state, _) => (state, Vec::new()),
+        }
+    }
+
+    fn on_incumbent_died(&mut self, state: State) -> Step {
+        self.incumbent_is_dead = true;
+        let cause = Cause::IncumbentDied(state.name());
+        match state {
+            State::Paired | State::Warming => {
+                (State::Promoting(Promotion::Warming, cause), Vec::new())
+            }
+            // Its lock is free, and what it acknowledged is on disk: the successor opens it.
+            State::Warmed | State::Draining | State::Prepared | State::Sealing => {
+                begin_promotion(self.handoff_id, cause)
+            }
+            State::Confirming(cause) => (State::RolledBack(IncumbentFate::Lost, cause), Vec::new()),
+            state => (state, Vec::new()),
+        }
+    }
+
+    fn on_incumbent_disconnected(&self, state: State) -> Step {
+        match state {
+            State::Paired
+            | State::Warming
+            | State::Warmed
+            | State::Draining
+            | State::Prepared
+            | State::Sealing
+            | State::Sealed => {
+                let cause = Cause::IncumbentDisconnected(state.name());
+                self.roll_back(state, cause)
+            }
+            State::Confirming(cause) => (State::Confirming(cause), vec![Effect::AskIncumbent]),
+            state => (state, Vec::new()),
+        }
+    }
+
+    fn on_successor_lost(&self, state: State) -> Step {
+        match state {
+            State::Promoting(stage, cause) => {
+                self.roll_back(State::Promoting(stage, cause.clone()), cause)
+            }
+            state if state.is_forward() => {
+                let cause = Cause::SuccessorLost(state.name());
+                self.roll_back(state, cause)
+            }
+            state => (state, Vec::new()),
+        }
+    }
+
+    /// The one way back: nothing else kills a successor or resumes an incumbent.
+    fn roll_back(&self, state: State, cause: Cause) -> Step {
+        if state.successor_may_hold_the_lock() {
+            return (State::Ending(cause), vec![Effect::KillSuccessor]);
+        }
+        let (state, mut effects) = self.confirm(cause);
+        effects.insert(0, Effect::KillSuccessor);
+        (state, effects)
+    }
+
+    fn confirm(&self, cause: Cause) -> Step {
+        if self.incumbent_is_dead {
+            return (State::RolledBack(IncumbentFate::Lost, cause), Vec::new());
+        }
+        (State::Confirming(cause), vec![Effect::AskIncumbent])
+    }
+}
+
+fn begin_promotion(handoff_id: HandoffId, cause: Cause) -> Step {
+    let begin = Effect::ToSuccessor(Message::Begin { handoff_id });
+    (State::Promoting(Promotion::Opening, cause), vec![begin])
+}

@@ -1,0 +1,20 @@
+//! The new process: which role it has, what it inherited, and its way to being the writer.
+//!
+//! ```text
+//! detect() -> Role::ColdStart            nobody is replaced
+//!          -> Role::Successor            a supervisor started this process for a swap
+//!
+//! Successor<Arrived>  .greet()            ->  Successor<Greeted>  the slow start-up work
+//!                     .warmed()           ->  Successor<Warmed>   nothing may be touched yet
+//!                     .wait_for_begin()   ->  Successor<Begun>    lock held: open, verify
+//!                     .ready()            ->  Incumbent           committed: serve
+//! ```
+
+mod listeners;
+mod phases;
+mod role;
+
+pub use listeners::Listeners;
+pub use phases::{Arrived, Begun, Greeted, OnLoss, Phase, Successor, Warmed};
+pub(crate) use role::{CONTROL_VARIABLE, FIRST_DESCRIPTOR};
+pub use role::{ColdStart, Role, detect};

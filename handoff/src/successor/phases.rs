@@ -1,0 +1,415 @@
+//! `Successor<Phase>`: the order of a new process's steps, in the types.
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::datadir::{DataDirLock, SealManifest};
+use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
+use crate::error::{Error, Result};
+use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
+use crate::incumbent::{Incumbent, bind_hidden};
+use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
+use crate::machine::{hello, judge_hello_ack};
+use crate::protocol::{HandoffId, Side};
+use crate::successor::Listeners;
+use crate::sys::socket::ControlSocket;
+
+/// A new process on its way to being the writer.
+///
+/// Dropping it gives the swap up: the supervisor is told, and the old process serves on.
+/// From [`greet`](Successor::greet) on a thread says that this process lives, whatever it is
+/// busy with.
+#[must_use = "dropping a successor gives the handoff up"]
+pub struct Successor<P: Phase> {
+    conversation: Conversation,
+    listeners: Listeners,
+    phase: P,
+}
+
+/// A step of a successor's way. Sealed: these are all there are.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no phase of a successor",
+    note = "the phases are Arrived, Greeted, Warmed and Begun; each is reached from the one before"
+)]
+pub trait Phase: sealed::Sealed {}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Started by a supervisor; nothing is said yet.
+#[derive(Debug)]
+pub struct Arrived(());
+
+/// The supervisor knows this process. The place for slow work that needs no lock: reading
+/// configuration, filling caches, starting a runtime.
+#[derive(Debug)]
+pub struct Greeted(());
+
+/// That work is done. The old process still serves.
+#[derive(Debug)]
+pub struct Warmed(());
+
+/// The old process is sealed and this one holds the lock: it opens the data and verifies it.
+#[derive(Debug)]
+pub struct Begun {
+    lock: DataDirLock,
+    socket: ControlSocket,
+    verified: Option<[u8; 32]>,
+}
+
+impl Phase for Arrived {}
+impl Phase for Greeted {}
+impl Phase for Warmed {}
+impl Phase for Begun {}
+impl sealed::Sealed for Arrived {}
+impl sealed::Sealed for Greeted {}
+impl sealed::Sealed for Warmed {}
+impl sealed::Sealed for Begun {}
+
+/// What a successor does when it loses its supervisor while the daemon's own code runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLoss {
+    /// The process exits at once, with status 75, so that the old process need not wait for
+    /// an opening that leads nowhere. To the data it is what a crash while opening is.
+    #[default]
+    Exit,
+    /// The next step returns [`Error::PeerLost`]. For whoever runs a successor inside a
+    /// process that has other things to do.
+    Return,
+}
+
+impl Successor<Arrived> {
+    pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {
+        Self { conversation: Conversation::new(stream), listeners, phase: Arrived(()) }
+    }
+
+    /// Says hello and learns which swap this is.
+    ///
+    /// # Errors
+    ///
+    /// The supervisor is gone, silent, or speaks no version in common. Nothing was touched;
+    /// so for the errors of the next two steps.
+    pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
+        let Self { mut conversation, listeners, .. } = self;
+        conversation.greet(build_id)?;
+        conversation.start_pulse(on_loss)?;
+        Ok(Successor { conversation, listeners, phase: Greeted(()) })
+    }
+}
+
+impl Successor<Greeted> {
+    /// Says that the slow work is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`greet`](Successor::greet).
+    pub fn warmed(mut self) -> Result<Successor<Warmed>> {
+        self.conversation.step(Event::WarmUpDone)?;
+        Ok(self.into_phase(Warmed(())))
+    }
+}
+
+impl Successor<Warmed> {
+    /// Binds the control socket under a name that nobody knows, waits for `Begin`, and takes
+    /// the lock. `control_socket` and `data_dir` are those of the process that is replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`greet`](Successor::greet); [`Error::Aborted`] when the swap was given up;
+    /// [`Error::ControlSocket`] or [`Error::Path`] when the socket cannot be bound;
+    /// [`Error::LockHeld`] when another process got the lock. This process holds nothing then.
+    pub fn wait_for_begin(
+        mut self,
+        control_socket: &Path,
+        data_dir: &Path,
+    ) -> Result<Successor<Begun>> {
+        let socket = match bind_hidden(control_socket) {
+            Ok(socket) => socket,
+            Err(error) => return Err(self.fail(error)),
+        };
+        let handoff_id = self.conversation.wait_until(|state| match state {
+            State::Opening(id) => Some(*id),
+            _ => None,
+        })?;
+        self.conversation.watch();
+        match DataDirLock::acquire_as_successor(data_dir, handoff_id, LOCK_PATIENCE) {
+            Ok(lock) => Ok(self.into_phase(Begun { lock, socket, verified: None })),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+}
+
+impl Successor<Begun> {
+    /// The sockets that this process inherited.
+    pub const fn listeners(&mut self) -> &mut Listeners {
+        &mut self.listeners
+    }
+
+    /// The lock that this process holds.
+    #[must_use]
+    pub const fn lock(&self) -> &DataDirLock {
+        &self.phase.lock
+    }
+
+    pub(crate) const fn lock_and_listeners(&mut self) -> (&DataDirLock, &mut Listeners) {
+        (&self.phase.lock, &mut self.listeners)
+    }
+
+    /// What the old process sealed; none where it died before it could.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataDirLock::manifest`].
+    pub fn manifest(&self) -> Result<Option<SealManifest>> {
+        self.phase.lock.manifest()
+    }
+
+    /// Compares what was opened with what was sealed, shard by shard, and tells the
+    /// supervisor the fingerprint of what was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; and what
+    /// [`Drainable::opened_shards`] failed with.
+    pub fn verify(&mut self, opened: &impl Drainable) -> Result<()> {
+        let shards = opened.opened_shards()?;
+        if let Some(manifest) = self.manifest()? {
+            manifest.verify(&shards)?;
+        }
+        if !shards.is_empty() {
+            self.phase.verified = Some(Fingerprint::of_shards(&shards));
+        }
+        Ok(())
+    }
+
+    /// Tells the supervisor the fingerprint of what was opened, for a daemon that computes
+    /// its own; see [`SealReport::data_dir_fingerprint`](crate::SealReport).
+    pub const fn verified(&mut self, fingerprint: [u8; 32]) {
+        self.phase.verified = Some(fingerprint);
+    }
+
+    /// Says that this process could serve, and waits for the word. Nothing may be admitted
+    /// before it returns; with it this process is the writer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Aborted`] or [`Error::PeerLost`]: the old process serves on, and this one
+    /// holds nothing. [`Error::Path`] when the owner record cannot be written: so too.
+    pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
+        let Self { mut conversation, phase: Begun { lock, socket, verified }, .. } = self;
+        conversation.unwatch();
+        let mut incumbent =
+            Incumbent::new(socket, lock)?.with_build_id(conversation.build_id.clone());
+        let ready = ReadyWords {
+            listening_on: snapshot.listening_on,
+            healthz_ok: snapshot.healthz_ok,
+            advertised_revision_per_shard: snapshot.advertised_revision_per_shard,
+        };
+        conversation.step(Event::Opened { verified, ready })?;
+        conversation.wait_until(|state| matches!(state, State::Committing(_)).then_some(()))?;
+        if let Err(error) = incumbent.commit() {
+            let _ = conversation.step(Event::Failed(error.to_string()));
+            return Err(error);
+        }
+        // The commit point is passed: from here on nothing may fail.
+        let generation = incumbent.generation();
+        if let Err(error) = conversation.step(Event::RecordWritten { generation }) {
+            tracing::warn!(%error, "the supervisor does not know yet that this process serves");
+        }
+        tracing::info!(generation, "committed");
+        Ok(incumbent)
+    }
+}
+
+impl<P: Phase> Successor<P> {
+    /// The swap; none before the greeting.
+    #[must_use]
+    pub const fn handoff_id(&self) -> Option<HandoffId> {
+        self.conversation.handoff_id
+    }
+
+    /// The names of the sockets that this process inherited.
+    #[must_use]
+    pub fn listener_names(&self) -> Vec<String> {
+        self.listeners.names()
+    }
+
+    /// Gives the swap up and tells the supervisor why; returns the error for `main` to return.
+    pub fn fail(mut self, error: Error) -> Error {
+        let _ = self.conversation.step(Event::Failed(error.to_string()));
+        error
+    }
+
+    fn into_phase<Q: Phase>(self, phase: Q) -> Successor<Q> {
+        Successor { conversation: self.conversation, listeners: self.listeners, phase }
+    }
+}
+
+impl<P: Phase + fmt::Debug> fmt::Debug for Successor<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Successor")
+            .field("phase", &self.phase)
+            .field("listeners", &self.listeners.names())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The talk with the supervisor: the machine, and what its effects work on.
+struct Conversation {
+    link: Arc<Link>,
+    state: State,
+    handoff_id: Option<HandoffId>,
+    build_id: Vec<u8>,
+    /// Whether the pulse may act on a loss, since the daemon's own code runs.
+    watched: Arc<AtomicBool>,
+    pulse: Option<Pulse>,
+}
+
+impl Conversation {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            link: Arc::new(Link::new(stream)),
+            state: State::Greeting,
+            handoff_id: None,
+            build_id: Vec::new(),
+            watched: Arc::new(AtomicBool::new(false)),
+            pulse: None,
+        }
+    }
+
+    fn greet(&mut self, build_id: &[u8]) -> Result<()> {
+        self.build_id = build_id.to_vec();
+        self.link.send(&hello(Side::Successor, build_id))?;
+        let received = self.link.attend().wait(Instant::now() + LIVENESS_LIMIT)?;
+        let message = match received {
+            Received::Message(message) => message,
+            Received::Nothing => {
+                return Err(Error::TimedOut("waiting for the supervisor's answer"));
+            }
+            Received::Closed => return Err(self.lost()),
+            Received::Broken(error) => return Err(error.into()),
+        };
+        let (version, handoff_id) = judge_hello_ack(&message)?;
+        self.handoff_id = Some(handoff_id);
+        self.link.agree_on(version);
+        self.step(Event::Message(message))
+    }
+
+    fn start_pulse(&mut self, on_loss: OnLoss) -> Result<()> {
+        self.watch();
+        let watched = Arc::clone(&self.watched);
+        let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
+            if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
+                tracing::error!(?lost, "lost the supervisor before the commit: giving up");
+                std::process::exit(EXIT_TEMPFAIL);
+            }
+        })?;
+        self.pulse = Some(pulse);
+        Ok(())
+    }
+
+    fn watch(&self) {
+        self.watched.store(true, Ordering::Release);
+    }
+
+    fn unwatch(&self) {
+        self.watched.store(false, Ordering::Release);
+    }
+
+    /// Hears the supervisor until the machine is where `arrived` finds what it looks for.
+    fn wait_until<T>(&mut self, arrived: impl Fn(&State) -> Option<T>) -> Result<T> {
+        self.unwatch();
+        loop {
+            if let Some(found) = arrived(&self.state) {
+                return Ok(found);
+            }
+            let (received, heard) = {
+                let link = Arc::clone(&self.link);
+                let mut attending = link.attend();
+                let silent = attending.heard() + LIVENESS_LIMIT;
+                (attending.wait(silent)?, attending.heard())
+            };
+            let event = match received {
+                Received::Message(message) => Event::Message(message),
+                Received::Nothing if heard.elapsed() < LIVENESS_LIMIT => continue,
+                Received::Nothing | Received::Closed => Event::SupervisorLost,
+                Received::Broken(error) => {
+                    tracing::error!(%error, "the supervisor cannot be understood");
+                    Event::SupervisorLost
+                }
+            };
+            self.step(event)?;
+        }
+    }
+
+    /// Feeds the machine and carries its effects out. An error says that it gave up.
+    fn step(&mut self, event: Event) -> Result<()> {
+        let before = self.state.name();
+        let state = std::mem::replace(&mut self.state, State::Greeting);
+        let (state, effects) = state.on(event);
+        self.state = state;
+        if before != self.state.name() {
+            tracing::info!(from = before, to = self.state.name(), "successor");
+        }
+        for effect in effects {
+            match effect {
+                Effect::Send(message) => {
+                    if let Err(error) = self.link.send(&message) {
+                        tracing::warn!(%error, message = message.name(), "cannot send");
+                    }
+                }
+                Effect::ShutAndLook => self.take_a_last_look()?,
+                Effect::WriteRecord => {}
+                Effect::GiveUp => self.link.close(),
+            }
+        }
+        match &self.state {
+            State::Gone(why) => Err(self.gave_up(why, before)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing more is received once the side is shut; a commit that was queued before counts.
+    fn take_a_last_look(&mut self) -> Result<()> {
+        let link = Arc::clone(&self.link);
+        let mut attending = link.attend();
+        attending.shut_receiving();
+        while let Received::Message(message) = attending.next() {
+            self.step(Event::Message(message))?;
+        }
+        self.step(Event::NothingQueued)
+    }
+
+    fn gave_up(&self, why: &GaveUp, during: &'static str) -> Error {
+        match why {
+            GaveUp::Aborted(reason) => match self.handoff_id {
+                Some(handoff_id) => Error::Aborted { handoff_id, reason: reason.clone() },
+                None => Error::PeerLost { peer: "supervisor", during },
+            },
+            GaveUp::SupervisorLost => Error::PeerLost { peer: "supervisor", during },
+            GaveUp::Misbehaved(fault) => fault.clone().into(),
+            GaveUp::Failed(words) => std::io::Error::other(words.clone()).into(),
+        }
+    }
+
+    fn lost(&self) -> Error {
+        Error::PeerLost { peer: "supervisor", during: self.state.name() }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.unwatch();
+        let words = "the successor dropped the handoff".to_owned();
+        let _ = self.step(Event::Failed(words));
+    }
+}
+
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// `EX_TEMPFAIL`: it would work another time.
+const EXIT_TEMPFAIL: i32 = 75;

@@ -1,0 +1,547 @@
+//! The driver of one swap: it waits for whatever happens next, feeds the machine, and
+//! carries its effects out. It is the rollback guard too: dropped before its end, it aborts.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
+use crate::error::PeerMisbehaved;
+use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
+use crate::machine::supervisor::{Cause, Command, Effect, Event, IncumbentFate, Machine, State};
+use crate::protocol::{HandoffId, Message, Side};
+use crate::supervisor::setup::{connect, greet};
+use crate::supervisor::{
+    Candidate, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy, RolledBack, Timings,
+};
+use crate::sys::poll;
+use crate::sys::process::Process;
+
+/// The two processes.
+pub(super) struct Peers {
+    pub(super) incumbent: Arc<Link>,
+    pub(super) incumbent_process: Process,
+    pub(super) incumbent_pid: u32,
+    pub(super) successor: Arc<Link>,
+    pub(super) child: ChildProcess,
+}
+
+/// What the processes have said.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    pub(super) drain: DrainReport,
+    sealed: Option<SealReport>,
+    verified: Option<[u8; 32]>,
+    ready: Option<ReadinessSnapshot>,
+    generation: u64,
+}
+
+impl Learnt {
+    pub(super) fn sealed(&self) -> SealReport {
+        self.sealed.clone().unwrap_or_default()
+    }
+
+    pub(super) fn ready(&self) -> ReadinessSnapshot {
+        self.ready.clone().unwrap_or_default()
+    }
+}
+
+/// One swap.
+pub(super) struct Swap {
+    machine: Machine,
+    /// Taken by a commit.
+    child: Option<ChildProcess>,
+    successor_pid: u32,
+    incumbent: Arc<Link>,
+    incumbent_process: Process,
+    incumbent_pid: u32,
+    successor: Arc<Link>,
+    /// What has nothing more to tell.
+    incumbent_closed: bool,
+    incumbent_ended: bool,
+    successor_closed: bool,
+    successor_ended: bool,
+    pulse: Option<Pulse>,
+    control_socket: PathBuf,
+    begun: Instant,
+    deadline: Instant,
+    drain_grace: Duration,
+    /// When the present state was entered.
+    entered: Instant,
+    /// The value that the incumbent is to echo once it serves again.
+    echo: u64,
+    ask_again: Option<Instant>,
+    pub(super) learnt: Learnt,
+    pub(super) timings: Timings,
+    listeners: Vec<String>,
+    policy: Arc<dyn ReadyPolicy>,
+    observer: Option<Arc<dyn Observe>>,
+}
+
+impl Swap {
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each is of another type")]
+    pub(super) fn new(
+        machine: Machine,
+        peers: Peers,
+        pulse: Pulse,
+        control_socket: PathBuf,
+        (begun, deadline, drain_grace): (Instant, Instant, Duration),
+        listeners: Vec<String>,
+        policy: Arc<dyn ReadyPolicy>,
+        observer: Option<Arc<dyn Observe>>,
+    ) -> Self {
+        let echo = echo_value(machine.handoff_id);
+        let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
+        let swap = Self {
+            machine,
+            successor_pid: peers.child.pid(),
+            child: Some(peers.child),
+            incumbent: peers.incumbent,
+            incumbent_process: peers.incumbent_process,
+            incumbent_pid: peers.incumbent_pid,
+            successor: peers.successor,
+            incumbent_closed: false,
+            incumbent_ended: false,
+            successor_closed: false,
+            successor_ended: false,
+            pulse: Some(pulse),
+            control_socket,
+            begun,
+            deadline,
+            drain_grace,
+            entered: Instant::now(),
+            echo,
+            ask_again: None,
+            learnt: Learnt::default(),
+            timings,
+            listeners,
+            policy,
+            observer,
+        };
+        swap.tell_phase();
+        swap
+    }
+
+    pub(super) const fn handoff_id(&self) -> HandoffId {
+        self.machine.handoff_id
+    }
+
+    pub(super) const fn successor_pid(&self) -> u32 {
+        self.successor_pid
+    }
+
+    pub(super) fn prepare_command(&self) -> Command {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Command::Prepare {
+            successor_pid: self.successor_pid,
+            deadline_ms: milliseconds(left),
+            drain_grace_ms: milliseconds(self.drain_grace),
+        }
+    }
+
+    /// Does what the caller asks for, and returns once that is done or undone.
+    pub(super) fn command(&mut self, command: Command) -> Result<(), Failed> {
+        // What has happened meanwhile comes first: nothing is begun with a dead successor.
+        while !self.machine.state.is_over() {
+            match self.next_event(Some(Instant::now())) {
+                Some(event) => self.step(event),
+                None => break,
+            }
+        }
+        if !self.machine.state.is_over() {
+            if Instant::now() >= self.deadline {
+                self.step(Event::DeadlinePassed);
+            }
+            self.step(Event::Command(command));
+        }
+        self.run();
+        match self.machine.state.clone() {
+            State::RolledBack(incumbent, cause) => Err(self.failed(incumbent, cause, None)),
+            State::Promoted(cause) => {
+                let committed = self.take_committed();
+                Err(self.failed(IncumbentFate::Lost, cause, committed.map(Box::new)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn committed(&mut self) -> Result<Committed, Failed> {
+        self.take_committed().ok_or_else(|| {
+            let cause = Cause::SuccessorLost(self.machine.state.name());
+            self.failed(IncumbentFate::Unknown, cause, None)
+        })
+    }
+
+    pub(super) fn abort(&mut self, reason: String) -> RolledBack {
+        self.step(Event::Command(Command::Abort(reason)));
+        self.run();
+        let incumbent = match self.machine.state {
+            State::RolledBack(incumbent, _) => incumbent,
+            _ => IncumbentFate::Unknown,
+        };
+        RolledBack { handoff_id: self.handoff_id(), incumbent }
+    }
+
+    /// Feeds events until nothing is awaited any more.
+    fn run(&mut self) {
+        while !self.machine.state.is_at_rest() {
+            if let Some(event) = self.next_event(None) {
+                self.step(event);
+            }
+        }
+        if self.machine.state.is_over() {
+            self.pulse = None;
+            if !matches!(self.machine.state, State::Committed | State::Promoted(_)) {
+                self.reap();
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let before = self.machine.state.name();
+        let effects = self.machine.on(event);
+        let after = self.machine.state.name();
+        if before != after {
+            self.time(before);
+            self.entered = Instant::now();
+            if let State::Ending(cause) | State::Confirming(cause) | State::Promoting(_, cause) =
+                &self.machine.state
+            {
+                tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
+                let (handoff_id, cause) = (self.handoff_id(), cause.clone());
+                self.tell(&Progress::GivenUp { handoff_id, cause });
+            }
+        }
+        for effect in effects {
+            self.perform(effect);
+        }
+        if before != after {
+            tracing::info!(from = before, to = after, handoff_id = %self.handoff_id(), "supervisor");
+            self.tell_phase();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::ToIncumbent(message) => {
+                if let Err(error) = self.incumbent.send(&message) {
+                    tracing::warn!(%error, message = message.name(), "the incumbent does not read");
+                }
+            }
+            Effect::ToSuccessor(message) => {
+                if let Err(error) = self.successor.send(&message) {
+                    tracing::warn!(%error, message = message.name(), "the successor does not read");
+                }
+            }
+            Effect::Judge => {
+                let ready = self.learnt.ready();
+                let verdict = self.policy.judge(&Candidate {
+                    sealed: self.learnt.sealed.as_ref(),
+                    ready: &ready,
+                    verified: self.learnt.verified,
+                    listeners: self.listeners.iter().map(String::as_str).collect(),
+                });
+                self.step(Event::Judged(verdict));
+            }
+            Effect::KillSuccessor => {
+                if let Some(Err(error)) = self.child.as_mut().map(ChildProcess::kill) {
+                    tracing::error!(%error, "cannot end the successor");
+                }
+            }
+            Effect::AskIncumbent => self.ask_incumbent(),
+        }
+    }
+
+    /// The next thing that happens, or a time limit that passes. With `until`, none if
+    /// nothing has happened by then.
+    fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
+        loop {
+            if let Some(event) = self.heard_event().or_else(|| self.overdue_event()) {
+                return Some(event);
+            }
+            let now = Instant::now();
+            if self.ask_again.is_some_and(|due| due <= now) {
+                self.ask_incumbent();
+                continue;
+            }
+            if until.is_some_and(|until| until <= now) {
+                return None;
+            }
+            self.poll();
+        }
+    }
+
+    /// What the links and the processes have to tell. What a process said comes before its end.
+    fn heard_event(&mut self) -> Option<Event> {
+        if !self.successor_closed {
+            match self.successor.clone().attend().next() {
+                Received::Message(message) => {
+                    self.learn_from_successor(&message);
+                    return Some(Event::Successor(message));
+                }
+                Received::Nothing => {}
+                Received::Closed => {
+                    self.successor_closed = true;
+                    return Some(Event::SuccessorLost);
+                }
+                Received::Broken(error) => {
+                    tracing::error!(%error, "the successor cannot be understood");
+                    self.successor_closed = true;
+                    return Some(Event::SuccessorLost);
+                }
+            }
+        }
+        if !self.incumbent_closed {
+            match self.incumbent.clone().attend().next() {
+                Received::Message(Message::Heartbeat { .. }) => return Some(Event::Echoed),
+                Received::Message(message) => {
+                    self.learn_from_incumbent(&message);
+                    return Some(Event::Incumbent(message));
+                }
+                Received::Nothing => {}
+                Received::Closed => return Some(self.on_incumbent_closed()),
+                Received::Broken(error) => {
+                    tracing::error!(%error, "the incumbent cannot be understood");
+                    return Some(self.on_incumbent_closed());
+                }
+            }
+        }
+        let ended =
+            |process: &Process| poll::is_ready(process.as_fd(), PollFlags::IN).unwrap_or(false);
+        if !self.successor_ended && self.child.as_ref().is_some_and(|child| ended(child.process()))
+        {
+            self.successor_ended = true;
+            return Some(Event::SuccessorEnded);
+        }
+        if !self.incumbent_ended && ended(&self.incumbent_process) {
+            self.incumbent_ended = true;
+            return Some(Event::IncumbentDied);
+        }
+        None
+    }
+
+    /// A process that died and one that closed its connection look alike for a moment.
+    fn on_incumbent_closed(&mut self) -> Event {
+        self.incumbent_closed = true;
+        let limit = Instant::now() + EXIT_PATIENCE;
+        if !self.incumbent_ended && self.incumbent_process.wait_for_end(limit).unwrap_or(false) {
+            self.incumbent_ended = true;
+            return Event::IncumbentDied;
+        }
+        Event::IncumbentDisconnected
+    }
+
+    fn overdue_event(&self) -> Option<Event> {
+        let now = Instant::now();
+        let silent = |link: &Link| {
+            now.saturating_duration_since(link.attend().heard().max(self.entered)) > LIVENESS_LIMIT
+        };
+        match &self.machine.state {
+            State::Confirming(_) | State::Ending(_) => {
+                let too_long = now >= self.entered + ROLLBACK_PATIENCE;
+                let hung = matches!(self.machine.state, State::Confirming(_))
+                    && (self.incumbent_closed || silent(&self.incumbent))
+                    && now > self.entered + LIVENESS_LIMIT;
+                (too_long || hung).then_some(Event::PatienceEnded)
+            }
+            state if state.is_at_rest() => None,
+            _ if now >= self.deadline => Some(Event::DeadlinePassed),
+            _ if silent(&self.successor) => Some(Event::SuccessorSilent),
+            State::Draining | State::Sealing if silent(&self.incumbent) => {
+                Some(Event::IncumbentSilent)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for the next event, at most until some limit may have passed.
+    fn poll(&self) {
+        let now = Instant::now();
+        let soon = now + SILENCE_CHECK;
+        let limit = match self.machine.state {
+            State::Confirming(_) | State::Ending(_) => self.entered + ROLLBACK_PATIENCE,
+            _ => self.deadline,
+        };
+        let due = self.ask_again.unwrap_or(soon).min(limit).min(soon);
+        let mut fds = Vec::with_capacity(4);
+        if !self.incumbent_closed {
+            fds.push(PollFd::from_borrowed_fd(self.incumbent.as_fd(), PollFlags::IN));
+        }
+        if !self.successor_closed {
+            fds.push(PollFd::from_borrowed_fd(self.successor.as_fd(), PollFlags::IN));
+        }
+        if !self.incumbent_ended {
+            fds.push(PollFd::new(&self.incumbent_process, PollFlags::IN));
+        }
+        if let Some(child) = self.child.as_ref().filter(|_| !self.successor_ended) {
+            fds.push(PollFd::new(child.process(), PollFlags::IN));
+        }
+        // The pulse leaves a link alone while it is attended to; what it read before is
+        // not seen by polling.
+        let (incumbent, successor) = (self.incumbent.attend(), self.successor.attend());
+        if !self.incumbent_closed && incumbent.is_pending()
+            || !self.successor_closed && successor.is_pending()
+        {
+            return;
+        }
+        if let Err(error) = poll::poll(&mut fds, Some(due)) {
+            tracing::error!(%error, "cannot poll");
+        }
+    }
+
+    fn learn_from_incumbent(&mut self, message: &Message) {
+        match message {
+            &Message::Drained { open_conns_remaining, accept_closed } => {
+                self.learnt.drain = DrainReport { open_conns_remaining, accept_closed };
+            }
+            Message::SealComplete { last_revision_per_shard, data_dir_fingerprint, .. } => {
+                self.learnt.sealed = Some(SealReport {
+                    last_revision_per_shard: last_revision_per_shard.clone(),
+                    data_dir_fingerprint: *data_dir_fingerprint,
+                });
+            }
+            &Message::SealProgress { shards_sealed, shards_total, last_revision } => {
+                let progress = SealProgress { shards_sealed, shards_total, last_revision };
+                let handoff_id = self.handoff_id();
+                self.tell(&Progress::Sealing { handoff_id, progress });
+            }
+            _ => {}
+        }
+    }
+
+    fn learn_from_successor(&mut self, message: &Message) {
+        match message {
+            Message::Verified { data_dir_fingerprint, .. } => {
+                self.learnt.verified = Some(*data_dir_fingerprint);
+            }
+            Message::Ready { listening_on, healthz_ok, advertised_revision_per_shard, .. } => {
+                self.learnt.ready = Some(ReadinessSnapshot {
+                    listening_on: listening_on.clone(),
+                    healthz_ok: *healthz_ok,
+                    advertised_revision_per_shard: advertised_revision_per_shard.clone(),
+                });
+            }
+            Message::Serving { generation, .. } => self.learnt.generation = *generation,
+            _ => {}
+        }
+    }
+
+    fn ask_incumbent(&mut self) {
+        self.ask_again = None;
+        let handoff_id = self.handoff_id();
+        let asked = self.reconnected().and_then(|()| {
+            self.incumbent.await_echo(self.echo);
+            self.incumbent.send(&Message::ResumeAfterAbort { handoff_id })?;
+            self.incumbent.send(&Message::Heartbeat { ts_ms: self.echo })
+        });
+        if let Err(error) = asked {
+            tracing::debug!(%error, "the incumbent cannot be asked yet");
+            self.incumbent_closed = true;
+            self.ask_again = Some(Instant::now() + ASK_INTERVAL);
+        }
+    }
+
+    /// A connection to the very same incumbent, a new one if the old one is over.
+    fn reconnected(&mut self) -> crate::Result<()> {
+        if !self.incumbent_closed {
+            return Ok(());
+        }
+        self.incumbent.close();
+        let deadline = Instant::now() + LIVENESS_LIMIT;
+        let (link, peer) = connect(&self.control_socket, deadline)?;
+        if peer.pid != self.incumbent_pid {
+            let (said, expected) = (peer.pid, self.incumbent_pid);
+            return Err(PeerMisbehaved::WrongPid { said, expected }.into());
+        }
+        greet(&link, Side::Incumbent, self.incumbent_pid, self.handoff_id(), deadline)?;
+        self.incumbent = Arc::new(link);
+        self.incumbent_closed = false;
+        Ok(())
+    }
+
+    /// Collects a successor that was killed.
+    fn reap(&mut self) {
+        if let Some(child) = &mut self.child {
+            match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
+                Ok(Some(_)) => {}
+                Ok(None) => tracing::error!(pid = self.successor_pid, "it does not end"),
+                Err(error) => tracing::error!(%error, "cannot wait for the successor"),
+            }
+        }
+    }
+
+    fn take_committed(&mut self) -> Option<Committed> {
+        Some(Committed {
+            handoff_id: self.handoff_id(),
+            generation: self.learnt.generation,
+            successor: self.child.take()?,
+            drain: self.learnt.drain.clone(),
+            sealed: self.learnt.sealed(),
+            ready: self.learnt.ready(),
+            timings: self.timings,
+        })
+    }
+
+    fn failed(
+        &self,
+        incumbent: IncumbentFate,
+        cause: Cause,
+        promoted: Option<Box<Committed>>,
+    ) -> Failed {
+        let (handoff_id, timings) = (self.handoff_id(), self.timings);
+        Failed { handoff_id, cause, incumbent, promoted, timings }
+    }
+
+    fn time(&mut self, phase: &'static str) {
+        let took = self.entered.elapsed();
+        match phase {
+            "warming" => self.timings.warm = took,
+            "draining" => self.timings.drain = took,
+            "sealing" => self.timings.seal = took,
+            "opening" => self.timings.open = took,
+            "committing" => self.timings.commit = took,
+            _ => {}
+        }
+    }
+
+    fn tell_phase(&self) {
+        let (handoff_id, phase) = (self.handoff_id(), self.machine.state.name());
+        self.tell(&Progress::Entered { handoff_id, phase, elapsed: self.begun.elapsed() });
+    }
+
+    fn tell(&self, progress: &Progress) {
+        if let Some(observer) = &self.observer {
+            observer.observe(progress);
+        }
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        if !self.machine.state.is_over() {
+            let _ = self.abort("the session was dropped".into());
+        }
+    }
+}
+
+/// A value that nobody else sends: eight of the random bytes of the identifier.
+fn echo_value(id: HandoffId) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&id.as_bytes()[8..]);
+    u64::from_le_bytes(bytes)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long an undo may take before it is reported as not confirmed.
+const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
+/// How often silence is looked for.
+const SILENCE_CHECK: Duration = Duration::from_millis(250);
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// From the end of a connection to the end of its process.
+const EXIT_PATIENCE: Duration = Duration::from_millis(250);

@@ -1,0 +1,255 @@
+//! How a process is started, with its descriptors in place.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+
+use crate::error::{LaunchError, Result};
+use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR};
+use crate::sys::inherited::inode;
+use crate::sys::poll::Waker;
+use crate::sys::process::Process;
+
+/// What to start, and how long a swap to it may take.
+#[derive(Debug, Clone)]
+pub struct SpawnSpec {
+    /// The binary; one without a slash is searched for in `PATH`.
+    pub binary: PathBuf,
+    /// Its arguments, without its name.
+    pub args: Vec<String>,
+    /// Variables to add to this process's own.
+    pub env: Vec<(String, String)>,
+    /// For the whole swap, from pairing to commit. When it has passed, the swap is rolled
+    /// back by whichever process still can. 5 minutes by default.
+    pub deadline: Duration,
+    /// For the drain alone: how long requests in flight may take to end. 60 seconds by default.
+    pub drain_grace: Duration,
+    /// From the start of the process to its hello. 10 seconds by default.
+    pub hello_limit: Duration,
+}
+
+impl SpawnSpec {
+    /// A binary with no arguments and the default limits.
+    #[must_use]
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            deadline: Duration::from_secs(300),
+            drain_grace: Duration::from_secs(60),
+            hello_limit: Duration::from_secs(10),
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+}
+
+/// Starts a process for a [`LaunchRequest`]. Replace it to set a user, a control group, or
+/// limits; the default is [`Exec`].
+pub trait Launch: Send + Sync {
+    /// Starts the process as a direct child of this one: its pid is compared with the hello.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Launch`](crate::Error::Launch); nothing was begun.
+    fn launch(&self, request: LaunchRequest<'_>) -> Result<Child>;
+}
+
+/// Starts the binary and changes nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Exec;
+
+impl Launch for Exec {
+    fn launch(&self, request: LaunchRequest<'_>) -> Result<Child> {
+        request.spawn(|_| ())
+    }
+}
+
+/// A process to be started, with what it inherits.
+#[derive(Debug)]
+pub struct LaunchRequest<'a> {
+    spec: &'a SpawnSpec,
+    listeners: &'a [(String, OwnedFd)],
+    /// The successor's end of its control connection; none in a cold start.
+    control: Option<OwnedFd>,
+}
+
+impl<'a> LaunchRequest<'a> {
+    pub(super) const fn new(
+        spec: &'a SpawnSpec,
+        listeners: &'a [(String, OwnedFd)],
+        control: Option<OwnedFd>,
+    ) -> Self {
+        Self { spec, listeners, control }
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub const fn spec(&self) -> &SpawnSpec {
+        self.spec
+    }
+
+    /// Starts it, after `configure` has had its way with the command. Environment,
+    /// arguments and descriptors are set already.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError`].
+    pub fn spawn(self, configure: impl FnOnce(&mut Command)) -> Result<Child> {
+        let binary = &self.spec.binary;
+        check_binary(binary)?;
+        let mut command = Command::new(binary);
+        command.args(&self.spec.args).envs(self.spec.env.iter().map(|(name, value)| (name, value)));
+        for stale in [CONTROL_VARIABLE, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"] {
+            command.env_remove(stale);
+        }
+        let mut inherited = Vec::with_capacity(self.listeners.len() + 1);
+        for (name, listener) in self.listeners {
+            if name.contains(|character: char| character == ':' || character.is_control()) {
+                return Err(LaunchError::ListenerName(name.clone()).into());
+            }
+            inherited.push(listener.try_clone()?);
+        }
+        if !inherited.is_empty() {
+            let names: Vec<&str> = self.listeners.iter().map(|(name, _)| name.as_str()).collect();
+            command.env("LISTEN_FDS", inherited.len().to_string());
+            command.env("LISTEN_FDNAMES", names.join(":"));
+        }
+        if let Some(control) = self.control {
+            let number = number_of(inherited.len())?;
+            command.env(CONTROL_VARIABLE, format!("{number}:{}", inode(&control)?));
+            inherited.push(control);
+        }
+        configure(&mut command);
+        let _reserved = reserve_numbers(inherited.len())?;
+        let mappings = inherited
+            .into_iter()
+            .enumerate()
+            .map(|(index, parent_fd)| Ok(FdMapping { parent_fd, child_fd: number_of(index)? }))
+            .collect::<Result<Vec<_>>>()?;
+        let count = mappings.len();
+        command.fd_mappings(mappings).map_err(|_| LaunchError::TooManyListeners(count))?;
+        command.spawn().map_err(|source| LaunchError::Exec { path: binary.clone(), source }.into())
+    }
+}
+
+/// The pipe over which `spawn` hears that `exec` failed must not get a number that a passed
+/// descriptor is to have in the child, or that failure would be lost. So all of those are
+/// occupied before the pipe is made.
+fn reserve_numbers(count: usize) -> Result<Vec<OwnedFd>> {
+    let past_the_end = number_of(count)?;
+    let any = Waker::new()?;
+    let mut reserved = Vec::new();
+    loop {
+        let occupied =
+            rustix::io::fcntl_dupfd_cloexec(&any, FIRST_DESCRIPTOR).map_err(io::Error::from)?;
+        if occupied.as_raw_fd() >= past_the_end {
+            return Ok(reserved);
+        }
+        reserved.push(occupied);
+    }
+}
+
+fn number_of(index: usize) -> Result<RawFd> {
+    let number = RawFd::try_from(index).ok().and_then(|index| FIRST_DESCRIPTOR.checked_add(index));
+    Ok(number.ok_or(LaunchError::TooManyListeners(index))?)
+}
+
+fn check_binary(binary: &Path) -> Result<(), LaunchError> {
+    if binary.components().count() < 2 && !binary.is_absolute() {
+        return Ok(()); // searched for in PATH, by the spawn itself
+    }
+    let path = || binary.to_owned();
+    match std::fs::metadata(binary) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LaunchError::Missing(path())),
+        Err(source) => Err(LaunchError::Exec { path: path(), source }),
+        Ok(metadata) if !metadata.is_file() => Err(LaunchError::NotAFile(path())),
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
+            Err(LaunchError::NotExecutable(path()))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A process that was started, and that is a child of this one.
+#[derive(Debug)]
+pub struct ChildProcess {
+    child: Child,
+    process: Process,
+}
+
+impl ChildProcess {
+    pub(super) fn new(mut child: Child) -> Result<Self> {
+        match Process::open(child.id()) {
+            Ok(process) => Ok(Self { child, process }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its status, if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::try_wait`].
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::wait`].
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Waits for its end until `deadline`; none if it still runs then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::wait`].
+    pub fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+        if self.process.wait_for_end(deadline)? { self.child.wait().map(Some) } else { Ok(None) }
+    }
+
+    /// Ends it at once, with `SIGKILL`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::kill`].
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.process.kill()
+    }
+
+    /// The child, for whoever waits by other means.
+    #[must_use]
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+
+    pub(super) const fn process(&self) -> &Process {
+        &self.process
+    }
+}

@@ -1,0 +1,92 @@
+//! How a swap ended.
+
+use std::time::Duration;
+
+use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
+use crate::machine::supervisor::{Cause, IncumbentFate};
+use crate::protocol::HandoffId;
+use crate::supervisor::ChildProcess;
+
+/// How long each phase took. Zero for one that was not reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Connecting, launching and both hellos.
+    pub pair: Duration,
+    /// Until the successor's slow start-up work was done; the incumbent served meanwhile.
+    pub warm: Duration,
+    /// From `PrepareHandoff` to `Drained`.
+    pub drain: Duration,
+    /// From `SealRequest` to `SealComplete`.
+    pub seal: Duration,
+    /// From `Begin` to `Ready`.
+    pub open: Duration,
+    /// From `Commit` to `Serving`.
+    pub commit: Duration,
+}
+
+/// The successor serves.
+#[derive(Debug)]
+#[must_use = "the successor is a child of this process and has to be waited for one day"]
+pub struct Committed {
+    /// The swap.
+    pub handoff_id: HandoffId,
+    /// In the owner record, by the successor's word.
+    pub generation: u64,
+    /// The process that serves now, a child of this one.
+    pub successor: ChildProcess,
+    /// What the drain found; the default when the incumbent died first.
+    pub drain: DrainReport,
+    /// What was sealed; the default when the incumbent died first.
+    pub sealed: SealReport,
+    /// What the successor said before it was told to commit.
+    pub ready: ReadinessSnapshot,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// A swap that was aborted on the caller's wish, and undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolledBack {
+    /// The swap.
+    pub handoff_id: HandoffId,
+    /// What the incumbent says of itself.
+    pub incumbent: IncumbentFate,
+}
+
+/// A swap that failed, and that was undone before this was returned. The successor is dead,
+/// unless it was promoted.
+#[derive(Debug, thiserror::Error)]
+#[error("handoff {handoff_id} failed: {cause}; {}", self.aftermath())]
+pub struct Failed {
+    /// The swap.
+    pub handoff_id: HandoffId,
+    /// Why.
+    pub cause: Cause,
+    /// What became of the old process.
+    pub incumbent: IncumbentFate,
+    /// The incumbent died, and the successor serves in its place.
+    pub promoted: Option<Box<Committed>>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+impl Failed {
+    fn aftermath(&self) -> &'static str {
+        match (self.incumbent, &self.promoted) {
+            (_, Some(_)) => "the successor serves in its place",
+            (IncumbentFate::Serving, None) => "the incumbent serves, and has confirmed it",
+            (IncumbentFate::Lost, None) => "the incumbent is dead, so nobody serves: start one",
+            (IncumbentFate::Unknown, None) => "the incumbent has not confirmed that it serves",
+        }
+    }
+}
+
+/// What [`Supervisor::perform_handoff`](crate::Supervisor::perform_handoff) came to.
+#[derive(Debug)]
+#[must_use = "a handoff may have been rolled back"]
+pub enum HandoffOutcome {
+    /// The successor serves.
+    Committed(Committed),
+    /// It does not, or it does because the incumbent died: see [`Failed`].
+    Failed(Failed),
+}

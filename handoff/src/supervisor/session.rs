@@ -1,0 +1,243 @@
+//! `Session<Phase>`: the order of a swap, in the types.
+
+use std::fmt;
+
+use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
+use crate::machine::supervisor::Command;
+use crate::protocol::HandoffId;
+use crate::supervisor::drive::Swap;
+use crate::supervisor::{Committed, Failed, RolledBack, Timings};
+
+/// A swap in flight. Its phase says what has been done, and so what can be done next.
+///
+/// Each transition takes the session and gives it back in the next phase. One that fails has
+/// rolled the swap back before it returns. Dropping a session rolls it back too, which may
+/// take until the incumbent has confirmed that it serves.
+///
+/// ```compile_fail,E0599
+/// # fn wrong(session: handoff::Session<handoff::supervisor::Paired>) {
+/// session.commit(); // nothing is drained, sealed, or opened yet
+/// # }
+/// ```
+#[must_use = "dropping a session rolls the handoff back"]
+pub struct Session<P: Phase> {
+    swap: Swap,
+    phase: P,
+}
+
+/// A phase of a swap. Sealed: these are all there are.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no phase of a handoff",
+    note = "the phases are Paired, Warmed, Prepared, Sealed and Ready; each is reached from the one before"
+)]
+pub trait Phase: sealed::Sealed {}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Both processes have said hello. Next: [`Session::warm`].
+#[derive(Debug, Clone)]
+pub struct Paired {
+    builds: Builds,
+}
+
+/// The successor has done its slow start-up work. Next: [`Session::prepare`].
+#[derive(Debug, Clone)]
+pub struct Warmed(());
+
+/// The incumbent is drained. Next: [`Session::seal`].
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    drain: DrainReport,
+}
+
+/// The incumbent is sealed and has released the lock. Next: [`Session::begin`].
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    drain: DrainReport,
+    report: SealReport,
+}
+
+/// The successor holds the lock, has verified, and could serve. Next: [`Session::commit`].
+#[derive(Debug, Clone)]
+pub struct Ready {
+    drain: DrainReport,
+    report: SealReport,
+    ready: ReadinessSnapshot,
+}
+
+#[derive(Debug, Clone)]
+struct Builds {
+    incumbent: Vec<u8>,
+    successor: Vec<u8>,
+}
+
+macro_rules! phases {
+    ($($phase:ident),*) => {
+        $(
+            impl Phase for $phase {}
+            impl sealed::Sealed for $phase {}
+        )*
+    };
+}
+phases!(Paired, Warmed, Prepared, Sealed, Ready);
+
+impl Session<Paired> {
+    pub(super) fn paired(swap: Swap, incumbent: Vec<u8>, successor: Vec<u8>) -> Self {
+        Self { swap, phase: Paired { builds: Builds { incumbent, successor } } }
+    }
+
+    /// What the serving process calls its build.
+    #[must_use]
+    pub fn incumbent_build_id(&self) -> &[u8] {
+        &self.phase.builds.incumbent
+    }
+
+    /// What the new process calls its build.
+    #[must_use]
+    pub fn successor_build_id(&self) -> &[u8] {
+        &self.phase.builds.successor
+    }
+
+    /// Waits until the successor has done its slow start-up work.
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`]. The incumbent was not touched and holds the lock.
+    pub fn warm(mut self) -> Result<Session<Warmed>, Failed> {
+        self.swap.command(Command::Warm)?;
+        Ok(self.transition(|_| Warmed(())))
+    }
+}
+
+impl Session<Warmed> {
+    /// Drains the incumbent: from here on clients wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`]. The incumbent held the lock throughout and was told to serve again. If it
+    /// died, the successor serves: see [`Failed::promoted`].
+    pub fn prepare(mut self) -> Result<Session<Prepared>, Failed> {
+        let command = self.swap.prepare_command();
+        self.swap.command(command)?;
+        Ok(self.transition(|swap| Prepared { drain: swap.learnt.drain.clone() }))
+    }
+}
+
+impl Session<Prepared> {
+    /// What the drain found.
+    #[must_use]
+    pub const fn drain_report(&self) -> &DrainReport {
+        &self.phase.drain
+    }
+
+    /// Seals the incumbent. It releases the lock, reserved for the successor.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Session::prepare); where the lock had been released already, the
+    /// incumbent has taken it again.
+    pub fn seal(mut self) -> Result<Session<Sealed>, Failed> {
+        self.swap.command(Command::Seal)?;
+        let drain = self.phase.drain.clone();
+        Ok(self.transition(|swap| Sealed { drain, report: swap.learnt.sealed() }))
+    }
+}
+
+impl Session<Sealed> {
+    /// What the drain found.
+    #[must_use]
+    pub const fn drain_report(&self) -> &DrainReport {
+        &self.phase.drain
+    }
+
+    /// What was sealed.
+    #[must_use]
+    pub const fn seal_report(&self) -> &SealReport {
+        &self.phase.report
+    }
+
+    /// Lets the successor take the lock, open and verify; then asks the policy.
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`]. The successor is dead, so the lock is free, and the incumbent was told to
+    /// take it and serve. What is on disk is what was sealed.
+    pub fn begin(mut self) -> Result<Session<Ready>, Failed> {
+        self.swap.command(Command::Begin)?;
+        let Sealed { drain, report } = self.phase.clone();
+        Ok(self.transition(|swap| Ready { drain, report, ready: swap.learnt.ready() }))
+    }
+}
+
+impl Session<Ready> {
+    /// What the drain found.
+    #[must_use]
+    pub const fn drain_report(&self) -> &DrainReport {
+        &self.phase.drain
+    }
+
+    /// What was sealed.
+    #[must_use]
+    pub const fn seal_report(&self) -> &SealReport {
+        &self.phase.report
+    }
+
+    /// What the successor says of itself.
+    #[must_use]
+    pub const fn readiness(&self) -> &ReadinessSnapshot {
+        &self.phase.ready
+    }
+
+    /// Tells the successor to be the writer, and returns once it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`]. The successor is dead, whether or not it had passed the commit point; what
+    /// it acknowledged, if anything, is on disk, and the incumbent opened it again.
+    pub fn commit(mut self) -> Result<Committed, Failed> {
+        self.swap.command(Command::Commit)?;
+        self.swap.committed()
+    }
+}
+
+impl<P: Phase> Session<P> {
+    /// The swap.
+    #[must_use]
+    pub fn handoff_id(&self) -> HandoffId {
+        self.swap.handoff_id()
+    }
+
+    /// The successor's pid.
+    #[must_use]
+    pub fn successor_pid(&self) -> u32 {
+        self.swap.successor_pid()
+    }
+
+    /// How long each phase took so far.
+    #[must_use]
+    pub const fn timings(&self) -> Timings {
+        self.swap.timings
+    }
+
+    /// Gives the swap up: the successor is ended, and the incumbent serves again.
+    #[must_use = "the incumbent may not have confirmed that it serves"]
+    pub fn abort(mut self, reason: impl Into<String>) -> RolledBack {
+        self.swap.abort(reason.into())
+    }
+
+    fn transition<Q: Phase>(self, phase: impl FnOnce(&Swap) -> Q) -> Session<Q> {
+        let phase = phase(&self.swap);
+        Session { swap: self.swap, phase }
+    }
+}
+
+impl<P: Phase + fmt::Debug> fmt::Debug for Session<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("handoff_id", &self.handoff_id())
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}

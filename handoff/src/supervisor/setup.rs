@@ -1,0 +1,312 @@
+//! The supervisor itself: what it passes on, and how a swap begins.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::error::{ControlSocketError, Error, LaunchError, PeerMisbehaved, Result};
+use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
+use crate::machine::supervisor::Machine;
+use crate::machine::{Greeting, judge_hello};
+use crate::protocol::{HandoffId, Message, Side};
+use crate::supervisor::drive::{Peers, Swap};
+use crate::supervisor::{
+    AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest, Observe, Paired,
+    ReadyPolicy, Session, SpawnSpec,
+};
+use crate::sys::poll;
+use crate::sys::process::Process;
+use crate::sys::socket::{self, Peer};
+
+/// The long-lived process that holds the listening sockets and swaps the daemon behind them.
+///
+/// ```no_run
+/// use std::net::TcpListener;
+/// use std::path::Path;
+/// use handoff::{SpawnSpec, Supervisor};
+/// use handoff::supervisor::HandoffOutcome;
+///
+/// let listener = TcpListener::bind("127.0.0.1:6380")?;
+/// listener.set_nonblocking(true)?; // before the first daemon inherits it, and never again
+/// let supervisor = Supervisor::new(Path::new("/run/demo/control.sock"))?
+///     .with_listener("resp", listener);
+/// let first = supervisor.start(&SpawnSpec::new("/opt/demo/v1"))?;
+/// match supervisor.perform_handoff(SpawnSpec::new("/opt/demo/v2"))? {
+///     HandoffOutcome::Committed(committed) => println!("generation {}", committed.generation),
+///     HandoffOutcome::Failed(failed) => println!("{failed}"),
+/// }
+/// # drop(first);
+/// # Ok::<(), handoff::Error>(())
+/// ```
+pub struct Supervisor {
+    control_socket: PathBuf,
+    listeners: Vec<(String, OwnedFd)>,
+    launch: Box<dyn Launch>,
+    policy: Arc<dyn ReadyPolicy>,
+    observer: Option<Arc<dyn Observe>>,
+}
+
+impl Supervisor {
+    /// A supervisor of the daemon that serves, or will serve, the control socket at that path.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlSocketError::TooLong`].
+    pub fn new(control_socket: &Path) -> Result<Self> {
+        let len = socket::path_length(control_socket);
+        if len > socket::MAX_PATH {
+            let (path, max) = (control_socket.to_owned(), socket::MAX_PATH);
+            return Err(ControlSocketError::TooLong { path, len, max }.into());
+        }
+        Ok(Self {
+            control_socket: control_socket.to_owned(),
+            listeners: Vec::new(),
+            launch: Box::new(Exec),
+            policy: Arc::new(AsSealed),
+            observer: None,
+        })
+    }
+
+    /// Passes a socket to every process that is started. A name may be used again: the
+    /// daemon takes its sockets in this order. Names may not contain `:`.
+    ///
+    /// The socket is passed as it is. Set it non-blocking now if the daemon wants that: the
+    /// flag is shared by all processes that have the socket.
+    #[must_use]
+    pub fn with_listener(mut self, name: impl Into<String>, listener: impl Into<OwnedFd>) -> Self {
+        self.listeners.push((name.into(), listener.into()));
+        self
+    }
+
+    /// Replaces what is checked before a commit, [`AsSealed`].
+    #[must_use]
+    pub fn with_ready_policy(mut self, policy: impl ReadyPolicy + 'static) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// Replaces how a process is started, [`Exec`].
+    #[must_use]
+    pub fn with_launch(mut self, launch: impl Launch + 'static) -> Self {
+        self.launch = Box::new(launch);
+        self
+    }
+
+    /// Tells `observer` of every step.
+    #[must_use]
+    pub fn with_observer(mut self, observer: impl Observe + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Starts the first daemon, and returns once it serves its control socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Launch`]; [`Error::TimedOut`] when it does not serve within
+    /// [`SpawnSpec::hello_limit`]. The process is ended then.
+    pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
+        let deadline = deadline_of(spec.hello_limit);
+        let child = self.launch.launch(LaunchRequest::new(spec, &self.listeners, None))?;
+        let mut child = ChildProcess::new(child)?;
+        match self.wait_until_it_serves(&mut child, spec, deadline) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn wait_until_it_serves(
+        &self,
+        child: &mut ChildProcess,
+        spec: &SpawnSpec,
+        deadline: Instant,
+    ) -> Result<()> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                let (path, status) = (spec.binary.clone(), status.to_string());
+                return Err(LaunchError::ExitedEarly { path, status }.into());
+            }
+            if let Ok((link, peer)) = connect(&self.control_socket, deadline)
+                && peer.pid == child.pid()
+                && greet(&link, Side::Incumbent, child.pid(), HandoffId::new(), deadline).is_ok()
+            {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::TimedOut("waiting for the daemon to serve its control socket"));
+            }
+            child.process().wait_for_end(Instant::now() + CONNECT_INTERVAL)?;
+        }
+    }
+
+    /// Connects to the daemon, starts a successor, and exchanges hellos with both.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was begun: the daemon serves as before, and the successor, if it was started,
+    /// is dead. [`Error::Path`] when no daemon serves the control socket;
+    /// [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
+    /// [`Error::VersionMismatch`]; [`Error::TimedOut`].
+    pub fn pair(&self, spec: SpawnSpec) -> Result<Session<Paired>> {
+        let begun = Instant::now();
+        let deadline = deadline_of(spec.deadline);
+        let handoff_id = HandoffId::new();
+        let hello_deadline = (begun + LIVENESS_LIMIT).min(deadline);
+        let (incumbent, peer) = connect(&self.control_socket, hello_deadline)?;
+        let incumbent_process = Process::open(peer.pid)?;
+        let incumbent_hello =
+            greet(&incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline)?;
+
+        let (ours, theirs) = UnixStream::pair()?;
+        let request = LaunchRequest::new(&spec, &self.listeners, Some(theirs.into()));
+        let mut child = ChildProcess::new(self.launch.launch(request)?)?;
+        let successor = Link::new(ours);
+        let hello_deadline = deadline_of(spec.hello_limit).min(deadline);
+        let greeted = wait_for_hello(&successor, &child, hello_deadline).and_then(|()| {
+            greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
+        });
+        let successor_hello = match greeted {
+            Ok(greeting) => greeting,
+            Err(error) => return Err(explain(error, &mut child, &spec)),
+        };
+        let peers = Peers {
+            incumbent: Arc::new(incumbent),
+            incumbent_process,
+            incumbent_pid: peer.pid,
+            successor: Arc::new(successor),
+            child,
+        };
+        let links = vec![Arc::clone(&peers.incumbent), Arc::clone(&peers.successor)];
+        // Past the deadline this process is no longer to be waited for.
+        let pulse = match Pulse::start(links, Some(deadline), |_, _| ()) {
+            Ok(pulse) => pulse,
+            Err(error) => {
+                let mut child = peers.child;
+                return Err(explain(error, &mut child, &spec));
+            }
+        };
+        let swap = Swap::new(
+            Machine::new(handoff_id),
+            peers,
+            pulse,
+            self.control_socket.clone(),
+            (begun, deadline, spec.drain_grace),
+            self.listeners.iter().map(|(name, _)| name.clone()).collect(),
+            Arc::clone(&self.policy),
+            self.observer.clone(),
+        );
+        Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
+    }
+
+    /// A whole swap in one call: pair, warm, prepare, seal, begin, commit.
+    ///
+    /// # Errors
+    ///
+    /// As [`pair`](Self::pair): nothing was begun. A swap that was begun ends in a
+    /// [`HandoffOutcome`].
+    pub fn perform_handoff(&self, spec: SpawnSpec) -> Result<HandoffOutcome> {
+        let session = self.pair(spec)?;
+        let swap = || -> Result<_, Failed> { session.warm()?.prepare()?.seal()?.begin()?.commit() };
+        Ok(match swap() {
+            Ok(committed) => HandoffOutcome::Committed(committed),
+            Err(failed) => HandoffOutcome::Failed(failed),
+        })
+    }
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.listeners.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Supervisor")
+            .field("control_socket", &self.control_socket)
+            .field("listeners", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Connects to a control socket, and asks the kernel who serves it.
+pub(super) fn connect(path: &Path, deadline: Instant) -> Result<(Link, Peer)> {
+    let stream = socket::connect(path, deadline).map_err(|source| Error::Path {
+        action: "connect to the control socket",
+        path: path.to_owned(),
+        source,
+    })?;
+    let peer = Peer::of(&stream)?;
+    if !peer.is_trusted() {
+        return Err(PeerMisbehaved::WrongUser(peer.uid).into());
+    }
+    Ok((Link::new(stream), peer))
+}
+
+/// Reads and checks a hello, and answers it.
+pub(super) fn greet(
+    link: &Link,
+    role: Side,
+    pid: u32,
+    handoff_id: HandoffId,
+    deadline: Instant,
+) -> Result<Greeting> {
+    let peer = match role {
+        Side::Incumbent => "incumbent",
+        Side::Successor => "successor",
+    };
+    let hello = match link.attend().wait(deadline)? {
+        Received::Message(message) => message,
+        Received::Nothing => return Err(Error::TimedOut("waiting for a hello")),
+        Received::Closed => return Err(Error::PeerLost { peer, during: "waiting for its hello" }),
+        Received::Broken(error) => return Err(error.into()),
+    };
+    let greeting = judge_hello(hello, role, pid)?;
+    link.agree_on(greeting.version);
+    let proto_version_chosen = greeting.version;
+    link.send(&Message::HelloAck { proto_version_chosen, handoff_id })?;
+    Ok(greeting)
+}
+
+/// Waits until a started process says something, or ends.
+fn wait_for_hello(link: &Link, child: &ChildProcess, deadline: Instant) -> Result<()> {
+    let mut fds = [
+        PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN),
+        PollFd::new(child.process(), PollFlags::IN),
+    ];
+    match poll::poll(&mut fds, Some(deadline))? {
+        0 => Err(Error::TimedOut(
+            "waiting for the successor's hello; does it call handoff::successor::detect()?",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Ends a process that could not be paired with, and says so in its terms if it had ended.
+fn explain(error: Error, child: &mut ChildProcess, spec: &SpawnSpec) -> Error {
+    let had_ended = child.wait_until(Instant::now() + EXIT_PATIENCE);
+    let lost = matches!(error, Error::PeerLost { .. });
+    let error = match had_ended {
+        Ok(Some(status)) if lost => {
+            let (path, status) = (spec.binary.clone(), status.to_string());
+            LaunchError::ExitedEarly { path, status }.into()
+        }
+        _ => error,
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    error
+}
+
+fn deadline_of(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 24 * 3600))
+}
+
+const CONNECT_INTERVAL: Duration = Duration::from_millis(5);
+/// A process that closed its connection is about to end; its status says more.
+const EXIT_PATIENCE: Duration = Duration::from_millis(200);

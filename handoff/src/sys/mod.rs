@@ -1,0 +1,7 @@
+//! What needs the kernel's word: polling, processes, sockets, inherited descriptors. The
+//! only module that may hold `unsafe`. It uses nothing of ours.
+
+pub(crate) mod inherited;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod socket;

@@ -1,0 +1,210 @@
+//! Unix sockets: bound where nobody sees them yet, published by a rename, and who connects.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// The longest path that a Unix socket can be connected to by.
+pub(crate) const MAX_PATH: usize = 107;
+
+/// A listening Unix socket, mode 0600, that lies under a name of its own beside its path
+/// until it is published there.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    listener: UnixListener,
+    directory: OwnedFd,
+    name: OsString,
+    hidden: Option<String>,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds and listens. Nothing is changed at `path`.
+    pub(crate) fn bind_beside(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())?;
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let hidden = format!(".handoff-{}-{count}", std::process::id());
+        // The directory's own path may fill all that an address can hold; this one is short.
+        let through = format!("/proc/self/fd/{}/{hidden}", directory.as_raw_fd());
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let address = SocketAddrUnix::new(through.as_str())?;
+        match rustix::net::bind(&socket, &address) {
+            // Left by a process of our pid that was killed.
+            Err(rustix::io::Errno::ADDRINUSE) => {
+                rustix::fs::unlinkat(&directory, &hidden, AtFlags::empty())?;
+                rustix::net::bind(&socket, &address)?;
+            }
+            result => result?,
+        }
+        let bound = Self {
+            listener: socket.into(),
+            directory,
+            name,
+            hidden: Some(hidden.clone()),
+            path: path.to_owned(),
+        };
+        rustix::fs::chmodat(&bound.directory, &hidden, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
+        rustix::net::listen(&bound.listener, BACKLOG)?;
+        Ok(bound)
+    }
+
+    /// Takes the path over, whatever lies there, in one step: there is no moment at which
+    /// nobody answers. Does nothing when it was done before.
+    pub(crate) fn publish(&mut self) -> io::Result<()> {
+        if let Some(hidden) = &self.hidden {
+            rustix::fs::renameat(&self.directory, hidden, &self.directory, &self.name)?;
+            self.hidden = None;
+        }
+        Ok(())
+    }
+
+    pub(crate) const fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if let Some(hidden) = &self.hidden {
+            let _ = rustix::fs::unlinkat(&self.directory, hidden, AtFlags::empty());
+        }
+    }
+}
+
+/// What lies at a path where a socket is to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// A socket that nobody listens on.
+    Stale,
+    /// A socket that answers.
+    Alive,
+    Other,
+}
+
+/// Looks what lies at `path`, without waiting for whoever may listen there.
+pub(crate) fn look_at(path: &Path) -> io::Result<Found> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Ok(Found::Other),
+        Ok(_) => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(Found::Stale),
+        // A full backlog is a sign of life.
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(Found::Alive),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Connects to a listening Unix socket. A full backlog is waited for until `deadline`.
+pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(socket.into()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The bytes of a path, as the kernel counts them.
+pub(crate) fn path_length(path: &Path) -> usize {
+    path.as_os_str().as_bytes().len()
+}
+
+/// Who is at the other end of a Unix socket, by the kernel's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+}
+
+impl Peer {
+    pub(crate) fn of(socket: impl AsFd) -> io::Result<Self> {
+        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+        Ok(Self {
+            pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
+            uid: credentials.uid.as_raw(),
+        })
+    }
+
+    /// Whether it runs as the same user as this process, or as root.
+    pub(crate) fn is_trusted(self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    }
+}
+
+const BACKLOG: i32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_socket_is_published_at_once_with_its_mode() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("control.sock");
+        let mut socket = ControlSocket::bind_beside(&path).expect("it binds");
+        assert_eq!(look_at(&path).expect("it can be looked at"), Found::Nothing);
+        socket.publish().expect("it is published");
+        let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(look_at(&path).expect("it can be looked at"), Found::Alive);
+        let stream = UnixStream::connect(&path).expect("it listens");
+        let peer = Peer::of(&stream).expect("the kernel knows");
+        assert!(peer.is_trusted());
+        drop(socket);
+        assert_eq!(look_at(&path).expect("it can be looked at"), Found::Stale);
+    }
+
+    #[test]
+    fn a_path_of_the_greatest_length_can_be_bound() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let room = MAX_PATH - path_length(directory.path()) - 1;
+        let path = directory.path().join("s".repeat(room));
+        let mut socket = ControlSocket::bind_beside(&path).expect("it binds");
+        socket.publish().expect("it is published");
+        UnixStream::connect(&path).expect("it listens");
+    }
+
+    #[test]
+    fn what_was_never_published_leaves_nothing() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        drop(ControlSocket::bind_beside(&directory.path().join("control.sock")).expect("it binds"));
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it can be read").count(), 0);
+    }
+}

@@ -1,0 +1,10 @@
+use handoff::{Drainable, Gate};
+
+#[derive(Drainable)]
+#[handoff(skip)]
+struct Kv {
+    #[handoff(gate, before_drain = "flush")]
+    gate: Gate,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use handoff::{Drainable, Gate};
+
+#[derive(Drainable)]
+struct Kv {
+    gate: Gate,
+}
+
+fn main() {}

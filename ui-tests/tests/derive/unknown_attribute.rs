@@ -1,0 +1,10 @@
+use handoff::{Drainable, Gate};
+
+#[derive(Drainable)]
+#[handoff(before_sael = "flush")]
+struct Kv {
+    #[handoff(gates)]
+    gate: Gate,
+}
+
+fn main() {}
