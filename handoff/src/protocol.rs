@@ -19,6 +19,13 @@ pub const PROTO_MIN: ProtoVersion = 1;
 /// The newest version this build speaks.
 pub const PROTO_MAX: ProtoVersion = 1;
 
+/// The most shards whose revisions a message may carry: more than fill a frame's worth of
+/// memory are refused, whatever few bytes they take on the wire.
+pub const MOST_SHARDS: usize = 1 << 17;
+
+/// The most listeners that a process may be passed.
+pub const MOST_LISTENERS: usize = 1024;
+
 /// Which side of a swap a process says it is, in its [`Message::Hello`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Side {
@@ -128,7 +135,8 @@ pub enum Message {
     SealComplete {
         /// The swap.
         handoff_id: HandoffId,
-        /// In declared order.
+        /// In declared order; at most [`MOST_SHARDS`].
+        #[serde(deserialize_with = "bounded::revisions")]
         last_revision_per_shard: Vec<u64>,
         /// Over names, revisions and contents; zero where the daemon has none.
         data_dir_fingerprint: [u8; 32],
@@ -151,11 +159,13 @@ pub enum Message {
     Ready {
         /// The swap.
         handoff_id: HandoffId,
-        /// The names of the listeners that it took.
+        /// The names of the listeners that it took; at most [`MOST_LISTENERS`].
+        #[serde(deserialize_with = "bounded::names")]
         listening_on: Vec<String>,
         /// Whether its own check of its health passed.
         healthz_ok: bool,
-        /// In declared order, as opened.
+        /// In declared order, as opened; at most [`MOST_SHARDS`].
+        #[serde(deserialize_with = "bounded::revisions")]
         advertised_revision_per_shard: Vec<u64>,
     },
     /// Supervisor to successor: be the writer. Supervisor to incumbent: you have been replaced.
@@ -252,6 +262,15 @@ impl Message {
     }
 }
 
+/// What an error says, at a length that fits into any message.
+pub(crate) fn in_words(error: &Error) -> String {
+    let mut words = error.to_string();
+    words.truncate(words.floor_char_boundary(MOST_WORDS));
+    words
+}
+
+const MOST_WORDS: usize = 4096;
+
 /// The newest version that two ranges have in common. A range is inclusive at both ends.
 ///
 /// # Errors
@@ -269,6 +288,43 @@ pub fn negotiate_version(
         return Err(Error::VersionMismatch { our_min, our_max, their_min, their_max });
     }
     Ok(highest)
+}
+
+/// Lists that are refused once they are too long, before they take memory.
+mod bounded {
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+
+    struct AtMost<T>(usize, PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {}", self.0)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = list.next_element()? {
+                if elements.len() == self.0 {
+                    return Err(A::Error::invalid_length(self.0 + 1, &self));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    pub(super) fn revisions<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<u64>, D::Error> {
+        list.deserialize_seq(AtMost(super::MOST_SHARDS, PhantomData))
+    }
+
+    pub(super) fn names<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
+        list.deserialize_seq(AtMost(super::MOST_LISTENERS, PhantomData))
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -78,6 +77,7 @@ impl<'a> Fleet<'a> {
         side_by_side(
             self.len(),
             |index| self.members[index].seal(),
+            |seal| matches!(seal, Seal::Done(_)),
             |index, seal| sealing.note(index, seal, progress),
         );
         sealing.finish()
@@ -104,10 +104,8 @@ impl<'a> Fleet<'a> {
         side_by_side(
             self.len(),
             |index| self.members[index].inspect(),
-            |index, shard| {
-                seen[index] = Some(shard);
-                ControlFlow::Continue(())
-            },
+            Result::is_ok,
+            |index, shard| seen[index] = Some(shard),
         );
         seen.into_iter().flatten().collect()
     }
@@ -192,24 +190,16 @@ impl<'a> Sealing<'a> {
         Self { fleet, seals: fleet.members.iter().map(|_| None).collect(), sealed: 0 }
     }
 
-    fn note(
-        &mut self,
-        index: usize,
-        seal: Seal,
-        progress: &(dyn Fn(SealProgress) + Sync),
-    ) -> ControlFlow<()> {
-        let revision = match &seal {
-            Seal::Done(shard) => Some(shard.revision),
-            Seal::Unread(_) | Seal::Failed(_) => None,
-        };
+    fn note(&mut self, index: usize, seal: Seal, progress: &(dyn Fn(SealProgress) + Sync)) {
+        if let Seal::Done(shard) = &seal {
+            self.sealed += 1;
+            progress(SealProgress {
+                shards_sealed: self.sealed,
+                shards_total: u32::try_from(self.fleet.len()).unwrap_or(u32::MAX),
+                last_revision: shard.revision,
+            });
+        }
         self.seals[index] = Some(seal);
-        let Some(last_revision) = revision else {
-            return ControlFlow::Break(());
-        };
-        self.sealed += 1;
-        let shards_total = u32::try_from(self.fleet.len()).unwrap_or(u32::MAX);
-        progress(SealProgress { shards_sealed: self.sealed, shards_total, last_revision });
-        ControlFlow::Continue(())
     }
 
     /// All shards, or none: what is sealed is resumed where another failed.
@@ -261,14 +251,16 @@ fn resume<'a>(members: impl Iterator<Item = &'a Member<'a>>) -> Result<()> {
 }
 
 /// Calls `task` with each index on as many threads as are useful, and `done` with what comes
-/// back, on this one, in the order of completion. Once `done` breaks, no further task begins.
+/// back, on this one, in the order of completion. They begin in the order of the indices, and
+/// none begins once a result is not `good`.
 fn side_by_side<T: Send>(
     count: usize,
     task: impl Fn(usize) -> T + Sync,
-    mut done: impl FnMut(usize, T) -> ControlFlow<()>,
+    good: impl Fn(&T) -> bool + Sync,
+    mut done: impl FnMut(usize, T),
 ) {
     if count <= 1 {
-        let _ = (0..count).try_for_each(|index| done(index, task(index)));
+        (0..count).for_each(|index| done(index, task(index)));
         return;
     }
     let next = AtomicUsize::new(0);
@@ -277,7 +269,14 @@ fn side_by_side<T: Send>(
     let work = |results: mpsc::Sender<(usize, T)>| {
         while !stopped.load(Relaxed) {
             let index = next.fetch_add(1, Relaxed);
-            if index >= count || results.send((index, task(index))).is_err() {
+            if index >= count {
+                return;
+            }
+            let result = task(index);
+            if !good(&result) {
+                stopped.store(true, Relaxed);
+            }
+            if results.send((index, result)).is_err() {
                 return;
             }
         }
@@ -295,11 +294,7 @@ fn side_by_side<T: Send>(
         } else {
             drop(results);
         }
-        for (index, result) in finished {
-            if done(index, result).is_break() {
-                stopped.store(true, Relaxed);
-            }
-        }
+        finished.into_iter().for_each(|(index, result)| done(index, result));
     });
 }
 

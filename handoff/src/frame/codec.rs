@@ -13,10 +13,11 @@ pub(super) const PREFIX: usize = 4;
 /// The version field.
 pub(super) const VERSION: usize = 2;
 
+/// The limit counts a string twice: when its length is read, and when its bytes are.
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<{ MAX_FRAME_LEN as usize }>,
+    bincode::config::Limit<{ 2 * MAX_FRAME_LEN as usize }>,
 > = bincode::config::standard().with_limit();
 
 /// Reads one frame.

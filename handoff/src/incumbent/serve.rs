@@ -20,7 +20,7 @@ use crate::incumbent::session::Session;
 use crate::incumbent::{Ended, Incumbent};
 use crate::machine::hello;
 use crate::machine::incumbent::{Effect, Event, State};
-use crate::protocol::{Message, Side};
+use crate::protocol::{Message, Side, in_words};
 use crate::sys::poll;
 use crate::sys::process::ProcessId;
 use crate::sys::socket::{ControlSocket, Peer};
@@ -394,7 +394,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn in_words<T>(&mut self, hook: &'static str, result: Result<T>) -> Result<T, String> {
         result.map_err(|error| {
             tracing::error!(hook, %error, "a hook failed");
-            let words = error.to_string();
+            let words = in_words(&error);
             self.hook_error = Some(error);
             words
         })

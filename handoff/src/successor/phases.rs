@@ -14,7 +14,7 @@ use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
 use crate::incumbent::{Incumbent, bind_hidden};
 use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::machine::{hello, judge_hello_ack};
-use crate::protocol::{HandoffId, Side};
+use crate::protocol::{HandoffId, Side, in_words};
 use crate::successor::Listeners;
 use crate::sys::socket::ControlSocket;
 
@@ -213,7 +213,7 @@ impl Successor<Begun> {
         conversation.step(Event::Opened { verified, ready })?;
         conversation.wait_until(|state| matches!(state, State::Committing(_)).then_some(()))?;
         if let Err(error) = incumbent.commit() {
-            let _ = conversation.step(Event::Failed(error.to_string()));
+            let _ = conversation.step(Event::Failed(in_words(&error)));
             return Err(error);
         }
         // The commit point is passed: from here on nothing may fail.
@@ -241,7 +241,7 @@ impl<P: Phase> Successor<P> {
 
     /// Gives the swap up and tells the supervisor why; returns the error for `main` to return.
     pub fn fail(mut self, error: Error) -> Error {
-        let _ = self.conversation.step(Event::Failed(error.to_string()));
+        let _ = self.conversation.step(Event::Failed(in_words(&error)));
         error
     }
 

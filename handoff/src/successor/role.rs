@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
 use crate::error::{Error, Result};
+use crate::protocol::MOST_LISTENERS;
 use crate::successor::{Arrived, Listeners, Successor};
 use crate::sys::inherited::{self, Kind};
 
@@ -112,7 +113,6 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
 const FDS: &str = "LISTEN_FDS";
 const NAMES: &str = "LISTEN_FDNAMES";
 const UNNAMED: &str = "unknown";
-const MOST_LISTENERS: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -160,6 +160,45 @@ fn of_several_that_fail_the_first_declared_is_named() {
 }
 
 #[test]
+fn behind_a_shard_that_failed_no_further_one_is_begun() {
+    /// The first fails at once, and the others wait for it.
+    struct Later<'a> {
+        first: bool,
+        begun: &'a AtomicU32,
+        failed: &'a AtomicBool,
+    }
+    impl Shard for Later<'_> {
+        fn seal(&self) -> Result<u64> {
+            self.begun.fetch_add(1, Relaxed);
+            if self.first {
+                self.failed.store(true, Relaxed);
+                return Err(io::Error::other("full").into());
+            }
+            while !self.failed.load(Relaxed) {
+                thread::yield_now();
+            }
+            thread::yield_now();
+            Ok(1)
+        }
+        fn revision(&self) -> u64 {
+            1
+        }
+        fn fingerprint(&self) -> Result<[u8; 32]> {
+            Ok([0; 32])
+        }
+        fn resume(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+    let (begun, failed) = (AtomicU32::new(0), AtomicBool::new(false));
+    let shards: Vec<_> = (0..20_000)
+        .map(|place| Later { first: place == 0, begun: &begun, failed: &failed })
+        .collect();
+    assert_eq!(blame(Fleet::new().with("shards", &shards).seal(&|_| {})).0, "shards.0");
+    assert!(begun.into_inner() < 20_000);
+}
+
+#[test]
 fn all_are_resumed_in_reverse_and_the_first_failure_is_returned() {
     let calls = Calls::default();
     let mocks = mocks(

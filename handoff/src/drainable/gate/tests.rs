@@ -189,6 +189,7 @@ fn an_interrupt_lasts_until_the_gate_is_opened() {
 fn threads_wait_for_the_gate_to_open() {
     let gate = Arc::new(Gate::new());
     let deadline = Instant::now() + Duration::from_millis(5);
+    assert!(!gate.wait_open(Some(deadline)));
     assert_eq!(gate.enter_blocking(Some(deadline)).err(), Some(GateClosed));
     assert!(Instant::now() >= deadline);
     for limit in [None, Some(never())] {

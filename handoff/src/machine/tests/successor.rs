@@ -1,0 +1,141 @@
+use super::{foreign, messages, ours};
+use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
+use crate::protocol::Message;
+
+fn states() -> Vec<State> {
+    vec![
+        State::Greeting,
+        State::Warming(ours()),
+        State::Warm(ours()),
+        State::Opening(ours()),
+        State::Ready(ours()),
+        State::LastLook(ours()),
+        State::Committing(ours()),
+        State::Serving,
+        State::Gone(GaveUp::SupervisorLost),
+    ]
+}
+
+fn is_over(state: &State) -> bool {
+    matches!(state, State::Serving | State::Gone(_))
+}
+
+fn legal(state: &State, message: &Message) -> Option<(State, Vec<Effect>)> {
+    let about_ours = message.handoff_id() == Some(ours());
+    let aborted = || (State::Gone(GaveUp::Aborted("r".into())), vec![Effect::GiveUp]);
+    Some(match (state, message.name()) {
+        (_, "Heartbeat") => (state.clone(), vec![]),
+        (State::Greeting, "HelloAck") => (State::Warming(message.handoff_id()?), vec![]),
+        (State::Greeting, "Abort") => aborted(),
+        (State::Committing(_), "Abort") => (state.clone(), vec![]),
+        (_, "Abort") if about_ours => aborted(),
+        (State::Warm(_), "Begin") if about_ours => (State::Opening(ours()), vec![]),
+        (State::Ready(_) | State::LastLook(_), "Commit") if about_ours => {
+            (State::Committing(ours()), vec![Effect::WriteRecord])
+        }
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_message_is_legal_or_makes_it_give_up() {
+    let (mut legal_pairs, mut giving_up) = (0, 0);
+    for state in states() {
+        for message in [messages(ours()), messages(foreign())].concat() {
+            let (next, effects) = state.clone().on(Event::Message(message.clone()));
+            let pair = format!("{state:?} + {message:?}");
+            if is_over(&state) {
+                assert_eq!((next, effects), (state.clone(), vec![]), "{pair}");
+            } else if let Some(expected) = legal(&state, &message) {
+                assert_eq!((next, effects), expected, "{pair}");
+                legal_pairs += 1;
+            } else {
+                assert!(matches!(next, State::Gone(GaveUp::Misbehaved(_))), "{pair}: {next:?}");
+                assert_eq!(effects, [Effect::GiveUp], "{pair}");
+                giving_up += 1;
+            }
+        }
+    }
+    assert_eq!((legal_pairs, giving_up), (14 + 2 + 2 + 2 + 5 + 1 + 2, 7 * 34 - 28));
+}
+
+#[test]
+fn only_a_commit_leads_to_the_owner_record() {
+    let events = || {
+        let mut events = vec![
+            Event::WarmUpDone,
+            Event::Opened { verified: None, ready: words() },
+            Event::Failed("f".into()),
+            Event::RecordWritten { generation: 5 },
+            Event::SupervisorLost,
+            Event::NothingQueued,
+        ];
+        events.extend(messages(ours()).into_iter().map(Event::Message));
+        events
+    };
+    for state in states() {
+        for event in events() {
+            let (next, effects) = state.clone().on(event.clone());
+            let writes = effects.contains(&Effect::WriteRecord);
+            let is_commit = matches!(event, Event::Message(Message::Commit { .. }));
+            let may = matches!(state, State::Ready(_) | State::LastLook(_)) && is_commit;
+            assert_eq!(writes, may, "{state:?} + {event:?}");
+            let serves = next == State::Serving && state != State::Serving;
+            let written =
+                matches!((&state, &event), (State::Committing(_), Event::RecordWritten { .. }));
+            assert_eq!(serves, written, "{state:?} + {event:?}");
+        }
+    }
+}
+
+fn words() -> ReadyWords {
+    ReadyWords { listening_on: vec![], healthz_ok: true, advertised_revision_per_shard: vec![7] }
+}
+
+#[test]
+fn every_other_event_matters_where_it_belongs() {
+    let handoff_id = ours();
+    let gone = |why| (State::Gone(why), vec![Effect::GiveUp]);
+    let lost = || gone(GaveUp::SupervisorLost);
+    for state in states() {
+        let unchanged = || (state.clone(), vec![]);
+        let expected = |event: &Event| match (&state, event) {
+            _ if is_over(&state) => unchanged(),
+            (State::Warming(_), Event::WarmUpDone) => {
+                let warmed = Effect::Send(Message::Warmed { handoff_id });
+                (State::Warm(handoff_id), vec![warmed])
+            }
+            (State::Opening(_), Event::Opened { verified: Some(fingerprint), .. }) => {
+                let verified = Message::Verified { handoff_id, data_dir_fingerprint: *fingerprint };
+                let ready = messages(ours()).swap_remove(9);
+                (State::Ready(handoff_id), vec![Effect::Send(verified), Effect::Send(ready)])
+            }
+            (State::Committing(_), Event::RecordWritten { generation }) => {
+                let serving = Message::Serving { handoff_id, generation: *generation };
+                (State::Serving, vec![Effect::Send(serving)])
+            }
+            (State::Greeting, Event::Failed(why)) => gone(GaveUp::Failed(why.clone())),
+            (_, Event::Failed(why)) => {
+                let abort = Message::Abort { handoff_id, reason: why.clone() };
+                let gone = State::Gone(GaveUp::Failed(why.clone()));
+                (gone, vec![Effect::Send(abort), Effect::GiveUp])
+            }
+            (State::Ready(_), Event::SupervisorLost) => {
+                (State::LastLook(handoff_id), vec![Effect::ShutAndLook])
+            }
+            (State::LastLook(_) | State::Committing(_), Event::SupervisorLost) => unchanged(),
+            (State::LastLook(_), Event::NothingQueued) | (_, Event::SupervisorLost) => lost(),
+            _ => unchanged(),
+        };
+        for event in [
+            Event::WarmUpDone,
+            Event::Opened { verified: Some([8; 32]), ready: words() },
+            Event::Failed("f".into()),
+            Event::RecordWritten { generation: 5 },
+            Event::SupervisorLost,
+            Event::NothingQueued,
+        ] {
+            assert_eq!(state.clone().on(event.clone()), expected(&event), "{state:?} + {event:?}");
+        }
+    }
+}

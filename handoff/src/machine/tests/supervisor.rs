@@ -1,0 +1,373 @@
+use super::{foreign, messages, ours};
+use crate::machine::supervisor::{
+    Cause, Command, Effect, Event, IncumbentFate, Machine, Promotion, State, Unfit,
+};
+
+fn cause() -> Cause {
+    Cause::Requested("first".into())
+}
+
+fn states() -> Vec<State> {
+    vec![
+        State::Paired,
+        State::Warming,
+        State::Warmed,
+        State::Draining,
+        State::Prepared,
+        State::Sealing,
+        State::Sealed,
+        State::Opening,
+        State::Ready,
+        State::Committing,
+        State::Committed,
+        State::Ending(cause()),
+        State::Confirming(cause()),
+        State::Promoting(Promotion::Warming, cause()),
+        State::Promoting(Promotion::Opening, cause()),
+        State::Promoting(Promotion::Committing, cause()),
+        State::RolledBack(IncumbentFate::Serving, cause()),
+        State::Promoted(cause()),
+    ]
+}
+
+fn step(state: &State, dead: bool, event: Event) -> (Machine, Vec<Effect>) {
+    let mut machine = Machine { handoff_id: ours(), state: state.clone(), incumbent_is_dead: dead };
+    let effects = machine.on(event);
+    (machine, effects)
+}
+
+const FORWARD: usize = 10;
+
+fn is_forward(state: &State) -> bool {
+    states()[..FORWARD].contains(state)
+}
+
+fn is_over(state: &State) -> bool {
+    matches!(state, State::Committed | State::RolledBack(..) | State::Promoted(_))
+}
+
+fn may_hold_the_lock(state: &State) -> bool {
+    use Promotion::{Committing, Opening};
+    matches!(
+        state,
+        State::Opening
+            | State::Ready
+            | State::Committing
+            | State::Promoting(Opening | Committing, _)
+    )
+}
+
+/// Whether this is the one way back from `state`; gives the cause.
+fn rolled_back(state: &State, (machine, effects): &(Machine, Vec<Effect>)) -> Option<Cause> {
+    match &machine.state {
+        State::Ending(cause) if may_hold_the_lock(state) => {
+            assert_eq!(*effects, [Effect::KillSuccessor]);
+            Some(cause.clone())
+        }
+        State::Confirming(cause) if !may_hold_the_lock(state) => {
+            assert_eq!(*effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
+            Some(cause.clone())
+        }
+        State::RolledBack(IncumbentFate::Lost, cause) if machine.incumbent_is_dead => {
+            assert_eq!(*effects, [Effect::KillSuccessor]);
+            Some(cause.clone())
+        }
+        _ => None,
+    }
+}
+
+fn to_incumbent(index: usize) -> Effect {
+    Effect::ToIncumbent(messages(ours()).swap_remove(index))
+}
+
+fn to_successor(index: usize) -> Effect {
+    Effect::ToSuccessor(messages(ours()).swap_remove(index))
+}
+
+const SEAL_REQUEST: usize = 4;
+const BEGIN: usize = 8;
+const COMMIT: usize = 10;
+
+#[test]
+fn a_command_moves_the_phase_it_belongs_to() {
+    let prepare = Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4 };
+    let table = [
+        (State::Paired, Command::Warm, State::Warming, vec![]),
+        (State::Warmed, prepare, State::Draining, vec![to_incumbent(2)]),
+        (State::Prepared, Command::Seal, State::Sealing, vec![to_incumbent(SEAL_REQUEST)]),
+        (State::Sealed, Command::Begin, State::Opening, vec![to_successor(BEGIN)]),
+        (State::Ready, Command::Commit, State::Committing, vec![to_successor(COMMIT)]),
+    ];
+    for state in states() {
+        for (from, command, to, effects) in &table {
+            let (machine, made) = step(&state, false, Event::Command(command.clone()));
+            if state == *from {
+                assert_eq!((&machine.state, &made), (to, effects));
+            } else {
+                assert_eq!((machine.state, made), (state.clone(), vec![]), "{command:?}");
+            }
+        }
+        let stepped = step(&state, false, Event::Command(Command::Abort("why".into())));
+        if is_forward(&state) {
+            let expected = Cause::Requested("why".into());
+            assert_eq!(rolled_back(&state, &stepped), Some(expected), "{state:?}");
+        } else {
+            assert_eq!((stepped.0.state, stepped.1), (state, vec![]));
+        }
+    }
+}
+
+#[test]
+fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
+    let (mut legal, mut late, mut back) = (0, 0, 0);
+    for state in states() {
+        for message in [messages(ours()), messages(foreign())].concat() {
+            let pair = format!("{state:?} + {message:?}");
+            let about_ours = message.handoff_id() != Some(foreign());
+            let stepped = step(&state, false, Event::Incumbent(message.clone()));
+            let expected = match (&state, message.name()) {
+                _ if !is_forward(&state) || may_hold_the_lock(&state) => {
+                    assert_eq!((&stepped.0.state, &stepped.1), (&state, &vec![]), "{pair}");
+                    late += 1;
+                    continue;
+                }
+                (_, "Heartbeat") | (State::Sealing, "SealProgress") => state.clone(),
+                (State::Draining, "Drained") => State::Prepared,
+                (State::Sealing, "SealComplete") if about_ours => State::Sealed,
+                (State::Draining | State::Prepared | State::Sealing, "SealFailed")
+                    if about_ours =>
+                {
+                    let expected =
+                        Cause::SealFailed { error: "e".into(), partial_state: "p".into() };
+                    assert_eq!(rolled_back(&state, &stepped), Some(expected), "{pair}");
+                    back += 1;
+                    continue;
+                }
+                (_, "Abort") if about_ours => {
+                    let expected = Cause::IncumbentAborted("r".into());
+                    assert_eq!(rolled_back(&state, &stepped), Some(expected), "{pair}");
+                    back += 1;
+                    continue;
+                }
+                _ => {
+                    let cause = rolled_back(&state, &stepped);
+                    assert!(matches!(cause, Some(Cause::IncumbentMisbehaved(_))), "{pair}");
+                    back += 1;
+                    continue;
+                }
+            };
+            assert_eq!((stepped.0.state, stepped.1), (expected, vec![]), "{pair}");
+            legal += 1;
+        }
+    }
+    assert_eq!((legal, late, back), (14 + 2 + 2 + 1, 11 * 34, 7 * 34 - 19));
+}
+
+#[test]
+fn every_message_of_the_successor_is_legal_late_or_leads_back() {
+    use Promotion::{Committing, Opening, Warming};
+    let (mut legal, mut late, mut back) = (0, 0, 0);
+    for state in states() {
+        for message in [messages(ours()), messages(foreign())].concat() {
+            let pair = format!("{state:?} + {message:?}");
+            let about_ours = message.handoff_id() == Some(ours());
+            let stepped = step(&state, false, Event::Successor(message.clone()));
+            let expected = match (&state, message.name()) {
+                (State::Ending(_) | State::Confirming(_), _) => {
+                    late += 1;
+                    (state.clone(), vec![])
+                }
+                _ if is_over(&state) => {
+                    late += 1;
+                    (state.clone(), vec![])
+                }
+                (_, "Heartbeat") => {
+                    legal += 1;
+                    (state.clone(), vec![])
+                }
+                (State::Warming, "Warmed") if about_ours => {
+                    legal += 1;
+                    (State::Warmed, vec![])
+                }
+                (State::Promoting(Warming, _), "Warmed") if about_ours => {
+                    legal += 1;
+                    (State::Promoting(Opening, cause()), vec![to_successor(BEGIN)])
+                }
+                (State::Opening | State::Promoting(Opening, _), "Verified") if about_ours => {
+                    legal += 1;
+                    (state.clone(), vec![])
+                }
+                (State::Opening | State::Promoting(Opening, _), "Ready") if about_ours => {
+                    legal += 1;
+                    (state.clone(), vec![Effect::Judge])
+                }
+                (State::Committing, "Serving") if about_ours => {
+                    legal += 1;
+                    (State::Committed, vec![to_incumbent(COMMIT)])
+                }
+                (State::Promoting(Committing, _), "Serving") if about_ours => {
+                    legal += 1;
+                    (State::Promoted(cause()), vec![])
+                }
+                (_, name) => {
+                    let cause = rolled_back(&state, &stepped);
+                    if name == "Abort" && about_ours {
+                        assert_eq!(cause, Some(Cause::SuccessorGaveUp("r".into())), "{pair}");
+                    } else {
+                        assert!(matches!(cause, Some(Cause::SuccessorMisbehaved(_))), "{pair}");
+                    }
+                    back += 1;
+                    continue;
+                }
+            };
+            assert_eq!((stepped.0.state, stepped.1), expected, "{pair}");
+        }
+    }
+    let heard = 13 * 34;
+    let legally = 13 * 2 + 2 + 2 + 2 + 2;
+    assert_eq!((legal, late, back), (legally, 5 * 34, heard - legally));
+}
+
+#[test]
+fn a_verdict_counts_while_it_is_awaited() {
+    let unfit = || Unfit::Unhealthy;
+    for state in states() {
+        let good = step(&state, false, Event::Judged(Ok(())));
+        let bad = step(&state, false, Event::Judged(Err(unfit())));
+        match &state {
+            State::Opening => {
+                assert_eq!((good.0.state, good.1), (State::Ready, vec![]));
+                assert_eq!(rolled_back(&state, &bad), Some(Cause::Unfit(unfit())));
+            }
+            State::Promoting(Promotion::Opening, _) => {
+                let committing = State::Promoting(Promotion::Committing, cause());
+                assert_eq!((good.0.state, good.1), (committing, vec![to_successor(COMMIT)]));
+                assert_eq!(rolled_back(&state, &bad), Some(Cause::Unfit(unfit())));
+            }
+            _ => {
+                assert_eq!((&good.0.state, good.1), (&state, vec![]));
+                assert_eq!((&bad.0.state, bad.1), (&state, vec![]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
+    for state in states() {
+        let (machine, effects) = step(&state, false, Event::IncumbentDied);
+        assert!(machine.incumbent_is_dead);
+        match &state {
+            State::Paired | State::Warming => {
+                assert!(matches!(machine.state, State::Promoting(Promotion::Warming, _)));
+                assert_eq!(effects, []);
+            }
+            State::Warmed | State::Draining | State::Prepared | State::Sealing => {
+                let State::Promoting(Promotion::Opening, cause) = machine.state else {
+                    panic!("{:?}", machine.state)
+                };
+                assert_eq!(cause, Cause::IncumbentDied(state.name()));
+                assert_eq!(effects, [to_successor(BEGIN)]);
+            }
+            State::Confirming(cause) => {
+                let lost = State::RolledBack(IncumbentFate::Lost, cause.clone());
+                assert_eq!((machine.state, effects), (lost, vec![]));
+            }
+            _ => assert_eq!((&machine.state, effects), (&state, vec![])),
+        }
+        let ended = step(&state, true, Event::SuccessorEnded);
+        if let State::Ending(cause) = &state {
+            let lost = State::RolledBack(IncumbentFate::Lost, cause.clone());
+            assert_eq!((ended.0.state, ended.1), (lost, vec![]));
+        }
+    }
+}
+
+#[test]
+fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() {
+    for state in states() {
+        let unchanged = |event: Event| {
+            let (machine, effects) = step(&state, false, event);
+            assert_eq!((&machine.state, effects), (&state, vec![]));
+        };
+        let name = state.name();
+        let forward = [
+            (Event::SuccessorLost, Cause::SuccessorLost(name)),
+            (Event::SuccessorEnded, Cause::SuccessorLost(name)),
+            (Event::SuccessorSilent, Cause::SuccessorSilent(name)),
+            (Event::DeadlinePassed, Cause::DeadlinePassed(name)),
+        ];
+        for (event, expected) in forward {
+            let stepped = step(&state, false, event.clone());
+            match &state {
+                State::Promoting(_, first) => {
+                    assert_eq!(rolled_back(&state, &stepped), Some(first.clone()));
+                }
+                _ if is_forward(&state) => {
+                    assert_eq!(rolled_back(&state, &stepped), Some(expected), "{state:?}");
+                }
+                State::Ending(first) if event == Event::SuccessorEnded => {
+                    let asked = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
+                    assert_eq!((stepped.0.state, stepped.1), asked);
+                }
+                _ => unchanged(event),
+            }
+        }
+        let silent = step(&state, false, Event::IncumbentSilent);
+        if matches!(state, State::Draining | State::Sealing) {
+            assert_eq!(rolled_back(&state, &silent), Some(Cause::IncumbentSilent(name)));
+        } else {
+            unchanged(Event::IncumbentSilent);
+        }
+        let gone = step(&state, false, Event::IncumbentDisconnected);
+        match &state {
+            State::Confirming(first) => {
+                let again = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
+                assert_eq!((gone.0.state, gone.1), again);
+            }
+            _ if is_forward(&state) && !may_hold_the_lock(&state) => {
+                let expected = Cause::IncumbentDisconnected(name);
+                assert_eq!(rolled_back(&state, &gone), Some(expected));
+            }
+            _ => unchanged(Event::IncumbentDisconnected),
+        }
+    }
+}
+
+#[test]
+fn a_rollback_is_reported_as_it_was_confirmed() {
+    for state in states() {
+        for (event, fate) in [
+            (Event::Echoed, IncumbentFate::Serving),
+            (Event::PatienceEnded, IncumbentFate::Unknown),
+        ] {
+            let (machine, effects) = step(&state, false, event.clone());
+            let expected = match (&state, &event) {
+                (State::Confirming(cause), _) | (State::Ending(cause), Event::PatienceEnded) => {
+                    State::RolledBack(fate, cause.clone())
+                }
+                _ => state.clone(),
+            };
+            assert_eq!((machine.state, effects), (expected, vec![]), "{state:?} + {event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_state_at_rest_awaits_nothing() {
+    for state in states() {
+        let waits = matches!(
+            state,
+            State::Warming
+                | State::Draining
+                | State::Sealing
+                | State::Opening
+                | State::Committing
+                | State::Ending(_)
+                | State::Confirming(_)
+                | State::Promoting(..)
+        );
+        assert_eq!(state.is_at_rest(), !waits, "{state:?}");
+        assert_eq!(state.is_over(), is_over(&state), "{state:?}");
+    }
+}
