@@ -26,7 +26,7 @@ use crate::sys::socket::ControlSocket;
 #[must_use = "dropping a successor gives the handoff up"]
 pub struct Successor<P: Phase> {
     conversation: Conversation,
-    listeners: Listeners,
+    inherited: Listeners,
     phase: P,
 }
 
@@ -85,7 +85,7 @@ pub enum OnLoss {
 
 impl Successor<Arrived> {
     pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {
-        Self { conversation: Conversation::new(stream), listeners, phase: Arrived(()) }
+        Self { conversation: Conversation::new(stream), inherited: listeners, phase: Arrived(()) }
     }
 
     /// Says hello and learns which swap this is.
@@ -95,10 +95,10 @@ impl Successor<Arrived> {
     /// The supervisor is gone, silent, or speaks no version in common. Nothing was touched;
     /// so for the errors of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
-        let Self { mut conversation, listeners, .. } = self;
+        let Self { mut conversation, inherited, .. } = self;
         conversation.greet(build_id)?;
         conversation.start_pulse(on_loss)?;
-        Ok(Successor { conversation, listeners, phase: Greeted(()) })
+        Ok(Successor { conversation, inherited, phase: Greeted(()) })
     }
 }
 
@@ -147,7 +147,7 @@ impl Successor<Warmed> {
 impl Successor<Begun> {
     /// The sockets that this process inherited.
     pub const fn listeners(&mut self) -> &mut Listeners {
-        &mut self.listeners
+        &mut self.inherited
     }
 
     /// The lock that this process holds.
@@ -157,7 +157,7 @@ impl Successor<Begun> {
     }
 
     pub(crate) const fn lock_and_listeners(&mut self) -> (&DataDirLock, &mut Listeners) {
-        (&self.phase.lock, &mut self.listeners)
+        (&self.phase.lock, &mut self.inherited)
     }
 
     /// What the old process sealed; none where it died before it could.
@@ -236,7 +236,7 @@ impl<P: Phase> Successor<P> {
     /// The names of the sockets that this process inherited.
     #[must_use]
     pub fn listener_names(&self) -> Vec<String> {
-        self.listeners.names()
+        self.inherited.names()
     }
 
     /// Gives the swap up and tells the supervisor why; returns the error for `main` to return.
@@ -246,7 +246,7 @@ impl<P: Phase> Successor<P> {
     }
 
     fn into_phase<Q: Phase>(self, phase: Q) -> Successor<Q> {
-        Successor { conversation: self.conversation, listeners: self.listeners, phase }
+        Successor { conversation: self.conversation, inherited: self.inherited, phase }
     }
 }
 
@@ -254,7 +254,7 @@ impl<P: Phase + fmt::Debug> fmt::Debug for Successor<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Successor")
             .field("phase", &self.phase)
-            .field("listeners", &self.listeners.names())
+            .field("listeners", &self.inherited.names())
             .finish_non_exhaustive()
     }
 }
