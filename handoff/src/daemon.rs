@@ -205,13 +205,13 @@ impl Daemon {
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
     ) -> Result<(Incumbent, D)> {
         let successor = successor.greet(&self.build_id, OnLoss::Exit)?;
-        let warmed = match warm(&self.warm(successor.listener_names(), true)) {
+        let warmed = match warm(&self.warm(successor.inherited_names(), true)) {
             Ok(warmed) => warmed,
             Err(error) => return Err(successor.fail(error)),
         };
         let mut successor =
             successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;
-        let passed = successor.listener_names();
+        let passed = successor.inherited_names();
         let (lock, listeners) = successor.lock_and_listeners();
         let mut opening = Opening { lock, listeners, is_successor: true, stop, healthy: true };
         let opened = open(warmed, &mut opening);
@@ -225,7 +225,7 @@ impl Daemon {
             Err(error) => return Err(successor.fail(error)),
         };
         let ready = ReadinessSnapshot {
-            listening_on: taken(passed, &successor.listener_names()),
+            listening_on: taken(passed, &successor.inherited_names()),
             healthz_ok: healthy,
             advertised_revision_per_shard: drainable.snapshot_state().last_revision_per_shard,
         };

@@ -78,7 +78,7 @@ pub enum Error {
         /// The shard's name in the data format.
         name: String,
         /// What it said.
-        source: Box<Error>,
+        source: Box<Self>,
     },
 
     /// Two shards have one name, so that the data format cannot tell them apart.

@@ -1,4 +1,28 @@
-//! Replaces the binary of a running, stateful daemon while its clients stay connected.
+//! Replaces the binary of a running, stateful daemon while its clients stay connected: no
+//! refused connection, no failed request, no lost write, never two writers, and the old
+//! process serves on whenever the new one cannot.
+//!
+//! ```text
+//!  supervisor ------ spawns, drives ------> successor: warms up, takes the lock, opens,
+//!      |                                        |      verifies, is ready, serves
+//!      +--- PrepareHandoff, SealRequest --> incumbent: drains, seals, releases the lock,
+//!                                                      leaves, or serves again
+//! ```
+//!
+//! - **Daemons** derive [`Drainable`] for the struct that holds their state, let requests
+//!   through a [`Gate`], and run in a [`daemon::Daemon`]; underneath are [`Incumbent`] and
+//!   [`successor::Successor`].
+//! - **Supervisors** swap a daemon with [`Supervisor::perform_handoff`], or step by step with
+//!   a [`Session`] whose type says what has been done and what may come next.
+//! - **Both** rely on the [`DataDirLock`]: whoever holds it is the only writer, and the owner
+//!   record in it decides every swap.
+//!
+//! The README has a compiling example for each. What always holds, and what happens when
+//! something dies, is in ARCHITECTURE.md.
+//!
+//! # Features
+//!
+//! - `derive` (default): `#[derive(Drainable)]`.
 
 #[doc(hidden)]
 pub mod __private;
@@ -15,7 +39,6 @@ pub mod supervisor;
 mod sys;
 
 pub use datadir::{DataDirLock, SealManifest};
-
 pub use drainable::{
     DrainReport, Drainable, Gate, OwnedPass, Pass, ReadinessSnapshot, SealReport, Shard, Shards,
     StateSnapshot,
@@ -26,3 +49,8 @@ pub use handoff_derive::Drainable;
 pub use incumbent::{Incumbent, StopHandle};
 pub use protocol::HandoffId;
 pub use supervisor::{Session, SpawnSpec, Supervisor};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

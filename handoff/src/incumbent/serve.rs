@@ -474,11 +474,13 @@ impl<D: Drainable + 'static> Server<D> {
         let now = Instant::now();
         let alone = self.holder.is_none() || now > swap.lease + LIVENESS_LIMIT;
         let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
-        if now > swap.lease && alone && is_the_successor {
-            if let Some(process) = holder.open() {
-                tracing::error!(pid = holder.pid, "ending a hung successor");
-                let _ = process.kill();
-            }
+        if now > swap.lease
+            && alone
+            && is_the_successor
+            && let Some(process) = holder.open()
+        {
+            tracing::error!(pid = holder.pid, "ending a hung successor");
+            let _ = process.kill();
         }
     }
 

@@ -235,7 +235,7 @@ impl<P: Phase> Successor<P> {
 
     /// The names of the sockets that this process inherited.
     #[must_use]
-    pub fn listener_names(&self) -> Vec<String> {
+    pub fn inherited_names(&self) -> Vec<String> {
         self.inherited.names()
     }
 

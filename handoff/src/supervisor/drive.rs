@@ -491,7 +491,7 @@ impl Swap {
         cause: Cause,
         promoted: Option<Box<Committed>>,
     ) -> Failed {
-        let (handoff_id, timings) = (self.handoff_id(), self.timings);
+        let (handoff_id, timings) = (self.handoff_id(), Box::new(self.timings));
         Failed { handoff_id, cause, incumbent, promoted, timings }
     }
 

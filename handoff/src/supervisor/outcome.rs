@@ -67,7 +67,7 @@ pub struct Failed {
     /// The incumbent died, and the successor serves in its place.
     pub promoted: Option<Box<Committed>>,
     /// How long it took.
-    pub timings: Timings,
+    pub timings: Box<Timings>,
 }
 
 impl Failed {
