@@ -71,7 +71,7 @@ impl Supervised {
                 if let Some(promoted) = failed.promoted.take() {
                     self.replace(promoted.successor, to);
                 }
-                (outcome, failed.timings, failed.to_string())
+                (outcome, *failed.timings, failed.to_string())
             }
         };
         Ok(SwapReport { from, to, outcome, pid: self.pid(), phases: phases(timings), reason })

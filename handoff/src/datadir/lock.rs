@@ -377,7 +377,7 @@ mod tests {
         ] {
             match second {
                 Err(Error::LockHeld { holder_pid, .. }) => {
-                    assert_eq!(holder_pid, std::process::id())
+                    assert_eq!(holder_pid, std::process::id());
                 }
                 other => panic!("{other:?}"),
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Paired -> Warming -> Warmed -> Draining -> Prepared -> Sealing -> Sealed
-//!                                                                      |
+//!     \--> PairedWarm ---^                                             |
 //!                              Committed <- Committing <- Ready <- Opening
 //!
 //!  from everywhere before Committed, on any doubt:
@@ -112,7 +112,8 @@ pub enum IncumbentFate {
     Serving,
     /// It is dead.
     Lost,
-    /// It lives, or may live, and did not say in time that it serves.
+    /// It lives, or may live, and did not say in time that it serves; or it is busy with the
+    /// swap of another supervisor.
     Unknown,
 }
 
@@ -120,6 +121,8 @@ pub enum IncumbentFate {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     Paired,
+    /// Paired, and the successor did not take until it was asked to be warm.
+    PairedWarm,
     Warming,
     Warmed,
     Draining,
@@ -187,6 +190,8 @@ pub(crate) enum Event {
     DeadlinePassed,
     /// The incumbent echoed the value that was sent behind `ResumeAfterAbort`.
     Echoed,
+    /// Asked over a new connection, the incumbent said that another swap is in flight.
+    Refused,
     /// The incumbent had long enough to say that it serves.
     PatienceEnded,
 }
@@ -207,7 +212,7 @@ pub(crate) enum Effect {
 impl State {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
-            Self::Paired => "paired",
+            Self::Paired | Self::PairedWarm => "paired",
             Self::Warming => "warming",
             Self::Warmed => "warmed",
             Self::Draining => "draining",
@@ -228,8 +233,15 @@ impl State {
 
     /// Whether nothing is awaited: the caller has the word, or the swap is over.
     pub(crate) const fn is_at_rest(&self) -> bool {
-        matches!(self, Self::Paired | Self::Warmed | Self::Prepared | Self::Sealed | Self::Ready)
-            || self.is_over()
+        matches!(
+            self,
+            Self::Paired
+                | Self::PairedWarm
+                | Self::Warmed
+                | Self::Prepared
+                | Self::Sealed
+                | Self::Ready
+        ) || self.is_over()
     }
 
     pub(crate) const fn is_over(&self) -> bool {
@@ -300,6 +312,12 @@ impl Machine {
                 }
                 state => (state, Vec::new()),
             },
+            Event::Refused => match state {
+                State::Confirming(cause) => {
+                    (State::RolledBack(IncumbentFate::Unknown, cause), Vec::new())
+                }
+                state => (state, Vec::new()),
+            },
             Event::PatienceEnded => match state {
                 State::Confirming(cause) | State::Ending(cause) => {
                     (State::RolledBack(IncumbentFate::Unknown, cause), Vec::new())
@@ -315,6 +333,7 @@ impl Machine {
         let handoff_id = self.handoff_id;
         match (state, command) {
             (State::Paired, Command::Warm) => (State::Warming, Vec::new()),
+            (State::PairedWarm, Command::Warm) => (State::Warmed, Vec::new()),
             (State::Warmed, Command::Prepare { successor_pid, deadline_ms, drain_grace_ms }) => {
                 let prepare = Message::PrepareHandoff {
                     handoff_id,
@@ -376,6 +395,7 @@ impl Machine {
             // It was killed; what it said before that decides nothing.
             (state @ (State::Ending(_) | State::Confirming(_)), _) => (state, Vec::new()),
             (state, Message::Heartbeat { .. }) => (state, Vec::new()),
+            (State::Paired, Message::Warmed { .. }) if is_ours => (State::PairedWarm, Vec::new()),
             (State::Warming, Message::Warmed { .. }) if is_ours => (State::Warmed, Vec::new()),
             (State::Promoting(Promotion::Warming, cause), Message::Warmed { .. }) if is_ours => {
                 begin_promotion(handoff_id, cause)
@@ -428,9 +448,11 @@ impl Machine {
                 (State::Promoting(Promotion::Warming, cause), Vec::new())
             }
             // Its lock is free, and what it acknowledged is on disk: the successor opens it.
-            State::Warmed | State::Draining | State::Prepared | State::Sealing => {
-                begin_promotion(self.handoff_id, cause)
-            }
+            State::PairedWarm
+            | State::Warmed
+            | State::Draining
+            | State::Prepared
+            | State::Sealing => begin_promotion(self.handoff_id, cause),
             State::Confirming(cause) => (State::RolledBack(IncumbentFate::Lost, cause), Vec::new()),
             state => (state, Vec::new()),
         }
@@ -439,6 +461,7 @@ impl Machine {
     fn on_incumbent_disconnected(&self, state: State) -> Step {
         match state {
             State::Paired
+            | State::PairedWarm
             | State::Warming
             | State::Warmed
             | State::Draining

@@ -74,6 +74,8 @@ pub(super) struct Swap {
     /// The value that the incumbent is to echo once it serves again.
     echo: u64,
     ask_again: Option<Instant>,
+    /// Whether the incumbent is asked over a new connection.
+    asked_anew: bool,
     pub(super) learnt: Learnt,
     pub(super) timings: Timings,
     listeners: Vec<String>,
@@ -115,6 +117,7 @@ impl Swap {
             entered: Instant::now(),
             echo,
             ask_again: None,
+            asked_anew: false,
             learnt: Learnt::default(),
             timings,
             listeners,
@@ -297,6 +300,10 @@ impl Swap {
         if !self.incumbent_closed {
             match self.incumbent.clone().attend().next() {
                 Received::Message(Message::Heartbeat { .. }) => return Some(Event::Echoed),
+                Received::Message(Message::Abort { reason, .. }) if self.asked_anew => {
+                    tracing::warn!(reason, "the incumbent has another swap in flight");
+                    return Some(Event::Refused);
+                }
                 Received::Message(message) => {
                     self.learn_from_incumbent(&message);
                     return Some(Event::Incumbent(message));
@@ -458,7 +465,7 @@ impl Swap {
         }
         greet(&link, Side::Incumbent, self.incumbent_pid, self.handoff_id(), deadline)?;
         self.incumbent = Arc::new(link);
-        self.incumbent_closed = false;
+        (self.incumbent_closed, self.asked_anew) = (false, true);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ fn cause() -> Cause {
 fn states() -> Vec<State> {
     vec![
         State::Paired,
+        State::PairedWarm,
         State::Warming,
         State::Warmed,
         State::Draining,
@@ -36,7 +37,7 @@ fn step(state: &State, dead: bool, event: Event) -> (Machine, Vec<Effect>) {
     (machine, effects)
 }
 
-const FORWARD: usize = 10;
+const FORWARD: usize = 11;
 
 fn is_forward(state: &State) -> bool {
     states()[..FORWARD].contains(state)
@@ -93,15 +94,17 @@ fn a_command_moves_the_phase_it_belongs_to() {
     let prepare = Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4 };
     let table = [
         (State::Paired, Command::Warm, State::Warming, vec![]),
+        (State::PairedWarm, Command::Warm, State::Warmed, vec![]),
         (State::Warmed, prepare, State::Draining, vec![to_incumbent(2)]),
         (State::Prepared, Command::Seal, State::Sealing, vec![to_incumbent(SEAL_REQUEST)]),
         (State::Sealed, Command::Begin, State::Opening, vec![to_successor(BEGIN)]),
         (State::Ready, Command::Commit, State::Committing, vec![to_successor(COMMIT)]),
     ];
     for state in states() {
-        for (from, command, to, effects) in &table {
+        for (_, command, ..) in &table {
             let (machine, made) = step(&state, false, Event::Command(command.clone()));
-            if state == *from {
+            let row = table.iter().find(|(from, of, ..)| (from, of) == (&state, command));
+            if let Some((_, _, to, effects)) = row {
                 assert_eq!((&machine.state, &made), (to, effects));
             } else {
                 assert_eq!((machine.state, made), (state.clone(), vec![]), "{command:?}");
@@ -160,7 +163,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
             legal += 1;
         }
     }
-    assert_eq!((legal, late, back), (14 + 2 + 2 + 1, 11 * 34, 7 * 34 - 19));
+    assert_eq!((legal, late, back), (16 + 2 + 2 + 1, 11 * 34, 8 * 34 - 21));
 }
 
 #[test]
@@ -184,6 +187,10 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
                 (_, "Heartbeat") => {
                     legal += 1;
                     (state.clone(), vec![])
+                }
+                (State::Paired, "Warmed") if about_ours => {
+                    legal += 1;
+                    (State::PairedWarm, vec![])
                 }
                 (State::Warming, "Warmed") if about_ours => {
                     legal += 1;
@@ -223,8 +230,8 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             assert_eq!((stepped.0.state, stepped.1), expected, "{pair}");
         }
     }
-    let heard = 13 * 34;
-    let legally = 13 * 2 + 2 + 2 + 2 + 2;
+    let heard = 14 * 34;
+    let legally = 14 * 2 + 3 + 2 + 2 + 2;
     assert_eq!((legal, late, back), (legally, 5 * 34, heard - legally));
 }
 
@@ -262,7 +269,11 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
                 assert!(matches!(machine.state, State::Promoting(Promotion::Warming, _)));
                 assert_eq!(effects, []);
             }
-            State::Warmed | State::Draining | State::Prepared | State::Sealing => {
+            State::PairedWarm
+            | State::Warmed
+            | State::Draining
+            | State::Prepared
+            | State::Sealing => {
                 let State::Promoting(Promotion::Opening, cause) = machine.state else {
                     panic!("{:?}", machine.state)
                 };
@@ -340,6 +351,7 @@ fn a_rollback_is_reported_as_it_was_confirmed() {
         for (event, fate) in [
             (Event::Echoed, IncumbentFate::Serving),
             (Event::PatienceEnded, IncumbentFate::Unknown),
+            (Event::Refused, IncumbentFate::Unknown),
         ] {
             let (machine, effects) = step(&state, false, event.clone());
             let expected = match (&state, &event) {

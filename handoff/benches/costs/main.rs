@@ -1,0 +1,40 @@
+//! What the library costs where it is called often or with much data: the gate on every
+//! request, the codec and the fingerprint in every pause.
+//!
+//! `cargo bench -p handoff` measures and prints, `cargo bench -p handoff -- gate` only what
+//! has `gate` in its name. Without `--bench`, as under `cargo test --benches`, everything runs
+//! a few times and nothing is printed of it.
+
+mod fingerprint;
+mod frame;
+mod gate;
+mod measure;
+
+use measure::{Effort, Results};
+
+fn main() {
+    let (options, wanted): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
+    let measured = options.iter().any(|option| option == "--bench");
+    let effort = if measured { Effort::FULL } else { Effort::SMOKE };
+    for (name, run) in SECTIONS {
+        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
+            continue;
+        }
+        let results = run(&effort);
+        if measured {
+            println!("{name}: {results}\n");
+        } else {
+            println!("{name}: ran, not measured");
+        }
+    }
+}
+
+type Section = fn(&Effort) -> Results;
+
+const SECTIONS: [(&str, Section); 4] = [
+    ("gate", gate::run),
+    ("frame", frame::run),
+    ("digest", fingerprint::of_a_file),
+    ("fingerprint", fingerprint::of_shards),
+];
