@@ -211,14 +211,16 @@ fn a_swap_that_is_undone_calls_everything_in_its_order() {
     );
 
     kv.resume_after_abort().expect("resumed");
+    let mut calls = kv.journal.take();
+    calls[3..5].sort(); // those of one collection are resumed side by side
     assert_eq!(
-        kv.journal.take(),
+        calls,
         [
             "before_resume 0",
             "resume extra",
             "resume audit",
-            "resume t1",
             "resume t0",
+            "resume t1",
             "after_resume 0"
         ]
     );
@@ -277,9 +279,12 @@ fn a_shard_that_fails_is_named_and_those_sealed_are_resumed() {
         calls.iter().filter_map(|call| call.strip_prefix(verb)).collect()
     };
     let sealed = told("seal ");
-    let mut expected = vec!["extra", "t1", "t0"];
+    let mut expected = vec!["extra", "t0", "t1"];
     expected.retain(|name| sealed.contains(name));
-    assert_eq!(told("resume "), expected);
+    let mut resumed = told("resume ");
+    resumed.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(resumed, expected);
 }
 
 #[test]
@@ -301,7 +306,9 @@ fn a_resume_that_fails_tries_all_shards_and_keeps_the_gates_closed() {
     kv.journal.take();
     kv.journal.fail("resume audit");
     assert_eq!(words_of(kv.resume_after_abort()), "shard \"audit-v1\": resume audit failed");
-    assert_eq!(kv.journal.take().last().map(String::as_str), Some("resume t0"));
+    let mut resumed = kv.journal.take().split_off(2);
+    resumed.sort();
+    assert_eq!(resumed, ["resume audit", "resume t0", "resume t1"]);
     assert_eq!(kv.open_gates(), 0);
 
     kv.journal.fail("nothing");

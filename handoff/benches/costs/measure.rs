@@ -4,7 +4,7 @@ use std::fmt;
 use std::iter::Sum;
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 
 /// How long and on how much to measure.
 pub(crate) struct Effort {
@@ -207,10 +207,8 @@ impl fmt::Display for Results {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        if matches!(self.rate, Rate::None) {
-            table
-                .column_mut(4)
-                .map(|column| column.set_constraint(comfy_table::ColumnConstraint::Hidden));
+        if let (Rate::None, Some(rate)) = (self.rate, table.column_mut(RATE)) {
+            rate.set_constraint(ColumnConstraint::Hidden);
         }
         write!(f, "{}; {} rounds\n{table}", self.title, self.rounds)
     }
@@ -242,3 +240,6 @@ impl Spread {
         }
     }
 }
+
+/// The column of the rate.
+const RATE: usize = 4;

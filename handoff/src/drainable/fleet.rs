@@ -1,15 +1,14 @@
 //! All shards of a daemon, sealed side by side and resumed in reverse.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;
 use std::thread;
 
+use crate::drainable::fence::fenced;
 use crate::drainable::{Fingerprint, SealProgress, SealReport, SealedShard, Shard, Shards};
 use crate::error::{Error, Result};
 
@@ -41,7 +40,10 @@ impl<'a> Fleet<'a> {
     /// With one more shard, or a collection of them, behind the others.
     #[must_use]
     pub fn with<S: Shards>(mut self, name: &str, shards: &'a S) -> Self {
-        shards.each_shard(name, &mut |name, shard| self.members.push(Member { name, shard }));
+        let field = self.members.last().map_or(0, |last| last.field + 1);
+        shards.each_shard(name, &mut |name, shard| {
+            self.members.push(Member { name, field, shard });
+        });
         self
     }
 
@@ -83,13 +85,14 @@ impl<'a> Fleet<'a> {
         sealing.finish()
     }
 
-    /// Resumes all shards, the last one first, also behind one that fails.
+    /// Resumes all shards: the last field first, and those of one collection side by side.
+    /// One that fails keeps no other from it.
     ///
     /// # Errors
     ///
     /// [`Error::Shard`] names the first that failed; the others are logged.
     pub fn resume(&self) -> Result<()> {
-        resume(self.members.iter().rev())
+        resume(&self.members.iter().collect::<Vec<_>>())
     }
 
     /// The shards as they are now, in declared order, with their fingerprints.
@@ -139,6 +142,8 @@ impl SealReport {
 
 struct Member<'a> {
     name: String,
+    /// Which call of [`Fleet::with`] it came by.
+    field: usize,
     shard: &'a dyn Shard,
 }
 
@@ -163,8 +168,7 @@ impl Member<'_> {
 
     /// Calls the shard; an error, and a panic as one, gets its name.
     fn fenced<T>(&self, hook: &'static str, call: impl Fn(&dyn Shard) -> Result<T>) -> Result<T> {
-        catch_unwind(AssertUnwindSafe(|| call(self.shard)))
-            .unwrap_or_else(|panic| Err(Error::HookPanicked { hook, message: words_of(&*panic) }))
+        fenced(hook, || call(self.shard))
             .map_err(|source| Error::Shard { name: self.name.clone(), source: Box::new(source) })
     }
 }
@@ -228,24 +232,30 @@ impl<'a> Sealing<'a> {
         };
         // Resuming everything follows in `resume_after_abort`, where it is repeated until it
         // succeeds: here a failure to resume must not hide why the seal failed.
-        if let Err(error) = resume(sealed.into_iter().rev()) {
+        if let Err(error) = resume(&sealed) {
             tracing::warn!(%error, "a shard could not be resumed after a failed seal");
         }
         Err(failure)
     }
 }
 
-fn resume<'a>(members: impl Iterator<Item = &'a Member<'a>>) -> Result<()> {
+/// Resumes members that are in declared order.
+fn resume(members: &[&Member<'_>]) -> Result<()> {
     let mut outcome = Ok(());
-    for member in members {
-        let Err(error) = member.fenced("resume", |shard| shard.resume()) else {
-            continue;
-        };
-        if outcome.is_ok() {
-            outcome = Err(error);
-        } else {
-            tracing::warn!(%error, "another shard could not be resumed");
-        }
+    for field in members.chunk_by(|one, next| one.field == next.field).rev() {
+        let resume = |index: usize| field[index].fenced("resume", |shard| shard.resume());
+        side_by_side(
+            field.len(),
+            resume,
+            |_| true,
+            |_, result| match result {
+                Err(error) if outcome.is_err() => {
+                    tracing::warn!(%error, "another shard could not be resumed");
+                }
+                Err(error) => outcome = Err(error),
+                Ok(()) => {}
+            },
+        );
     }
     outcome
 }
@@ -296,17 +306,6 @@ fn side_by_side<T: Send>(
         }
         finished.into_iter().for_each(|(index, result)| done(index, result));
     });
-}
-
-/// What a panic said.
-fn words_of(panic: &(dyn Any + Send)) -> String {
-    if let Some(words) = panic.downcast_ref::<&str>() {
-        (*words).to_owned()
-    } else if let Some(words) = panic.downcast_ref::<String>() {
-        words.clone()
-    } else {
-        "a panic without words".to_owned()
-    }
 }
 
 /// Seals wait for disks rather than for processors, so more than there are processors help.

@@ -1,13 +1,12 @@
-//! The fence around a daemon's hooks: a thread of their own, and a panic is an error.
+//! A daemon's hooks: on a thread of their own, and behind the fence.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::incumbent::bind::Stop;
 
 /// What the thread is to run.
@@ -92,18 +91,6 @@ fn perform<D: Drainable>(
             drainable.admit()
         })),
     }
-}
-
-/// Runs a hook. Its panic becomes [`Error::HookPanicked`].
-pub(super) fn fenced<T>(hook: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|panic| Err(Error::HookPanicked { hook, message: panic_message(&*panic) }))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it said nothing").to_owned()
 }
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::datadir::{Decision, SealManifest};
+use crate::drainable::fence::fenced;
 use crate::drainable::{Drainable, SealReport, SealedShard};
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::frame::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT};
 use crate::incumbent::bind::{KeptLock, Stop};
-use crate::incumbent::hooks::{Hooks, Job, Outcome, fenced};
+use crate::incumbent::hooks::{Hooks, Job, Outcome};
 use crate::incumbent::session::Session;
 use crate::incumbent::{Ended, Incumbent};
 use crate::machine::hello;

@@ -232,8 +232,8 @@ struct Together<'a> {
     expected: u32,
 }
 
-impl Shard for Together<'_> {
-    fn seal(&self) -> Result<u64> {
+impl Together<'_> {
+    fn meet(&self) {
         let place = self.arrived.fetch_add(1, Relaxed) + 1;
         let wave = place.div_ceil(self.expected) * self.expected;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -241,6 +241,12 @@ impl Shard for Together<'_> {
             assert!(Instant::now() < deadline, "the others do not run beside this one");
             thread::yield_now();
         }
+    }
+}
+
+impl Shard for Together<'_> {
+    fn seal(&self) -> Result<u64> {
+        self.meet();
         Ok(1)
     }
     fn revision(&self) -> u64 {
@@ -250,8 +256,17 @@ impl Shard for Together<'_> {
         Ok([0; 32])
     }
     fn resume(&self) -> Result<()> {
+        self.meet();
         Ok(())
     }
+}
+
+#[test]
+fn those_of_a_collection_are_resumed_side_by_side() {
+    let arrived = AtomicU32::new(0);
+    let shards: Vec<_> = (0..8).map(|_| Together { arrived: &arrived, expected: 8 }).collect();
+    Fleet::new().with("shards", &shards).resume().expect("resumed");
+    assert_eq!(arrived.load(Relaxed), 8);
 }
 
 #[test]
