@@ -1,7 +1,10 @@
-//! To enter a gate and leave it, against a read lock around each request.
+//! To enter a gate and leave it, against a read lock around each request, and beside the two
+//! atomic operations that it promises to cost.
 
 use std::hint::black_box;
 use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use handoff::Gate;
@@ -13,24 +16,38 @@ pub(crate) fn run(effort: &Effort) -> Results {
     let gate = OwnLines(Gate::new());
     gate.0.open();
     let lock = OwnLines(RwLock::new(()));
+    let counters = [const { OwnLines(AtomicU64::new(0)) }; MOST_THREADS];
+
+    let read = |_| drop(black_box(&lock.0).read());
+    let enter = |_| {
+        let pass = black_box(&gate.0).enter();
+        assert!(pass.is_ok(), "the gate is open");
+        drop(pass);
+    };
+    let count = |thread: usize| {
+        let counter = black_box(&counters[thread].0);
+        counter.fetch_add(1, SeqCst);
+        counter.fetch_sub(1, SeqCst);
+    };
 
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let title = format!("a pair, as each thread sees it, on {cores} cores");
     let mut race = Race::new(title, Rate::None);
-    for threads in THREADS.into_iter().filter(|&threads| threads <= cores) {
-        let read = || drop(black_box(&lock.0).read());
-        let enter = || {
-            let pass = black_box(&gate.0).enter();
-            assert!(pass.is_ok(), "the gate is open");
-            drop(pass);
-        };
-        let of_lock = race.add(Subject::new(
-            format!("{threads} thread(s), parking_lot read + unlock"),
-            move || on_threads(threads, effort, read),
-        ));
+    for threads in [1, 2, MOST_THREADS].into_iter().filter(|&threads| threads <= cores) {
+        let on = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        let of_lock = race
+            .add(Subject::new(format!("{on}: parking_lot read, unlock"), move || {
+                on_threads(threads, effort, read)
+            }));
         race.add(
-            Subject::new(format!("{threads} thread(s), Gate::enter + leave"), move || {
+            Subject::new(format!("{on}: Gate::enter, leave"), move || {
                 on_threads(threads, effort, enter)
+            })
+            .against(of_lock),
+        );
+        race.add(
+            Subject::new(format!("{on}: add, subtract, a counter each"), move || {
+                on_threads(threads, effort, count)
             })
             .against(of_lock),
         );
@@ -38,14 +55,16 @@ pub(crate) fn run(effort: &Effort) -> Results {
     race.run(effort)
 }
 
-fn on_threads(threads: usize, effort: &Effort, call: impl Fn() + Sync) -> Pace {
+/// Calls on so many threads at once, each with its index.
+fn on_threads(threads: usize, effort: &Effort, call: impl Fn(usize) + Sync) -> Pace {
     let together = Barrier::new(threads);
     thread::scope(|scope| {
         let started: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
+            .map(|thread| {
+                let (together, call) = (&together, &call);
+                scope.spawn(move || {
                     together.wait();
-                    Pace::of(effort.turn, CHUNK, &call)
+                    Pace::of(effort.turn, CHUNK, || call(thread))
                 })
             })
             .collect();
@@ -57,5 +76,5 @@ fn on_threads(threads: usize, effort: &Effort, call: impl Fn() + Sync) -> Pace {
 #[repr(align(128))]
 struct OwnLines<T>(T);
 
-const THREADS: [usize; 3] = [1, 2, 4];
+const MOST_THREADS: usize = 4;
 const CHUNK: u32 = 1024;

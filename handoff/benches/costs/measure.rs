@@ -177,6 +177,7 @@ struct Line {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = Unit::for_times(&self.lines);
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
             "",
@@ -184,7 +185,7 @@ impl fmt::Display for Results {
             "median",
             "max",
             "rate at median",
-            "time : baseline",
+            "time / baseline",
             "min .. max",
         ]);
         for line in &self.lines {
@@ -196,28 +197,47 @@ impl fmt::Display for Results {
             };
             table.add_row([
                 line.name.clone(),
-                time(line.times.min),
-                time(line.times.median),
-                time(line.times.max),
+                unit.show(line.times.min),
+                unit.show(line.times.median),
+                unit.show(line.times.max),
                 self.rate.show(line.bytes, line.times.median),
                 ratio,
                 range,
             ]);
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        if let (Rate::None, Some(rate)) = (self.rate, table.column_mut(RATE)) {
-            rate.set_constraint(ColumnConstraint::Hidden);
+        let compared = self.lines.iter().any(|line| line.ratios.is_some());
+        let rated = !matches!(self.rate, Rate::None);
+        let shown = [true, true, true, true, rated, compared, compared];
+        for ((index, column), shown) in table.column_iter_mut().enumerate().zip(shown) {
+            if index > 0 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            if !shown {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
         }
         write!(f, "{}; {} rounds\n{table}", self.title, self.rounds)
     }
 }
 
-fn time(ns: f64) -> String {
-    match ns {
-        ..1e6 => format!("{ns:.1} ns"),
-        _ => format!("{:.1} ms", ns / 1e6),
+/// One for a table, so that its lines compare at a glance.
+#[derive(Clone, Copy)]
+struct Unit {
+    ns: f64,
+    name: &'static str,
+}
+
+impl Unit {
+    fn for_times(lines: &[Line]) -> Self {
+        match lines.iter().map(|line| line.times.median).fold(0.0, f64::max) {
+            ..1e5 => Self { ns: 1.0, name: "ns" },
+            ..1e7 => Self { ns: 1e3, name: "µs" },
+            _ => Self { ns: 1e6, name: "ms" },
+        }
+    }
+
+    fn show(self, ns: f64) -> String {
+        format!("{:.1} {}", ns / self.ns, self.name)
     }
 }
 
@@ -240,6 +260,3 @@ impl Spread {
         }
     }
 }
-
-/// The column of the rate.
-const RATE: usize = 4;

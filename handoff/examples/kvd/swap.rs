@@ -113,8 +113,25 @@ fn outcome_of(failed: &Failed) -> Outcome {
     }
 }
 
-/// A phase that was not reached took no time.
+/// A phase that was not reached took no time; nor did one that was over before it was begun.
 fn phases(timings: Timings) -> [Option<Duration>; PHASES.len()] {
     let Timings { pair, warm, drain, seal, open, commit } = timings;
-    [pair, warm, drain, seal, open, commit].map(|took| (took > Duration::ZERO).then_some(took))
+    let mut phases = [pair, warm, drain, seal, open, commit].map(Some);
+    let reached = phases.iter().rposition(|took| *took != Some(Duration::ZERO));
+    phases[reached.map_or(0, |last| last + 1)..].fill(None);
+    phases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_behind_the_last_that_took_time_were_not_reached() {
+        let ms = Duration::from_millis;
+        let timings = Timings { pair: ms(3), drain: ms(2), ..Timings::default() };
+        let expected = [Some(ms(3)), Some(ms(0)), Some(ms(2)), None, None, None];
+        assert_eq!(phases(timings), expected);
+        assert_eq!(phases(Timings::default()), [None; PHASES.len()]);
+    }
 }

@@ -1,6 +1,7 @@
 //! How a process is started, with its descriptors in place.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -178,7 +179,19 @@ fn check_binary(binary: &Path) -> Result<(), LaunchError> {
         Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
             Err(LaunchError::NotExecutable(path()))
         }
-        Ok(_) => Ok(()),
+        Ok(_) => check_format(binary).map_err(|source| LaunchError::Exec { path: path(), source }),
+    }
+}
+
+/// The C library hands a file that the kernel cannot execute to a shell, which would run its
+/// lines, whatever they are, with the listeners at hand.
+fn check_format(binary: &Path) -> io::Result<()> {
+    let mut magic = [0; 4];
+    match File::open(binary).and_then(|mut file| file.read_exact(&mut magic)) {
+        Ok(()) if magic == *b"\x7fELF" || magic.starts_with(b"#!") => Ok(()),
+        // Executable and not readable is a thing; the kernel will judge.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Ok(()) | Err(_) => Err(rustix::io::Errno::NOEXEC.into()),
     }
 }
 

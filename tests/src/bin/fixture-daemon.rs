@@ -1,0 +1,229 @@
+//! A daemon for scenarios: a key-value store in append-only logs, served over TCP, that fails
+//! as its command line says.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use handoff::daemon::Daemon as EasyRoad;
+use handoff::frame::write_message;
+use handoff::protocol::{Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, Side};
+use handoff::successor::{Listeners, OnLoss, Role, detect};
+use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
+use handoff_tests::fixture::{
+    Connections, Daemon, Faults, LogShard, Options, Server, take_no_more,
+};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fixture-daemon: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    File::create(options.state.join("pids").join(std::process::id().to_string()))?;
+    // Nothing that a test forgot lives for long.
+    thread::spawn(|| {
+        thread::sleep(LONGEST_LIFE);
+        std::process::exit(1);
+    });
+    let faults = Arc::new(Faults::parse(&options.faults, &options.state)?);
+    if faults.planned("hello").is_some() {
+        return say_a_wrong_hello(&faults);
+    }
+    let mut server = None;
+    let ended = if faults.planned("ready").is_some() {
+        take_steps(&options, &faults, &mut server)
+    } else {
+        EasyRoad::new(&options.control, &options.data)
+            .build_id(options.build.as_bytes())
+            .run(
+                |_| faults.strike("warm").map(drop),
+                |(), opening| {
+                    let healthy = faults.planned("health").is_none();
+                    let data = opening.data_dir().to_owned();
+                    let (daemon, opened) = open(&data, opening.listeners(), &options, &faults)?;
+                    server = Some(opened);
+                    if !healthy {
+                        faults.due("health");
+                        opening.unhealthy();
+                    }
+                    Ok(daemon)
+                },
+            )
+            .map(drop)
+    };
+    if let Some(server) = &server {
+        server.connections.wait_ended();
+    }
+    ended
+}
+
+/// Opens the logs and begins to accept, as far as the gate lets it.
+fn open(
+    data: &Path,
+    listeners: &mut Listeners,
+    options: &Options,
+    faults: &Arc<Faults>,
+) -> Result<(Daemon, Arc<Server>)> {
+    let struck = faults.strike("open")?;
+    let logs = (0..options.shards)
+        .map(|index| Ok(Arc::new(LogShard::open(&data.join(format!("{index}.log")))?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    let main = listeners.take_tcp(&options.listener)?;
+    let listeners = take_all(listeners)?;
+    let gate = Arc::new(Gate::new());
+    let server = Arc::new(Server {
+        gate: Arc::clone(&gate),
+        logs: logs.clone(),
+        build: options.build.clone(),
+        listeners,
+        connections: Connections::default(),
+    });
+    Arc::clone(&server).start(main)?;
+    if struck == Some("full") {
+        take_no_more(true);
+    }
+    Ok((Daemon::new(gate, logs, Arc::clone(faults)), server))
+}
+
+/// Takes the other listeners as they come, keeps them open, and says what they are.
+fn take_all(listeners: &mut Listeners) -> Result<Vec<String>> {
+    let mut taken = Vec::new();
+    while let Some(name) = listeners.names().into_iter().next() {
+        let (kind, address) = if let Ok(tcp) = listeners.take_tcp(&name) {
+            ("tcp", keep(tcp, |tcp: &TcpListener| Ok(tcp.local_addr()?.port().to_string()))?)
+        } else if let Ok(udp) = listeners.take_udp(&name) {
+            ("udp", keep(udp, |udp| Ok(udp.local_addr()?.port().to_string()))?)
+        } else if let Ok(unix) = listeners.take_unix(&name) {
+            ("unix", keep(unix, |unix| file_name(&unix.local_addr()?))?)
+        } else {
+            let datagram = listeners.take_unix_datagram(&name)?;
+            ("datagram", keep(datagram, |datagram| file_name(&datagram.local_addr()?))?)
+        };
+        taken.push(format!("{name} {kind} {address}"));
+    }
+    Ok(taken)
+}
+
+fn keep<T: Send + 'static>(
+    socket: T,
+    address: impl FnOnce(&T) -> io::Result<String>,
+) -> io::Result<String> {
+    let address = address(&socket);
+    std::mem::forget(socket);
+    address
+}
+
+fn file_name(address: &std::os::unix::net::SocketAddr) -> io::Result<String> {
+    let name = address.as_pathname().and_then(Path::file_name);
+    let name = name.ok_or_else(|| io::Error::other("a Unix socket without a name"))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The way of a successor step by step, with a false word at `Ready`.
+fn take_steps(
+    options: &Options,
+    faults: &Arc<Faults>,
+    server: &mut Option<Arc<Server>>,
+) -> Result<()> {
+    let Role::Successor(successor) = detect()? else {
+        return Err(io::Error::other("a fault at ready is for a successor").into());
+    };
+    let successor = successor.greet(options.build.as_bytes(), OnLoss::Exit)?.warmed()?;
+    let mut successor = successor.wait_for_begin(&options.control, &options.data)?;
+    let (daemon, opened) = open(&options.data, successor.listeners(), options, faults)?;
+    *server = Some(opened);
+    let fault = faults.due("ready");
+    match fault {
+        Some("no-fingerprint") => {}
+        Some("wrong-fingerprint") => successor.verified([0xff; 32]),
+        _ => successor.verify(&daemon)?,
+    }
+    let mut revisions = daemon.snapshot_state().last_revision_per_shard;
+    match fault {
+        Some("behind") => revisions[0] = revisions[0].saturating_sub(1),
+        Some("wrong-shards") => revisions.push(0),
+        _ => {}
+    }
+    let incumbent = successor.ready(ReadinessSnapshot {
+        listening_on: vec![options.listener.clone()],
+        healthz_ok: fault != Some("unhealthy"),
+        advertised_revision_per_shard: revisions,
+    })?;
+    incumbent.serve(daemon)
+}
+
+/// Talks to the supervisor by itself, and wrongly; or not at all.
+fn say_a_wrong_hello(faults: &Faults) -> Result<()> {
+    if std::env::var_os(RAW).is_none() {
+        match faults.planned("hello") {
+            Some("exit") => {
+                faults.due("hello");
+                std::process::exit(3);
+            }
+            Some("never") => {
+                faults.due("hello");
+                thread::sleep(LONGEST_LIFE);
+            }
+            _ => return Err(with_the_supervisor_on_standard_input().into()),
+        }
+    }
+    let mut supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let what = faults.due("hello");
+    let own = std::process::id();
+    let hello = Message::Hello {
+        role: if what == Some("wrong-role") { Side::Incumbent } else { Side::Successor },
+        pid: if what == Some("wrong-pid") { own + 1 } else { own },
+        build_id: Vec::new(),
+        proto_min: if what == Some("wrong-version") { PROTO_MAX + 1 } else { PROTO_MIN },
+        proto_max: if what == Some("wrong-version") { PROTO_MAX + 2 } else { PROTO_MAX },
+        capabilities: Capabilities::default(),
+    };
+    match what {
+        Some("garbage") => supervisor.write_all(&[0xff; 64])?,
+        Some("other") => {
+            let handoff_id = HandoffId::new();
+            write_message(&mut supervisor, PROTO_MAX, &Message::Warmed { handoff_id })?;
+        }
+        _ => write_message(&mut supervisor, PROTO_MAX, &hello)?,
+    }
+    // Mute from here on, until the supervisor closes.
+    let _ = supervisor.read_to_end(&mut Vec::new());
+    Ok(())
+}
+
+/// A number from the environment cannot be made a descriptor without `unsafe`; a shell can
+/// redirect it, and has our pid.
+fn with_the_supervisor_on_standard_input() -> io::Error {
+    let control = std::env::var("HANDOFF_CONTROL").unwrap_or_default();
+    let Some((number, _)) = control.split_once(':') else {
+        return io::Error::other("a fault at hello is for a successor");
+    };
+    let exe = match std::env::current_exe() {
+        Ok(exe) => exe,
+        Err(error) => return error,
+    };
+    Command::new("sh")
+        .args(["-c", &format!("exec \"$0\" \"$@\" <&{number} {number}<&-")])
+        .arg(exe)
+        .args(std::env::args().skip(1))
+        .env(RAW, "1")
+        .exec()
+}
+
+const RAW: &str = "FIXTURE_SUPERVISOR_ON_STDIN";
+const LONGEST_LIFE: Duration = Duration::from_secs(180);

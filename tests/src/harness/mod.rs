@@ -1,0 +1,23 @@
+//! What the scenarios are written with.
+//!
+//! A [`Cluster`] is a daemon with its supervisor and clients that write all the while. Each
+//! scenario ends in [`Cluster::assert_sound`], the one check of what must always hold.
+
+mod check;
+mod clients;
+mod cluster;
+mod helper;
+mod process;
+
+pub use clients::{Client, Clients, Tally};
+pub use cluster::{Cluster, SuccessorSpec};
+pub use helper::HelperSupervisor;
+pub use process::{eventually, executable, is_alive, kill};
+
+use std::time::Duration;
+
+/// What nothing in a scenario takes longer than.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// After how long a silent peer is given up.
+pub const LIVENESS: Duration = Duration::from_secs(5);

@@ -1,0 +1,56 @@
+//! Processes by pid, and waiting for facts.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Waits until `probe` finds what it looks for, and panics with `what` when it does not
+/// within the limit.
+///
+/// # Panics
+///
+/// Then.
+pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Sends a signal to a process; one that is gone is no error.
+pub fn kill(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        let _ = pidfd_send_signal(process, signal);
+    }
+}
+
+/// Whether the process with this pid runs, and has `word` in its command line. A zombie has
+/// no command line.
+#[must_use]
+pub fn is_alive(pid: u32, word: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| String::from_utf8_lossy(&line).contains(word))
+}
+
+/// A helper binary of this package.
+///
+/// # Panics
+///
+/// When cargo has not built it.
+#[must_use]
+pub fn executable(name: &str) -> PathBuf {
+    // Beside the test's own directory, where cargo puts the binaries that it builds for it.
+    let own = std::env::current_exe().expect("a process has an executable");
+    let path = own.ancestors().skip(1).map(|directory| directory.join(name));
+    path.take(3).find(|path| path.is_file()).expect("cargo builds the helpers before the tests")
+}
+
+const PAUSE: Duration = Duration::from_millis(2);

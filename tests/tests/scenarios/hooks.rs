@@ -1,0 +1,162 @@
+//! Hooks of the daemon that fail.
+
+use std::time::Instant;
+
+use handoff::supervisor::{Cause, IncumbentFate};
+use handoff_tests::harness::Cluster;
+
+/// The swap failed because the incumbent could not be sealed, with these words, and the
+/// incumbent has confirmed that it serves.
+fn assert_seal_failed(failed: &handoff::supervisor::Failed, words: &str) {
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    match &failed.cause {
+        Cause::SealFailed { error, .. } => assert!(error.contains(words), "{error}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_drain_that_stops_accepting_and_fails_leaves_nobody_waiting() {
+    for fault in ["drain=error", "drain=panic"] {
+        let mut cluster = Cluster::start_with(&[fault]);
+        let failed = cluster.swap_fails(&[]);
+        assert_seal_failed(&failed, "as planned");
+        cluster.assert_struck("drain", 1);
+        cluster.wait_for_progress();
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_seal_that_fails_or_panics_keeps_the_lock() {
+    for fault in ["seal=error", "seal=panic"] {
+        let mut cluster = Cluster::start_with(&[fault]);
+        let serving = cluster.serving();
+        let failed = cluster.swap_fails(&[]);
+        assert_seal_failed(&failed, "as planned");
+        cluster.assert_struck("seal", 1);
+        cluster.assert_locked_by(serving);
+        cluster.wait_for_progress();
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_seal_that_fails_again_and_again_is_reported_when_the_daemon_serves() {
+    let mut cluster = Cluster::start_with(&["seal=error*50"]);
+    let serving = cluster.serving();
+    for round in 1..=50 {
+        let failed = cluster.swap_fails(&[]);
+        assert_seal_failed(&failed, "seal fails as planned");
+        assert_eq!(cluster.struck("seal", Some(serving)), round);
+        assert_eq!(cluster.control_owner(), Some(serving));
+        cluster.assert_locked_by(serving);
+        let reply = cluster.ask(&format!("put round {round}"));
+        assert!(reply.starts_with("ok "), "{reply}");
+    }
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_resume_that_fails_is_tried_again_and_nothing_is_reported_before() {
+    for faults in [["seal=error", "resume=error*2"], ["drain=error", "resume=panic*2"]] {
+        let mut cluster = Cluster::start_with(&faults);
+        let serving = cluster.serving();
+        let failed = cluster.swap_fails(&[]);
+        assert_seal_failed(&failed, "as planned");
+        assert_eq!(cluster.struck("resume", Some(serving)), 2, "when it was reported");
+        cluster.wait_for_progress();
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_resume_that_fails_after_the_lock_was_taken_again_is_tried_again() {
+    let mut cluster = Cluster::start_with(&["resume=error*2"]);
+    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
+    let session = session.and_then(|session| session.seal()).expect("nothing is wrong yet");
+    let rolled_back = session.abort("on a whim");
+    assert_eq!(rolled_back.incumbent, IncumbentFate::Serving);
+    cluster.assert_struck("resume", 2);
+    cluster.wait_for_progress();
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_hook_that_panics_while_opening_rolls_back() {
+    for (fault, at) in [("open=panic", "open"), ("warm=panic", "warm"), ("open=exit", "open")] {
+        let mut cluster = Cluster::start();
+        let failed = cluster.swap_fails(&[fault]);
+        assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+        let ended = matches!(failed.cause, Cause::SuccessorLost(_) | Cause::SuccessorGaveUp(_));
+        assert!(ended, "{fault}: {:?}", failed.cause);
+        cluster.assert_struck(at, 1);
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn an_opening_or_a_warm_up_that_fails_is_told_in_its_words() {
+    for at in ["open", "warm"] {
+        let mut cluster = Cluster::start();
+        let failed = cluster.swap_fails(&[&format!("{at}=error")]);
+        assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+        assert_eq!(failed.cause, Cause::SuccessorGaveUp(format!("{at} fails as planned")));
+        cluster.assert_struck(at, 1);
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_disk_that_takes_no_more_at_the_seal_undoes_the_swap() {
+    let mut cluster = Cluster::start();
+    // The fault is planned in the second daemon, which can ignore the signal.
+    let spec = cluster.successor(&["seal=full"]).spec_ignoring_xfsz();
+    let outcome = cluster.supervisor.perform_handoff(spec).expect("it can be begun");
+    match outcome {
+        handoff::supervisor::HandoffOutcome::Committed(committed) => cluster.commit(committed),
+        other => panic!("{other:?}"),
+    }
+    let failed = cluster.swap_fails(&[]);
+    assert_seal_failed(&failed, "File too large");
+    cluster.assert_struck("seal", 1);
+    cluster.wait_for_progress();
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_disk_that_takes_no_more_at_the_commit_undoes_the_swap() {
+    let mut cluster = Cluster::start();
+    let spec = cluster.successor(&["open=full"]).spec_ignoring_xfsz();
+    let outcome = cluster.supervisor.perform_handoff(spec).expect("it can be begun");
+    match outcome {
+        handoff::supervisor::HandoffOutcome::Failed(failed) => {
+            assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+            match &failed.cause {
+                Cause::SuccessorGaveUp(words) => {
+                    assert!(words.contains("File too large"), "{words}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        other => panic!("committed, although nothing could be written: {other:?}"),
+    }
+    cluster.assert_struck("open", 1);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_drain_that_lingers_is_cut_short_by_an_abort() {
+    let mut cluster = Cluster::start_with(&["drain=linger:30000"]);
+    let mut spec = cluster.successor(&[]);
+    spec.deadline = std::time::Duration::from_millis(700);
+    let begun = Instant::now();
+    let failed = cluster.swap_to(&spec).expect_err("the deadline passes");
+    assert!(begun.elapsed().as_secs() < 5, "the drain was waited for");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    let at_the_deadline =
+        matches!(failed.cause, Cause::DeadlinePassed("draining") | Cause::IncumbentAborted(_));
+    assert!(at_the_deadline, "{:?}", failed.cause);
+    cluster.assert_struck("drain", 1);
+    cluster.assert_sound();
+}

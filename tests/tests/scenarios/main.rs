@@ -1,0 +1,12 @@
+//! Scenarios with real processes. Each is named for what happens, or does not, and ends in
+//! the one check of what must always hold.
+
+mod aborts;
+mod commits;
+mod descriptors;
+mod environment;
+mod hooks;
+mod peers;
+mod processes;
+mod unfit;
+mod writers;

@@ -1,0 +1,222 @@
+//! Processes that die or hang at the worst moment.
+
+use std::time::{Duration, Instant};
+
+use handoff::supervisor::{Cause, IncumbentFate};
+use handoff_tests::harness::{Cluster, HelperSupervisor, LIVENESS, kill};
+use rustix::process::Signal;
+
+#[test]
+fn an_incumbent_killed_before_it_is_sealed_is_replaced_by_the_healthy_successor() {
+    for (incumbent, successor, at, during) in [
+        ("seal=slow:20000", "", "seal", "sealing"),
+        ("seal=exit", "", "seal", "sealing"),
+        ("drain=linger:20000", "", "drain", "draining"),
+        ("drain=exit", "", "drain", "draining"),
+        ("", "warm=slow:500", "warm", "warming"),
+    ] {
+        let faults = |fault| if fault == "" { vec![] } else { vec![fault] };
+        let mut cluster = Cluster::start_with(&faults(incumbent));
+        cluster.resets_expected = true;
+        let killer = cluster.signal_when(at, cluster.serving(), Signal::KILL);
+        let failed = cluster.swap(&faults(successor)).expect_err("the incumbent was lost");
+        killer.join().expect("it does not panic");
+        assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
+        assert_eq!(failed.cause, Cause::IncumbentDied(during));
+        assert_eq!(cluster.ask("build"), "build-2", "the successor was promoted");
+        cluster.assert_struck(at, 1);
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn an_incumbent_killed_between_the_phases_is_replaced_too() {
+    // Drained, and told so; nothing waits for it.
+    let mut cluster = Cluster::start();
+    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
+    let session = session.expect("nothing is wrong");
+    cluster.kill(cluster.serving());
+    let failed = session.seal().expect_err("the incumbent was lost");
+    assert_eq!(failed.cause, Cause::IncumbentDied("prepared"), "{failed}");
+    let failed = cluster.note(failed);
+    assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
+    cluster.assert_sound();
+
+    // Sealed: it has done all that it was needed for.
+    let mut cluster = Cluster::start();
+    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
+    let session = session.and_then(|session| session.seal()).expect("nothing is wrong");
+    cluster.kill(cluster.serving());
+    let session = session.begin().expect("the successor is healthy");
+    cluster.commit(session.commit().expect("it commits"));
+    cluster.assert_sound();
+
+    // The successor could serve.
+    let mut cluster = Cluster::start();
+    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
+    let session = session.and_then(|session| session.seal()?.begin()).expect("nothing is wrong");
+    cluster.kill(cluster.serving());
+    cluster.commit(session.commit().expect("it commits"));
+    cluster.assert_sound();
+}
+
+#[test]
+fn where_both_fail_the_report_says_that_nobody_serves() {
+    let mut cluster = Cluster::start_with(&["seal=exit"]);
+    cluster.resets_expected = true;
+    let failed = cluster.swap_fails(&["open=error"]);
+    assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
+    assert!(failed.promoted.is_none(), "{failed}");
+    cluster.assert_struck("seal", 1);
+    cluster.assert_struck("open", 1);
+    assert_eq!(cluster.control_owner(), None);
+    assert_eq!(cluster.alive(), []);
+    let spec = cluster.successor(&[]).spec();
+    let first = cluster.supervisor.start(&spec).expect("nobody stands in its way");
+    cluster.begin_anew(first);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_successor_that_dies_ends_the_swap_at_once() {
+    for (incumbent, successor, at, during) in [
+        ("", "warm=slow:20000", "warm", "warming"),
+        ("drain=linger:20000", "", "drain", "draining"),
+        // A seal cannot be interrupted, so it is waited for.
+        ("seal=slow:1000", "", "seal", "sealing"),
+        ("", "open=slow:20000", "open", "opening"),
+    ] {
+        let faults = |fault| if fault == "" { vec![] } else { vec![fault] };
+        let mut cluster = Cluster::start_with(&faults(incumbent));
+        let session = cluster.pair(&faults(successor));
+        let killer = cluster.signal_when(at, session.successor_pid(), Signal::KILL);
+        let begun = Instant::now();
+        let swap = || session.warm()?.prepare()?.seal()?.begin()?.commit();
+        let failed = swap().expect_err("the successor was lost");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{at}: {:?}", begun.elapsed());
+        killer.join().expect("it does not panic");
+        assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+        assert_eq!(failed.cause, Cause::SuccessorLost(during));
+        cluster.assert_struck(at, 1);
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_successor_that_dies_when_it_could_serve_is_noticed_at_the_commit() {
+    let mut cluster = Cluster::start();
+    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
+    let session = session.and_then(|session| session.seal()?.begin()).expect("nothing is wrong");
+    kill(session.successor_pid(), Signal::KILL);
+    let failed = session.commit().expect_err("the successor was lost");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    let lost = matches!(failed.cause, Cause::SuccessorLost("ready" | "committing"));
+    assert!(lost, "{:?}", failed.cause);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_successor_that_hangs_while_opening_is_given_up_and_ended() {
+    let mut cluster = Cluster::start();
+    let session = cluster.pair(&["open=slow:60000"]);
+    let hung = session.successor_pid();
+    let stopper = cluster.signal_when("open", hung, Signal::STOP);
+    let swap = || session.warm()?.prepare()?.seal()?.begin()?.commit();
+    let failed = swap().expect_err("the successor is hung");
+    stopper.join().expect("it does not panic");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    assert_eq!(failed.cause, Cause::SuccessorSilent("opening"));
+    assert!(!cluster.alive().contains(&hung), "it lives");
+    cluster.assert_sound();
+}
+
+#[test]
+fn an_incumbent_that_hangs_is_not_said_to_serve_and_serves_when_it_goes_on() {
+    let mut cluster = Cluster::start_with(&["drain=linger:60000"]);
+    let serving = cluster.serving();
+    let stopper = cluster.signal_when("drain", serving, Signal::STOP);
+    let failed = cluster.swap_fails(&[]);
+    stopper.join().expect("it does not panic");
+    assert_eq!(failed.incumbent, IncumbentFate::Unknown, "{failed}");
+    assert_eq!(failed.cause, Cause::IncumbentSilent("draining"));
+    kill(serving, Signal::CONT);
+    cluster.wait_for_progress();
+    cluster.assert_struck("drain", 1);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_supervisor_that_hangs_after_the_seal_costs_its_deadline_and_no_more() {
+    let mut cluster = Cluster::start();
+    let mut spec = cluster.successor(&[]);
+    spec.deadline = Duration::from_millis(1000);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "sealed", "stop");
+    supervisor.wait_for_its_phase();
+    let begun = Instant::now();
+    cluster.wait_for_progress();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    cluster.assert_locked_by(cluster.serving());
+    assert_eq!(cluster.ask("build"), "build-1");
+    let report = supervisor.report();
+    assert!(report.starts_with("failed Serving: "), "{report}");
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_supervisor_that_hangs_while_the_successor_opens_leaves_the_incumbent_serving() {
+    let mut cluster = Cluster::start();
+    let mut spec = cluster.successor(&["open=slow:60000"]);
+    spec.deadline = Duration::from_millis(1000);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "opening", "stop");
+    supervisor.wait_for_its_phase();
+    let begun = Instant::now();
+    cluster.wait_struck("open");
+    cluster.wait_for_progress();
+    let bound = spec.deadline + LIVENESS + Duration::from_secs(3);
+    assert!(begun.elapsed() < bound, "{:?}", begun.elapsed());
+    cluster.assert_one_serves();
+    assert_eq!(cluster.ask("build"), "build-1");
+    let report = supervisor.report();
+    assert!(report.starts_with("failed Serving: "), "{report}");
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_supervisor_that_hangs_at_the_commit_reports_the_commit_when_it_goes_on() {
+    let mut cluster = Cluster::start();
+    let spec = cluster.successor(&[]);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "committing", "stop");
+    supervisor.wait_for_its_phase();
+    cluster.wait_for_progress();
+    assert_eq!(cluster.ask("build"), "build-2");
+    let report = supervisor.report();
+    let pid = report.strip_prefix("committed ").and_then(|pid| pid.parse().ok());
+    cluster.reported = Some(pid.expect("it reports a commit"));
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_supervisor_killed_in_any_phase_leaves_one_process_serving() {
+    for (phase, build) in [
+        ("paired", "build-1"),
+        ("warming", "build-1"),
+        ("warmed", "build-1"),
+        ("draining", "build-1"),
+        ("prepared", "build-1"),
+        ("sealing", "build-1"),
+        ("sealed", "build-1"),
+        ("opening", "build-1"),
+        ("ready", "build-1"),
+        ("committing", "build-2"),
+        ("committed", "build-2"),
+    ] {
+        let mut cluster = Cluster::start();
+        let spec = cluster.successor(&[]);
+        let mut supervisor = HelperSupervisor::start(&cluster, &spec, phase, "kill");
+        supervisor.wait_until_it_died();
+        cluster.lose_sight();
+        cluster.wait_for_progress();
+        assert_eq!(cluster.ask("build"), build, "killed when {phase}");
+        cluster.assert_sound();
+    }
+}
