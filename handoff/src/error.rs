@@ -69,7 +69,9 @@ pub enum Error {
     },
 
     /// What a process opened is not what was sealed.
-    #[error("the data is not what was sealed: {0}")]
+    #[error(
+        "the data is not what was sealed: {0}; restore it, or accept it as it is by removing .handoff.manifest from the data directory"
+    )]
     Mismatch(#[from] Mismatch),
 
     /// A shard failed; the others were undone.

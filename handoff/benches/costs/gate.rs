@@ -31,8 +31,7 @@ pub(crate) fn run(effort: &Effort) -> Results {
     };
 
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let title = format!("a pair, as each thread sees it, on {cores} cores");
-    let mut race = Race::new(title, Rate::None);
+    let mut race = Race::new("a pair, as each thread sees it", Rate::None);
     for threads in [1, 2, MOST_THREADS].into_iter().filter(|&threads| threads <= cores) {
         let on = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
         let of_lock = race

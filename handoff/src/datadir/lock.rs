@@ -171,13 +171,13 @@ impl DataDirLock {
     ///
     /// [`Error::Damaged`], and [`Error::Path`] when it cannot be read.
     pub fn manifest(&self) -> Result<Option<SealManifest>> {
-        let was_sealed = matches!(self.found.phase, Phase::Sealed | Phase::Released);
-        if !was_sealed {
+        let sealed = self.found.sealed_generation;
+        if sealed == 0 {
             return Ok(None);
         }
         let manifest = SealManifest::read(&self.data_dir)?;
         Ok(manifest.filter(|manifest| {
-            manifest.generation == self.found.generation && manifest.is_of_this_boot_or_durable()
+            manifest.generation == sealed && manifest.is_of_this_boot_or_durable()
         }))
     }
 
@@ -196,6 +196,7 @@ impl DataDirLock {
     pub(crate) fn release_for(&mut self, handoff_id: HandoffId, successor: u32) -> Result<()> {
         let sealed = OwnerRecord {
             phase: Phase::Sealed,
+            sealed_generation: self.record.generation,
             reserved: ProcessId::of(successor).unwrap_or_default(),
             handoff_id: Some(handoff_id),
             ..self.record.clone()
@@ -235,6 +236,7 @@ impl DataDirLock {
     /// A clean stop: the lock is released and reserved for nobody, and all of it is durable.
     pub(crate) fn release_sealed(&mut self) -> Result<()> {
         self.record.phase = Phase::Released;
+        self.record.sealed_generation = self.record.generation;
         self.record.write(&self.file, &self.path)?;
         self.file.sync_data().map_err(|source| self.error("sync", source))?;
         self.unlock()
@@ -296,7 +298,8 @@ impl DataDirLock {
     fn take_over(&mut self, phase: Phase, handoff_id: Option<HandoffId>) -> Result<()> {
         let record = OwnerRecord {
             phase,
-            generation: self.found.generation.max(self.record.generation) + 1,
+            generation: self.found.generation.max(self.record.generation).saturating_add(1),
+            sealed_generation: 0,
             writer: ProcessId::own(),
             reserved: ProcessId::default(),
             handoff_id,
@@ -335,6 +338,10 @@ impl Drop for DataDirLock {
     fn drop(&mut self) {
         // Written only where this process put itself into the record.
         if self.is_held && self.record.writer == ProcessId::own() {
+            // A start that failed has not served: what was sealed still is.
+            if matches!(self.record.phase, Phase::Held | Phase::Opening) {
+                self.record.sealed_generation = self.found.sealed_generation;
+            }
             self.record.phase = Phase::Released;
             if let Err(error) = self.record.write(&self.file, &self.path) {
                 tracing::warn!(%error, "the owner record still names this process");

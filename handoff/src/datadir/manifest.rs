@@ -49,12 +49,16 @@ impl SealManifest {
         }
     }
 
-    /// Compares what was opened with what was sealed.
+    /// Compares what was opened with what was sealed. A manifest of a daemon that named no
+    /// shards has nothing to compare with.
     ///
     /// # Errors
     ///
     /// [`Error::Mismatch`] with the first difference, which names the shard.
     pub fn verify(&self, opened: &[SealedShard]) -> Result<()> {
+        if self.shards.is_empty() {
+            return Ok(());
+        }
         let pairs = self.shards.iter().zip(opened).enumerate();
         for (index, (sealed, opened)) in pairs {
             if sealed.name != opened.name {

@@ -5,13 +5,16 @@
 //!
 //! ```text
 //!   0  8  magic "HANDOFF\0"      56  8  reserved pid's start time
-//!   8  4  format, 1              64  8  unused, zero
+//!   8  4  format, 1              64  8  generation sealed, see below
 //!  12  4  phase                  72 16  handoff id, zero if none
 //!  16  8  generation             88 16  boot id
 //!  24  4  writer's pid          104  2  length of the build id, 0 ..= 118
 //!  28  4  reserved pid          106 118 build id
 //!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
 //! ```
+//!
+//! The generation sealed is the one whose manifest describes the data as it is; zero while
+//! somebody may be writing. A start that fails leaves it as it was.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -43,6 +46,8 @@ pub(crate) struct OwnerRecord {
     pub(crate) phase: Phase,
     /// Grows with every change of writer.
     pub(crate) generation: u64,
+    /// The generation whose manifest holds; 0 if none does.
+    pub(crate) sealed_generation: u64,
     /// Who wrote the record.
     pub(crate) writer: ProcessId,
     /// For whom the free lock is kept, in phase `Sealed`.
@@ -106,6 +111,7 @@ impl OwnerRecord {
         put(28, &self.reserved.pid.to_le_bytes());
         put(32, &self.writer.start_time.to_le_bytes());
         put(56, &self.reserved.start_time.to_le_bytes());
+        put(64, &self.sealed_generation.to_le_bytes());
         put(72, &handoff_id);
         put(88, &self.boot_id);
         put(104, &(build_id.len() as u16).to_le_bytes());
@@ -142,6 +148,7 @@ impl OwnerRecord {
         Ok(Self {
             phase,
             generation: u64_at(16),
+            sealed_generation: u64_at(64),
             writer: ProcessId { pid: u32_at(24), start_time: u64_at(32) },
             reserved: ProcessId { pid: u32_at(28), start_time: u64_at(56) },
             handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
@@ -174,6 +181,7 @@ mod tests {
         OwnerRecord {
             phase: Phase::Sealed,
             generation: 7,
+            sealed_generation: 6,
             writer: ProcessId { pid: 11, start_time: 12 },
             reserved: ProcessId { pid: 13, start_time: 14 },
             handoff_id: Some(HandoffId::new()),
