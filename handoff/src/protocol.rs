@@ -1,7 +1,7 @@
 //! What is said on a control connection, and in which versions.
 //!
 //! How a message is put on the wire is [`crate::frame`]'s matter; which message is admitted
-//! when is [`crate::machine`]'s.
+//! when, the machines of the three roles know.
 
 use std::fmt;
 

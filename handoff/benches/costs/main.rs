@@ -2,9 +2,11 @@
 //! request, the codec and the fingerprint in every pause.
 //!
 //! `cargo bench -p handoff` measures and prints, `cargo bench -p handoff -- gate` only what
-//! has `gate` in its name. On a machine that is busy otherwise the threads of the gate's race
-//! seldom meet, and the lock looks better than it is: mind the load average. Without `--bench`, as under `cargo test --benches`, everything runs
+//! has `gate` in its name. Without `--bench`, as under `cargo test --benches`, everything runs
 //! a few times and nothing is printed of it.
+//!
+//! On a machine that is otherwise busy the threads of the gate's race meet less, and the lock
+//! looks better than it is: mind the load average.
 
 mod fingerprint;
 mod frame;

@@ -1,9 +1,11 @@
 //! The old process: serving, then drained, then sealed, then gone, or serving again.
 
+mod accept;
 mod bind;
 mod hooks;
 mod serve;
 mod session;
+mod swap;
 
 pub(crate) use bind::bind_hidden;
 pub use bind::{Ended, Incumbent, StopHandle};

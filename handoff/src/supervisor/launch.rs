@@ -184,15 +184,32 @@ fn check_binary(binary: &Path) -> Result<(), LaunchError> {
 }
 
 /// The C library hands a file that the kernel cannot execute to a shell, which would run its
-/// lines, whatever they are, with the listeners at hand.
+/// lines, whatever they are, with the listeners at hand. So what is no script with an
+/// interpreter line has to be a program of this machine's kind.
 fn check_format(binary: &Path) -> io::Result<()> {
-    let mut magic = [0; 4];
-    match File::open(binary).and_then(|mut file| file.read_exact(&mut magic)) {
-        Ok(()) if magic == *b"\x7fELF" || magic.starts_with(b"#!") => Ok(()),
+    let head = match read_head(binary) {
         // Executable and not readable is a thing; the kernel will judge.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        Ok(()) | Err(_) => Err(rustix::io::Errno::NOEXEC.into()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        head => head?,
+    };
+    let own = read_head(Path::new("/proc/self/exe")).unwrap_or(head);
+    let kind = |head: &[u8; HEAD]| (head[..6].to_vec(), head[18..].to_vec());
+    let is_32_bit = cfg!(target_arch = "x86_64") && head[18..] == [3, 0];
+    if head.starts_with(b"#!")
+        || (head.starts_with(ELF) && (kind(&head) == kind(&own) || is_32_bit))
+    {
+        return Ok(());
     }
+    Err(rustix::io::Errno::NOEXEC.into())
+}
+
+/// The beginning of a file up to an ELF header's machine, or as much as there is of it.
+fn read_head(path: &Path) -> io::Result<[u8; HEAD]> {
+    let mut bytes = Vec::with_capacity(HEAD);
+    File::open(path)?.take(HEAD as u64).read_to_end(&mut bytes)?;
+    let mut head = [0; HEAD];
+    head[..bytes.len()].copy_from_slice(&bytes);
+    Ok(head)
 }
 
 /// A process that was started, and that is a child of this one.
@@ -266,3 +283,6 @@ impl ChildProcess {
         &self.process
     }
 }
+
+const ELF: &[u8] = b"\x7fELF";
+const HEAD: usize = 20;

@@ -1,0 +1,73 @@
+//! The control socket: who may connect, and how many.
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use crate::drainable::Drainable;
+use crate::error::{Error, PeerMisbehaved};
+use crate::incumbent::serve::{A_TURN, Server};
+use crate::incumbent::session::Session;
+use crate::sys::socket::Peer;
+
+impl<D: Drainable + 'static> Server<D> {
+    pub(super) fn accept(&mut self) {
+        for _ in 0..A_TURN {
+            let stream = match self.socket.listener().accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // Out of descriptors, most likely: it passes, and the loop goes on.
+                    tracing::error!(%error, "cannot accept a control connection");
+                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
+            };
+            let peer = Peer::of(&stream);
+            match peer {
+                Ok(peer) if peer.is_trusted() => {}
+                Ok(peer) => {
+                    let error = PeerMisbehaved::WrongUser(peer.uid);
+                    tracing::warn!(pid = peer.pid, %error, "refusing a control connection");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "refusing a control connection of nobody knows whom");
+                    continue;
+                }
+            }
+            self.make_room();
+            match Session::open(stream, &self.hello) {
+                Ok(session) => {
+                    self.opened += 1;
+                    self.sessions.insert(self.opened, session);
+                }
+                Err(error) => tracing::debug!(%error, "a control connection ended at once"),
+            }
+        }
+    }
+
+    /// Drops the oldest session that has not said anything, or else the oldest without a swap.
+    fn make_room(&mut self) {
+        if self.sessions.len() < MOST_SESSIONS {
+            return;
+        }
+        let silent = self.sessions.iter().find(|(_, session)| !session.is_greeted());
+        let idle = self.sessions.keys().find(|key| self.holder != Some(**key));
+        if let Some(key) = silent.map(|(key, _)| *key).or(idle.copied()) {
+            self.lose(key, &Error::TimedOut("waiting while others came"));
+        }
+    }
+
+    /// Takes the path over, if that failed at the commit.
+    pub(super) fn publish(&mut self) {
+        self.publish_again = self.socket.publish().err().map(|error| {
+            tracing::error!(%error, path = %self.socket.path().display(), "nobody finds this process");
+            Instant::now() + PUBLISH_INTERVAL
+        });
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+const MOST_SESSIONS: usize = 256;

@@ -1,0 +1,258 @@
+//! What lasts from a drain until the daemon serves again, or is gone: the hooks, the lock, and
+//! the time limits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::datadir::{DataDirLock, Decision, SealManifest};
+use crate::drainable::{Drainable, SealReport, SealedShard};
+use crate::error::Result;
+use crate::frame::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT};
+use crate::incumbent::hooks::{Hooks, Job, Outcome};
+use crate::incumbent::serve::Server;
+use crate::machine::incumbent::{Event, State};
+use crate::protocol::{Message, in_words};
+use crate::sys::process::ProcessId;
+
+/// One swap, or the last drain of a clean stop.
+pub(super) struct Swap {
+    hooks: Hooks,
+    hook_runs: bool,
+    successor_pid: u32,
+    lease: Instant,
+    lease_ended: bool,
+    next_beat: Instant,
+    next_try: Option<Instant>,
+    retry: Option<Instant>,
+    retry_pause: Duration,
+    shards: Vec<SealedShard>,
+}
+
+impl<D: Drainable + 'static> Server<D> {
+    pub(super) fn begin_swap(&mut self, successor_pid: u32, lease: Instant, grace: Instant) {
+        let hooks = match Hooks::start(Arc::clone(&self.drainable), Arc::clone(&self.stop)) {
+            Ok(hooks) => hooks,
+            Err(error) => {
+                // Nothing was begun, so there is nothing to undo but the state.
+                tracing::error!(%error, "cannot start the thread of the hooks");
+                self.state = State::Serving;
+                if let Some(key) = self.holder.take() {
+                    self.sessions.remove(&key);
+                }
+                return;
+            }
+        };
+        let now = Instant::now();
+        self.swap = Some(Swap {
+            hooks,
+            hook_runs: false,
+            successor_pid,
+            lease,
+            lease_ended: false,
+            next_beat: now + HEARTBEAT_INTERVAL,
+            next_try: None,
+            retry: None,
+            retry_pause: RETRY_PAUSE,
+            shards: Vec::new(),
+        });
+        self.run(Job::Drain(grace));
+    }
+
+    pub(super) fn run(&mut self, job: Job) {
+        if let Some(swap) = &mut self.swap {
+            swap.retry = None;
+            swap.hook_runs = true;
+            swap.hooks.run(job);
+        }
+    }
+
+    pub(super) fn hear_hooks(&mut self) {
+        while let Some(outcome) = self.swap.as_ref().and_then(|swap| swap.hooks.next()) {
+            if let Outcome::Progress(progress) = outcome {
+                self.tell(&Message::SealProgress {
+                    shards_sealed: progress.shards_sealed,
+                    shards_total: progress.shards_total,
+                    last_revision: progress.last_revision,
+                });
+                continue;
+            }
+            if let Some(swap) = &mut self.swap {
+                swap.hook_runs = false;
+            }
+            let event = match outcome {
+                Outcome::Progress(_) => continue,
+                Outcome::Drained(result) => Event::DrainEnded(self.in_words("drain", result)),
+                Outcome::Sealed(result) => {
+                    let result = self.in_words("seal", result);
+                    Event::SealEnded(result.map(|(report, shards)| {
+                        if let Some(swap) = &mut self.swap {
+                            swap.shards = shards;
+                        }
+                        report
+                    }))
+                }
+                Outcome::Resumed(result) => {
+                    Event::ResumeEnded(self.in_words("resume_after_abort", result))
+                }
+            };
+            self.step(event, None);
+        }
+    }
+
+    fn in_words<T>(&mut self, hook: &'static str, result: Result<T>) -> Result<T, String> {
+        result.map_err(|error| {
+            tracing::error!(hook, %error, "a hook failed");
+            let words = in_words(&error);
+            self.hook_error = Some(error);
+            words
+        })
+    }
+
+    fn tell(&mut self, message: &Message) {
+        let Some(key) = self.holder else { return };
+        let sent = self.sessions.get_mut(&key).map(|session| session.send(message));
+        if let Some(Err(error)) = sent {
+            self.lose(key, &error);
+        }
+    }
+
+    pub(super) fn release_lock(&mut self, report: SealReport) {
+        let (Some(swap), Some(handoff_id)) = (&mut self.swap, self.state.handoff_id()) else {
+            return;
+        };
+        let (shards, successor) = (std::mem::take(&mut swap.shards), swap.successor_pid);
+        let released = self.lock.with(|lock| {
+            SealManifest::of_seal(lock.generation(), &report, shards, false)
+                .write(lock.data_dir())?;
+            lock.release_for(handoff_id, successor)
+        });
+        let event = match self.in_words("seal", released) {
+            Ok(()) => Event::LockReleased(report),
+            Err(words) => Event::LockKept(words),
+        };
+        self.step(event, None);
+    }
+
+    pub(super) fn release_for_good(&mut self, report: &SealReport) {
+        let shards = self.swap.as_mut().map(|swap| std::mem::take(&mut swap.shards));
+        let released = self.lock.with(|lock| {
+            let shards = shards.unwrap_or_default();
+            SealManifest::of_seal(lock.generation(), report, shards, true)
+                .write(lock.data_dir())?;
+            lock.release_sealed()
+        });
+        if let Err(error) = released {
+            self.ended = Some(Err(error));
+        }
+    }
+
+    /// Takes the lock, or learns that it is lost for good, or tries again a little later.
+    pub(super) fn try_lock(&mut self) {
+        let event = match self.lock.with(DataDirLock::retake) {
+            Ok(Decision::Retaken) => Event::LockRetaken,
+            Ok(Decision::Replaced { generation }) => {
+                tracing::info!(generation, "a newer generation serves");
+                Event::Superseded
+            }
+            Ok(Decision::Undecided { holder }) => {
+                self.end_hung_successor(holder);
+                return self.try_lock_later();
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot take the lock again");
+                return self.try_lock_later();
+            }
+        };
+        if let Some(swap) = &mut self.swap {
+            swap.next_try = None;
+        }
+        self.step(event, None);
+    }
+
+    fn try_lock_later(&mut self) {
+        if let Some(swap) = &mut self.swap {
+            swap.next_try = Some(Instant::now() + LOCK_INTERVAL);
+        }
+    }
+
+    /// A successor that is undecided past the deadline, with no supervisor to end it, is
+    /// hung. Killing it loses nothing, even past its commit point: the lock is taken after.
+    fn end_hung_successor(&self, holder: ProcessId) {
+        let Some(swap) = &self.swap else { return };
+        let now = Instant::now();
+        let alone = self.holder.is_none() || now > swap.lease + LIVENESS_LIMIT;
+        let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
+        if now > swap.lease
+            && alone
+            && is_the_successor
+            && let Some(process) = holder.open()
+        {
+            tracing::error!(pid = holder.pid, "ending a hung successor");
+            let _ = process.kill();
+        }
+    }
+
+    /// A clean stop: no supervisor, no lease.
+    pub(super) fn begin_last_drain(&mut self) {
+        self.begin_swap(0, after(u64::MAX), after(STOP_GRACE_MS));
+    }
+
+    /// The resume failed: it is tried again after a pause that grows.
+    pub(super) fn resume_later(&mut self) {
+        if let Some(swap) = &mut self.swap {
+            swap.retry = Some(Instant::now() + swap.retry_pause);
+            swap.retry_pause = (swap.retry_pause * 2).min(LONGEST_RETRY_PAUSE);
+        }
+    }
+
+    pub(super) fn due_of(&self, swap: &Swap) -> [Option<Instant>; 4] {
+        let lease = (!swap.lease_ended).then_some(swap.lease);
+        let beat = self.beats(swap).then_some(swap.next_beat);
+        [lease, beat, swap.next_try, swap.retry]
+    }
+
+    pub(super) fn on_time_of_swap(&mut self, now: Instant) {
+        let Some(swap) = &mut self.swap else { return };
+        let (lease, try_lock, retry) = (
+            !swap.lease_ended && swap.lease <= now,
+            swap.next_try.is_some_and(|due| due <= now),
+            swap.retry.is_some_and(|due| due <= now),
+        );
+        swap.lease_ended |= lease;
+        if swap.next_beat <= now {
+            swap.next_beat = now + HEARTBEAT_INTERVAL;
+            if self.swap.as_ref().is_some_and(|swap| self.beats(swap)) {
+                self.tell(&Message::Heartbeat { ts_ms: 0 });
+            }
+        }
+        if lease {
+            tracing::warn!(state = self.state.name(), "the deadline passed");
+            self.step(Event::DeadlinePassed, None);
+        }
+        if try_lock {
+            self.try_lock();
+        }
+        if retry {
+            self.step(Event::RetryDue, None);
+        }
+    }
+
+    /// The supervisor is told that this process lives, while something takes long.
+    fn beats(&self, swap: &Swap) -> bool {
+        self.holder.is_some()
+            && (swap.hook_runs || swap.retry.is_some() || matches!(self.state, State::Waiting(_)))
+    }
+}
+
+/// That many milliseconds from now; a far future where the clock does not reach.
+pub(super) fn after(milliseconds: u64) -> Instant {
+    let now = Instant::now();
+    let far = now.checked_add(FOREVER).unwrap_or(now);
+    now.checked_add(Duration::from_millis(milliseconds)).map_or(far, |due| due.min(far))
+}
+
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const STOP_GRACE_MS: u64 = 30_000;
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
