@@ -38,7 +38,7 @@ pub mod successor;
 pub mod supervisor;
 mod sys;
 
-pub use datadir::{DataDirLock, SealManifest};
+pub use datadir::{DataDirLock, Fencing, SealManifest};
 pub use drainable::{
     DrainReport, Drainable, Gate, OwnedPass, Pass, ReadinessSnapshot, SealReport, Shard, Shards,
     StateSnapshot,

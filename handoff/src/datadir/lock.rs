@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -22,13 +24,48 @@ use crate::sys::process::{ProcessId, boot_id};
 /// It protects against processes of this machine: keep the directory on a local file system.
 #[derive(Debug)]
 pub struct DataDirLock {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     data_dir: PathBuf,
     record: OwnerRecord,
     /// What the record said before this process wrote it.
     found: OwnerRecord,
+    /// As in the record, for whoever wants a fencing token later.
+    generation: Arc<AtomicU64>,
     is_held: bool,
+    /// Whether it is taken to start: whoever starts and fails leaves what was sealed as it was.
+    is_start: bool,
+    /// Whether only the end of the process releases it.
+    is_kept: bool,
+}
+
+/// Gives fencing tokens for as long as the daemon serves; see [`DataDirLock::fencing`].
+#[derive(Debug, Clone)]
+pub struct Fencing {
+    file: Arc<File>,
+    path: PathBuf,
+    data_dir: PathBuf,
+    generation: Arc<AtomicU64>,
+}
+
+impl Fencing {
+    /// The generation now, once it is certain to survive a crash of the machine. It changes
+    /// when a handoff is undone after the lock had been released: ask anew for every use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Path`] when the lock file or its directory cannot be synced.
+    pub fn token(&self) -> Result<u64> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let at = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| Error::Path { action: "sync", path, source }
+        };
+        self.file.sync_data().map_err(at(&self.path))?;
+        let directory = File::open(&self.data_dir).and_then(|directory| directory.sync_all());
+        directory.map_err(at(&self.data_dir))?;
+        Ok(generation)
+    }
 }
 
 /// Who decides what becomes of a directory whose lock this process has released.
@@ -46,7 +83,8 @@ impl DataDirLock {
     /// Takes the lock, at once or not at all. Creates the directory if need be.
     ///
     /// It looks at nothing but the lock: a daemon's cold start wants
-    /// [`acquire_or_break_stale`](Self::acquire_or_break_stale).
+    /// [`acquire_or_break_stale`](Self::acquire_or_break_stale). For whoever changes the data
+    /// offline: what was sealed before is no longer expected by the next start.
     ///
     /// # Errors
     ///
@@ -76,6 +114,7 @@ impl DataDirLock {
         lock.try_flock()?;
         lock.refuse_if_reserved()?;
         lock.found = lock.read_record()?;
+        lock.is_start = true;
         lock.take_over(Phase::Held, None)?;
         Ok(lock)
     }
@@ -102,6 +141,7 @@ impl DataDirLock {
         if !is_ours && !writer_died {
             return Err(lock.held_by(lock.found.writer.pid));
         }
+        lock.is_start = true;
         lock.take_over(Phase::Opening, Some(handoff_id))?;
         Ok(lock)
     }
@@ -158,10 +198,31 @@ impl DataDirLock {
     ///
     /// # Errors
     ///
-    /// [`Error::Path`] when the lock file cannot be synced.
+    /// As [`Fencing::token`].
     pub fn fencing_token(&self) -> Result<u64> {
-        self.file.sync_data().map_err(|source| self.error("sync", source))?;
-        Ok(self.record.generation)
+        self.fencing().token()
+    }
+
+    /// A handle that gives fencing tokens while the lock itself is with the library.
+    #[must_use]
+    pub fn fencing(&self) -> Fencing {
+        Fencing {
+            file: Arc::clone(&self.file),
+            path: self.path.clone(),
+            data_dir: self.data_dir.clone(),
+            generation: Arc::clone(&self.generation),
+        }
+    }
+
+    /// From now on only the end of the process releases the lock, or
+    /// [`let_go`](Self::let_go): whatever goes wrong, the daemon's own threads may still write.
+    pub(crate) const fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Another process is the writer, or the data is sealed for good.
+    pub(crate) const fn let_go(&mut self) {
+        self.is_kept = false;
     }
 
     /// What the previous writer sealed, if nothing can have been written since: the manifest
@@ -172,7 +233,7 @@ impl DataDirLock {
     /// [`Error::Damaged`], and [`Error::Path`] when it cannot be read.
     pub fn manifest(&self) -> Result<Option<SealManifest>> {
         let sealed = self.found.sealed_generation;
-        if sealed == 0 {
+        if sealed == 0 || self.found_is_swap_of_another_boot() {
             return Ok(None);
         }
         let manifest = SealManifest::read(&self.data_dir)?;
@@ -189,7 +250,13 @@ impl DataDirLock {
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
         self.record.phase = Phase::Serving;
         self.record.build_id = build_id.to_vec();
-        self.record.write(&self.file, &self.path)
+        self.record.write(&self.file, &self.path)?;
+        // A durable record that says what was sealed must not come back by a crash of the
+        // machine, beside data that was written since. One of a swap was not durable.
+        if self.found.sealed_generation != 0 && self.found.phase == Phase::Released {
+            self.file.sync_data().map_err(|source| self.error("sync", source))?;
+        }
+        Ok(())
     }
 
     /// Releases the lock, kept for `successor`.
@@ -255,12 +322,15 @@ impl DataDirLock {
             source,
         })?;
         Ok(Self {
-            file,
+            file: Arc::new(file),
             path,
             data_dir: data_dir.to_owned(),
             record: OwnerRecord::default(),
             found: OwnerRecord::default(),
+            generation: Arc::default(),
             is_held: false,
+            is_start: false,
+            is_kept: false,
         })
     }
 
@@ -283,7 +353,8 @@ impl DataDirLock {
                 self.is_held = true;
                 return Ok(());
             }
-            self.file = open_lock_file(&self.path).map_err(|source| self.error("open", source))?;
+            let file = open_lock_file(&self.path).map_err(|source| self.error("open", source))?;
+            self.file = Arc::new(file);
         }
     }
 
@@ -308,7 +379,13 @@ impl DataDirLock {
         };
         record.write(&self.file, &self.path)?;
         self.record = record;
+        self.generation.store(self.record.generation, Ordering::Release);
         Ok(())
+    }
+
+    /// The manifest of a swap is not synced: after another boot it may be anything.
+    fn found_is_swap_of_another_boot(&self) -> bool {
+        self.found.phase == Phase::Sealed && self.found.boot_id != boot_id()
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
@@ -336,10 +413,16 @@ impl DataDirLock {
 
 impl Drop for DataDirLock {
     fn drop(&mut self) {
+        static KEPT: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
+        if self.is_held && self.is_kept {
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.file));
+            return;
+        }
         // Written only where this process put itself into the record.
         if self.is_held && self.record.writer == ProcessId::own() {
             // A start that failed has not served: what was sealed still is.
-            if matches!(self.record.phase, Phase::Held | Phase::Opening) {
+            let has_not_served = matches!(self.record.phase, Phase::Held | Phase::Opening);
+            if self.is_start && has_not_served && !self.found_is_swap_of_another_boot() {
                 self.record.sealed_generation = self.found.sealed_generation;
             }
             self.record.phase = Phase::Released;

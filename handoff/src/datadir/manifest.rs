@@ -132,7 +132,7 @@ impl SealManifest {
             self.generation
         );
         for SealedShard { name, revision, digest } in &self.shards {
-            let name = name.replace('\\', "\\\\").replace('\n', "\\n");
+            let name = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
             let _ = writeln!(text, "shard {revision} {} {name}", hex(digest));
         }
         let checksum = blake3::hash(text.as_bytes());
@@ -179,7 +179,11 @@ fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
     let mut characters = word()?.chars();
     while let Some(character) = characters.next() {
         match character {
-            '\\' if characters.next() == Some('n') => name.push('\n'),
+            '\\' => name.push(match characters.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                _ => '\\',
+            }),
             other => name.push(other),
         }
     }
@@ -219,7 +223,7 @@ mod tests {
 
     fn manifest() -> SealManifest {
         let report = SealReport { data_dir_fingerprint: [9; 32], ..SealReport::default() };
-        let shards = vec![shard("log", 4, 1), shard("a b\\n\n\\", u64::MAX, 2), shard("", 0, 3)];
+        let shards = vec![shard("log", 4, 1), shard("a b\\n\n\\\r", u64::MAX, 2), shard("", 0, 3)];
         SealManifest::of_seal(7, &report, shards, false)
     }
 

@@ -4,7 +4,7 @@ mod lock;
 mod manifest;
 mod record;
 
-pub use lock::DataDirLock;
 pub(crate) use lock::Decision;
+pub use lock::{DataDirLock, Fencing};
 pub use manifest::SealManifest;
 pub(crate) use record::{OwnerRecord, Phase};

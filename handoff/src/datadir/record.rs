@@ -122,6 +122,10 @@ impl OwnerRecord {
     }
 
     fn decode(block: &[u8; LENGTH]) -> Result<Self, &'static str> {
+        // A file system may have kept the length of a record that was never written out.
+        if *block == [0; LENGTH] {
+            return Ok(Self::default());
+        }
         let u32_at = |offset: usize| u32::from_le_bytes(array_at(block, offset));
         let u64_at = |offset: usize| u64::from_le_bytes(array_at(block, offset));
         if &block[..8] != MAGIC {
@@ -203,6 +207,11 @@ mod tests {
             written.write(file.as_file(), path).expect("it is written");
             assert_eq!(OwnerRecord::read(file.as_file(), path).expect("it is read"), written);
         }
+    }
+
+    #[test]
+    fn a_block_that_was_never_written_out_had_no_writer() {
+        assert_eq!(OwnerRecord::decode(&[0; LENGTH]), Ok(OwnerRecord::default()));
     }
 
     #[test]

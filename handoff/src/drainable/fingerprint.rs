@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct Fingerprint {
     hasher: blake3::Hasher,
+    /// Gathered, since BLAKE3 is at its best over many bytes at once.
+    gathered: Vec<u8>,
     empty: bool,
 }
 
@@ -24,16 +26,21 @@ impl Fingerprint {
     /// Of no shard yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { hasher: blake3::Hasher::new_derive_key(CONTEXT), empty: true }
+        let hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        Self { hasher, gathered: Vec::new(), empty: true }
     }
 
     /// Adds one shard behind the others.
     #[must_use]
     pub fn shard(mut self, name: &str, revision: u64, digest: &[u8; 32]) -> Self {
-        self.hasher.update(&(name.len() as u64).to_le_bytes());
-        self.hasher.update(name.as_bytes());
-        self.hasher.update(&revision.to_le_bytes());
-        self.hasher.update(digest);
+        self.gathered.extend((name.len() as u64).to_le_bytes());
+        self.gathered.extend(name.as_bytes());
+        self.gathered.extend(revision.to_le_bytes());
+        self.gathered.extend(digest);
+        if self.gathered.len() >= ENOUGH {
+            self.hasher.update(&self.gathered);
+            self.gathered.clear();
+        }
         self.empty = false;
         self
     }
@@ -41,7 +48,10 @@ impl Fingerprint {
     /// The fingerprint. Of no shard it is all zero, which says that there is none to verify.
     #[must_use]
     pub fn finish(&self) -> [u8; 32] {
-        if self.empty { [0; 32] } else { *self.hasher.finalize().as_bytes() }
+        if self.empty {
+            return [0; 32];
+        }
+        *self.hasher.clone().update(&self.gathered).finalize().as_bytes()
     }
 
     /// The fingerprint of these shards.
@@ -95,6 +105,7 @@ fn digest(reader: impl Read) -> std::io::Result<[u8; 32]> {
 }
 
 /// Changes with what is hashed, and with nothing else: it is part of the data format.
+const ENOUGH: usize = 32 << 10;
 const CONTEXT: &str = "handoff 2026 fingerprint of sealed shards, version 1";
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use crate::error::Result;
 ///                        -> resume_after_abort -> admit ...
 /// ```
 ///
-/// A hook that panics counts as one that returned an error.
+/// A hook that panics counts as one that returned an error. One that never returns keeps the
+/// daemon from serving: nothing can be undone beside it, and the supervisor is told `Unknown`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be drained and sealed",
     note = "put `#[derive(handoff::Drainable)]` on it, or implement its four hooks by hand"
@@ -40,7 +41,9 @@ pub trait Drainable: Send + Sync {
     /// Serves again, after the lock is held again. Another process may have written in
     /// between: what lies on disk is opened anew.
     ///
-    /// It is called after every `drain` that no commit followed, and again and again until it succeeds.
+    /// It is called after every `drain` that no commit followed, and again and again until it
+    /// succeeds. Where the drain was cut short, or the seal never ran, requests may still be in
+    /// flight.
     ///
     /// # Errors
     ///

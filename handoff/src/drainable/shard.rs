@@ -44,7 +44,9 @@ pub trait Shard: Send + Sync {
 
     /// Opens for writing again, from disk: another process may have written since the seal.
     ///
-    /// It may be called twice, and of a shard whose seal failed or never ran.
+    /// It may be called twice, and of a shard whose seal failed or never ran: one that is not
+    /// sealed has nothing to do. Requests may be in flight then, since a drain that was cut
+    /// short waits for none, so what it changes it changes under the shard's own lock.
     ///
     /// # Errors
     ///

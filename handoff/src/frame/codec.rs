@@ -35,7 +35,7 @@ pub fn read_message(reader: &mut impl Read) -> Result<(ProtoVersion, Message)> {
     reader.read_exact(&mut prefix[..1])?;
     reader.read_exact(&mut prefix[1..]).map_err(inside_a_frame)?;
     let length = checked_length(prefix)?;
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity(length.min(4096));
     reader.take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
         return Err(FrameError::Truncated.into());

@@ -185,7 +185,7 @@ impl Attending<'_> {
     pub(crate) fn wait(&mut self, deadline: Instant) -> Result<Received> {
         loop {
             match self.next() {
-                Received::Nothing => {}
+                Received::Nothing if Instant::now() < deadline => {}
                 received => return Ok(received),
             }
             if !poll::wait_for(self.link.as_fd(), PollFlags::IN, Some(deadline))? {
@@ -215,10 +215,15 @@ impl Inbox {
     /// Reads what is there without waiting, as far as the queue has room.
     fn pump(&mut self, link: &Link) {
         let mut chunk = [0; 4096];
+        // A peer that never stops sending does not stop the clock.
+        let mut reads_left = READS_AT_ONCE;
         while self.end.is_none() && self.queue.len() < QUEUE_LIMIT {
             match self.reader.next_frame() {
                 Ok(Some((version, message))) => self.take(link, version, message),
+                Err(error) => self.end = Some(End::Broken(error)),
+                Ok(None) if reads_left == 0 => return,
                 Ok(None) => {
+                    reads_left -= 1;
                     match rustix::net::recv(&link.stream, &mut chunk, RecvFlags::DONTWAIT) {
                         Ok((_, 0)) if self.reader.is_inside_a_frame() => {
                             self.end = Some(End::Broken(FrameError::Truncated));
@@ -230,8 +235,14 @@ impl Inbox {
                         Err(_) => self.end = Some(End::Closed),
                     }
                 }
-                Err(error) => self.end = Some(End::Broken(error)),
             }
+        }
+    }
+
+    fn loss(&self) -> Option<Lost> {
+        match self.end {
+            Some(_) => Some(Lost::Closed),
+            None => (self.heard.elapsed() > LIVENESS_LIMIT).then_some(Lost::Silent),
         }
     }
 
@@ -273,12 +284,12 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// Beats until it is dropped, or `until`. `on_lost` is called at most once for a link, and
-    /// only while nobody attends to it.
+    /// Beats until it is dropped, or `until`. `on_lost` is called for a link that is lost while
+    /// nobody attends to it, and again at every beat until it says that it has acted.
     pub(crate) fn start(
         links: Vec<Arc<Link>>,
         until: Option<Instant>,
-        on_lost: impl Fn(usize, Lost) + Send + 'static,
+        on_lost: impl Fn(usize, Lost) -> bool + Send + 'static,
     ) -> Result<Self> {
         let waker = Arc::new(Waker::new()?);
         let stop = Arc::clone(&waker);
@@ -299,14 +310,21 @@ impl Drop for Pulse {
     }
 }
 
-fn beat(links: &[Arc<Link>], until: Option<Instant>, stop: &Waker, on_lost: &dyn Fn(usize, Lost)) {
+fn beat(
+    links: &[Arc<Link>],
+    until: Option<Instant>,
+    stop: &Waker,
+    on_lost: &dyn Fn(usize, Lost) -> bool,
+) {
     let mut lost = vec![false; links.len()];
+    // Hung up, and known to be: not to be woken for again before the next beat.
+    let mut quiet = vec![false; links.len()];
     let mut next_beat = Instant::now() + HEARTBEAT_INTERVAL;
     while until.is_none_or(|until| Instant::now() < until) {
         let watched: Vec<_> = links
             .iter()
-            .zip(&lost)
-            .filter(|(_, lost)| !**lost)
+            .zip(&quiet)
+            .filter(|(_, quiet)| !**quiet)
             .map(|(link, _)| (link.as_fd(), PollFlags::RDHUP))
             .collect();
         match poll::wait_with_waker(stop, &watched, next_beat) {
@@ -314,31 +332,28 @@ fn beat(links: &[Arc<Link>], until: Option<Instant>, stop: &Waker, on_lost: &dyn
             Ok(true) | Err(_) => return,
         }
         let beating = Instant::now() >= next_beat;
-        for (index, link) in links.iter().enumerate() {
-            if lost[index] {
-                continue;
-            }
+        if beating {
+            next_beat = Instant::now() + HEARTBEAT_INTERVAL;
+            quiet.clone_from(&lost);
+        }
+        for (index, link) in links.iter().enumerate().filter(|(index, _)| !quiet[*index]) {
             if beating {
                 let _ = link.send_heartbeat();
             }
-            let Ok(mut inbox) = link.inbox.try_lock() else { continue };
-            inbox.pump(link);
-            let loss = match inbox.end {
-                Some(_) => Some(Lost::Closed),
-                None if inbox.heard.elapsed() > LIVENESS_LIMIT => Some(Lost::Silent),
-                None => None,
-            };
-            drop(inbox);
+            // Whoever attends to the link hears of its end.
+            let loss = link.inbox.try_lock().ok().and_then(|mut inbox| {
+                inbox.pump(link);
+                inbox.loss()
+            });
             if let Some(loss) = loss {
-                lost[index] = true;
-                on_lost(index, loss);
+                lost[index] = on_lost(index, loss);
             }
         }
-        if beating {
-            next_beat = Instant::now() + HEARTBEAT_INTERVAL;
-        } else {
-            // A hang-up that its attendant has not read yet: leave it the time.
-            std::thread::yield_now();
+        // Woken between two beats: by those that have hung up.
+        if !beating {
+            for (quiet, link) in quiet.iter_mut().zip(links) {
+                *quiet |= poll::is_ready(link.as_fd(), PollFlags::RDHUP).unwrap_or(true);
+            }
         }
     }
 }
@@ -352,3 +367,64 @@ fn epoch_ms() -> u64 {
 const NO_ECHO: u64 = u64::MAX;
 /// Messages that wait for their reader; beyond them the socket's buffer holds the peer back.
 const QUEUE_LIMIT: usize = 16;
+const READS_AT_ONCE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::frame::write_message;
+    use crate::protocol::HandoffId;
+
+    #[test]
+    fn a_peer_that_never_stops_sending_does_not_stop_the_clock() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let link = Link::new(ours);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let mut stream = theirs.try_clone().expect("it can be cloned");
+                scope.spawn(move || {
+                    while write_message(&mut stream, 1, &Message::Heartbeat { ts_ms: 1 }).is_ok() {}
+                });
+            }
+            let deadline = Instant::now() + Duration::from_millis(100);
+            let received = link.attend().wait(deadline).expect("it can be polled");
+            // Frames of four threads may be mixed up: then the link is broken, and not hung.
+            assert!(matches!(received, Received::Nothing | Received::Broken(_)), "{received:?}");
+            link.close();
+        });
+    }
+
+    #[test]
+    fn a_loss_is_told_until_it_is_acted_upon() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let link = Arc::new(Link::new(ours));
+        let (told, telling) = mpsc::channel();
+        drop(theirs);
+        let _pulse =
+            Pulse::start(vec![link], None, move |index, lost| told.send((index, lost)).is_err())
+                .expect("a thread can be started");
+        for _ in 0..2 {
+            let loss = telling.recv_timeout(Duration::from_secs(30)).expect("it is told");
+            assert_eq!(loss, (0, Lost::Closed));
+        }
+    }
+
+    #[test]
+    fn a_link_is_left_to_whoever_attends_to_it() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let link = Arc::new(Link::new(ours));
+        let mut attending = link.attend();
+        let links = vec![Arc::clone(&link)];
+        let _pulse = Pulse::start(links, None, |_, _| panic!("it is attended to"))
+            .expect("a thread can be started");
+        write_message(&mut &theirs, 1, &Message::SealRequest { handoff_id: HandoffId::new() })
+            .expect("it is read");
+        drop(theirs);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let received = attending.wait(deadline).expect("it can be polled");
+        assert!(matches!(received, Received::Message(Message::SealRequest { .. })));
+        assert!(matches!(attending.wait(deadline), Ok(Received::Closed)));
+    }
+}

@@ -47,6 +47,10 @@ impl FrameReader {
         !self.bytes.is_empty()
     }
 
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The next whole frame among the bytes held, if there is one.
     ///
     /// # Errors

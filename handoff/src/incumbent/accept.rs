@@ -47,20 +47,29 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Drops the oldest session that has not said anything, or else the oldest without a swap.
+    /// Drops the oldest session that has not greeted, or else the one without a swap that has
+    /// been silent for longest: a supervisor that waits says twice a second that it lives.
     fn make_room(&mut self) {
         if self.sessions.len() < MOST_SESSIONS {
             return;
         }
-        let silent = self.sessions.iter().find(|(_, session)| !session.is_greeted());
-        let idle = self.sessions.keys().find(|key| self.holder != Some(**key));
-        if let Some(key) = silent.map(|(key, _)| *key).or(idle.copied()) {
+        let ungreeted = self.sessions.iter().find(|(_, session)| !session.is_greeted());
+        let silent = self
+            .sessions
+            .iter()
+            .filter(|(key, _)| self.holder != Some(**key))
+            .min_by_key(|(_, session)| session.heard());
+        if let Some((&key, _)) = ungreeted.or(silent) {
             self.lose(key, &Error::TimedOut("waiting while others came"));
         }
     }
 
-    /// Takes the path over, if that failed at the commit.
+    /// Takes the path over, if that failed at the commit or after an undo.
     pub(super) fn publish(&mut self) {
+        if !self.socket.is_hidden() && !self.socket.is_published() {
+            self.publish_again = None;
+            return self.take_path_back();
+        }
         self.publish_again = self.socket.publish().err().map(|error| {
             tracing::error!(%error, path = %self.socket.path().display(), "nobody finds this process");
             Instant::now() + PUBLISH_INTERVAL

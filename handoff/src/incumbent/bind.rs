@@ -1,10 +1,10 @@
 //! How a process becomes the incumbent.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::datadir::DataDirLock;
+use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
 use crate::incumbent::serve;
@@ -35,11 +35,14 @@ use crate::sys::socket::{self, ControlSocket, Found};
 /// # Ok::<(), handoff::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a process that holds the lock has to serve"]
 pub struct Incumbent {
     pub(super) socket: ControlSocket,
     pub(super) lock: DataDirLock,
     pub(super) build_id: Vec<u8>,
     pub(super) stop: Arc<Stop>,
+    /// It replaced another process, which has been told to leave.
+    pub(super) is_committed: bool,
 }
 
 impl Incumbent {
@@ -73,13 +76,14 @@ impl Incumbent {
 
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
         let build_id = lock.build_id().to_vec();
-        Ok(Self { socket, lock, build_id, stop: StopHandle::new()?.0 })
+        Ok(Self { socket, lock, build_id, stop: StopHandle::new()?.0, is_committed: false })
     }
 
     /// The commit point: the owner record names this process. Then it takes the control
     /// socket's path over; if that fails, the loop tries again.
     pub(crate) fn commit(&mut self) -> Result<()> {
         self.lock.record_serving(&self.build_id)?;
+        self.is_committed = true;
         if let Err(error) = self.socket.publish() {
             tracing::error!(%error, "the control socket's path could not be taken over yet");
         }
@@ -88,7 +92,6 @@ impl Incumbent {
 
     /// Says which build this is, in the hello and the owner record; at most 118 bytes of it
     /// are kept there.
-    #[must_use]
     pub fn with_build_id(mut self, build_id: Vec<u8>) -> Self {
         self.build_id = build_id;
         self
@@ -104,13 +107,10 @@ impl Incumbent {
         self.lock.generation()
     }
 
-    /// The generation as a fencing token; see [`DataDirLock::fencing_token`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Path`] when it cannot be made durable.
-    pub fn fencing_token(&self) -> Result<u64> {
-        self.lock.fencing_token()
+    /// Gives fencing tokens, also while this serves; see [`DataDirLock::fencing_token`].
+    #[must_use]
+    pub fn fencing(&self) -> Fencing {
+        self.lock.fencing()
     }
 
     /// A handle that ends [`serve`](Self::serve) cleanly, from any thread.
@@ -126,8 +126,9 @@ impl Incumbent {
     ///
     /// # Errors
     ///
-    /// What the owner record, the first `admit` or a clean stop failed with. This process
-    /// keeps the lock until it ends, so that nobody writes beside whatever it still does.
+    /// What the owner record, the first `admit` of a cold start, or a clean stop failed with.
+    /// This process keeps the lock until it ends, so that nobody writes beside whatever it
+    /// still does. After a commit an `admit` that fails is repeated until it works.
     pub fn serve(self, drainable: impl Drainable + 'static) -> Result<()> {
         self.serve_until(drainable).map(|_| ())
     }
@@ -176,39 +177,6 @@ impl StopHandle {
 pub(super) struct Stop {
     pub(super) requested: AtomicBool,
     pub(super) waker: Waker,
-}
-
-/// The lock of a process that serves. Unless it was let go on purpose, it is kept until the
-/// process ends: whatever ended the loop, the daemon's own threads may still write.
-#[derive(Debug)]
-pub(super) struct KeptLock(Option<DataDirLock>);
-
-impl KeptLock {
-    pub(super) const fn new(lock: DataDirLock) -> Self {
-        Self(Some(lock))
-    }
-
-    /// The lock; there until [`let_go`](Self::let_go).
-    pub(super) fn with<T>(&mut self, f: impl FnOnce(&mut DataDirLock) -> Result<T>) -> Result<T> {
-        match &mut self.0 {
-            Some(lock) => f(lock),
-            None => Err(std::io::Error::from(std::io::ErrorKind::NotFound).into()),
-        }
-    }
-
-    /// Another process is the writer, or the data is sealed for good.
-    pub(super) fn let_go(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for KeptLock {
-    fn drop(&mut self) {
-        static KEPT: Mutex<Vec<DataDirLock>> = Mutex::new(Vec::new());
-        if let Some(lock) = self.0.take() {
-            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
-        }
-    }
 }
 
 /// A control socket that listens under a name of its own beside `path`.

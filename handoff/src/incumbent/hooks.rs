@@ -42,8 +42,9 @@ impl Hooks {
         let (jobs, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
         std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
+            let mut resumed = false;
             for job in queue {
-                let outcome = perform(&*drainable, job, &results, &wake);
+                let outcome = perform(&*drainable, job, &mut resumed, &results, &wake);
                 if results.send(outcome).is_err() {
                     return;
                 }
@@ -66,6 +67,7 @@ impl Hooks {
 fn perform<D: Drainable>(
     drainable: &D,
     job: Job,
+    resumed: &mut bool,
     results: &Sender<Outcome>,
     wake: &Stop,
 ) -> Outcome {
@@ -86,11 +88,17 @@ fn perform<D: Drainable>(
                 Ok((report, drainable.sealed_shards()))
             }))
         }
-        Job::Resume => Outcome::Resumed(fenced("resume_after_abort", || {
-            drainable.resume_after_abort()?;
-            drainable.admit()
-        })),
+        Job::Resume => Outcome::Resumed(resume(drainable, resumed)),
     }
+}
+
+/// What was resumed is not resumed again because admitting failed: requests may be inside.
+fn resume<D: Drainable>(drainable: &D, resumed: &mut bool) -> Result<()> {
+    if !*resumed {
+        fenced("resume_after_abort", || drainable.resume_after_abort())?;
+        *resumed = true;
+    }
+    fenced("admit", || drainable.admit())
 }
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

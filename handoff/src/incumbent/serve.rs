@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{Error, PeerMisbehaved, Result};
-use crate::incumbent::bind::{KeptLock, Stop};
+use crate::incumbent::bind::Stop;
 use crate::incumbent::hooks::Job;
 use crate::incumbent::session::Session;
-use crate::incumbent::swap::{Swap, after};
+use crate::incumbent::swap::{LONGEST_RETRY_PAUSE, RETRY_PAUSE, Swap, after};
 use crate::incumbent::{Ended, Incumbent};
 use crate::machine::hello;
 use crate::machine::incumbent::{Effect, Event, State};
@@ -27,10 +28,12 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent { socket, lock, build_id, stop } = incumbent;
-    let mut lock = KeptLock::new(lock);
-    lock.with(|lock| lock.record_serving(&build_id))?;
-    fenced("admit", || drainable.admit())?;
+    let Incumbent { socket, mut lock, build_id, stop, is_committed } = incumbent;
+    lock.keep();
+    if !is_committed {
+        lock.record_serving(&build_id)?;
+    }
+    admit(&*drainable, is_committed)?;
     let mut server = Server {
         socket,
         lock,
@@ -55,12 +58,28 @@ pub(super) fn run<D: Drainable + 'static>(
     }
 }
 
+/// The first admission. A cold start that fails says so; after a commit this process is the
+/// writer, and nobody else is left to serve, so it is repeated until it works.
+fn admit<D: Drainable>(drainable: &D, until_it_works: bool) -> Result<()> {
+    let mut pause = RETRY_PAUSE;
+    loop {
+        match fenced("admit", || drainable.admit()) {
+            Err(error) if until_it_works => {
+                tracing::error!(%error, "cannot admit work yet");
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 pub(super) type Key = u64;
 
 /// The loop's state: the machine, and what its effects work on.
 pub(super) struct Server<D> {
     pub(super) socket: ControlSocket,
-    pub(super) lock: KeptLock,
+    pub(super) lock: DataDirLock,
     pub(super) hello: Message,
     pub(super) stop: Arc<Stop>,
     pub(super) drainable: Arc<D>,

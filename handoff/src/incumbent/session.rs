@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::error::{Error, FrameError, PeerMisbehaved, Result};
 use crate::frame::{FrameReader, LIVENESS_LIMIT, encode};
 use crate::machine::judge_hello_ack;
-use crate::protocol::{Message, PROTO_MIN, ProtoVersion};
+use crate::protocol::{HandoffId, Message, PROTO_MIN, ProtoVersion};
 use crate::sys::poll;
 
 /// A connection, from its hello on.
@@ -23,7 +23,10 @@ pub(super) struct Session {
     out: Vec<u8>,
     /// Agreed upon in the greeting.
     version: Option<ProtoVersion>,
+    /// As the supervisor calls the swap for which it came.
+    handoff_id: Option<HandoffId>,
     opened: Instant,
+    heard: Instant,
     /// Nothing more will arrive.
     ended: bool,
 }
@@ -37,7 +40,9 @@ impl Session {
             put_back: None,
             out: Vec::new(),
             version: None,
+            handoff_id: None,
             opened: Instant::now(),
+            heard: Instant::now(),
             ended: false,
         };
         session.send(hello)?;
@@ -61,6 +66,15 @@ impl Session {
         self.version.is_some()
     }
 
+    pub(super) const fn handoff_id(&self) -> Option<HandoffId> {
+        self.handoff_id
+    }
+
+    /// When it last said anything.
+    pub(super) const fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// Whether the peer has closed its side, or is gone. What it sent before may be unread.
     pub(super) fn is_hung_up(&self) -> bool {
         self.ended || poll::is_ready(self.stream.as_fd(), PollFlags::RDHUP).unwrap_or(true)
@@ -73,7 +87,8 @@ impl Session {
     /// The session is over: end of file, bytes that are no frame, or a bad answer.
     pub(super) fn greet(&mut self) -> Result<bool> {
         let Some((_, message)) = self.next_frame()? else { return Ok(false) };
-        self.version = Some(judge_hello_ack(&message)?.0);
+        let (version, handoff_id) = judge_hello_ack(&message)?;
+        (self.version, self.handoff_id) = (Some(version), Some(handoff_id));
         Ok(true)
     }
 
@@ -99,13 +114,19 @@ impl Session {
             if let Some(frame) = self.reader.next_frame()? {
                 return Ok(Some(frame));
             }
+            if self.reader.len() > IN_LIMIT {
+                return Err(FrameError::TooLong(IN_LIMIT as u32).into());
+            }
             let mut chunk = [0; 4096];
             match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => {
                     self.ended = true;
                     return Err(Error::PeerLost { peer: "supervisor", during: "in a session" });
                 }
-                Ok((_, length)) => self.reader.push(&chunk[..length]),
+                Ok((_, length)) => {
+                    self.heard = Instant::now();
+                    self.reader.push(&chunk[..length]);
+                }
                 Err(rustix::io::Errno::AGAIN) => return Ok(None),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(std::io::Error::from(errno).into()),
@@ -124,10 +145,10 @@ impl Session {
     ///
     /// The session is over: the peer is gone, or has not read for too long.
     pub(super) fn send(&mut self, message: &Message) -> Result<()> {
-        self.out.extend(encode(self.version.unwrap_or(PROTO_MIN), message)?);
         if self.out.len() > OUT_LIMIT {
             return Err(PeerMisbehaved::DoesNotRead.into());
         }
+        self.out.extend(encode(self.version.unwrap_or(PROTO_MIN), message)?);
         self.flush()
     }
 
@@ -152,5 +173,7 @@ impl AsFd for Session {
     }
 }
 
-/// Two of the largest frames.
-const OUT_LIMIT: usize = 2 << 20;
+/// What a peer may leave unread before the next message.
+const OUT_LIMIT: usize = 64 << 10;
+/// More than the longest message that a supervisor has to say.
+const IN_LIMIT: usize = 64 << 10;

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::datadir::{DataDirLock, Decision, SealManifest};
+use crate::datadir::{Decision, SealManifest};
 use crate::drainable::{Drainable, SealReport, SealedShard};
 use crate::error::Result;
 use crate::frame::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT};
+use crate::incumbent::bind_hidden;
 use crate::incumbent::hooks::{Hooks, Job, Outcome};
 use crate::incumbent::serve::Server;
 use crate::machine::incumbent::{Event, State};
@@ -121,11 +122,10 @@ impl<D: Drainable + 'static> Server<D> {
             return;
         };
         let (shards, successor) = (std::mem::take(&mut swap.shards), swap.successor_pid);
-        let released = self.lock.with(|lock| {
-            SealManifest::of_seal(lock.generation(), &report, shards, false)
-                .write(lock.data_dir())?;
-            lock.release_for(handoff_id, successor)
-        });
+        let lock = &mut self.lock;
+        let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
+        let released =
+            manifest.write(lock.data_dir()).and_then(|()| lock.release_for(handoff_id, successor));
         let event = match self.in_words("seal", released) {
             Ok(()) => Event::LockReleased(report),
             Err(words) => Event::LockKept(words),
@@ -135,12 +135,9 @@ impl<D: Drainable + 'static> Server<D> {
 
     pub(super) fn release_for_good(&mut self, report: &SealReport) {
         let shards = self.swap.as_mut().map(|swap| std::mem::take(&mut swap.shards));
-        let released = self.lock.with(|lock| {
-            let shards = shards.unwrap_or_default();
-            SealManifest::of_seal(lock.generation(), report, shards, true)
-                .write(lock.data_dir())?;
-            lock.release_sealed()
-        });
+        let (lock, shards) = (&mut self.lock, shards.unwrap_or_default());
+        let manifest = SealManifest::of_seal(lock.generation(), report, shards, true);
+        let released = manifest.write(lock.data_dir()).and_then(|()| lock.release_sealed());
         if let Err(error) = released {
             self.ended = Some(Err(error));
         }
@@ -148,19 +145,27 @@ impl<D: Drainable + 'static> Server<D> {
 
     /// Takes the lock, or learns that it is lost for good, or tries again a little later.
     pub(super) fn try_lock(&mut self) {
-        let event = match self.lock.with(DataDirLock::retake) {
-            Ok(Decision::Retaken) => Event::LockRetaken,
+        let event = match self.lock.retake() {
+            Ok(Decision::Retaken) => {
+                self.take_path_back();
+                Event::LockRetaken
+            }
+            // A supervisor that is there says what became of the swap: it may be ending the
+            // very successor that the record names.
+            Ok(Decision::Replaced { .. }) if self.is_supervised() => {
+                return self.try_lock_later(LOCK_INTERVAL);
+            }
             Ok(Decision::Replaced { generation }) => {
                 tracing::info!(generation, "a newer generation serves");
                 Event::Superseded
             }
             Ok(Decision::Undecided { holder }) => {
                 self.end_hung_successor(holder);
-                return self.try_lock_later();
+                return self.try_lock_later(LOCK_INTERVAL);
             }
             Err(error) => {
                 tracing::error!(%error, "cannot take the lock again");
-                return self.try_lock_later();
+                return self.try_lock_later(LOCK_ERROR_PAUSE);
             }
         };
         if let Some(swap) = &mut self.swap {
@@ -169,9 +174,33 @@ impl<D: Drainable + 'static> Server<D> {
         self.step(event, None);
     }
 
-    fn try_lock_later(&mut self) {
+    fn try_lock_later(&mut self, pause: Duration) {
         if let Some(swap) = &mut self.swap {
-            swap.next_try = Some(Instant::now() + LOCK_INTERVAL);
+            swap.next_try = Some(Instant::now() + pause);
+        }
+    }
+
+    /// Whether a supervisor may still end this swap by its word: it is connected, and the
+    /// deadline has not passed for so long that it must be hung.
+    fn is_supervised(&self) -> bool {
+        let limit = self.swap.as_ref().map(|swap| swap.lease + LIVENESS_LIMIT);
+        self.holder.is_some() && limit.is_some_and(|limit| Instant::now() < limit)
+    }
+
+    /// A successor that was ended after its commit point has taken the path over.
+    pub(super) fn take_path_back(&mut self) {
+        if self.socket.is_published() {
+            return;
+        }
+        match bind_hidden(self.socket.path()) {
+            Ok(socket) => {
+                self.socket = socket;
+                self.publish();
+            }
+            Err(error) => {
+                tracing::error!(%error, "the control socket's path could not be taken back yet");
+                self.publish_again = Some(Instant::now() + LOCK_ERROR_PAUSE);
+            }
         }
     }
 
@@ -180,7 +209,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn end_hung_successor(&self, holder: ProcessId) {
         let Some(swap) = &self.swap else { return };
         let now = Instant::now();
-        let alone = self.holder.is_none() || now > swap.lease + LIVENESS_LIMIT;
+        let alone = !self.is_supervised();
         let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
         if now > swap.lease
             && alone
@@ -194,7 +223,18 @@ impl<D: Drainable + 'static> Server<D> {
 
     /// A clean stop: no supervisor, no lease.
     pub(super) fn begin_last_drain(&mut self) {
+        self.tell_of_stop();
         self.begin_swap(0, after(u64::MAX), after(STOP_GRACE_MS));
+    }
+
+    /// A supervisor that is about to swap must not take the end for a crash.
+    fn tell_of_stop(&mut self) {
+        for session in self.sessions.values_mut() {
+            if let Some(handoff_id) = session.handoff_id() {
+                let reason = "the daemon was told to stop".to_owned();
+                let _ = session.send(&Message::Abort { handoff_id, reason });
+            }
+        }
     }
 
     /// The resume failed: it is tried again after a pause that grows.
@@ -254,5 +294,6 @@ pub(super) fn after(milliseconds: u64) -> Instant {
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const STOP_GRACE_MS: u64 = 30_000;
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
+const LOCK_ERROR_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);

@@ -151,12 +151,23 @@ pub(crate) enum Promotion {
     Committing,
 }
 
-/// The swap: where it stands, and whether the incumbent is known to be dead.
+/// The swap: where it stands, and what is known of both processes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub(crate) handoff_id: HandoffId,
     pub(crate) state: State,
-    pub(crate) incumbent_is_dead: bool,
+    pub(crate) incumbent: Incumbent,
+    pub(crate) successor_is_dead: bool,
+}
+
+/// What is known of the incumbent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Incumbent {
+    /// It waits for this supervisor's word, also past its deadline for a while.
+    Connected,
+    /// It may live; once sealed, it goes by the owner record alone.
+    Disconnected,
+    Dead,
 }
 
 /// What the caller asks for.
@@ -269,7 +280,8 @@ type Step = (State, Vec<Effect>);
 
 impl Machine {
     pub(crate) const fn new(handoff_id: HandoffId) -> Self {
-        Self { handoff_id, state: State::Paired, incumbent_is_dead: false }
+        let (state, incumbent) = (State::Paired, Incumbent::Connected);
+        Self { handoff_id, state, incumbent, successor_is_dead: false }
     }
 
     /// One transition.
@@ -287,24 +299,36 @@ impl Machine {
                 self.roll_back(state, cause)
             }
             Event::SuccessorLost => self.on_successor_lost(state),
-            Event::SuccessorEnded => match state {
-                State::Ending(cause) => self.confirm(cause),
-                state => self.on_successor_lost(state),
+            Event::SuccessorEnded => {
+                self.successor_is_dead = true;
+                match state {
+                    State::Ending(cause) => self.confirm(cause),
+                    state => self.on_successor_lost(state),
+                }
+            }
+            Event::SuccessorSilent => match state {
+                State::Promoting(stage, cause) => {
+                    self.roll_back(State::Promoting(stage, cause.clone()), cause)
+                }
+                state if state.is_forward() => {
+                    let cause = Cause::SuccessorSilent(state.name());
+                    self.roll_back(state, cause)
+                }
+                state => (state, Vec::new()),
             },
-            Event::SuccessorSilent if state.is_forward() => {
-                let cause = Cause::SuccessorSilent(state.name());
-                self.roll_back(state, cause)
+            // Told to commit, the successor may be all there is: an incumbent that does not
+            // wait for this supervisor's word may have left by the owner record.
+            Event::DeadlinePassed
+                if state == State::Committing && self.incumbent != Incumbent::Connected =>
+            {
+                (state, Vec::new())
             }
             Event::DeadlinePassed if state.is_forward() => {
                 let cause = Cause::DeadlinePassed(state.name());
                 self.roll_back(state, cause)
             }
-            Event::SuccessorSilent | Event::DeadlinePassed => match state {
-                State::Promoting(stage, cause) => {
-                    self.roll_back(State::Promoting(stage, cause.clone()), cause)
-                }
-                state => (state, Vec::new()),
-            },
+            // A deadline protects an incumbent: with none left, an opening may take its time.
+            Event::DeadlinePassed => (state, Vec::new()),
             Event::IncumbentSilent => (state, Vec::new()),
             Event::Echoed => match state {
                 State::Confirming(cause) => {
@@ -441,7 +465,7 @@ impl Machine {
     }
 
     fn on_incumbent_died(&mut self, state: State) -> Step {
-        self.incumbent_is_dead = true;
+        self.incumbent = Incumbent::Dead;
         let cause = Cause::IncumbentDied(state.name());
         match state {
             State::Paired | State::Warming => {
@@ -458,7 +482,10 @@ impl Machine {
         }
     }
 
-    fn on_incumbent_disconnected(&self, state: State) -> Step {
+    fn on_incumbent_disconnected(&mut self, state: State) -> Step {
+        if self.incumbent == Incumbent::Connected {
+            self.incumbent = Incumbent::Disconnected;
+        }
         match state {
             State::Paired
             | State::PairedWarm
@@ -478,6 +505,13 @@ impl Machine {
 
     fn on_successor_lost(&self, state: State) -> Step {
         match state {
+            // It may have passed its commit point, and the incumbent may have left for it: only
+            // its death, or its silence, says that it does not serve.
+            State::Committing
+                if self.incumbent != Incumbent::Connected && !self.successor_is_dead =>
+            {
+                (state, Vec::new())
+            }
             State::Promoting(stage, cause) => {
                 self.roll_back(State::Promoting(stage, cause.clone()), cause)
             }
@@ -491,7 +525,7 @@ impl Machine {
 
     /// The one way back: nothing else kills a successor or resumes an incumbent.
     fn roll_back(&self, state: State, cause: Cause) -> Step {
-        if state.successor_may_hold_the_lock() {
+        if state.successor_may_hold_the_lock() && !self.successor_is_dead {
             return (State::Ending(cause), vec![Effect::KillSuccessor]);
         }
         let (state, mut effects) = self.confirm(cause);
@@ -500,7 +534,7 @@ impl Machine {
     }
 
     fn confirm(&self, cause: Cause) -> Step {
-        if self.incumbent_is_dead {
+        if self.incumbent == Incumbent::Dead {
             return (State::RolledBack(IncumbentFate::Lost, cause), Vec::new());
         }
         (State::Confirming(cause), vec![Effect::AskIncumbent])

@@ -76,10 +76,14 @@ impl sealed::Sealed for Begun {}
 pub enum OnLoss {
     /// The process exits at once, with status 75, so that the old process need not wait for
     /// an opening that leads nowhere. To the data it is what a crash while opening is.
+    ///
+    /// A successor that gives up for another reason keeps the lock until the process ends:
+    /// what it has opened may still write. So `main` returns soon after such an error.
     #[default]
     Exit,
-    /// The next step returns [`Error::PeerLost`]. For whoever runs a successor inside a
-    /// process that has other things to do.
+    /// The next step returns [`Error::PeerLost`], and the lock is released with the
+    /// successor. For whoever runs one inside a process that has other things to do, and who
+    /// drops what was opened before the successor.
     Return,
 }
 
@@ -138,7 +142,12 @@ impl Successor<Warmed> {
         })?;
         self.conversation.watch();
         match DataDirLock::acquire_as_successor(data_dir, handoff_id, LOCK_PATIENCE) {
-            Ok(lock) => Ok(self.into_phase(Begun { lock, socket, verified: None })),
+            Ok(mut lock) => {
+                if self.conversation.on_loss == OnLoss::Exit {
+                    lock.keep();
+                }
+                Ok(self.into_phase(Begun { lock, socket, verified: None }))
+            }
             Err(error) => Err(self.fail(error)),
         }
     }
@@ -268,6 +277,7 @@ struct Conversation {
     /// Whether the pulse may act on a loss, since the daemon's own code runs.
     watched: Arc<AtomicBool>,
     pulse: Option<Pulse>,
+    on_loss: OnLoss,
 }
 
 impl Conversation {
@@ -279,6 +289,7 @@ impl Conversation {
             build_id: Vec::new(),
             watched: Arc::new(AtomicBool::new(false)),
             pulse: None,
+            on_loss: OnLoss::default(),
         }
     }
 
@@ -301,6 +312,7 @@ impl Conversation {
     }
 
     fn start_pulse(&mut self, on_loss: OnLoss) -> Result<()> {
+        self.on_loss = on_loss;
         self.watch();
         let watched = Arc::clone(&self.watched);
         let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
@@ -308,6 +320,7 @@ impl Conversation {
                 tracing::error!(?lost, "lost the supervisor before the commit: giving up");
                 std::process::exit(EXIT_TEMPFAIL);
             }
+            false
         })?;
         self.pulse = Some(pulse);
         Ok(())

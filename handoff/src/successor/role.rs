@@ -71,7 +71,10 @@ fn control_connection(value: Option<String>) -> Result<Option<UnixStream>> {
     match inherited::take(number, |fd| inherited::inode(fd).is_ok_and(|own| own == inode)) {
         Ok(socket) => Ok(Some(socket.into())),
         Err(_) => {
-            tracing::warn!(value, "{CONTROL_VARIABLE} is stale: this process is no successor");
+            tracing::debug!(
+                value,
+                "{CONTROL_VARIABLE} is of a parent: this process is no successor"
+            );
             Ok(None)
         }
     }
@@ -81,6 +84,11 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
     let Some(value) = variable(FDS).filter(|value| !value.is_empty()) else {
         return Ok(Listeners::default());
     };
+    // Another process's variables are none.
+    let is_ours = |pid: String| pid.is_empty() || pid.parse() == Ok(std::process::id());
+    if !variable(PID).is_none_or(is_ours) {
+        return Ok(Listeners::default());
+    }
     let wrong = |name, value: &str, why| Error::Environment { name, value: value.to_owned(), why };
     let count = value.parse().ok().filter(|count| *count <= MOST_LISTENERS);
     let count: usize = count.ok_or_else(|| wrong(FDS, &value, "is no number from 0 to 1024"))?;
@@ -94,7 +102,7 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
         }
         _ => vec![UNNAMED.to_owned(); count],
     };
-    // Another process's variables, by LISTEN_PID, are none; it also clears the environment.
+    // It also clears the environment.
     let mut passed = listenfd::ListenFd::from_env();
     if passed.len() == 0 {
         return Ok(Listeners::default());
@@ -111,6 +119,7 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
 }
 
 const FDS: &str = "LISTEN_FDS";
+const PID: &str = "LISTEN_PID";
 const NAMES: &str = "LISTEN_FDNAMES";
 const UNNAMED: &str = "unknown";
 
@@ -142,6 +151,16 @@ mod tests {
             };
             assert_eq!(fault(inherited_listeners(variable)), NAMES);
         }
+    }
+
+    #[test]
+    fn the_variables_of_another_process_are_none() {
+        let variable = |name: &str| match name {
+            FDS => Some("nonsense".to_owned()),
+            PID => Some("1".to_owned()),
+            _ => None,
+        };
+        assert!(inherited_listeners(variable).expect("they are not ours").is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
@@ -19,6 +20,7 @@ use crate::supervisor::{
 };
 use crate::sys::poll;
 use crate::sys::process::Process;
+use crate::sys::socket;
 
 /// The two processes.
 pub(super) struct Peers {
@@ -147,13 +149,7 @@ impl Swap {
 
     /// Does what the caller asks for, and returns once that is done or undone.
     pub(super) fn command(&mut self, command: Command) -> Result<(), Failed> {
-        // What has happened meanwhile comes first: nothing is begun with a dead successor.
-        while !self.machine.state.is_over() {
-            match self.next_event(Some(Instant::now())) {
-                Some(event) => self.step(event),
-                None => break,
-            }
-        }
+        self.catch_up();
         if !self.machine.state.is_over() {
             if Instant::now() >= self.deadline {
                 self.step(Event::DeadlinePassed);
@@ -179,13 +175,26 @@ impl Swap {
     }
 
     pub(super) fn abort(&mut self, reason: String) -> RolledBack {
+        self.catch_up();
         self.step(Event::Command(Command::Abort(reason)));
         self.run();
-        let incumbent = match self.machine.state {
-            State::RolledBack(incumbent, _) => incumbent,
-            _ => IncumbentFate::Unknown,
+        let (incumbent, promoted) = match self.machine.state {
+            State::RolledBack(incumbent, _) => (incumbent, None),
+            State::Promoted(_) => (IncumbentFate::Lost, self.take_committed().map(Box::new)),
+            _ => (IncumbentFate::Unknown, None),
         };
-        RolledBack { handoff_id: self.handoff_id(), incumbent }
+        RolledBack { handoff_id: self.handoff_id(), incumbent, promoted }
+    }
+
+    /// What has happened while the caller had the word comes first: nothing is begun with a
+    /// dead successor, and none is killed that is all there is.
+    fn catch_up(&mut self) {
+        while !self.machine.state.is_over() {
+            match self.next_event(Some(Instant::now())) {
+                Some(event) => self.step(event),
+                None => break,
+            }
+        }
     }
 
     /// Feeds events until nothing is awaited any more.
@@ -216,6 +225,9 @@ impl Swap {
                 tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.tell(&Progress::GivenUp { handoff_id, cause });
+            }
+            if matches!(self.machine.state, State::Promoting(..)) {
+                self.beat_on();
             }
         }
         for effect in effects {
@@ -469,11 +481,20 @@ impl Swap {
         Ok(())
     }
 
-    /// Collects a successor that was killed.
+    /// The deadline no longer counts: the successor that goes on alone has to hear of this
+    /// process until it is done.
+    fn beat_on(&mut self) {
+        match Pulse::start(vec![Arc::clone(&self.successor)], None, |_, _| false) {
+            Ok(pulse) => self.pulse = Some(pulse),
+            Err(error) => tracing::error!(%error, "cannot beat beyond the deadline"),
+        }
+    }
+
+    /// Collects a successor that was killed, and what it may have left.
     fn reap(&mut self) {
         if let Some(child) = &mut self.child {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => socket::sweep(&self.control_socket),
                 Ok(None) => tracing::error!(pid = self.successor_pid, "it does not end"),
                 Err(error) => tracing::error!(%error, "cannot wait for the successor"),
             }
@@ -520,8 +541,14 @@ impl Swap {
     }
 
     fn tell(&self, progress: &Progress) {
-        if let Some(observer) = &self.observer {
+        let Some(observer) = &self.observer else { return };
+        // A session that is dropped by a panic tells of its rollback too.
+        let told = fenced("observe", || {
             observer.observe(progress);
+            Ok(())
+        });
+        if let Err(error) = told {
+            tracing::error!(%error, "the observer was not told");
         }
     }
 }

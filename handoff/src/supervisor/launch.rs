@@ -30,8 +30,12 @@ pub struct SpawnSpec {
     pub deadline: Duration,
     /// For the drain alone: how long requests in flight may take to end. 60 seconds by default.
     pub drain_grace: Duration,
-    /// From the start of the process to its hello. 10 seconds by default.
+    /// From the start of a successor to its hello, which comes before its slow start-up work.
+    /// 10 seconds by default.
     pub hello_limit: Duration,
+    /// From the start of a first daemon until it serves: opening its data is part of it. 5
+    /// minutes by default.
+    pub start_limit: Duration,
 }
 
 impl SpawnSpec {
@@ -45,6 +49,7 @@ impl SpawnSpec {
             deadline: Duration::from_secs(300),
             drain_grace: Duration::from_secs(60),
             hello_limit: Duration::from_secs(10),
+            start_limit: Duration::from_secs(300),
         }
     }
 

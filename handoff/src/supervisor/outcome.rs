@@ -45,12 +45,14 @@ pub struct Committed {
 }
 
 /// A swap that was aborted on the caller's wish, and undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct RolledBack {
     /// The swap.
     pub handoff_id: HandoffId,
     /// What the incumbent says of itself.
     pub incumbent: IncumbentFate,
+    /// The incumbent had died, so that the successor was not given up: it serves in its place.
+    pub promoted: Option<Box<Committed>>,
 }
 
 /// A swap that failed, and that was undone before this was returned. The successor is dead,

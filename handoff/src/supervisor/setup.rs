@@ -109,9 +109,9 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`Error::Launch`]; [`Error::TimedOut`] when it does not serve within
-    /// [`SpawnSpec::hello_limit`]. The process is ended then.
+    /// [`SpawnSpec::start_limit`]. The process is ended then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
-        let deadline = deadline_of(spec.hello_limit);
+        let deadline = deadline_of(spec.start_limit);
         let child = self.launch.launch(LaunchRequest::new(spec, &self.listeners, None))?;
         let mut child = ChildProcess::new(child)?;
         match self.wait_until_it_serves(&mut child, spec, deadline) {
@@ -187,7 +187,7 @@ impl Supervisor {
         };
         let links = vec![Arc::clone(&peers.incumbent), Arc::clone(&peers.successor)];
         // Past the deadline this process is no longer to be waited for.
-        let pulse = match Pulse::start(links, Some(deadline), |_, _| ()) {
+        let pulse = match Pulse::start(links, Some(deadline), |_, _| false) {
             Ok(pulse) => pulse,
             Err(error) => {
                 let mut child = peers.child;
@@ -241,7 +241,7 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<(Link, Peer)> {
         source,
     })?;
     let peer = Peer::of(&stream)?;
-    if !peer.is_trusted() {
+    if !peer.is_trusted_at(path) {
         return Err(PeerMisbehaved::WrongUser(peer.uid).into());
     }
     Ok((Link::new(stream), peer))

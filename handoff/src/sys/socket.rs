@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::process::ProcessId;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -23,6 +24,8 @@ pub(crate) struct ControlSocket {
     directory: OwnedFd,
     name: OsString,
     hidden: Option<String>,
+    /// Of its name in the file system.
+    inode: u64,
     path: PathBuf,
 }
 
@@ -30,15 +33,13 @@ impl ControlSocket {
     /// Binds and listens. Nothing is changed at `path`.
     pub(crate) fn bind_beside(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = parent_of(path);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())?;
+        sweep_directory(&directory, parent);
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let hidden = format!(".handoff-{}-{count}", std::process::id());
+        let hidden = format!("{HIDDEN}{}-{count}", std::process::id());
         // The directory's own path may fill all that an address can hold; this one is short.
         let through = format!("/proc/self/fd/{}/{hidden}", directory.as_raw_fd());
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -55,9 +56,10 @@ impl ControlSocket {
         }
         let bound = Self {
             listener: socket.into(),
-            directory,
             name,
+            inode: rustix::fs::statat(&directory, &hidden, AtFlags::SYMLINK_NOFOLLOW)?.st_ino,
             hidden: Some(hidden.clone()),
+            directory,
             path: path.to_owned(),
         };
         rustix::fs::chmodat(&bound.directory, &hidden, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
@@ -75,6 +77,16 @@ impl ControlSocket {
         Ok(())
     }
 
+    pub(crate) const fn is_hidden(&self) -> bool {
+        self.hidden.is_some()
+    }
+
+    /// Whether whoever connects to the path comes here.
+    pub(crate) fn is_published(&self) -> bool {
+        rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| stat.st_ino == self.inode)
+    }
+
     pub(crate) const fn listener(&self) -> &UnixListener {
         &self.listener
     }
@@ -89,6 +101,34 @@ impl Drop for ControlSocket {
         if let Some(hidden) = &self.hidden {
             let _ = rustix::fs::unlinkat(&self.directory, hidden, AtFlags::empty());
         }
+    }
+}
+
+/// Removes the unpublished sockets of processes that were killed, beside `path`.
+pub(crate) fn sweep(path: &Path) {
+    let parent = parent_of(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if let Ok(directory) = rustix::fs::openat(CWD, parent, flags, Mode::empty()) {
+        sweep_directory(&directory, parent);
+    }
+}
+
+fn sweep_directory(directory: &OwnedFd, path: &Path) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(HIDDEN)?.split_once('-')?.0.parse().ok());
+        if pid.is_some_and(|pid: u32| ProcessId::of(pid).is_none()) {
+            let _ = rustix::fs::unlinkat(directory, &name, AtFlags::empty());
+        }
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -165,9 +205,20 @@ impl Peer {
     pub(crate) fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }
+
+    /// Whether it may serve the control socket at `path`: as above, or, where this process is
+    /// root and starts daemons as another user, as the owner of the socket's directory.
+    pub(crate) fn is_trusted_at(self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let owner =
+            || std::fs::metadata(parent_of(path)).is_ok_and(|parent| parent.uid() == self.uid);
+        self.is_trusted() || (rustix::process::geteuid().is_root() && owner())
+    }
 }
 
 const BACKLOG: i32 = 1024;
+/// How unpublished sockets are called: this, the pid, a dash, a count.
+const HIDDEN: &str = ".handoff-";
 
 #[cfg(test)]
 mod tests {
@@ -199,6 +250,28 @@ mod tests {
         let mut socket = ControlSocket::bind_beside(&path).expect("it binds");
         socket.publish().expect("it is published");
         UnixStream::connect(&path).expect("it listens");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_and_what_a_live_one_has_is_not() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("control.sock");
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        child.wait().expect("it ends");
+        let left = directory.path().join(format!("{HIDDEN}{}-0", child.id()));
+        let others = directory.path().join(".handoff-notes");
+        std::fs::write(&left, "").expect("it is written");
+        std::fs::write(&others, "").expect("it is written");
+        let mut socket = ControlSocket::bind_beside(&path).expect("it binds");
+        sweep(&path);
+        assert!(!left.exists());
+        assert!(others.exists());
+        assert!(!socket.is_published());
+        socket.publish().expect("its own was left alone");
+        assert!(socket.is_published());
+        let mut newer = ControlSocket::bind_beside(&path).expect("it binds");
+        newer.publish().expect("it is published");
+        assert!(!socket.is_published(), "another took the path over");
     }
 
     #[test]

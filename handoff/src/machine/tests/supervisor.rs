@@ -1,6 +1,6 @@
 use super::{foreign, messages, ours};
 use crate::machine::supervisor::{
-    Cause, Command, Effect, Event, IncumbentFate, Machine, Promotion, State, Unfit,
+    Cause, Command, Effect, Event, Incumbent, IncumbentFate, Machine, Promotion, State, Unfit,
 };
 
 fn cause() -> Cause {
@@ -31,10 +31,15 @@ fn states() -> Vec<State> {
     ]
 }
 
-fn step(state: &State, dead: bool, event: Event) -> (Machine, Vec<Effect>) {
-    let mut machine = Machine { handoff_id: ours(), state: state.clone(), incumbent_is_dead: dead };
+fn step_with(state: &State, incumbent: Incumbent, event: Event) -> (Machine, Vec<Effect>) {
+    let mut machine =
+        Machine { handoff_id: ours(), state: state.clone(), incumbent, successor_is_dead: false };
     let effects = machine.on(event);
     (machine, effects)
+}
+
+fn step(state: &State, event: Event) -> (Machine, Vec<Effect>) {
+    step_with(state, Incumbent::Connected, event)
 }
 
 const FORWARD: usize = 11;
@@ -61,15 +66,15 @@ fn may_hold_the_lock(state: &State) -> bool {
 /// Whether this is the one way back from `state`; gives the cause.
 fn rolled_back(state: &State, (machine, effects): &(Machine, Vec<Effect>)) -> Option<Cause> {
     match &machine.state {
-        State::Ending(cause) if may_hold_the_lock(state) => {
+        State::Ending(cause) if may_hold_the_lock(state) && !machine.successor_is_dead => {
             assert_eq!(*effects, [Effect::KillSuccessor]);
             Some(cause.clone())
         }
-        State::Confirming(cause) if !may_hold_the_lock(state) => {
+        State::Confirming(cause) if !may_hold_the_lock(state) || machine.successor_is_dead => {
             assert_eq!(*effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
             Some(cause.clone())
         }
-        State::RolledBack(IncumbentFate::Lost, cause) if machine.incumbent_is_dead => {
+        State::RolledBack(IncumbentFate::Lost, cause) if machine.incumbent == Incumbent::Dead => {
             assert_eq!(*effects, [Effect::KillSuccessor]);
             Some(cause.clone())
         }
@@ -102,7 +107,7 @@ fn a_command_moves_the_phase_it_belongs_to() {
     ];
     for state in states() {
         for (_, command, ..) in &table {
-            let (machine, made) = step(&state, false, Event::Command(command.clone()));
+            let (machine, made) = step(&state, Event::Command(command.clone()));
             let row = table.iter().find(|(from, of, ..)| (from, of) == (&state, command));
             if let Some((_, _, to, effects)) = row {
                 assert_eq!((&machine.state, &made), (to, effects));
@@ -110,7 +115,7 @@ fn a_command_moves_the_phase_it_belongs_to() {
                 assert_eq!((machine.state, made), (state.clone(), vec![]), "{command:?}");
             }
         }
-        let stepped = step(&state, false, Event::Command(Command::Abort("why".into())));
+        let stepped = step(&state, Event::Command(Command::Abort("why".into())));
         if is_forward(&state) {
             let expected = Cause::Requested("why".into());
             assert_eq!(rolled_back(&state, &stepped), Some(expected), "{state:?}");
@@ -127,7 +132,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
         for message in [messages(ours()), messages(foreign())].concat() {
             let pair = format!("{state:?} + {message:?}");
             let about_ours = message.handoff_id() != Some(foreign());
-            let stepped = step(&state, false, Event::Incumbent(message.clone()));
+            let stepped = step(&state, Event::Incumbent(message.clone()));
             let expected = match (&state, message.name()) {
                 _ if !is_forward(&state) || may_hold_the_lock(&state) => {
                     assert_eq!((&stepped.0.state, &stepped.1), (&state, &vec![]), "{pair}");
@@ -174,7 +179,7 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
         for message in [messages(ours()), messages(foreign())].concat() {
             let pair = format!("{state:?} + {message:?}");
             let about_ours = message.handoff_id() == Some(ours());
-            let stepped = step(&state, false, Event::Successor(message.clone()));
+            let stepped = step(&state, Event::Successor(message.clone()));
             let expected = match (&state, message.name()) {
                 (State::Ending(_) | State::Confirming(_), _) => {
                     late += 1;
@@ -239,8 +244,8 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
 fn a_verdict_counts_while_it_is_awaited() {
     let unfit = || Unfit::Unhealthy;
     for state in states() {
-        let good = step(&state, false, Event::Judged(Ok(())));
-        let bad = step(&state, false, Event::Judged(Err(unfit())));
+        let good = step(&state, Event::Judged(Ok(())));
+        let bad = step(&state, Event::Judged(Err(unfit())));
         match &state {
             State::Opening => {
                 assert_eq!((good.0.state, good.1), (State::Ready, vec![]));
@@ -262,8 +267,8 @@ fn a_verdict_counts_while_it_is_awaited() {
 #[test]
 fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
     for state in states() {
-        let (machine, effects) = step(&state, false, Event::IncumbentDied);
-        assert!(machine.incumbent_is_dead);
+        let (machine, effects) = step(&state, Event::IncumbentDied);
+        assert_eq!(machine.incumbent, Incumbent::Dead);
         match &state {
             State::Paired | State::Warming => {
                 assert!(matches!(machine.state, State::Promoting(Promotion::Warming, _)));
@@ -286,7 +291,7 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
             }
             _ => assert_eq!((&machine.state, effects), (&state, vec![])),
         }
-        let ended = step(&state, true, Event::SuccessorEnded);
+        let ended = step_with(&state, Incumbent::Dead, Event::SuccessorEnded);
         if let State::Ending(cause) = &state {
             let lost = State::RolledBack(IncumbentFate::Lost, cause.clone());
             assert_eq!((ended.0.state, ended.1), (lost, vec![]));
@@ -298,7 +303,7 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
 fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() {
     for state in states() {
         let unchanged = |event: Event| {
-            let (machine, effects) = step(&state, false, event);
+            let (machine, effects) = step(&state, event);
             assert_eq!((&machine.state, effects), (&state, vec![]));
         };
         let name = state.name();
@@ -309,8 +314,9 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
             (Event::DeadlinePassed, Cause::DeadlinePassed(name)),
         ];
         for (event, expected) in forward {
-            let stepped = step(&state, false, event.clone());
+            let stepped = step(&state, event.clone());
             match &state {
+                State::Promoting(..) if event == Event::DeadlinePassed => unchanged(event),
                 State::Promoting(_, first) => {
                     assert_eq!(rolled_back(&state, &stepped), Some(first.clone()));
                 }
@@ -324,13 +330,13 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
                 _ => unchanged(event),
             }
         }
-        let silent = step(&state, false, Event::IncumbentSilent);
+        let silent = step(&state, Event::IncumbentSilent);
         if matches!(state, State::Draining | State::Sealing) {
             assert_eq!(rolled_back(&state, &silent), Some(Cause::IncumbentSilent(name)));
         } else {
             unchanged(Event::IncumbentSilent);
         }
-        let gone = step(&state, false, Event::IncumbentDisconnected);
+        let gone = step(&state, Event::IncumbentDisconnected);
         match &state {
             State::Confirming(first) => {
                 let again = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
@@ -353,7 +359,7 @@ fn a_rollback_is_reported_as_it_was_confirmed() {
             (Event::PatienceEnded, IncumbentFate::Unknown),
             (Event::Refused, IncumbentFate::Unknown),
         ] {
-            let (machine, effects) = step(&state, false, event.clone());
+            let (machine, effects) = step(&state, event.clone());
             let expected = match (&state, &event) {
                 (State::Confirming(cause), _) | (State::Ending(cause), Event::PatienceEnded) => {
                     State::RolledBack(fate, cause.clone())
@@ -382,4 +388,30 @@ fn a_state_at_rest_awaits_nothing() {
         assert_eq!(state.is_at_rest(), !waits, "{state:?}");
         assert_eq!(state.is_over(), is_over(&state), "{state:?}");
     }
+}
+
+/// An incumbent that does not wait for the supervisor's word leaves by the owner record, so
+/// the successor that was told to commit may be all there is.
+#[test]
+fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_is() {
+    let state = State::Committing;
+    for incumbent in [Incumbent::Disconnected, Incumbent::Dead] {
+        for event in [Event::DeadlinePassed, Event::SuccessorLost] {
+            let (machine, effects) = step_with(&state, incumbent, event);
+            assert_eq!((&machine.state, effects), (&state, vec![]), "{incumbent:?}");
+        }
+        let ended = step_with(&state, incumbent, Event::SuccessorEnded);
+        let cause = Cause::SuccessorLost("committing");
+        assert_eq!(rolled_back(&state, &ended), Some(cause), "{incumbent:?}");
+        let silent = step_with(&state, incumbent, Event::SuccessorSilent);
+        let cause = Cause::SuccessorSilent("committing");
+        assert_eq!(rolled_back(&state, &silent), Some(cause), "{incumbent:?}");
+    }
+    for event in [Event::DeadlinePassed, Event::SuccessorLost] {
+        let (machine, effects) = step(&state, event);
+        assert!(matches!(machine.state, State::Ending(_)));
+        assert_eq!(effects, [Effect::KillSuccessor]);
+    }
+    let (machine, _) = step(&State::Opening, Event::IncumbentDisconnected);
+    assert_eq!((machine.state, machine.incumbent), (State::Opening, Incumbent::Disconnected));
 }
