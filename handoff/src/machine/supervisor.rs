@@ -66,6 +66,27 @@ pub enum Cause {
     SuccessorMisbehaved(PeerMisbehaved),
 }
 
+impl Cause {
+    /// Whether it speaks against the successor.
+    const fn is_the_successor_s(&self) -> bool {
+        match self {
+            Self::SuccessorLost(_)
+            | Self::SuccessorGaveUp(_)
+            | Self::SuccessorSilent(_)
+            | Self::SuccessorMisbehaved(_)
+            | Self::Unfit(_) => true,
+            Self::Requested(_)
+            | Self::DeadlinePassed(_)
+            | Self::IncumbentDied(_)
+            | Self::IncumbentDisconnected(_)
+            | Self::IncumbentSilent(_)
+            | Self::SealFailed { .. }
+            | Self::IncumbentAborted(_)
+            | Self::IncumbentMisbehaved(_) => false,
+        }
+    }
+}
+
 /// Why a successor that said `Ready` is not told to commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -525,12 +546,30 @@ impl Machine {
 
     /// The one way back: nothing else kills a successor or resumes an incumbent.
     fn roll_back(&self, state: State, cause: Cause) -> Step {
+        let is_all_there_is = self.incumbent == Incumbent::Dead && !self.successor_is_dead;
+        if is_all_there_is && state.is_forward() && !cause.is_the_successor_s() {
+            return self.promote(state, cause);
+        }
         if state.successor_may_hold_the_lock() && !self.successor_is_dead {
             return (State::Ending(cause), vec![Effect::KillSuccessor]);
         }
         let (state, mut effects) = self.confirm(cause);
         effects.insert(0, Effect::KillSuccessor);
         (state, effects)
+    }
+
+    /// Nobody is left to roll back to: the swap goes on from where it is.
+    fn promote(&self, state: State, cause: Cause) -> Step {
+        let handoff_id = self.handoff_id;
+        match state {
+            State::Opening => (State::Promoting(Promotion::Opening, cause), Vec::new()),
+            State::Ready => {
+                let commit = Effect::ToSuccessor(Message::Commit { handoff_id });
+                (State::Promoting(Promotion::Committing, cause), vec![commit])
+            }
+            State::Committing => (State::Promoting(Promotion::Committing, cause), Vec::new()),
+            _ => begin_promotion(handoff_id, cause),
+        }
     }
 
     fn confirm(&self, cause: Cause) -> Step {

@@ -415,3 +415,29 @@ fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_i
     let (machine, _) = step(&State::Opening, Event::IncumbentDisconnected);
     assert_eq!((machine.state, machine.incumbent), (State::Opening, Incumbent::Disconnected));
 }
+
+#[test]
+fn with_a_dead_incumbent_there_is_nobody_to_roll_back_to() {
+    use Promotion::{Committing, Opening};
+    let why = || Cause::Requested("why".into());
+    for (state, stage, effects) in [
+        (State::Sealed, Opening, vec![to_successor(BEGIN)]),
+        (State::Opening, Opening, vec![]),
+        (State::Ready, Committing, vec![to_successor(COMMIT)]),
+        (State::Committing, Committing, vec![]),
+    ] {
+        let abort = Event::Command(Command::Abort("why".into()));
+        let (machine, made) = step_with(&state, Incumbent::Dead, abort);
+        assert_eq!((machine.state, made), (State::Promoting(stage, why()), effects), "{state:?}");
+        // What speaks against the successor ends it all the same.
+        let silent = step_with(&state, Incumbent::Dead, Event::SuccessorSilent);
+        assert_eq!(rolled_back(&state, &silent), Some(Cause::SuccessorSilent(state.name())));
+    }
+    for stage in [Promotion::Warming, Opening, Committing] {
+        let state = State::Promoting(stage, why());
+        for event in [Event::SuccessorSilent, Event::SuccessorLost, Event::SuccessorEnded] {
+            let ended = step_with(&state, Incumbent::Dead, event);
+            assert_eq!(rolled_back(&state, &ended), Some(why()), "{state:?}");
+        }
+    }
+}
