@@ -1,6 +1,6 @@
 //! The incumbent as a supervisor sees it: frames on its control socket, hooks behind it.
 
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use handoff::frame::{read_message, write_message};
 use handoff::protocol::{HandoffId, Message, PROTO_MAX, Side};
 use handoff::{
     DataDirLock, DrainReport, Drainable, Error, Incumbent, Result, SealReport, StateSnapshot,
+    StopHandle,
 };
 
 /// What a hook does when it is called.
@@ -30,6 +31,8 @@ struct Script {
     seal: Does,
     /// How often the resume fails before it works.
     resume_failures: u32,
+    /// How often admitting fails before it works.
+    admit_failures: u32,
     released: bool,
 }
 
@@ -101,6 +104,15 @@ impl Drainable for Scripted {
         StateSnapshot::default()
     }
 
+    fn admit(&self) -> Result<()> {
+        let mut failing = false;
+        self.set(|script| {
+            failing = script.admit_failures > 0;
+            script.admit_failures = script.admit_failures.saturating_sub(1);
+        });
+        if failing { self.call("admit", Does::Fails) } else { Ok(()) }
+    }
+
     fn interrupt(&self) {
         self.set(|script| script.released = true);
     }
@@ -112,6 +124,7 @@ struct Cluster {
     socket: PathBuf,
     data_dir: PathBuf,
     daemon: Scripted,
+    stop: StopHandle,
     serving: JoinHandle<Result<()>>,
 }
 
@@ -125,9 +138,9 @@ impl Cluster {
             .expect("the path is free")
             .with_build_id(b"build 1".to_vec());
         let daemon = Scripted::default();
-        let state = daemon.clone();
+        let (state, stop) = (daemon.clone(), incumbent.stop_handle());
         let serving = std::thread::spawn(move || incumbent.serve(state));
-        Self { _directory: directory, socket, data_dir, daemon, serving }
+        Self { _directory: directory, socket, data_dir, daemon, stop, serving }
     }
 
     fn connect(&self) -> Supervisor {
@@ -345,6 +358,65 @@ fn a_resume_is_tried_until_it_works_and_only_then_confirmed() {
     cluster.sealed(60_000).assert_resumes();
     assert_eq!(cluster.daemon.calls(), ["drain", "seal", "resume", "resume", "resume", "resume"]);
     cluster.assert_serves_and_can_be_swapped();
+}
+
+#[test]
+fn what_was_resumed_is_not_resumed_again_because_admitting_fails() {
+    let cluster = Cluster::start();
+    cluster.connect().assert_answers(); // its first admission is behind it
+    cluster.daemon.set(|script| script.admit_failures = 2);
+    cluster.sealed(60_000).assert_resumes();
+    assert_eq!(cluster.daemon.calls(), ["drain", "seal", "resume", "admit", "admit"]);
+    cluster.assert_serves_and_can_be_swapped();
+}
+
+#[test]
+fn the_control_socket_s_path_is_taken_back_from_a_dead_successor() {
+    let cluster = Cluster::start();
+    let supervisor = cluster.sealed(60_000);
+    let beside = cluster.data_dir.join("successor.sock");
+    drop(UnixListener::bind(&beside).expect("it is free"));
+    std::fs::rename(&beside, &cluster.socket).expect("it can be renamed over");
+    assert!(UnixStream::connect(&cluster.socket).is_err(), "nobody listens there");
+    supervisor.assert_resumes();
+    cluster.assert_serves_and_can_be_swapped();
+}
+
+#[test]
+fn a_supervisor_that_is_there_has_the_word_although_a_newer_generation_serves() {
+    let cluster = Cluster::start();
+    let mut supervisor = cluster.sealed(200);
+    let lock = DataDirLock::acquire(&cluster.data_dir).expect("it was released");
+    let newer = Incumbent::bind_cold_start(&cluster.data_dir.join("newer.sock"), lock)
+        .expect("the path is free");
+    let stop = newer.stop_handle();
+    let newer = std::thread::spawn(move || newer.serve(Scripted::default()));
+    // It beats while it waits for the lock: the deadline has passed, and it has not left.
+    let beat = read_message(&mut supervisor.stream).expect("it goes on").1;
+    assert_eq!(beat, Message::Heartbeat { ts_ms: 0 });
+    assert!(!cluster.serving.is_finished());
+    drop(supervisor);
+    cluster.serving.join().expect("it does not panic").expect("it was replaced");
+    assert_eq!(cluster.daemon.calls(), ["drain", "seal"]);
+    stop.stop();
+    newer.join().expect("it does not panic").expect("it stops");
+}
+
+#[test]
+fn a_stop_is_told_to_whoever_is_about_to_swap() {
+    let cluster = Cluster::start();
+    let mut supervisor = cluster.connect().assert_answers();
+    cluster.stop.stop();
+    match supervisor.read() {
+        Message::Abort { handoff_id, reason } => {
+            assert_eq!(handoff_id, supervisor.id);
+            assert!(reason.contains("stop"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    cluster.serving.join().expect("it does not panic").expect("it stops");
+    assert_eq!(cluster.daemon.calls(), ["drain", "seal"]);
+    DataDirLock::acquire_or_break_stale(&cluster.data_dir).expect("it let the lock go");
 }
 
 #[test]
