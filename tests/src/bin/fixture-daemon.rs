@@ -89,6 +89,7 @@ fn open(
     let server = Arc::new(Server {
         gate: Arc::clone(&gate),
         logs: logs.clone(),
+        faults: Arc::clone(faults),
         build: options.build.clone(),
         listeners,
         connections: Connections::default(),
@@ -164,6 +165,9 @@ fn take_steps(
         healthz_ok: fault != Some("unhealthy"),
         advertised_revision_per_shard: revisions,
     })?;
+    if fault == Some("late") {
+        thread::sleep(Duration::from_millis(400));
+    }
     incumbent.serve(daemon)
 }
 

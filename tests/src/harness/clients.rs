@@ -156,13 +156,11 @@ fn write_on(
     let mut connection = None;
     let mut number = 0;
     while !stop.load(Ordering::SeqCst) {
-        let mut client = match connection.take().map_or_else(|| Client::connect(address), Ok) {
-            Ok(client) => client,
-            Err(_) => {
-                tally.refused += 1;
-                thread::sleep(PAUSE);
-                continue;
-            }
+        let connected = connection.take().map_or_else(|| Client::connect(address), Ok);
+        let Ok(mut client) = connected else {
+            tally.refused += 1;
+            thread::sleep(PAUSE);
+            continue;
         };
         let (key, value) = (format!("{prefix}.{number}"), format!("v{number}"));
         match client.ask(&format!("put {key} {value}")) {

@@ -1,22 +1,20 @@
 //! A daemon, its supervisor, and clients.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Command, Output};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use handoff::supervisor::{
-    ChildProcess, Committed, Failed, HandoffOutcome, Launch, LaunchRequest, Paired,
-};
-use handoff::{Session, SpawnSpec, Supervisor};
+use handoff::Supervisor;
+use handoff::supervisor::{ChildProcess, Committed, Failed, HandoffOutcome};
 use rustix::process::Signal;
 
-use super::process::{eventually, executable, is_alive, kill};
-use super::{Client, Clients, LIMIT, Tally};
+use super::process::{eventually, executable, is_alive, kill, kill_and_wait};
+use super::spec::Logged;
+use super::{Client, Clients, LIMIT, SuccessorSpec, Tally};
 use crate::fixture::{MARKS, Options, struck};
 
 /// A daemon that serves, in directories of its own.
@@ -35,17 +33,6 @@ pub struct Cluster {
     builds: u32,
     children: Vec<ChildProcess>,
     directory: tempfile::TempDir,
-}
-
-/// A successor to be started.
-#[derive(Debug, Clone)]
-pub struct SuccessorSpec {
-    /// How the daemon is told.
-    pub options: Options,
-    /// The swap's.
-    pub deadline: Duration,
-    /// From its start to its hello.
-    pub hello_limit: Duration,
 }
 
 impl Cluster {
@@ -187,16 +174,6 @@ impl Cluster {
         self.swap(faults).expect_err("with these faults a swap fails")
     }
 
-    /// A session with a successor that has said hello.
-    ///
-    /// # Panics
-    ///
-    /// When there is none.
-    pub fn pair(&mut self, faults: &[&str]) -> Session<Paired> {
-        let spec = self.successor(faults).spec();
-        self.supervisor.pair(spec).expect("both say hello")
-    }
-
     /// Remembers that a successor serves, as reported.
     pub fn commit(&mut self, committed: Committed) {
         self.keep(committed.successor);
@@ -221,10 +198,10 @@ impl Cluster {
         self.reported.expect("a report said who serves")
     }
 
-    /// Kills a process.
+    /// Kills a process, and waits until it is dead.
     pub fn kill(&mut self, pid: u32) {
         self.resets_expected = true;
-        kill(pid, Signal::KILL);
+        kill_and_wait(pid);
     }
 
     /// Waits until clients that were waiting get replies again.
@@ -357,44 +334,4 @@ impl Drop for Cluster {
             eprintln!("--- what the daemons said\n{log}---");
         }
     }
-}
-
-impl SuccessorSpec {
-    /// As the library wants it.
-    #[must_use]
-    pub fn spec(&self) -> SpawnSpec {
-        SpawnSpec {
-            args: self.options.to_args(),
-            deadline: self.deadline,
-            hello_limit: self.hello_limit,
-            ..SpawnSpec::new(executable("fixture-daemon"))
-        }
-    }
-
-    /// The same, started so that a file that may not grow is an error and no signal.
-    #[must_use]
-    pub fn spec_ignoring_xfsz(&self) -> SpawnSpec {
-        let mut spec = self.spec();
-        let script = "trap '' XFSZ; exec \"$0\" \"$@\"".to_owned();
-        let binary = spec.binary.display().to_string();
-        spec.args.splice(0..0, ["-c".to_owned(), script, binary]);
-        SpawnSpec { binary: "sh".into(), ..spec }
-    }
-}
-
-/// Starts processes with their standard error in a file.
-#[derive(Debug)]
-struct Logged(PathBuf);
-
-impl Launch for Logged {
-    fn launch(&self, request: LaunchRequest<'_>) -> handoff::Result<Child> {
-        let log = append(&self.0)?;
-        request.spawn(|command| {
-            command.stderr(log);
-        })
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
 }

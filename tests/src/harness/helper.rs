@@ -1,6 +1,6 @@
 //! A supervisor that is a process of its own, so that it can be stopped and killed.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -96,8 +96,9 @@ impl HelperSupervisor {
     pub fn report(mut self) -> String {
         kill(self.child.id(), Signal::CONT);
         let mut report = String::new();
+        // One line: the daemon that it started has the other end too, and keeps it open.
         let stdout = self.child.stdout.as_mut().expect("it was piped");
-        stdout.read_to_string(&mut report).expect("it is text");
+        BufReader::new(stdout).read_line(&mut report).expect("it is text");
         self.child.wait().expect("it is ours");
         report.trim_end().to_owned()
     }

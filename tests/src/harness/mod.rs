@@ -8,11 +8,14 @@ mod clients;
 mod cluster;
 mod helper;
 mod process;
+mod spec;
+mod steps;
 
 pub use clients::{Client, Clients, Tally};
-pub use cluster::{Cluster, SuccessorSpec};
+pub use cluster::Cluster;
 pub use helper::HelperSupervisor;
 pub use process::{eventually, executable, is_alive, kill};
+pub use spec::SuccessorSpec;
 
 use std::time::Duration;
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::LIMIT;
 
 /// Waits until `probe` finds what it looks for, and panics with `what` when it does not
 /// within the limit.
@@ -29,6 +32,21 @@ pub fn kill(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         let _ = pidfd_send_signal(process, signal);
+    }
+}
+
+/// Kills a process, and waits until it is dead and all that it held is free.
+///
+/// # Panics
+///
+/// When it does not die.
+pub(super) fn kill_and_wait(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        let limit = Timespec::try_from(LIMIT).expect("it is short");
+        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit));
+        assert_eq!(ended, Ok(1), "{pid:?} does not die");
     }
 }
 

@@ -3,39 +3,22 @@
 use std::time::{Duration, Instant};
 
 use handoff::Session;
-use handoff::supervisor::{
-    Cause, Failed, IncumbentFate, Paired, Phase, Prepared, Ready, RolledBack, Sealed, Warmed,
-};
+use handoff::supervisor::{Cause, Failed, IncumbentFate, Phase};
 use handoff_tests::harness::Cluster;
 
-fn warmed(cluster: &mut Cluster) -> Result<Session<Warmed>, Failed> {
-    cluster.pair(&[]).warm()
-}
-
-fn prepared(cluster: &mut Cluster) -> Result<Session<Prepared>, Failed> {
-    warmed(cluster)?.prepare()
-}
-
-fn sealed(cluster: &mut Cluster) -> Result<Session<Sealed>, Failed> {
-    prepared(cluster)?.seal()
-}
-
-fn ready(cluster: &mut Cluster) -> Result<Session<Ready>, Failed> {
-    sealed(cluster)?.begin()
-}
-
 /// Aborts one session and drops another, both of which `reach` has brought to a phase.
-fn given_up<P: Phase>(reach: impl Fn(&mut Cluster) -> Result<Session<P>, Failed>) {
+fn given_up<P: Phase>(reach: impl Fn(&mut Cluster) -> Session<P>) {
     let mut cluster = Cluster::start();
-    let session = reach(&mut cluster).expect("nothing is wrong");
+    let session = reach(&mut cluster);
     let (handoff_id, pid) = (session.handoff_id(), session.successor_pid());
     let rolled_back = session.abort("on a whim");
-    assert_eq!(rolled_back, RolledBack { handoff_id, incumbent: IncumbentFate::Serving });
+    let fate = (rolled_back.handoff_id, rolled_back.incumbent);
+    assert_eq!(fate, (handoff_id, IncumbentFate::Serving));
     assert!(!cluster.alive().contains(&pid), "the successor lives");
     cluster.assert_one_serves();
     cluster.wait_for_progress();
 
-    let session = reach(&mut cluster).expect("nothing is wrong");
+    let session = reach(&mut cluster);
     let pid = session.successor_pid();
     drop(session);
     assert!(!cluster.alive().contains(&pid), "the successor lives");
@@ -45,27 +28,51 @@ fn given_up<P: Phase>(reach: impl Fn(&mut Cluster) -> Result<Session<P>, Failed>
 
 #[test]
 fn giving_up_when_paired_changes_nothing() {
-    given_up::<Paired>(|cluster| Ok(cluster.pair(&[])));
+    given_up(|cluster| cluster.paired(&[]));
 }
 
 #[test]
 fn giving_up_when_warmed_changes_nothing() {
-    given_up(warmed);
+    given_up(|cluster| cluster.warmed(&[]));
 }
 
 #[test]
 fn giving_up_when_prepared_admits_again() {
-    given_up(prepared);
+    given_up(|cluster| cluster.prepared(&[]));
 }
 
 #[test]
 fn giving_up_when_sealed_takes_the_lock_again() {
-    given_up(sealed);
+    given_up(|cluster| cluster.sealed(&[]));
 }
 
 #[test]
 fn giving_up_when_ready_takes_the_lock_from_the_successor() {
-    given_up(ready);
+    given_up(|cluster| cluster.ready(&[]));
+}
+
+/// Kills the incumbent and then aborts a session that `reach` has brought to a phase.
+fn given_up_alone<P: Phase>(reach: impl Fn(&mut Cluster) -> Session<P>) {
+    let mut cluster = Cluster::start();
+    let session = reach(&mut cluster);
+    let phase = std::any::type_name::<P>();
+    cluster.kill(cluster.serving());
+    let rolled_back = session.abort("on a whim");
+    assert_eq!(rolled_back.incumbent, IncumbentFate::Lost, "{phase}");
+    match rolled_back.promoted {
+        Some(committed) => cluster.commit(*committed),
+        None => panic!("{phase}: the only process that could serve was given up"),
+    }
+    cluster.assert_sound();
+}
+
+#[test]
+fn giving_up_when_the_incumbent_has_died_leaves_the_successor_serving() {
+    given_up_alone(|cluster| cluster.paired(&[]));
+    given_up_alone(|cluster| cluster.warmed(&[]));
+    given_up_alone(|cluster| cluster.prepared(&[]));
+    given_up_alone(|cluster| cluster.sealed(&[]));
+    given_up_alone(|cluster| cluster.ready(&[]));
 }
 
 #[test]
@@ -73,9 +80,9 @@ fn a_session_held_past_its_deadline_does_not_hold_the_clients() {
     let mut cluster = Cluster::start();
     let mut spec = cluster.successor(&[]);
     spec.deadline = Duration::from_millis(500);
-    let session = cluster.supervisor.pair(spec.spec()).expect("both say hello").warm();
-    let session = session.and_then(|session| session.prepare()).expect("nothing is wrong yet");
-    let session = session.seal().expect("nothing is wrong yet");
+    let session = cluster.supervisor.pair(spec.spec()).expect("both say hello");
+    let sealed = || session.warm()?.prepare()?.seal();
+    let session = sealed().expect("nothing is wrong yet");
     let begun = Instant::now();
     cluster.wait_for_progress();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
@@ -89,8 +96,8 @@ fn a_session_held_past_its_deadline_does_not_hold_the_clients() {
 #[test]
 fn a_second_swap_at_the_same_time_is_refused_and_the_first_commits() {
     let mut cluster = Cluster::start();
-    let first = prepared(&mut cluster).expect("nothing is wrong");
-    let second = warmed(&mut cluster).expect("to warm up disturbs nobody");
+    let first = cluster.prepared(&[]);
+    let second = cluster.warmed(&[]);
     let id = first.handoff_id().to_string();
     match second.prepare() {
         Err(Failed { cause: Cause::IncumbentAborted(words), .. }) => {
@@ -98,7 +105,7 @@ fn a_second_swap_at_the_same_time_is_refused_and_the_first_commits() {
         }
         other => panic!("{other:?}"),
     }
-    let session = first.seal().and_then(|session| session.begin()).expect("it goes on");
-    cluster.commit(session.commit().expect("it commits"));
+    let commit = || first.seal()?.begin()?.commit();
+    cluster.commit(commit().expect("it goes on"));
     cluster.assert_sound();
 }

@@ -24,6 +24,18 @@ fn swaps_back_to_back_fail_no_request_and_are_never_refused() {
 }
 
 #[test]
+fn the_next_swap_finds_a_successor_that_is_slow_to_serve() {
+    let mut cluster = Cluster::start();
+    cluster.swap(&["ready=late"]).expect("it commits");
+    cluster.assert_struck("ready", 1);
+    // It owns the control socket already, and answers when it gets there.
+    assert_eq!(cluster.control_owner(), Some(cluster.serving()));
+    cluster.swap(&["ready=late"]).expect("it commits");
+    cluster.swap(&[]).expect("it commits");
+    cluster.assert_sound();
+}
+
+#[test]
 fn a_successor_that_opens_for_longer_than_the_liveness_limit_commits() {
     let mut cluster = Cluster::start();
     let begun = Instant::now();
@@ -45,7 +57,7 @@ fn a_warm_up_and_a_seal_longer_than_the_liveness_limit_commit() {
 #[test]
 fn clients_are_served_while_a_successor_warms_up() {
     let mut cluster = Cluster::start();
-    let session = cluster.pair(&["warm=slow:800"]);
+    let session = cluster.paired(&["warm=slow:800"]);
     let serving = cluster.serving().to_string();
     let warming = std::thread::spawn(move || session.warm());
     cluster.wait_struck("warm");
@@ -54,9 +66,8 @@ fn clients_are_served_while_a_successor_warms_up() {
         cluster.wait_for_progress();
     }
     let session = warming.join().expect("it does not panic").expect("it warms up");
-    let session = session.prepare().and_then(|session| session.seal());
-    let session = session.and_then(|session| session.begin()).expect("nothing is wrong");
-    cluster.commit(session.commit().expect("it commits"));
+    let commit = || session.prepare()?.seal()?.begin()?.commit();
+    cluster.commit(commit().expect("it commits"));
     cluster.assert_sound();
 }
 

@@ -1,13 +1,16 @@
 //! Daemons that are started by hand, in surroundings that cannot be.
 
 use std::fs;
+use std::process::Command;
 
 use handoff_tests::fixture::Options;
 use handoff_tests::harness::Cluster;
-use std::process::Command;
+
+/// What is changed in a daemon's start.
+type Change = fn(&Cluster, &mut Options, &mut Command);
 
 /// What a daemon says that is started so beside one that serves, which is none the worse.
-fn said_with(changes: Vec<(fn(&Cluster, &mut Options, &mut Command), &str)>) {
+fn said_with(changes: Vec<(Change, &str)>) {
     let mut cluster = Cluster::start();
     fs::write(cluster.state().join("file"), "no socket").expect("it can be written");
     fs::create_dir(cluster.state().join("damaged")).expect("it can be created");

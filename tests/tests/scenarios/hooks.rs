@@ -1,6 +1,6 @@
 //! Hooks of the daemon that fail.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use handoff::supervisor::{Cause, IncumbentFate};
 use handoff_tests::harness::Cluster;
@@ -73,8 +73,7 @@ fn a_resume_that_fails_is_tried_again_and_nothing_is_reported_before() {
 #[test]
 fn a_resume_that_fails_after_the_lock_was_taken_again_is_tried_again() {
     let mut cluster = Cluster::start_with(&["resume=error*2"]);
-    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
-    let session = session.and_then(|session| session.seal()).expect("nothing is wrong yet");
+    let session = cluster.sealed(&[]);
     let rolled_back = session.abort("on a whim");
     assert_eq!(rolled_back.incumbent, IncumbentFate::Serving);
     cluster.assert_struck("resume", 2);
@@ -149,7 +148,7 @@ fn a_disk_that_takes_no_more_at_the_commit_undoes_the_swap() {
 fn a_drain_that_lingers_is_cut_short_by_an_abort() {
     let mut cluster = Cluster::start_with(&["drain=linger:30000"]);
     let mut spec = cluster.successor(&[]);
-    spec.deadline = std::time::Duration::from_millis(700);
+    spec.deadline = Duration::from_millis(700);
     let begun = Instant::now();
     let failed = cluster.swap_to(&spec).expect_err("the deadline passes");
     assert!(begun.elapsed().as_secs() < 5, "the drain was waited for");
@@ -158,5 +157,20 @@ fn a_drain_that_lingers_is_cut_short_by_an_abort() {
         matches!(failed.cause, Cause::DeadlinePassed("draining") | Cause::IncumbentAborted(_));
     assert!(at_the_deadline, "{:?}", failed.cause);
     cluster.assert_struck("drain", 1);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_request_that_outlives_a_drain_that_was_cut_short_is_not_lost() {
+    let mut cluster = Cluster::start_with(&["put=slow:1200"]);
+    cluster.wait_struck("put");
+    let mut spec = cluster.successor(&[]);
+    spec.deadline = Duration::from_millis(400);
+    let begun = Instant::now();
+    let failed = cluster.swap_to(&spec).expect_err("the deadline passes");
+    assert!(begun.elapsed() < Duration::from_millis(1100), "the request was waited for");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    cluster.assert_struck("put", 1);
+    cluster.wait_for_progress();
     cluster.assert_sound();
 }

@@ -86,7 +86,7 @@ fn a_hello_that_lies_is_told_for_what_it_is() {
 #[test]
 fn a_successor_that_falls_mute_after_its_hello_is_given_up() {
     let mut cluster = Cluster::start();
-    let failed = cluster.pair(&["hello=mute"]).warm().expect_err("it says nothing");
+    let failed = cluster.paired(&["hello=mute"]).warm().expect_err("it says nothing");
     assert_eq!(failed.cause, Cause::SuccessorSilent("warming"));
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     cluster.assert_struck("hello", 1);

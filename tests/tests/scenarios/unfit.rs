@@ -45,8 +45,7 @@ fn a_successor_that_did_not_verify_is_not_told_to_commit() {
 #[test]
 fn data_that_was_changed_behind_the_seal_is_found_by_the_name_of_its_shard() {
     let mut cluster = Cluster::start();
-    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
-    let session = session.and_then(|session| session.seal()).expect("nothing is wrong yet");
+    let session = cluster.sealed(&[]);
     let mut log = OpenOptions::new().append(true).open(cluster.data().join("1.log"));
     let log = log.as_mut().expect("it is there");
     log.write_all(b"an intruder\n").expect("it can be written");
@@ -66,8 +65,12 @@ fn fewer_shards_than_were_sealed_are_not_opened() {
     spec.options.shards = 2;
     let failed = cluster.swap_to(&spec).expect_err("one shard is missing");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    let words = "the data is not what was sealed: 3 shards were sealed, 2 were opened";
-    assert_eq!(failed.cause, Cause::SuccessorGaveUp(words.into()));
+    match &failed.cause {
+        Cause::SuccessorGaveUp(words) => {
+            assert!(words.contains("3 shards were sealed, 2 were opened"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
     cluster.assert_sound();
 }
 

@@ -9,8 +9,7 @@ use handoff_tests::harness::Cluster;
 #[test]
 fn a_stray_cold_start_between_seal_and_begin_does_not_get_the_lock() {
     let mut cluster = Cluster::start();
-    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
-    let session = session.and_then(|session| session.seal()).expect("nothing is wrong");
+    let session = cluster.sealed(&[]);
     let successor = session.successor_pid();
     for _ in 0..3 {
         match DataDirLock::acquire_or_break_stale(&cluster.data()) {
@@ -32,8 +31,7 @@ fn a_stray_cold_start_between_seal_and_begin_does_not_get_the_lock() {
 #[test]
 fn a_lock_that_is_reserved_for_a_dead_successor_is_free() {
     let mut cluster = Cluster::start();
-    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
-    let session = session.and_then(|session| session.seal()).expect("nothing is wrong");
+    let session = cluster.sealed(&[]);
     cluster.kill(session.successor_pid());
     let serving = cluster.serving();
     cluster.kill(serving);
@@ -49,8 +47,7 @@ fn a_lock_that_is_reserved_for_a_dead_successor_is_free() {
 #[test]
 fn a_thief_of_the_free_lock_delays_the_incumbent_and_replaces_nobody() {
     let mut cluster = Cluster::start();
-    let session = cluster.pair(&[]).warm().and_then(|session| session.prepare());
-    let session = session.and_then(|session| session.seal()).expect("nothing is wrong");
+    let session = cluster.sealed(&[]);
     let thief = DataDirLock::acquire(&cluster.data()).expect("it asks nobody");
     let swap = std::thread::spawn(move || session.begin());
     // The successor gives up first, and then the incumbent has to wait.
@@ -63,6 +60,23 @@ fn a_thief_of_the_free_lock_delays_the_incumbent_and_replaces_nobody() {
     match &failed.cause {
         Cause::SuccessorGaveUp(words) => {
             assert!(words.contains(&format!("is held by process {own}")), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_successor_does_not_take_over_from_a_thief_that_may_have_written() {
+    let mut cluster = Cluster::start();
+    let session = cluster.sealed(&[]);
+    drop(DataDirLock::acquire(&cluster.data()).expect("it asks nobody"));
+    let failed = session.begin().expect_err("another writer came between");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    match &failed.cause {
+        Cause::SuccessorGaveUp(words) => {
+            let held = format!("is held by process {}", std::process::id());
+            assert!(words.contains(&held), "{words}");
         }
         other => panic!("{other:?}"),
     }
