@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  Paired -> Warming -> Warmed -> Draining -> Prepared -> Sealing -> Sealed
-//!     \--> PairedWarm ---^                                             |
+//!                                                                      |
 //!                              Committed <- Committing <- Ready <- Opening
 //!
 //!  from everywhere before Committed, on any doubt:
-//!    the successor cannot hold the lock:  kill it, ask the incumbent ----> Confirming
+//!    the successor cannot hold the lock:  ask the incumbent -------------> Confirming
 //!    it may hold the lock:                kill it -> Ending -> (it ended) -> Confirming
-//!    the incumbent died unsealed:         Promoting -> Promoted
+//!    the incumbent is dead:               Promoting -> Promoted
 //!  Confirming -> RolledBack (the incumbent serves again, is lost, or does not say)
+//!             -> Promoting  (it died, and the successor was not at fault and still lives)
 //! ```
 
 use crate::error::PeerMisbehaved;
@@ -142,8 +143,6 @@ pub enum IncumbentFate {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     Paired,
-    /// Paired, and the successor did not take until it was asked to be warm.
-    PairedWarm,
     Warming,
     Warmed,
     Draining,
@@ -178,7 +177,7 @@ pub(crate) struct Machine {
     pub(crate) handoff_id: HandoffId,
     pub(crate) state: State,
     pub(crate) incumbent: Incumbent,
-    pub(crate) successor_is_dead: bool,
+    pub(crate) successor: Successor,
 }
 
 /// What is known of the incumbent.
@@ -188,6 +187,16 @@ pub(crate) enum Incumbent {
     Connected,
     /// It may live; once sealed, it goes by the owner record alone.
     Disconnected,
+    Dead,
+}
+
+/// What is known of the successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Successor {
+    /// It does its slow start-up work, whether or not that is waited for.
+    Starting,
+    /// It has said that this is done.
+    Warm,
     Dead,
 }
 
@@ -244,7 +253,7 @@ pub(crate) enum Effect {
 impl State {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
-            Self::Paired | Self::PairedWarm => "paired",
+            Self::Paired => "paired",
             Self::Warming => "warming",
             Self::Warmed => "warmed",
             Self::Draining => "draining",
@@ -265,15 +274,8 @@ impl State {
 
     /// Whether nothing is awaited: the caller has the word, or the swap is over.
     pub(crate) const fn is_at_rest(&self) -> bool {
-        matches!(
-            self,
-            Self::Paired
-                | Self::PairedWarm
-                | Self::Warmed
-                | Self::Prepared
-                | Self::Sealed
-                | Self::Ready
-        ) || self.is_over()
+        matches!(self, Self::Paired | Self::Warmed | Self::Prepared | Self::Sealed | Self::Ready)
+            || self.is_over()
     }
 
     pub(crate) const fn is_over(&self) -> bool {
@@ -301,8 +303,8 @@ type Step = (State, Vec<Effect>);
 
 impl Machine {
     pub(crate) const fn new(handoff_id: HandoffId) -> Self {
-        let (state, incumbent) = (State::Paired, Incumbent::Connected);
-        Self { handoff_id, state, incumbent, successor_is_dead: false }
+        let (incumbent, successor) = (Incumbent::Connected, Successor::Starting);
+        Self { handoff_id, state: State::Paired, incumbent, successor }
     }
 
     /// One transition.
@@ -321,7 +323,7 @@ impl Machine {
             }
             Event::SuccessorLost => self.on_successor_lost(state),
             Event::SuccessorEnded => {
-                self.successor_is_dead = true;
+                self.successor = Successor::Dead;
                 match state {
                     State::Ending(cause) => self.confirm(cause),
                     state => self.on_successor_lost(state),
@@ -352,20 +354,16 @@ impl Machine {
             Event::DeadlinePassed => (state, Vec::new()),
             Event::IncumbentSilent => (state, Vec::new()),
             Event::Echoed => match state {
-                State::Confirming(cause) => {
-                    (State::RolledBack(IncumbentFate::Serving, cause), Vec::new())
-                }
+                State::Confirming(cause) => rolled_back(IncumbentFate::Serving, cause),
                 state => (state, Vec::new()),
             },
             Event::Refused => match state {
-                State::Confirming(cause) => {
-                    (State::RolledBack(IncumbentFate::Unknown, cause), Vec::new())
-                }
+                State::Confirming(cause) => rolled_back(IncumbentFate::Unknown, cause),
                 state => (state, Vec::new()),
             },
             Event::PatienceEnded => match state {
                 State::Confirming(cause) | State::Ending(cause) => {
-                    (State::RolledBack(IncumbentFate::Unknown, cause), Vec::new())
+                    rolled_back(IncumbentFate::Unknown, cause)
                 }
                 state => (state, Vec::new()),
             },
@@ -377,8 +375,10 @@ impl Machine {
     fn on_command(&self, state: State, command: Command) -> Step {
         let handoff_id = self.handoff_id;
         match (state, command) {
+            (State::Paired, Command::Warm) if self.successor == Successor::Warm => {
+                (State::Warmed, Vec::new())
+            }
             (State::Paired, Command::Warm) => (State::Warming, Vec::new()),
-            (State::PairedWarm, Command::Warm) => (State::Warmed, Vec::new()),
             (State::Warmed, Command::Prepare { successor_pid, deadline_ms, drain_grace_ms }) => {
                 let prepare = Message::PrepareHandoff {
                     handoff_id,
@@ -432,19 +432,23 @@ impl Machine {
         }
     }
 
-    fn on_successor(&self, state: State, message: Message) -> Step {
+    fn on_successor(&mut self, state: State, message: Message) -> Step {
         let handoff_id = self.handoff_id;
         let is_ours = message.handoff_id().is_none_or(|id| id == handoff_id);
+        let is_news = is_ours && self.successor == Successor::Starting;
         match (state, message) {
             (state, _) if state.is_over() => (state, Vec::new()),
-            // It was killed; what it said before that decides nothing.
+            (state, Message::Warmed { .. }) if is_news => {
+                self.successor = Successor::Warm;
+                match state {
+                    State::Warming => (State::Warmed, Vec::new()),
+                    State::Promoting(Promotion::Warming, cause) => self.begin_promotion(cause),
+                    state => (state, Vec::new()),
+                }
+            }
+            // The swap is given up; what it says of it decides nothing.
             (state @ (State::Ending(_) | State::Confirming(_)), _) => (state, Vec::new()),
             (state, Message::Heartbeat { .. }) => (state, Vec::new()),
-            (State::Paired, Message::Warmed { .. }) if is_ours => (State::PairedWarm, Vec::new()),
-            (State::Warming, Message::Warmed { .. }) if is_ours => (State::Warmed, Vec::new()),
-            (State::Promoting(Promotion::Warming, cause), Message::Warmed { .. }) if is_ours => {
-                begin_promotion(handoff_id, cause)
-            }
             (
                 state @ (State::Opening | State::Promoting(Promotion::Opening, _)),
                 Message::Verified { .. },
@@ -489,16 +493,15 @@ impl Machine {
         self.incumbent = Incumbent::Dead;
         let cause = Cause::IncumbentDied(state.name());
         match state {
-            State::Paired | State::Warming => {
-                (State::Promoting(Promotion::Warming, cause), Vec::new())
-            }
             // Its lock is free, and what it acknowledged is on disk: the successor opens it.
-            State::PairedWarm
+            State::Paired
+            | State::Warming
             | State::Warmed
             | State::Draining
             | State::Prepared
-            | State::Sealing => begin_promotion(self.handoff_id, cause),
-            State::Confirming(cause) => (State::RolledBack(IncumbentFate::Lost, cause), Vec::new()),
+            | State::Sealing => self.promote(state, cause),
+            // It died before it had undone the swap: the successor is not given up for it.
+            State::Confirming(cause) => self.confirm(cause),
             state => (state, Vec::new()),
         }
     }
@@ -509,7 +512,6 @@ impl Machine {
         }
         match state {
             State::Paired
-            | State::PairedWarm
             | State::Warming
             | State::Warmed
             | State::Draining
@@ -529,7 +531,7 @@ impl Machine {
             // It may have passed its commit point, and the incumbent may have left for it: only
             // its death, or its silence, says that it does not serve.
             State::Committing
-                if self.incumbent != Incumbent::Connected && !self.successor_is_dead =>
+                if self.incumbent != Incumbent::Connected && self.successor != Successor::Dead =>
             {
                 (state, Vec::new())
             }
@@ -546,16 +548,19 @@ impl Machine {
 
     /// The one way back: nothing else kills a successor or resumes an incumbent.
     fn roll_back(&self, state: State, cause: Cause) -> Step {
-        let is_all_there_is = self.incumbent == Incumbent::Dead && !self.successor_is_dead;
-        if is_all_there_is && state.is_forward() && !cause.is_the_successor_s() {
+        let is_at_fault = cause.is_the_successor_s() || !state.is_forward();
+        if self.incumbent == Incumbent::Dead && self.successor != Successor::Dead && !is_at_fault {
             return self.promote(state, cause);
         }
-        if state.successor_may_hold_the_lock() && !self.successor_is_dead {
+        if state.successor_may_hold_the_lock() && self.successor != Successor::Dead {
             return (State::Ending(cause), vec![Effect::KillSuccessor]);
         }
-        let (state, mut effects) = self.confirm(cause);
-        effects.insert(0, Effect::KillSuccessor);
-        (state, effects)
+        if self.incumbent == Incumbent::Dead {
+            return rolled_back(IncumbentFate::Lost, cause);
+        }
+        let kill = is_at_fault.then_some(Effect::KillSuccessor);
+        let effects = kill.into_iter().chain([Effect::AskIncumbent]).collect();
+        (State::Confirming(cause), effects)
     }
 
     /// Nobody is left to roll back to: the swap goes on from where it is.
@@ -568,19 +573,31 @@ impl Machine {
                 (State::Promoting(Promotion::Committing, cause), vec![commit])
             }
             State::Committing => (State::Promoting(Promotion::Committing, cause), Vec::new()),
-            _ => begin_promotion(handoff_id, cause),
+            _ => self.begin_promotion(cause),
         }
     }
 
-    fn confirm(&self, cause: Cause) -> Step {
-        if self.incumbent == Incumbent::Dead {
-            return (State::RolledBack(IncumbentFate::Lost, cause), Vec::new());
+    fn begin_promotion(&self, cause: Cause) -> Step {
+        if self.successor != Successor::Warm {
+            return (State::Promoting(Promotion::Warming, cause), Vec::new());
         }
-        (State::Confirming(cause), vec![Effect::AskIncumbent])
+        let begin = Effect::ToSuccessor(Message::Begin { handoff_id: self.handoff_id });
+        (State::Promoting(Promotion::Opening, cause), vec![begin])
+    }
+
+    /// The successor is spared until the incumbent has confirmed that it serves, unless it is
+    /// what the swap failed for.
+    fn confirm(&self, cause: Cause) -> Step {
+        if self.incumbent != Incumbent::Dead {
+            return (State::Confirming(cause), vec![Effect::AskIncumbent]);
+        }
+        if self.successor != Successor::Dead && !cause.is_the_successor_s() {
+            return self.begin_promotion(cause);
+        }
+        rolled_back(IncumbentFate::Lost, cause)
     }
 }
 
-fn begin_promotion(handoff_id: HandoffId, cause: Cause) -> Step {
-    let begin = Effect::ToSuccessor(Message::Begin { handoff_id });
-    (State::Promoting(Promotion::Opening, cause), vec![begin])
+fn rolled_back(incumbent: IncumbentFate, cause: Cause) -> Step {
+    (State::RolledBack(incumbent, cause), vec![Effect::KillSuccessor])
 }

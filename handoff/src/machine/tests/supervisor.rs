@@ -1,7 +1,9 @@
 use super::{foreign, messages, ours};
 use crate::machine::supervisor::{
-    Cause, Command, Effect, Event, Incumbent, IncumbentFate, Machine, Promotion, State, Unfit,
+    Cause, Command, Effect, Event, Incumbent, IncumbentFate, Machine, Promotion, State, Successor,
+    Unfit,
 };
+use crate::protocol::Message;
 
 fn cause() -> Cause {
     Cause::Requested("first".into())
@@ -10,7 +12,6 @@ fn cause() -> Cause {
 fn states() -> Vec<State> {
     vec![
         State::Paired,
-        State::PairedWarm,
         State::Warming,
         State::Warmed,
         State::Draining,
@@ -31,9 +32,23 @@ fn states() -> Vec<State> {
     ]
 }
 
+/// A successor is warm once that was waited for.
+fn successor_in(state: &State) -> Successor {
+    match state {
+        State::Paired | State::Warming | State::Promoting(Promotion::Warming, _) => {
+            Successor::Starting
+        }
+        _ => Successor::Warm,
+    }
+}
+
 fn step_with(state: &State, incumbent: Incumbent, event: Event) -> (Machine, Vec<Effect>) {
-    let mut machine =
-        Machine { handoff_id: ours(), state: state.clone(), incumbent, successor_is_dead: false };
+    let mut machine = Machine {
+        handoff_id: ours(),
+        state: state.clone(),
+        incumbent,
+        successor: successor_in(state),
+    };
     let effects = machine.on(event);
     (machine, effects)
 }
@@ -42,7 +57,7 @@ fn step(state: &State, event: Event) -> (Machine, Vec<Effect>) {
     step_with(state, Incumbent::Connected, event)
 }
 
-const FORWARD: usize = 11;
+const FORWARD: usize = 10;
 
 fn is_forward(state: &State) -> bool {
     states()[..FORWARD].contains(state)
@@ -66,12 +81,27 @@ fn may_hold_the_lock(state: &State) -> bool {
 /// Whether this is the one way back from `state`; gives the cause.
 fn rolled_back(state: &State, (machine, effects): &(Machine, Vec<Effect>)) -> Option<Cause> {
     match &machine.state {
-        State::Ending(cause) if may_hold_the_lock(state) && !machine.successor_is_dead => {
+        State::Ending(cause)
+            if may_hold_the_lock(state) && machine.successor != Successor::Dead =>
+        {
             assert_eq!(*effects, [Effect::KillSuccessor]);
             Some(cause.clone())
         }
-        State::Confirming(cause) if !may_hold_the_lock(state) || machine.successor_is_dead => {
-            assert_eq!(*effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
+        State::Confirming(cause)
+            if !may_hold_the_lock(state) || machine.successor == Successor::Dead =>
+        {
+            let at_fault = matches!(
+                cause,
+                Cause::SuccessorLost(_)
+                    | Cause::SuccessorGaveUp(_)
+                    | Cause::SuccessorSilent(_)
+                    | Cause::SuccessorMisbehaved(_)
+                    | Cause::Unfit(_)
+            );
+            // A successor that is not at fault is spared until the incumbent has confirmed.
+            let killed = (at_fault || !is_forward(state)).then_some(Effect::KillSuccessor);
+            let expected: Vec<_> = killed.into_iter().chain([Effect::AskIncumbent]).collect();
+            assert_eq!(*effects, expected);
             Some(cause.clone())
         }
         State::RolledBack(IncumbentFate::Lost, cause) if machine.incumbent == Incumbent::Dead => {
@@ -99,7 +129,6 @@ fn a_command_moves_the_phase_it_belongs_to() {
     let prepare = Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4 };
     let table = [
         (State::Paired, Command::Warm, State::Warming, vec![]),
-        (State::PairedWarm, Command::Warm, State::Warmed, vec![]),
         (State::Warmed, prepare, State::Draining, vec![to_incumbent(2)]),
         (State::Prepared, Command::Seal, State::Sealing, vec![to_incumbent(SEAL_REQUEST)]),
         (State::Sealed, Command::Begin, State::Opening, vec![to_successor(BEGIN)]),
@@ -168,7 +197,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
             legal += 1;
         }
     }
-    assert_eq!((legal, late, back), (16 + 2 + 2 + 1, 11 * 34, 8 * 34 - 21));
+    assert_eq!((legal, late, back), (14 + 2 + 2 + 1, 11 * 34, 7 * 34 - 19));
 }
 
 #[test]
@@ -194,8 +223,9 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
                     (state.clone(), vec![])
                 }
                 (State::Paired, "Warmed") if about_ours => {
+                    assert_eq!(stepped.0.successor, Successor::Warm);
                     legal += 1;
-                    (State::PairedWarm, vec![])
+                    (State::Paired, vec![])
                 }
                 (State::Warming, "Warmed") if about_ours => {
                     legal += 1;
@@ -235,8 +265,8 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             assert_eq!((stepped.0.state, stepped.1), expected, "{pair}");
         }
     }
-    let heard = 14 * 34;
-    let legally = 14 * 2 + 3 + 2 + 2 + 2;
+    let heard = 13 * 34;
+    let legally = 13 * 2 + 3 + 2 + 2 + 2;
     assert_eq!((legal, late, back), (legally, 5 * 34, heard - legally));
 }
 
@@ -274,11 +304,7 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
                 assert!(matches!(machine.state, State::Promoting(Promotion::Warming, _)));
                 assert_eq!(effects, []);
             }
-            State::PairedWarm
-            | State::Warmed
-            | State::Draining
-            | State::Prepared
-            | State::Sealing => {
+            State::Warmed | State::Draining | State::Prepared | State::Sealing => {
                 let State::Promoting(Promotion::Opening, cause) = machine.state else {
                     panic!("{:?}", machine.state)
                 };
@@ -286,15 +312,15 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
                 assert_eq!(effects, [to_successor(BEGIN)]);
             }
             State::Confirming(cause) => {
-                let lost = State::RolledBack(IncumbentFate::Lost, cause.clone());
-                assert_eq!((machine.state, effects), (lost, vec![]));
+                let promoting = State::Promoting(Promotion::Opening, cause.clone());
+                assert_eq!((machine.state, effects), (promoting, vec![to_successor(BEGIN)]));
             }
             _ => assert_eq!((&machine.state, effects), (&state, vec![])),
         }
         let ended = step_with(&state, Incumbent::Dead, Event::SuccessorEnded);
         if let State::Ending(cause) = &state {
             let lost = State::RolledBack(IncumbentFate::Lost, cause.clone());
-            assert_eq!((ended.0.state, ended.1), (lost, vec![]));
+            assert_eq!((ended.0.state, ended.1), (lost, vec![Effect::KillSuccessor]));
         }
     }
 }
@@ -362,11 +388,11 @@ fn a_rollback_is_reported_as_it_was_confirmed() {
             let (machine, effects) = step(&state, event.clone());
             let expected = match (&state, &event) {
                 (State::Confirming(cause), _) | (State::Ending(cause), Event::PatienceEnded) => {
-                    State::RolledBack(fate, cause.clone())
+                    (State::RolledBack(fate, cause.clone()), vec![Effect::KillSuccessor])
                 }
-                _ => state.clone(),
+                _ => (state.clone(), vec![]),
             };
-            assert_eq!((machine.state, effects), (expected, vec![]), "{state:?} + {event:?}");
+            assert_eq!((machine.state, effects), expected, "{state:?} + {event:?}");
         }
     }
 }
@@ -440,4 +466,40 @@ fn with_a_dead_incumbent_there_is_nobody_to_roll_back_to() {
             assert_eq!(rolled_back(&state, &ended), Some(why()), "{state:?}");
         }
     }
+}
+
+#[test]
+fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed() {
+    let failed =
+        Message::SealFailed { handoff_id: ours(), error: "e".into(), partial_state: "p".into() };
+    let (mut machine, effects) = step(&State::Sealing, Event::Incumbent(failed));
+    assert_eq!(effects, [Effect::AskIncumbent]);
+    let mut served = machine.clone();
+    assert_eq!(served.on(Event::Echoed), [Effect::KillSuccessor]);
+    assert!(matches!(served.state, State::RolledBack(IncumbentFate::Serving, _)));
+    assert_eq!(machine.on(Event::IncumbentDied), [to_successor(BEGIN)]);
+    assert!(matches!(machine.state, State::Promoting(Promotion::Opening, _)));
+
+    // One that is at fault is ended at once, and nobody is left when the incumbent dies.
+    let (mut machine, effects) = step(&State::Draining, Event::SuccessorSilent);
+    assert_eq!(effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
+    assert_eq!(machine.on(Event::IncumbentDied), [Effect::KillSuccessor]);
+    assert!(matches!(machine.state, State::RolledBack(IncumbentFate::Lost, _)));
+
+    // It may say that it is warm meanwhile.
+    let mut machine = step(&State::Paired, Event::DeadlinePassed).0;
+    assert_eq!(machine.on(Event::Successor(Message::Warmed { handoff_id: ours() })), []);
+    assert_eq!(machine.on(Event::IncumbentDied), [to_successor(BEGIN)]);
+}
+
+#[test]
+fn an_early_warmth_is_remembered() {
+    let mut machine = Machine::new(ours());
+    assert_eq!(machine.on(Event::Successor(Message::Warmed { handoff_id: ours() })), []);
+    assert_eq!(machine.state, State::Paired);
+    assert_eq!(machine.on(Event::Command(Command::Warm)), []);
+    assert_eq!(machine.state, State::Warmed);
+    let effects = machine.on(Event::Successor(Message::Warmed { handoff_id: ours() }));
+    assert_eq!(effects, [Effect::KillSuccessor, Effect::AskIncumbent], "said twice");
+    assert!(matches!(machine.state, State::Confirming(Cause::SuccessorMisbehaved(_))));
 }
