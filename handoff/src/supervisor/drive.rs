@@ -12,7 +12,8 @@ use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
-use crate::machine::supervisor::{Cause, Command, Effect, Event, IncumbentFate, Machine, State};
+use crate::machine::cause::{Cause, IncumbentFate};
+use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
 use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
@@ -70,6 +71,8 @@ pub(super) struct Swap {
     control_socket: PathBuf,
     begun: Instant,
     deadline: Instant,
+    /// Whether the machine knows that it has passed.
+    deadline_told: bool,
     drain_grace: Duration,
     /// When the present state was entered.
     entered: Instant,
@@ -115,6 +118,7 @@ impl Swap {
             control_socket,
             begun,
             deadline,
+            deadline_told: false,
             drain_grace,
             entered: Instant::now(),
             echo,
@@ -213,6 +217,7 @@ impl Swap {
     }
 
     fn step(&mut self, event: Event) {
+        self.deadline_told |= event == Event::DeadlinePassed;
         let before = self.machine.state.name();
         let effects = self.machine.on(event);
         let after = self.machine.state.name();
@@ -367,7 +372,7 @@ impl Swap {
                 (too_long || hung).then_some(Event::PatienceEnded)
             }
             state if state.is_at_rest() => None,
-            _ if now >= self.deadline => Some(Event::DeadlinePassed),
+            _ if now >= self.deadline && !self.deadline_told => Some(Event::DeadlinePassed),
             _ if silent(&self.successor) => Some(Event::SuccessorSilent),
             State::Draining | State::Sealing if silent(&self.incumbent) => {
                 Some(Event::IncumbentSilent)
@@ -382,6 +387,7 @@ impl Swap {
         let soon = now + SILENCE_CHECK;
         let limit = match self.machine.state {
             State::Confirming(_) | State::Ending(_) => self.entered + ROLLBACK_PATIENCE,
+            _ if self.deadline_told => soon,
             _ => self.deadline,
         };
         let due = self.ask_again.unwrap_or(soon).min(limit).min(soon);

@@ -21,7 +21,7 @@ mod policy;
 mod session;
 mod setup;
 
-pub use crate::machine::supervisor::{Cause, IncumbentFate, Unfit};
+pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 pub use launch::{ChildProcess, Exec, Launch, LaunchRequest, SpawnSpec};
 pub use observe::{Observe, Progress};
 pub use outcome::{Committed, Failed, HandoffOutcome, RolledBack, Timings};

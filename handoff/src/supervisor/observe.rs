@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::drainable::SealProgress;
-use crate::machine::supervisor::Cause;
+use crate::machine::cause::Cause;
 use crate::protocol::HandoffId;
 
 /// One step of a swap, when it is made.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
-use crate::machine::supervisor::{Cause, IncumbentFate};
+use crate::machine::cause::{Cause, IncumbentFate};
 use crate::protocol::HandoffId;
 use crate::supervisor::ChildProcess;
 

@@ -1,7 +1,7 @@
 //! What is checked before a commit.
 
 use crate::drainable::{ReadinessSnapshot, SealReport};
-use crate::machine::supervisor::Unfit;
+use crate::machine::cause::Unfit;
 
 /// A successor that said `Ready`, beside what it is to take over.
 #[derive(Debug, Clone)]

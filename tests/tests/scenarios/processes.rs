@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use handoff::supervisor::{Cause, IncumbentFate};
 use handoff_tests::harness::{Cluster, HelperSupervisor, LIVENESS, kill};
 use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
 
 /// The faults of the incumbent and of the successor, where death strikes, and in what state.
 type Death = (&'static [&'static str], &'static [&'static str], &'static str, &'static str);
@@ -30,6 +31,26 @@ fn an_incumbent_killed_before_it_is_sealed_is_replaced_by_the_healthy_successor(
         cluster.assert_struck(at, 1);
         cluster.assert_sound();
     }
+}
+
+/// A deadline protects an incumbent. With none left, the opening takes the time it takes, and
+/// the supervisor waits for it without burning any.
+#[test]
+fn a_successor_that_is_all_there_is_outlives_the_deadline() {
+    let mut cluster = Cluster::start_with(&["drain=exit"]);
+    cluster.resets_expected = true;
+    let mut spec = cluster.successor(&["open=slow:6500"]);
+    spec.deadline = Duration::from_millis(1000);
+    let (begun, spent) = (Instant::now(), clock_gettime(ClockId::ThreadCPUTime));
+    let failed = cluster.swap_to(&spec).expect_err("the incumbent was lost");
+    let spent = clock_gettime(ClockId::ThreadCPUTime) - spent;
+    let spent = Duration::try_from(spent).expect("a clock goes forward");
+    assert!(spent * 10 < begun.elapsed(), "it spins: {spent:?} of {:?}", begun.elapsed());
+    assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
+    assert_eq!(failed.cause, Cause::IncumbentDied("draining"));
+    assert_eq!(cluster.ask("build"), "build-2", "the successor was promoted");
+    cluster.assert_struck("open", 1);
+    cluster.assert_sound();
 }
 
 #[test]

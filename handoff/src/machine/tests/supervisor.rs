@@ -1,7 +1,7 @@
 use super::{foreign, messages, ours};
+use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::supervisor::{
-    Cause, Command, Effect, Event, Incumbent, IncumbentFate, Machine, Promotion, State, Successor,
-    Unfit,
+    Command, Effect, Event, Incumbent, Machine, Promotion, State, Successor,
 };
 use crate::protocol::Message;
 

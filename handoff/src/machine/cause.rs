@@ -1,0 +1,125 @@
+//! Why a swap was given up, and what became of the incumbent.
+
+use crate::error::PeerMisbehaved;
+
+/// Why a swap was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The caller aborted, or dropped the session.
+    #[error("aborted by the supervisor: {0}")]
+    Requested(String),
+    /// The deadline of the swap passed.
+    #[error("the deadline passed while {0}")]
+    DeadlinePassed(&'static str),
+    /// The successor died, or closed its connection.
+    #[error("the successor ended while {0}")]
+    SuccessorLost(&'static str),
+    /// The successor said that it cannot go on.
+    #[error("the successor gave up: {0}")]
+    SuccessorGaveUp(String),
+    /// The successor was silent past the liveness limit.
+    #[error("the successor was silent for too long while {0}")]
+    SuccessorSilent(&'static str),
+    /// The successor said `Ready`, and the policy was not content.
+    #[error("the successor is not fit to serve: {0}")]
+    Unfit(Unfit),
+    /// The incumbent died.
+    #[error("the incumbent died while {0}")]
+    IncumbentDied(&'static str),
+    /// The incumbent closed its connection.
+    #[error("the incumbent closed its connection while {0}")]
+    IncumbentDisconnected(&'static str),
+    /// The incumbent was silent past the liveness limit.
+    #[error("the incumbent was silent for too long while {0}")]
+    IncumbentSilent(&'static str),
+    /// The incumbent's drain or seal failed.
+    #[error("the incumbent could not be sealed: {error} ({partial_state})")]
+    SealFailed {
+        /// Its words.
+        error: String,
+        /// How far it got.
+        partial_state: String,
+    },
+    /// The incumbent refused, or its deadline passed.
+    #[error("the incumbent aborted: {0}")]
+    IncumbentAborted(String),
+    /// The incumbent broke the protocol.
+    #[error("the incumbent misbehaved: {0}")]
+    IncumbentMisbehaved(PeerMisbehaved),
+    /// The successor broke the protocol.
+    #[error("the successor misbehaved: {0}")]
+    SuccessorMisbehaved(PeerMisbehaved),
+}
+
+impl Cause {
+    /// Whether it speaks against the successor.
+    pub(super) const fn is_the_successor_s(&self) -> bool {
+        match self {
+            Self::SuccessorLost(_)
+            | Self::SuccessorGaveUp(_)
+            | Self::SuccessorSilent(_)
+            | Self::SuccessorMisbehaved(_)
+            | Self::Unfit(_) => true,
+            Self::Requested(_)
+            | Self::DeadlinePassed(_)
+            | Self::IncumbentDied(_)
+            | Self::IncumbentDisconnected(_)
+            | Self::IncumbentSilent(_)
+            | Self::SealFailed { .. }
+            | Self::IncumbentAborted(_)
+            | Self::IncumbentMisbehaved(_) => false,
+        }
+    }
+}
+
+/// Why a successor that said `Ready` is not told to commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// Its own check of its health failed.
+    #[error("its health check failed")]
+    Unhealthy,
+    /// It opened another number of shards than were sealed.
+    #[error("{sealed} shards were sealed, and it opened {ready}")]
+    ShardCount {
+        /// By the incumbent.
+        sealed: usize,
+        /// By the successor.
+        ready: usize,
+    },
+    /// A shard is behind what was sealed.
+    #[error("shard {index} was sealed at revision {sealed}, and it opened revision {ready}")]
+    Behind {
+        /// In declared order, from 0.
+        index: usize,
+        /// By the incumbent.
+        sealed: u64,
+        /// By the successor.
+        ready: u64,
+    },
+    /// It did not say what it verified, although a fingerprint was sealed.
+    #[error("it did not verify the fingerprint that was sealed")]
+    NotVerified,
+    /// It opened something else than was sealed.
+    #[error("what it opened has another fingerprint than what was sealed")]
+    WrongFingerprint,
+    /// A listener that it was given is not among those it took.
+    #[error("it does not listen on {0:?}")]
+    NotListening(String),
+    /// A policy of the caller's own refused, with these words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What became of the incumbent after a swap that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IncumbentFate {
+    /// It serves, and has said so after everything was undone.
+    Serving,
+    /// It is dead.
+    Lost,
+    /// It lives, or may live, and did not say in time that it serves; or it is busy with the
+    /// swap of another supervisor.
+    Unknown,
+}
