@@ -74,6 +74,7 @@ pub(super) struct Swap {
     /// Whether the machine knows that it has passed.
     deadline_told: bool,
     drain_grace: Duration,
+    is_given_up: bool,
     /// When the present state was entered.
     entered: Instant,
     /// The value that the incumbent is to echo once it serves again.
@@ -119,6 +120,7 @@ impl Swap {
             begun,
             deadline,
             deadline_told: false,
+            is_given_up: false,
             drain_grace,
             entered: Instant::now(),
             echo,
@@ -226,9 +228,11 @@ impl Swap {
             self.entered = Instant::now();
             if let State::Ending(cause) | State::Confirming(cause) | State::Promoting(_, cause) =
                 &self.machine.state
+                && !self.is_given_up
             {
                 tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
+                self.is_given_up = true;
                 self.tell(&Progress::GivenUp { handoff_id, cause });
             }
             if matches!(self.machine.state, State::Promoting(..)) {

@@ -89,6 +89,16 @@ impl Cluster {
         cluster
     }
 
+    /// Changes the supervisor of the swaps to come.
+    ///
+    /// # Panics
+    ///
+    /// Never: the path was short enough before.
+    pub fn supervise(&mut self, change: impl FnOnce(Supervisor) -> Supervisor) {
+        let another = Supervisor::new(&self.control()).expect("the path is short");
+        self.supervisor = change(std::mem::replace(&mut self.supervisor, another));
+    }
+
     /// Where the daemon serves its clients.
     ///
     /// # Panics

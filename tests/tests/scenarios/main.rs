@@ -8,5 +8,6 @@ mod environment;
 mod hooks;
 mod peers;
 mod processes;
+mod supervisors;
 mod unfit;
 mod writers;
