@@ -54,6 +54,10 @@ pub enum Error {
         data_dir: PathBuf,
     },
 
+    /// The data directory was released by a clean stop, so no successor takes it over.
+    #[error("the last writer of {} released it on purpose; start the daemon anew instead of replacing it", .0.display())]
+    Stopped(PathBuf),
+
     /// A file of ours in the data directory is not what was written there.
     #[error(
         "{} is damaged ({why}); nothing was changed. Make sure that no process serves this data directory, then remove the damage with `{remedy}`",

@@ -141,6 +141,9 @@ impl DataDirLock {
         if !is_ours && !writer_died {
             return Err(lock.held_by(lock.found.writer.pid));
         }
+        if lock.found.phase == Phase::Released && lock.found.generation != 0 {
+            return Err(Error::Stopped(data_dir.to_owned()));
+        }
         lock.is_start = true;
         lock.take_over(Phase::Opening, Some(handoff_id))?;
         Ok(lock)
@@ -151,7 +154,7 @@ impl DataDirLock {
     ///
     /// The generation that was lost is replaced by one that is larger than any that was
     /// counted up: the seconds since the epoch. A damaged manifest is removed, so the next
-    /// start has nothing to verify against. What is not damaged is left alone.
+    /// start has nothing to verify against. A free lock is reserved for nobody afterwards.
     ///
     /// # Errors
     ///
@@ -242,6 +245,11 @@ impl DataDirLock {
         }))
     }
 
+    /// For whom the lock was released.
+    pub(crate) const fn reserved(&self) -> ProcessId {
+        self.record.reserved
+    }
+
     pub(crate) fn build_id(&self) -> &[u8] {
         &self.record.build_id
     }
@@ -249,11 +257,12 @@ impl DataDirLock {
     /// The commit point: the record names this process as the one that serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
         self.record.phase = Phase::Serving;
+        self.record.sealed_generation = 0;
         self.record.build_id = build_id.to_vec();
         self.record.write(&self.file, &self.path)?;
         // A durable record that says what was sealed must not come back by a crash of the
         // machine, beside data that was written since. One of a swap was not durable.
-        if self.found.sealed_generation != 0 && self.found.phase == Phase::Released {
+        if self.found.sealed_generation != 0 && self.found.phase != Phase::Sealed {
             self.file.sync_data().map_err(|source| self.error("sync", source))?;
         }
         Ok(())
@@ -367,10 +376,13 @@ impl DataDirLock {
 
     /// Writes this process into the record as the next generation.
     fn take_over(&mut self, phase: Phase, handoff_id: Option<HandoffId>) -> Result<()> {
+        // A start has not served yet: until it does, what was sealed still is.
+        let only_opens = self.is_start && matches!(phase, Phase::Held | Phase::Opening);
+        let keeps_seal = only_opens && !self.found_is_swap_of_another_boot();
         let record = OwnerRecord {
             phase,
             generation: self.found.generation.max(self.record.generation).saturating_add(1),
-            sealed_generation: 0,
+            sealed_generation: if keeps_seal { self.found.sealed_generation } else { 0 },
             writer: ProcessId::own(),
             reserved: ProcessId::default(),
             handoff_id,
@@ -420,11 +432,6 @@ impl Drop for DataDirLock {
         }
         // Written only where this process put itself into the record.
         if self.is_held && self.record.writer == ProcessId::own() {
-            // A start that failed has not served: what was sealed still is.
-            let has_not_served = matches!(self.record.phase, Phase::Held | Phase::Opening);
-            if self.is_start && has_not_served && !self.found_is_swap_of_another_boot() {
-                self.record.sealed_generation = self.found.sealed_generation;
-            }
             self.record.phase = Phase::Released;
             if let Err(error) = self.record.write(&self.file, &self.path) {
                 tracing::warn!(%error, "the owner record still names this process");

@@ -7,7 +7,7 @@ use crate::drainable::Drainable;
 use crate::error::{Error, PeerMisbehaved};
 use crate::incumbent::serve::{A_TURN, Server};
 use crate::incumbent::session::Session;
-use crate::sys::socket::Peer;
+use crate::sys::socket::{ControlSocket, Peer};
 
 impl<D: Drainable + 'static> Server<D> {
     pub(super) fn accept(&mut self) {
@@ -64,13 +64,23 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
+    pub(super) fn rebind(&mut self) -> std::io::Result<()> {
+        self.socket = ControlSocket::bind_beside(self.socket.path())?;
+        self.socket.publish()
+    }
+
     /// Takes the path over, if that failed at the commit or after an undo.
     pub(super) fn publish(&mut self) {
         if !self.socket.is_hidden() && !self.socket.is_published() {
             self.publish_again = None;
             return self.take_path_back();
         }
-        self.publish_again = self.socket.publish().err().map(|error| {
+        let published = match self.socket.publish() {
+            // Somebody tidied the directory while it lay there unpublished.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.rebind(),
+            published => published,
+        };
+        self.publish_again = published.err().map(|error| {
             tracing::error!(%error, path = %self.socket.path().display(), "nobody finds this process");
             Instant::now() + PUBLISH_INTERVAL
         });

@@ -135,7 +135,8 @@ impl<D: Drainable + 'static> Server<D> {
     fn next_due(&self) -> Option<Instant> {
         let swap = self.swap.as_ref().map_or([None; 4], |swap| self.due_of(swap));
         let sessions = self.sessions.values().filter_map(Session::greeting_deadline);
-        let own = [self.accept_again, self.publish_again];
+        let publish = self.publish_again.filter(|_| self.state == State::Serving);
+        let own = [self.accept_again, publish];
         sessions.chain(own.into_iter().flatten()).chain(swap.into_iter().flatten()).min()
     }
 
@@ -318,7 +319,9 @@ impl<D: Drainable + 'static> Server<D> {
             self.lose(key, &Error::TimedOut("waiting for a greeting"));
         }
         self.accept_again = self.accept_again.filter(|due| *due > now);
-        if self.publish_again.is_some_and(|due| due <= now) {
+        // During a swap the path may be the successor's.
+        let publishes = self.state == State::Serving;
+        if publishes && self.publish_again.is_some_and(|due| due <= now) {
             self.publish();
         }
         self.on_time_of_swap(now);

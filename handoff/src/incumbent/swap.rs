@@ -8,7 +8,6 @@ use crate::datadir::{Decision, SealManifest};
 use crate::drainable::{Drainable, SealReport, SealedShard};
 use crate::error::Result;
 use crate::frame::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT};
-use crate::incumbent::bind_hidden;
 use crate::incumbent::hooks::{Hooks, Job, Outcome};
 use crate::incumbent::serve::Server;
 use crate::machine::incumbent::{Event, State};
@@ -36,6 +35,10 @@ impl<D: Drainable + 'static> Server<D> {
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
                 tracing::error!(%error, "cannot start the thread of the hooks");
+                if self.state == State::Stopping {
+                    self.ended = Some(Err(error.into()));
+                    return;
+                }
                 self.state = State::Serving;
                 if let Some(key) = self.holder.take() {
                     self.sessions.remove(&key);
@@ -152,7 +155,7 @@ impl<D: Drainable + 'static> Server<D> {
             }
             // A supervisor that is there says what became of the swap: it may be ending the
             // very successor that the record names.
-            Ok(Decision::Replaced { .. }) if self.is_supervised() => {
+            Ok(Decision::Replaced { .. }) if self.is_supervised(ROLLBACK_PATIENCE) => {
                 return self.try_lock_later(LOCK_INTERVAL);
             }
             Ok(Decision::Replaced { generation }) => {
@@ -182,8 +185,8 @@ impl<D: Drainable + 'static> Server<D> {
 
     /// Whether a supervisor may still end this swap by its word: it is connected, and the
     /// deadline has not passed for so long that it must be hung.
-    fn is_supervised(&self) -> bool {
-        let limit = self.swap.as_ref().map(|swap| swap.lease + LIVENESS_LIMIT);
+    fn is_supervised(&self, patience: Duration) -> bool {
+        let limit = self.swap.as_ref().map(|swap| swap.lease + patience);
         self.holder.is_some() && limit.is_some_and(|limit| Instant::now() < limit)
     }
 
@@ -192,16 +195,10 @@ impl<D: Drainable + 'static> Server<D> {
         if self.socket.is_published() {
             return;
         }
-        match bind_hidden(self.socket.path()) {
-            Ok(socket) => {
-                self.socket = socket;
-                self.publish();
-            }
-            Err(error) => {
-                tracing::error!(%error, "the control socket's path could not be taken back yet");
-                self.publish_again = Some(Instant::now() + LOCK_ERROR_PAUSE);
-            }
-        }
+        self.publish_again = self.rebind().err().map(|error| {
+            tracing::error!(%error, "the control socket's path could not be taken back yet");
+            Instant::now() + LOCK_ERROR_PAUSE
+        });
     }
 
     /// A successor that is undecided past the deadline, with no supervisor to end it, is
@@ -209,7 +206,9 @@ impl<D: Drainable + 'static> Server<D> {
     fn end_hung_successor(&self, holder: ProcessId) {
         let Some(swap) = &self.swap else { return };
         let now = Instant::now();
-        let alone = !self.is_supervised();
+        let alone = !self.is_supervised(LIVENESS_LIMIT);
+        // A process that has the lock and did not get to say so is the one it was kept for.
+        let holder = if holder.pid == 0 { self.lock.reserved() } else { holder };
         let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
         if now > swap.lease
             && alone
@@ -294,6 +293,9 @@ pub(super) fn after(milliseconds: u64) -> Instant {
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const STOP_GRACE_MS: u64 = 30_000;
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
+/// As long as a supervisor takes at most to end a successor: one with very much memory frees
+/// its lock late.
+const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_ERROR_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);

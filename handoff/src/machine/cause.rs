@@ -41,6 +41,9 @@ pub enum Cause {
         /// How far it got.
         partial_state: String,
     },
+    /// The incumbent is being stopped on purpose, so nobody takes its place.
+    #[error("the incumbent is stopping: {0}")]
+    IncumbentStopped(String),
     /// The incumbent refused, or its deadline passed.
     #[error("the incumbent aborted: {0}")]
     IncumbentAborted(String),
@@ -53,6 +56,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the successor may take the place of an incumbent that has died.
+    pub(super) const fn admits_promotion(&self) -> bool {
+        !self.is_the_successor_s() && !matches!(self, Self::IncumbentStopped(_))
+    }
+
     /// Whether it speaks against the successor.
     pub(super) const fn is_the_successor_s(&self) -> bool {
         match self {
@@ -67,6 +75,7 @@ impl Cause {
             | Self::IncumbentDisconnected(_)
             | Self::IncumbentSilent(_)
             | Self::SealFailed { .. }
+            | Self::IncumbentStopped(_)
             | Self::IncumbentAborted(_)
             | Self::IncumbentMisbehaved(_) => false,
         }

@@ -300,6 +300,11 @@ impl Machine {
                 state @ (State::Draining | State::Prepared | State::Sealing),
                 Message::SealFailed { error, partial_state, .. },
             ) if is_ours => self.roll_back(state, Cause::SealFailed { error, partial_state }),
+            // Nothing was asked of it yet, so it is not a refusal.
+            (
+                state @ (State::Paired | State::Warming | State::Warmed),
+                Message::Abort { reason, .. },
+            ) if is_ours => self.roll_back(state, Cause::IncumbentStopped(reason)),
             (state, Message::Abort { reason, .. }) if is_ours => {
                 self.roll_back(state, Cause::IncumbentAborted(reason))
             }
@@ -469,7 +474,7 @@ impl Machine {
         if self.incumbent != Incumbent::Dead {
             return (State::Confirming(cause), vec![Effect::AskIncumbent]);
         }
-        if self.successor != Successor::Dead && !cause.is_the_successor_s() {
+        if self.successor != Successor::Dead && cause.admits_promotion() {
             return self.begin_promotion(cause);
         }
         rolled_back(IncumbentFate::Lost, cause)

@@ -235,8 +235,17 @@ impl Swap {
                 self.is_given_up = true;
                 self.tell(&Progress::GivenUp { handoff_id, cause });
             }
-            if matches!(self.machine.state, State::Promoting(..)) {
-                self.beat_on();
+            match self.machine.state {
+                State::Confirming(_) => {
+                    // Once it serves again it may write: what it sealed is no measure any more.
+                    self.learnt.sealed = None;
+                    self.beat_on();
+                }
+                State::Promoting(..) => self.beat_on(),
+                _ => {}
+            }
+            if !matches!(self.machine.state, State::Confirming(_)) {
+                self.ask_again = None;
             }
         }
         for effect in effects {
@@ -491,8 +500,8 @@ impl Swap {
         Ok(())
     }
 
-    /// The deadline no longer counts: the successor that goes on alone has to hear of this
-    /// process until it is done.
+    /// The deadline no longer counts: a successor that is spared, or goes on alone, has to
+    /// hear of this process until it is done.
     fn beat_on(&mut self) {
         match Pulse::start(vec![Arc::clone(&self.successor)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),

@@ -27,6 +27,9 @@ pub struct SpawnSpec {
     pub env: Vec<(String, String)>,
     /// For the whole swap, from pairing to commit. When it has passed, the swap is rolled
     /// back by whichever process still can. 5 minutes by default.
+    ///
+    /// It protects an incumbent: a successor that goes on alone because the incumbent has died
+    /// may open for as long as it says that it lives.
     pub deadline: Duration,
     /// For the drain alone: how long requests in flight may take to end. 60 seconds by default.
     pub drain_grace: Duration,

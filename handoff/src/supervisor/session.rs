@@ -104,7 +104,8 @@ impl Session<Paired> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]. The incumbent was not touched and holds the lock.
+    /// [`Failed`]. The incumbent was not touched and holds the lock, unless it died: then the
+    /// successor serves, see [`Failed::promoted`].
     pub fn warm(mut self) -> Result<Session<Warmed>, Failed> {
         self.swap.command(Command::Warm)?;
         Ok(self.transition(|_| Warmed(())))
@@ -163,7 +164,8 @@ impl Session<Sealed> {
     /// # Errors
     ///
     /// [`Failed`]. The successor is dead, so the lock is free, and the incumbent was told to
-    /// take it and serve. What is on disk is what was sealed.
+    /// take it and serve. What is on disk is what was sealed. If the incumbent died meanwhile,
+    /// the successor may serve in its place: see [`Failed::promoted`].
     pub fn begin(mut self) -> Result<Session<Ready>, Failed> {
         self.swap.command(Command::Begin)?;
         let Sealed { drain, report } = self.phase.clone();
@@ -195,7 +197,8 @@ impl Session<Ready> {
     /// # Errors
     ///
     /// [`Failed`]. The successor is dead, whether or not it had passed the commit point; what
-    /// it acknowledged, if anything, is on disk, and the incumbent opened it again.
+    /// it acknowledged, if anything, is on disk, and the incumbent opened it again. If the
+    /// incumbent died meanwhile, see [`Failed::promoted`].
     pub fn commit(mut self) -> Result<Committed, Failed> {
         self.swap.command(Command::Commit)?;
         self.swap.committed()

@@ -137,9 +137,15 @@ impl Supervisor {
             }
             if let Ok((link, peer)) = connect(&self.control_socket, deadline)
                 && peer.pid == child.pid()
-                && greet(&link, Side::Incumbent, child.pid(), HandoffId::new(), deadline).is_ok()
             {
-                return Ok(());
+                match greet(&link, Side::Incumbent, child.pid(), HandoffId::new(), deadline) {
+                    Ok(_) => return Ok(()),
+                    // It will say no better another time.
+                    Err(error @ (Error::VersionMismatch { .. } | Error::PeerMisbehaved(_))) => {
+                        return Err(error);
+                    }
+                    Err(error) => tracing::debug!(%error, "the daemon does not serve yet"),
+                }
             }
             if Instant::now() >= deadline {
                 return Err(Error::TimedOut("waiting for the daemon to serve its control socket"));

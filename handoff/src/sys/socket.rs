@@ -119,7 +119,9 @@ fn sweep_directory(directory: &OwnedFd, path: &Path) {
         let pid = name
             .to_str()
             .and_then(|name| name.strip_prefix(HIDDEN)?.split_once('-')?.0.parse().ok());
-        if pid.is_some_and(|pid: u32| ProcessId::of(pid).is_none()) {
+        let is_dead = pid.is_some_and(|pid: u32| ProcessId::of(pid).is_none());
+        // A pid of another namespace says nothing; whoever listens is asked.
+        if is_dead && !matches!(look_at(&path.join(&name)), Ok(Found::Alive)) {
             let _ = rustix::fs::unlinkat(directory, &name, AtFlags::empty());
         }
     }

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -56,6 +56,7 @@ fn run() -> Result<()> {
                     let healthy = faults.planned("health").is_none();
                     let data = opening.data_dir().to_owned();
                     let (daemon, opened) = open(&data, opening.listeners(), &options, &faults)?;
+                    opened.stop.get_or_init(|| opening.stop_handle());
                     server = Some(opened);
                     if !healthy {
                         faults.due("health");
@@ -93,6 +94,7 @@ fn open(
         build: options.build.clone(),
         listeners,
         connections: Connections::default(),
+        stop: OnceLock::new(),
     });
     Arc::clone(&server).start(main)?;
     if struck == Some("full") {

@@ -93,6 +93,23 @@ fn a_session_held_past_its_deadline_does_not_hold_the_clients() {
     cluster.assert_sound();
 }
 
+/// What an incumbent wrote after it had undone a swap is no fault of the successor's.
+#[test]
+fn a_successor_is_not_measured_by_a_seal_that_was_undone() {
+    let mut cluster = Cluster::start();
+    let mut spec = cluster.successor(&[]);
+    spec.deadline = Duration::from_millis(500);
+    let session = cluster.supervisor.pair(spec.spec()).expect("both say hello");
+    let sealed = || session.warm()?.prepare()?.seal();
+    let session = sealed().expect("nothing is wrong yet");
+    cluster.wait_for_progress();
+    cluster.kill(cluster.serving());
+    let failed = session.begin().expect_err("the incumbent has died");
+    assert!(failed.promoted.is_some(), "{failed}");
+    cluster.note(failed);
+    cluster.assert_sound();
+}
+
 #[test]
 fn a_second_swap_at_the_same_time_is_refused_and_the_first_commits() {
     let mut cluster = Cluster::start();

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use handoff::supervisor::{Candidate, Cause, IncumbentFate, Progress, Unfit};
-use handoff_tests::harness::Cluster;
+use handoff_tests::harness::{Cluster, LIMIT, eventually};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// What an observer hears, in words.
@@ -87,6 +87,25 @@ fn an_observer_that_panics_stops_no_swap() {
     });
     cluster.swap(&[]).expect("it commits");
     cluster.swap_fails(&["open=error"]);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_daemon_that_is_stopped_is_not_replaced() {
+    let mut cluster = Cluster::start();
+    let session = cluster.warmed(&[]);
+    let incumbent = cluster.serving();
+    assert_eq!(cluster.ask("stop"), "ok");
+    cluster.resets_expected = true;
+    eventually("it stops", LIMIT, || (!cluster.alive().contains(&incumbent)).then_some(()));
+    let failed = session.prepare().expect_err("it was stopped on purpose");
+    assert!(matches!(failed.cause, Cause::IncumbentStopped(_)), "{failed}");
+    assert_eq!(failed.incumbent, IncumbentFate::Lost);
+    assert!(failed.promoted.is_none(), "{failed}");
+    assert_eq!(cluster.alive(), []);
+    let spec = cluster.successor(&[]).spec();
+    let first = cluster.supervisor.start(&spec).expect("nobody stands in its way");
+    cluster.begin_anew(first);
     cluster.assert_sound();
 }
 

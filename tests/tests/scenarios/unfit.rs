@@ -1,8 +1,10 @@
 //! Successors that say `Ready`, and are not fit to serve.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 
+use handoff::Error;
+use handoff::error::LaunchError;
 use handoff::supervisor::{Cause, IncumbentFate, Unfit};
 use handoff_tests::harness::{Cluster, LIMIT, eventually};
 
@@ -55,6 +57,31 @@ fn data_that_was_changed_behind_the_seal_is_found_by_the_name_of_its_shard() {
         Cause::SuccessorGaveUp(words) => assert!(words.contains("logs.1"), "{words}"),
         other => panic!("{other:?}"),
     }
+    cluster.assert_sound();
+}
+
+/// A start that has refused the data does not make the next one accept it.
+#[test]
+fn data_that_was_changed_behind_the_seal_is_found_by_every_start() {
+    let mut cluster = Cluster::start();
+    let session = cluster.sealed(&[]);
+    cluster.kill(cluster.serving());
+    let path = cluster.data().join("1.log");
+    let sealed = fs::read(&path).expect("it can be read");
+    fs::write(&path, [&sealed, &b"an intruder\n"[..]].concat()).expect("it can be written");
+    let failed = session.begin().expect_err("the data is not what was sealed");
+    assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
+    let spec = cluster.successor(&[]).spec();
+    for _ in 0..2 {
+        match cluster.supervisor.start(&spec) {
+            Err(Error::Launch(LaunchError::ExitedEarly { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(cluster.alive(), []);
+    }
+    fs::write(&path, sealed).expect("it can be written");
+    let first = cluster.supervisor.start(&spec).expect("it is what was sealed");
+    cluster.begin_anew(first);
     cluster.assert_sound();
 }
 

@@ -181,7 +181,12 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
                     continue;
                 }
                 (_, "Abort") if about_ours => {
-                    let expected = Cause::IncumbentAborted("r".into());
+                    let expected = match &state {
+                        State::Paired | State::Warming | State::Warmed => {
+                            Cause::IncumbentStopped("r".into())
+                        }
+                        _ => Cause::IncumbentAborted("r".into()),
+                    };
                     assert_eq!(rolled_back(&state, &stepped), Some(expected), "{pair}");
                     back += 1;
                     continue;
@@ -502,4 +507,15 @@ fn an_early_warmth_is_remembered() {
     let effects = machine.on(Event::Successor(Message::Warmed { handoff_id: ours() }));
     assert_eq!(effects, [Effect::KillSuccessor, Effect::AskIncumbent], "said twice");
     assert!(matches!(machine.state, State::Confirming(Cause::SuccessorMisbehaved(_))));
+}
+
+#[test]
+fn nobody_takes_the_place_of_an_incumbent_that_is_stopped() {
+    for state in [State::Paired, State::Warming, State::Warmed] {
+        let stop = Message::Abort { handoff_id: ours(), reason: "r".into() };
+        let mut machine = step(&state, Event::Incumbent(stop)).0;
+        assert_eq!(machine.on(Event::IncumbentDied), [Effect::KillSuccessor]);
+        let cause = Cause::IncumbentStopped("r".into());
+        assert_eq!(machine.state, State::RolledBack(IncumbentFate::Lost, cause));
+    }
 }
