@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::datadir::{Decision, SealManifest};
-use crate::drainable::{Drainable, SealReport, SealedShard};
+use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::Result;
 use crate::frame::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT};
 use crate::incumbent::hooks::{Hooks, Job, Outcome};
@@ -72,19 +72,15 @@ impl<D: Drainable + 'static> Server<D> {
 
     pub(super) fn hear_hooks(&mut self) {
         while let Some(outcome) = self.swap.as_ref().and_then(|swap| swap.hooks.next()) {
-            if let Outcome::Progress(progress) = outcome {
-                self.tell(&Message::SealProgress {
-                    shards_sealed: progress.shards_sealed,
-                    shards_total: progress.shards_total,
-                    last_revision: progress.last_revision,
-                });
-                continue;
-            }
-            if let Some(swap) = &mut self.swap {
-                swap.hook_runs = false;
-            }
             let event = match outcome {
-                Outcome::Progress(_) => continue,
+                Outcome::Progress(SealProgress { shards_sealed, shards_total, last_revision }) => {
+                    self.tell(&Message::SealProgress {
+                        shards_sealed,
+                        shards_total,
+                        last_revision,
+                    });
+                    continue;
+                }
                 Outcome::Drained(result) => Event::DrainEnded(self.in_words("drain", result)),
                 Outcome::Sealed(result) => {
                     let result = self.in_words("seal", result);
@@ -99,6 +95,9 @@ impl<D: Drainable + 'static> Server<D> {
                     Event::ResumeEnded(self.in_words("resume_after_abort", result))
                 }
             };
+            if let Some(swap) = &mut self.swap {
+                swap.hook_runs = false;
+            }
             self.step(event, None);
         }
     }

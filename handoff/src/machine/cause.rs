@@ -113,9 +113,6 @@ pub enum Unfit {
     /// It opened something else than was sealed.
     #[error("what it opened has another fingerprint than what was sealed")]
     WrongFingerprint,
-    /// A listener that it was given is not among those it took.
-    #[error("it does not listen on {0:?}")]
-    NotListening(String),
     /// A policy of the caller's own refused, with these words.
     #[error("{0}")]
     Refused(String),

@@ -162,13 +162,13 @@ fn a_drain_that_lingers_is_cut_short_by_an_abort() {
 
 #[test]
 fn a_request_that_outlives_a_drain_that_was_cut_short_is_not_lost() {
-    let mut cluster = Cluster::start_with(&["put=slow:1200"]);
+    let mut cluster = Cluster::start_with(&["put=slow:4000"]);
     cluster.wait_struck("put");
     let mut spec = cluster.successor(&[]);
     spec.deadline = Duration::from_millis(400);
     let begun = Instant::now();
     let failed = cluster.swap_to(&spec).expect_err("the deadline passes");
-    assert!(begun.elapsed() < Duration::from_millis(1100), "the request was waited for");
+    assert!(begun.elapsed() < Duration::from_secs(3), "the request was waited for");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     cluster.assert_struck("put", 1);
     cluster.wait_for_progress();
