@@ -194,7 +194,7 @@ impl Daemon {
         if let Some(manifest) = manifest {
             manifest.verify(&drainable.opened_shards()?)?;
         }
-        Ok((incumbent, drainable))
+        Ok((incumbent.with_listeners(&mut listeners), drainable))
     }
 
     fn succeed<W, D: Drainable>(

@@ -54,6 +54,25 @@ pub enum Error {
         data_dir: PathBuf,
     },
 
+    /// Another supervisor has the journal.
+    #[error(
+        "another supervisor has the journal {}; one daemon has one supervisor: stop the other, or give this one another journal",
+        .0.display()
+    )]
+    Supervised(PathBuf),
+
+    /// A process that serves a control socket, or was started to, does not answer there.
+    #[error(
+        "process {pid} does not answer at the control socket {}; it may be opening its data, or hang: try again, or end it",
+        path.display()
+    )]
+    Unanswered {
+        /// By the kernel's word.
+        pid: u32,
+        /// The control socket.
+        path: PathBuf,
+    },
+
     /// The data directory was released by a clean stop, so no successor takes it over.
     #[error("the last writer of {} released it on purpose; start the daemon anew instead of replacing it", .0.display())]
     Stopped(PathBuf),
@@ -281,6 +300,12 @@ pub enum PeerMisbehaved {
     /// It sends and does not read what is answered.
     #[error("it does not read what it is sent")]
     DoesNotRead,
+    /// It names listeners and does not send them.
+    #[error("it sent fewer descriptors than it named")]
+    DescriptorsMissing,
+    /// It sends more than a process may be passed.
+    #[error("it sent {0} listeners, and a process may be passed {most}", most = crate::protocol::MOST_LISTENERS)]
+    TooManyListeners(usize),
 }
 
 /// What is wrong with a control socket's path.

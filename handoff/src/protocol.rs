@@ -4,6 +4,7 @@
 //! when, the machines of the three roles know.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -65,6 +66,20 @@ impl fmt::Display for HandoffId {
         self.0.fmt(f)
     }
 }
+
+/// What [`Display`](fmt::Display) shows.
+impl FromStr for HandoffId {
+    type Err = NotAHandoffId;
+
+    fn from_str(text: &str) -> Result<Self, NotAHandoffId> {
+        Uuid::parse_str(text).map(Self).map_err(|_| NotAHandoffId)
+    }
+}
+
+/// The text is no [`HandoffId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a handoff: it looks like 67e55044-10b1-426f-9247-bb680e5fe0c8")]
+pub struct NotAHandoffId;
 
 /// What a process can do beyond the version it speaks. No bit has a meaning yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -210,6 +225,24 @@ pub enum Message {
         /// Over the same as that of `SealComplete`.
         data_dir_fingerprint: [u8; 32],
     },
+    /// A supervisor that has lost its listeners, to the process that serves: give them back.
+    Adopt {
+        /// As in the `HelloAck` of this connection.
+        handoff_id: HandoffId,
+    },
+    /// The process that serves to such a supervisor, with as many descriptors as names.
+    Adopted {
+        /// As in `Adopt`.
+        handoff_id: HandoffId,
+        /// In the owner record.
+        generation: u64,
+        /// The names of the listeners that come with this message, in the order in which they
+        /// were passed.
+        #[serde(deserialize_with = "bounded::names")]
+        listeners: Vec<String>,
+        /// How many follow in further messages.
+        left: u32,
+    },
 }
 
 impl Message {
@@ -234,6 +267,8 @@ impl Message {
             Self::Serving { .. } => "Serving",
             Self::Warmed { .. } => "Warmed",
             Self::Verified { .. } => "Verified",
+            Self::Adopt { .. } => "Adopt",
+            Self::Adopted { .. } => "Adopted",
         }
     }
 
@@ -253,7 +288,9 @@ impl Message {
             | Self::ResumeAfterAbort { handoff_id }
             | Self::Serving { handoff_id, .. }
             | Self::Warmed { handoff_id }
-            | Self::Verified { handoff_id, .. } => Some(*handoff_id),
+            | Self::Verified { handoff_id, .. }
+            | Self::Adopt { handoff_id }
+            | Self::Adopted { handoff_id, .. } => Some(*handoff_id),
             Self::Hello { .. }
             | Self::Drained { .. }
             | Self::SealProgress { .. }

@@ -85,6 +85,16 @@ fn golden() -> Vec<(Message, String)> {
             Message::Verified { handoff_id, data_dir_fingerprint: [1; 32] },
             format!("10 {id} {}", "01".repeat(32)),
         ),
+        (Message::Adopt { handoff_id }, format!("11 {id}")),
+        (
+            Message::Adopted {
+                handoff_id,
+                generation: 300,
+                listeners: vec!["a".into(), "resp".into()],
+                left: 2,
+            },
+            format!("12 {id} fb2c01 02 01 61 04 72657370 02"),
+        ),
     ]
 }
 

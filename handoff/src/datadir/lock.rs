@@ -149,6 +149,15 @@ impl DataDirLock {
         Ok(lock)
     }
 
+    /// The process that serves a directory, or has sealed it, by the owner record; none where
+    /// that cannot be read, or is of another boot.
+    pub(crate) fn incumbent_of(data_dir: &Path) -> Option<ProcessId> {
+        let path = data_dir.join(LOCK_FILE);
+        let record = OwnerRecord::read(&File::open(&path).ok()?, &path).ok()?;
+        let serves = matches!(record.phase, Phase::Serving | Phase::Sealed);
+        (serves && record.boot_id == boot_id()).then_some(record.writer)
+    }
+
     /// Mends a damaged owner record or seal manifest, which [`acquire`](Self::acquire) and a
     /// start refuse to overwrite. Call it once it is certain that nobody serves the directory.
     ///

@@ -17,5 +17,5 @@ mod reader;
 
 pub(crate) use codec::encode;
 pub use codec::{MAX_FRAME_LEN, read_message, write_message};
-pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Pulse, Received};
+pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 pub use reader::FrameReader;

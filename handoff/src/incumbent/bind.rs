@@ -1,5 +1,6 @@
 //! How a process becomes the incumbent.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
 use crate::incumbent::serve;
+use crate::successor::Listeners;
 use crate::sys::poll::Waker;
 use crate::sys::socket::{self, ControlSocket, Found};
 
@@ -41,6 +43,7 @@ pub struct Incumbent {
     pub(super) lock: DataDirLock,
     pub(super) build_id: Vec<u8>,
     pub(super) stop: Arc<Stop>,
+    pub(super) listeners: Vec<(String, OwnedFd)>,
     /// It replaced another process, which has been told to leave.
     pub(super) is_committed: bool,
 }
@@ -76,7 +79,8 @@ impl Incumbent {
 
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
         let build_id = lock.build_id().to_vec();
-        Ok(Self { socket, lock, build_id, stop: StopHandle::new()?.0, is_committed: false })
+        let (stop, listeners) = (StopHandle::new()?.0, Vec::new());
+        Ok(Self { socket, lock, build_id, stop, listeners, is_committed: false })
     }
 
     /// The commit point: the owner record names this process. Then it takes the control
@@ -94,6 +98,14 @@ impl Incumbent {
     /// are kept there.
     pub fn with_build_id(mut self, build_id: Vec<u8>) -> Self {
         self.build_id = build_id;
+        self
+    }
+
+    /// Keeps what this process was passed, so that a supervisor that has died and was started
+    /// again gets its listeners back. For a cold start step by step; a successor and a
+    /// [`Daemon`](crate::daemon::Daemon) do it by themselves.
+    pub fn with_listeners(mut self, listeners: &mut Listeners) -> Self {
+        self.listeners.extend(listeners.take_kept());
         self
     }
 

@@ -20,7 +20,8 @@ use crate::incumbent::swap::{LONGEST_RETRY_PAUSE, RETRY_PAUSE, Swap, after};
 use crate::incumbent::{Ended, Incumbent};
 use crate::machine::hello;
 use crate::machine::incumbent::{Effect, Event, State};
-use crate::protocol::{Message, Side};
+use crate::protocol::{HandoffId, Message, Side};
+use crate::successor::Passed;
 use crate::sys::poll;
 use crate::sys::socket::ControlSocket;
 
@@ -28,7 +29,7 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent { socket, mut lock, build_id, stop, is_committed } = incumbent;
+    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed } = incumbent;
     lock.keep();
     if !is_committed {
         lock.record_serving(&build_id)?;
@@ -40,6 +41,7 @@ pub(super) fn run<D: Drainable + 'static>(
         hello: hello(Side::Incumbent, &build_id),
         stop,
         drainable,
+        listeners: Passed::new(listeners),
         state: State::Serving,
         swap: None,
         sessions: BTreeMap::new(),
@@ -83,6 +85,7 @@ pub(super) struct Server<D> {
     pub(super) hello: Message,
     pub(super) stop: Arc<Stop>,
     pub(super) drainable: Arc<D>,
+    pub(super) listeners: Passed,
     pub(super) state: State,
     pub(super) swap: Option<Swap>,
     /// In the order in which they were opened.
@@ -158,7 +161,10 @@ impl<D: Drainable + 'static> Server<D> {
             }
             if !session.is_greeted() {
                 match session.greet() {
-                    Ok(true) => continue,
+                    Ok(true) => {
+                        self.attach(key);
+                        continue;
+                    }
                     Ok(false) => return,
                     Err(error) => return self.lose(key, &error),
                 }
@@ -178,6 +184,16 @@ impl<D: Drainable + 'static> Server<D> {
         }
         // The rest waits for the next turn, which comes at once.
         self.stop.waker.wake();
+    }
+
+    /// A session that comes for a swap which has lost its supervisor is its supervisor from
+    /// here on: what the owner record says waits for its word.
+    fn attach(&mut self, key: Key) {
+        let came_for = self.sessions.get(&key).and_then(Session::handoff_id);
+        if self.holder.is_none() && came_for.is_some() && came_for == self.state.handoff_id() {
+            tracing::info!(state = self.state.name(), "a supervisor came back");
+            self.holder = Some(key);
+        }
     }
 
     fn hear(&mut self, key: Key, message: Message) {
@@ -261,6 +277,7 @@ impl<D: Drainable + 'static> Server<D> {
                 }
             }
             Effect::Close(fault) => self.close(from, fault),
+            Effect::GiveListeners { handoff_id } => self.give_listeners(from, handoff_id),
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
                 self.holder = from;
                 let lease = after(deadline_ms);
@@ -296,6 +313,20 @@ impl<D: Drainable + 'static> Server<D> {
                 self.ended.get_or_insert(Err(error));
             }
         }
+    }
+
+    fn give_listeners(&mut self, from: Option<Key>, handoff_id: HandoffId) {
+        let generation = self.lock.generation();
+        for batch in self.listeners.batches() {
+            let (listeners, left) = (batch.names(), batch.left());
+            let message = Message::Adopted { handoff_id, generation, listeners, left };
+            let Some(key) = from else { return };
+            let Some(session) = self.sessions.get_mut(&key) else { return };
+            if let Err(error) = session.send_with(&message, Some(batch)) {
+                return self.lose(key, &error);
+            }
+        }
+        tracing::info!("a supervisor got the listeners back");
     }
 
     fn close(&mut self, from: Option<Key>, fault: PeerMisbehaved) {

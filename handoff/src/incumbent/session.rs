@@ -1,17 +1,20 @@
 //! One connection to the control socket, never waited for.
 
+use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use rustix::event::PollFlags;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 
 use crate::error::{Error, FrameError, PeerMisbehaved, Result};
 use crate::frame::{FrameReader, LIVENESS_LIMIT, encode};
 use crate::machine::judge_hello_ack;
 use crate::protocol::{HandoffId, Message, PROTO_MIN, ProtoVersion};
-use crate::sys::poll;
+use crate::successor::Passed;
+use crate::sys::{poll, rights};
 
 /// A connection, from its hello on.
 #[derive(Debug)]
@@ -20,7 +23,7 @@ pub(super) struct Session {
     reader: FrameReader,
     /// A message that was read and could not be acted upon yet.
     put_back: Option<Message>,
-    out: Vec<u8>,
+    out: VecDeque<Outgoing>,
     /// Agreed upon in the greeting.
     version: Option<ProtoVersion>,
     /// As the supervisor calls the swap for which it came.
@@ -31,6 +34,15 @@ pub(super) struct Session {
     ended: bool,
 }
 
+/// What is still to be sent.
+#[derive(Debug)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Go with the first byte.
+    listeners: Option<Passed>,
+}
+
 impl Session {
     /// Says hello.
     pub(super) fn open(stream: UnixStream, hello: &Message) -> Result<Self> {
@@ -38,7 +50,7 @@ impl Session {
             stream,
             reader: FrameReader::new(),
             put_back: None,
-            out: Vec::new(),
+            out: VecDeque::new(),
             version: None,
             handoff_id: None,
             opened: Instant::now(),
@@ -145,22 +157,35 @@ impl Session {
     ///
     /// The session is over: the peer is gone, or has not read for too long.
     pub(super) fn send(&mut self, message: &Message) -> Result<()> {
-        if self.out.len() > OUT_LIMIT {
+        self.send_with(message, None)
+    }
+
+    /// [`send`](Self::send), with descriptors.
+    pub(super) fn send_with(&mut self, message: &Message, listeners: Option<Passed>) -> Result<()> {
+        let unsent: usize = self.out.iter().map(|out| out.bytes.len() - out.sent).sum();
+        if unsent > OUT_LIMIT {
             return Err(PeerMisbehaved::DoesNotRead.into());
         }
-        self.out.extend(encode(self.version.unwrap_or(PROTO_MIN), message)?);
+        let bytes = encode(self.version.unwrap_or(PROTO_MIN), message)?;
+        self.out.push_back(Outgoing { bytes, sent: 0, listeners });
         self.flush()
     }
 
     /// Sends what can be sent now.
     pub(super) fn flush(&mut self) -> Result<()> {
-        while !self.out.is_empty() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.stream, &self.out, flags) {
-                Ok(sent) => drop(self.out.drain(..sent)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(std::io::Error::from(errno).into()),
+        while let Some(out) = self.out.front_mut() {
+            let descriptors: Vec<_> = match &out.listeners {
+                Some(listeners) if out.sent == 0 => listeners.descriptors().collect(),
+                _ => Vec::new(),
+            };
+            match rights::send_with(&self.stream, &out.bytes[out.sent..], &descriptors) {
+                Ok(sent) => out.sent += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+            if out.sent == out.bytes.len() {
+                self.out.pop_front();
             }
         }
         Ok(())

@@ -9,6 +9,9 @@ pub enum Cause {
     /// The caller aborted, or dropped the session.
     #[error("aborted by the supervisor: {0}")]
     Requested(String),
+    /// The supervisor that had begun the swap died; another one has settled it.
+    #[error("the supervisor that had begun it died")]
+    SupervisorDied,
     /// The deadline of the swap passed.
     #[error("the deadline passed while {0}")]
     DeadlinePassed(&'static str),
@@ -70,6 +73,7 @@ impl Cause {
             | Self::SuccessorMisbehaved(_)
             | Self::Unfit(_) => true,
             Self::Requested(_)
+            | Self::SupervisorDied
             | Self::DeadlinePassed(_)
             | Self::IncumbentDied(_)
             | Self::IncumbentDisconnected(_)

@@ -100,6 +100,10 @@ pub(crate) enum Effect {
     Send(Message),
     /// The session that was heard misbehaved.
     Close(PeerMisbehaved),
+    /// To the session that was heard: the listeners that this process was passed.
+    GiveListeners {
+        handoff_id: HandoffId,
+    },
     RunDrain {
         handoff_id: HandoffId,
         successor_pid: u32,
@@ -204,6 +208,9 @@ impl State {
             // Nothing is to be undone: it serves.
             (Self::Serving, Message::Abort { .. } | Message::ResumeAfterAbort { .. }) => {
                 (self, Vec::new())
+            }
+            (Self::Serving, &Message::Adopt { handoff_id }) => {
+                (self, vec![Effect::GiveListeners { handoff_id }])
             }
             (
                 Self::Serving,

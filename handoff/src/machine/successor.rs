@@ -10,6 +10,9 @@
 //!  everywhere before Serving: Abort, a loss, a message out of order    v
 //!  -----------------------------------------------------------------> Gone
 //! ```
+//!
+//! A successor that is alone, because the supervisor and the incumbent are both dead, goes the
+//! same way without their words: there is nobody left whom it could stand in the way of.
 
 use crate::machine::misbehaviour;
 use crate::protocol::{HandoffId, Message};
@@ -66,6 +69,8 @@ pub(crate) enum Event {
         generation: u64,
     },
     SupervisorLost,
+    /// The supervisor has closed, as it does when it dies, and the incumbent is dead.
+    Alone,
     /// What was queued when the supervisor was lost has been read.
     NothingQueued,
 }
@@ -140,6 +145,11 @@ impl State {
                 let serving = Message::Serving { handoff_id, generation };
                 (Self::Serving, vec![Effect::Send(serving)])
             }
+            (Self::Warm(handoff_id), Event::Alone) => (Self::Opening(handoff_id), Vec::new()),
+            (Self::Ready(handoff_id), Event::Alone) => {
+                (Self::Committing(handoff_id), vec![Effect::WriteRecord])
+            }
+            (Self::Greeting | Self::Warming(_), Event::Alone) => give_up(GaveUp::SupervisorLost),
             (state, Event::Failed(reason)) => {
                 let said = state.handoff_id().map(|handoff_id| {
                     Effect::Send(Message::Abort { handoff_id, reason: reason.clone() })
@@ -162,6 +172,7 @@ impl State {
                 Event::WarmUpDone
                 | Event::Opened { .. }
                 | Event::RecordWritten { .. }
+                | Event::Alone
                 | Event::NothingQueued,
             ) => (state, Vec::new()),
         }

@@ -11,6 +11,12 @@
 //!    the incumbent is dead:               Promoting -> Promoted
 //!  Confirming -> RolledBack (the incumbent serves again, is lost, or does not say)
 //!             -> Promoting  (it died, and the successor was not at fault and still lives)
+//!
+//!  a swap whose supervisor died:
+//!    Adopting -> Committed    (the successor serves)
+//!             -> RolledBack   (the incumbent serves; or both are dead)
+//!             -> Confirming   (the successor ended)
+//!             -> Ending       (it is hung)
 //! ```
 
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
@@ -31,6 +37,9 @@ pub(crate) enum State {
     Ready,
     Committing,
     Committed,
+    /// The supervisor that began it died. Both processes decide without one; this one waits
+    /// for what they decide, and ends a successor that does not.
+    Adopting,
     /// The successor was killed and may still hold the lock.
     Ending(Cause),
     /// The incumbent was asked to serve and to say so.
@@ -111,6 +120,8 @@ pub(crate) enum Event {
     Echoed,
     /// Asked over a new connection, the incumbent said that another swap is in flight.
     Refused,
+    /// In a swap whose supervisor died: the successor has the control socket's path.
+    SuccessorServes,
     /// The incumbent had long enough to say that it serves.
     PatienceEnded,
 }
@@ -142,6 +153,7 @@ impl State {
             Self::Ready => "ready",
             Self::Committing => "committing",
             Self::Committed => "committed",
+            Self::Adopting => "adopting",
             Self::Ending(_) => "ending the successor",
             Self::Confirming(_) => "rolling back",
             Self::Promoting(..) => "promoting the successor",
@@ -162,8 +174,11 @@ impl State {
 
     /// Whether the swap is still on its way forward.
     const fn is_forward(&self) -> bool {
-        !matches!(self, Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..))
-            && !self.is_over()
+        let is_settled_otherwise = matches!(
+            self,
+            Self::Adopting | Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..)
+        );
+        !is_settled_otherwise && !self.is_over()
     }
 
     const fn successor_may_hold_the_lock(&self) -> bool {
@@ -185,6 +200,13 @@ impl Machine {
         Self { handoff_id, state: State::Paired, incumbent, successor }
     }
 
+    /// A swap that another supervisor had begun, and whose processes may live. The incumbent
+    /// is asked, as if it had been told to resume.
+    pub(crate) const fn adopting(handoff_id: HandoffId) -> Self {
+        let (incumbent, successor) = (Incumbent::Connected, Successor::Starting);
+        Self { handoff_id, state: State::Adopting, incumbent, successor }
+    }
+
     /// One transition.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
         let state = std::mem::replace(&mut self.state, State::Committed);
@@ -200,16 +222,24 @@ impl Machine {
                 self.roll_back(state, cause)
             }
             Event::SuccessorLost => self.on_successor_lost(state),
+            Event::SuccessorServes => match state {
+                State::Adopting => (State::Committed, Vec::new()),
+                state => (state, Vec::new()),
+            },
             Event::SuccessorEnded => {
                 self.successor = Successor::Dead;
                 match state {
                     State::Ending(cause) => self.confirm(cause),
+                    State::Adopting => self.confirm(Cause::SupervisorDied),
                     state => self.on_successor_lost(state),
                 }
             }
             Event::SuccessorSilent => match state {
                 State::Promoting(stage, cause) => {
                     self.roll_back(State::Promoting(stage, cause.clone()), cause)
+                }
+                State::Adopting => {
+                    (State::Ending(Cause::SupervisorDied), vec![Effect::KillSuccessor])
                 }
                 state if state.is_forward() => {
                     let cause = Cause::SuccessorSilent(state.name());
@@ -233,10 +263,12 @@ impl Machine {
             Event::IncumbentSilent => (state, Vec::new()),
             Event::Echoed => match state {
                 State::Confirming(cause) => rolled_back(IncumbentFate::Serving, cause),
+                State::Adopting => rolled_back(IncumbentFate::Serving, Cause::SupervisorDied),
                 state => (state, Vec::new()),
             },
             Event::Refused => match state {
                 State::Confirming(cause) => rolled_back(IncumbentFate::Unknown, cause),
+                State::Adopting => rolled_back(IncumbentFate::Unknown, Cause::SupervisorDied),
                 state => (state, Vec::new()),
             },
             Event::PatienceEnded => match state {
@@ -320,7 +352,7 @@ impl Machine {
         let is_ours = message.handoff_id().is_none_or(|id| id == handoff_id);
         let is_news = is_ours && self.successor == Successor::Starting;
         match (state, message) {
-            (state, _) if state.is_over() => (state, Vec::new()),
+            (state, _) if state.is_over() || state == State::Adopting => (state, Vec::new()),
             (state, Message::Warmed { .. }) if is_news => {
                 self.successor = Successor::Warm;
                 match state {
@@ -404,7 +436,7 @@ impl Machine {
                 let cause = Cause::IncumbentDisconnected(state.name());
                 self.roll_back(state, cause)
             }
-            State::Confirming(cause) => (State::Confirming(cause), vec![Effect::AskIncumbent]),
+            state @ (State::Adopting | State::Confirming(_)) => (state, vec![Effect::AskIncumbent]),
             state => (state, Vec::new()),
         }
     }

@@ -1,14 +1,20 @@
 //! Listeners that a process was started with, by name.
 
+use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::Arc;
 
 use crate::error::ListenerError;
 use crate::sys::inherited::Kind;
+use crate::sys::rights;
 
-/// The sockets that this process inherited and has not taken yet. What is never taken is
-/// closed in this process with the value, and lives on in the others.
+/// The sockets that this process inherited and has not taken yet.
+///
+/// The library keeps a duplicate of each for as long as this process serves, taken or not: a
+/// supervisor that has died and was started again gets its listeners back from it.
 ///
 /// A name may stand several times: each call takes the next one, in the order in which they
 /// were passed. A socket is as it was passed: in particular its `O_NONBLOCK` is shared with
@@ -16,13 +22,32 @@ use crate::sys::inherited::Kind;
 #[derive(Debug, Default)]
 pub struct Listeners {
     waiting: Vec<(String, Kind, OwnedFd)>,
+    kept: Vec<(String, OwnedFd)>,
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: impl IntoIterator<Item = (String, OwnedFd)>) -> Self {
-        let waiting =
-            sockets.into_iter().map(|(name, socket)| (name, Kind::of(&socket), socket)).collect();
-        Self { waiting }
+    pub(super) fn new(sockets: impl IntoIterator<Item = (String, OwnedFd)>) -> io::Result<Self> {
+        let mut listeners = Self::default();
+        for (name, socket) in sockets {
+            listeners.keep(&name, &socket)?;
+            listeners.waiting.push((name, Kind::of(&socket), socket));
+        }
+        Ok(listeners)
+    }
+
+    /// Counts a socket that the daemon has bound itself among those that it was passed, so
+    /// that a supervisor which adopts this process passes it on.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be duplicated: the process has no descriptor left.
+    pub fn keep(&mut self, name: &str, socket: impl AsFd) -> io::Result<()> {
+        self.kept.push((name.to_owned(), socket.as_fd().try_clone_to_owned()?));
+        Ok(())
+    }
+
+    pub(crate) fn take_kept(&mut self) -> Vec<(String, OwnedFd)> {
+        std::mem::take(&mut self.kept)
     }
 
     /// The names of those that are left, in order.
@@ -91,6 +116,40 @@ impl Listeners {
     }
 }
 
+/// The duplicates that are kept for a supervisor which has lost its own, or a part of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Passed {
+    all: Arc<Vec<(String, OwnedFd)>>,
+    part: Range<usize>,
+}
+
+impl Passed {
+    pub(crate) fn new(all: Vec<(String, OwnedFd)>) -> Self {
+        Self { part: 0..all.len(), all: Arc::new(all) }
+    }
+
+    /// Parts that go into one message each; one that is empty where there are none at all.
+    pub(crate) fn batches(&self) -> Vec<Self> {
+        let last = self.all.len();
+        let part = |first| first..last.min(first + rights::MOST_AT_ONCE);
+        let firsts = (0..last.max(1)).step_by(rights::MOST_AT_ONCE);
+        firsts.map(|first| Self { all: Arc::clone(&self.all), part: part(first) }).collect()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.all[self.part.clone()].iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.all[self.part.clone()].iter().map(|(_, socket)| socket.as_fd())
+    }
+
+    /// How many come behind this part.
+    pub(crate) fn left(&self) -> u32 {
+        u32::try_from(self.all.len() - self.part.end).unwrap_or(u32::MAX)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -114,7 +173,7 @@ mod tests {
             ("file", File::open("/dev/null").expect("it is there").into()),
         ];
         let named = sockets.into_iter().map(|(name, socket)| (name.to_owned(), socket));
-        (Listeners::new(named), ports)
+        (Listeners::new(named).expect("descriptors are left"), ports)
     }
 
     #[test]
@@ -132,6 +191,29 @@ mod tests {
                 available: vec!["peer".into(), "file".into()]
             })
         );
+    }
+
+    #[test]
+    fn what_was_passed_is_kept_although_it_is_taken_and_goes_out_in_batches() {
+        let (mut listeners, _) = listeners();
+        listeners.take_udp("dns").expect("there is one");
+        let bound = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+        listeners.keep("own", &bound).expect("a descriptor is left");
+        let passed = Passed::new(listeners.take_kept());
+        let batches = passed.batches();
+        assert_eq!(batches.len(), 1);
+        assert_eq!(batches[0].names(), ["dns", "dns", "dns", "peer", "file", "own"]);
+        assert_eq!((batches[0].descriptors().count(), batches[0].left()), (6, 0));
+        let none = Passed::new(Vec::new()).batches();
+        assert_eq!((none.len(), none[0].names().len(), none[0].left()), (1, 0, 0));
+        let many = (0..600).map(|index| {
+            let copy = bound.as_fd().try_clone_to_owned().expect("a descriptor is left");
+            (index.to_string(), copy)
+        });
+        let passed = Passed::new(many.collect());
+        let shape: Vec<_> =
+            passed.batches().iter().map(|batch| (batch.names().len(), batch.left())).collect();
+        assert_eq!(shape, [(253, 347), (253, 94), (94, 0)]);
     }
 
     #[test]

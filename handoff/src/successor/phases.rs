@@ -3,19 +3,20 @@
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::datadir::{DataDirLock, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
 use crate::error::{Error, Result};
-use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
+use crate::frame::{LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 use crate::incumbent::{Incumbent, bind_hidden};
 use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::machine::{hello, judge_hello_ack};
 use crate::protocol::{HandoffId, Side, in_words};
 use crate::successor::Listeners;
+use crate::sys::process::ProcessId;
 use crate::sys::socket::ControlSocket;
 
 /// A new process on its way to being the writer.
@@ -136,6 +137,7 @@ impl Successor<Warmed> {
             Ok(socket) => socket,
             Err(error) => return Err(self.fail(error)),
         };
+        self.conversation.know_incumbent(data_dir);
         let handoff_id = self.conversation.wait_until(|state| match state {
             State::Opening(id) => Some(*id),
             _ => None,
@@ -210,10 +212,13 @@ impl Successor<Begun> {
     /// [`Error::Aborted`] or [`Error::PeerLost`]: the old process serves on, and this one
     /// holds nothing. [`Error::Path`] when the owner record cannot be written: so too.
     pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
-        let Self { mut conversation, phase: Begun { lock, socket, verified }, .. } = self;
+        let Self { mut conversation, mut inherited, phase } = self;
+        let Begun { lock, socket, verified } = phase;
         conversation.unwatch();
-        let mut incumbent =
-            Incumbent::new(socket, lock)?.with_build_id(conversation.build_id.clone());
+        conversation.is_fit = snapshot.healthz_ok;
+        let mut incumbent = Incumbent::new(socket, lock)?
+            .with_build_id(conversation.build_id.clone())
+            .with_listeners(&mut inherited);
         let ready = ReadyWords {
             listening_on: snapshot.listening_on,
             healthz_ok: snapshot.healthz_ok,
@@ -276,6 +281,10 @@ struct Conversation {
     build_id: Vec<u8>,
     /// Whether the pulse may act on a loss, since the daemon's own code runs.
     watched: Arc<AtomicBool>,
+    /// The process that is to be replaced, once it is known.
+    incumbent: Arc<OnceLock<ProcessId>>,
+    /// Whether this process would serve if it were alone.
+    is_fit: bool,
     pulse: Option<Pulse>,
     on_loss: OnLoss,
 }
@@ -288,6 +297,8 @@ impl Conversation {
             handoff_id: None,
             build_id: Vec::new(),
             watched: Arc::new(AtomicBool::new(false)),
+            incumbent: Arc::default(),
+            is_fit: true,
             pulse: None,
             on_loss: OnLoss::default(),
         }
@@ -315,8 +326,13 @@ impl Conversation {
         self.on_loss = on_loss;
         self.watch();
         let watched = Arc::clone(&self.watched);
+        let incumbent = Arc::clone(&self.incumbent);
         let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
             if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
+                if lost == Lost::Closed && is_dead(&incumbent) {
+                    tracing::warn!("the supervisor and the incumbent are dead: going on alone");
+                    return true;
+                }
                 tracing::error!(?lost, "lost the supervisor before the commit: giving up");
                 std::process::exit(EXIT_TEMPFAIL);
             }
@@ -324,6 +340,12 @@ impl Conversation {
         })?;
         self.pulse = Some(pulse);
         Ok(())
+    }
+
+    fn know_incumbent(&self, data_dir: &Path) {
+        if let Some(incumbent) = DataDirLock::incumbent_of(data_dir) {
+            let _ = self.incumbent.set(incumbent);
+        }
     }
 
     fn watch(&self) {
@@ -350,6 +372,7 @@ impl Conversation {
             let event = match received {
                 Received::Message(message) => Event::Message(message),
                 Received::Nothing if heard.elapsed() < LIVENESS_LIMIT => continue,
+                Received::Closed if self.is_fit && is_dead(&self.incumbent) => Event::Alone,
                 Received::Nothing | Received::Closed => Event::SupervisorLost,
                 Received::Broken(error) => {
                     tracing::error!(%error, "the supervisor cannot be understood");
@@ -413,6 +436,11 @@ impl Conversation {
     fn lost(&self) -> Error {
         Error::PeerLost { peer: "supervisor", during: self.state.name() }
     }
+}
+
+/// Whether the process that is to be replaced is known, and dead.
+fn is_dead(incumbent: &OnceLock<ProcessId>) -> bool {
+    incumbent.get().is_some_and(|incumbent| !incumbent.is_alive())
 }
 
 impl Drop for Conversation {

@@ -115,7 +115,7 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
         let why = "names a descriptor that is no socket this process was started with; unset it";
         sockets.push((name, socket.ok_or_else(|| wrong(FDS, &value, why))?));
     }
-    Ok(Listeners::new(sockets))
+    Ok(Listeners::new(sockets)?)
 }
 
 const FDS: &str = "LISTEN_FDS";

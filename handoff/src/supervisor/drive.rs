@@ -15,6 +15,7 @@ use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
 use crate::protocol::{HandoffId, Message, Side};
+use crate::supervisor::journal::{Ending, Entry, Journal};
 use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
     Candidate, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy, RolledBack, Timings,
@@ -87,6 +88,7 @@ pub(super) struct Swap {
     listeners: Vec<String>,
     policy: Arc<dyn ReadyPolicy>,
     observer: Option<Arc<dyn Observe>>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Swap {
@@ -100,6 +102,7 @@ impl Swap {
         listeners: Vec<String>,
         policy: Arc<dyn ReadyPolicy>,
         observer: Option<Arc<dyn Observe>>,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         let echo = echo_value(machine.handoff_id);
         let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
@@ -131,6 +134,7 @@ impl Swap {
             listeners,
             policy,
             observer,
+            journal,
         };
         swap.tell_phase();
         swap
@@ -254,6 +258,23 @@ impl Swap {
         if before != after {
             tracing::info!(from = before, to = after, handoff_id = %self.handoff_id(), "supervisor");
             self.tell_phase();
+            self.note_end();
+        }
+    }
+
+    /// Nobody waits for it: the swap is over.
+    fn note_end(&self) {
+        let how = match self.machine.state {
+            State::Committed => Ending::Committed,
+            State::Promoted(_) => Ending::Promoted,
+            State::RolledBack(IncumbentFate::Serving, _) => Ending::RolledBack,
+            State::RolledBack(IncumbentFate::Lost, _) => Ending::Lost,
+            State::RolledBack(IncumbentFate::Unknown, _) => Ending::Unknown,
+            _ => return,
+        };
+        let Some(journal) = &self.journal else { return };
+        if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
+            tracing::error!(%error, "the journal does not say that the swap is over");
         }
     }
 
@@ -581,13 +602,13 @@ impl Drop for Swap {
 }
 
 /// A value that nobody else sends: eight of the random bytes of the identifier.
-fn echo_value(id: HandoffId) -> u64 {
+pub(super) fn echo_value(id: HandoffId) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&id.as_bytes()[8..]);
     u64::from_le_bytes(bytes)
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -289,6 +289,13 @@ impl ChildProcess {
 
     pub(super) const fn process(&self) -> &Process {
         &self.process
+    }
+}
+
+/// Readable once the process has ended: for whoever polls for that beside other things.
+impl AsFd for ChildProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 }
 

@@ -10,21 +10,31 @@
 //!   .abort(reason)        ->  RolledBack           from every phase above
 //! ```
 //!
+//! A supervisor that is started after another one died begins with [`Supervisor::adopt`]: it
+//! finds the daemon that serves, gets the listening sockets back from it, and settles the swap
+//! that was in flight.
+//!
 //! A transition that fails has rolled the swap back before it returns, and
 //! [`Failed::incumbent`] says whether the old process has confirmed that it serves.
 
+mod adopt;
+mod call;
 mod drive;
+pub(crate) mod journal;
 mod launch;
 mod observe;
 mod outcome;
 mod policy;
 mod session;
+mod settle;
 mod setup;
 
 pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+pub use adopt::{AdoptedDaemon, AdoptedProcess, Adoption};
 pub use launch::{ChildProcess, Exec, Launch, LaunchRequest, SpawnSpec};
 pub use observe::{Observe, Progress};
 pub use outcome::{Committed, Failed, HandoffOutcome, RolledBack, Timings};
 pub use policy::{AsSealed, Candidate, ReadyPolicy};
 pub use session::{Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};
+pub use settle::{Settled, Settlement};
 pub use setup::Supervisor;

@@ -1,7 +1,7 @@
 //! The supervisor itself: what it passes on, and how a swap begins.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
 use crate::machine::supervisor::Machine;
 use crate::machine::{Greeting, judge_hello};
 use crate::protocol::{HandoffId, Message, Side};
-use crate::supervisor::drive::{Peers, Swap};
+use crate::supervisor::drive::{Peers, Swap, milliseconds};
+use crate::supervisor::journal::{Ending, Entry, Journal, Left, OpenSwap, now_ms};
 use crate::supervisor::{
     AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest, Observe, Paired,
     ReadyPolicy, Session, SpawnSpec,
 };
 use crate::sys::poll;
-use crate::sys::process::Process;
+use crate::sys::process::{Process, ProcessId};
 use crate::sys::socket::{self, Peer};
 
 /// The long-lived process that holds the listening sockets and swaps the daemon behind them.
@@ -49,6 +50,9 @@ pub struct Supervisor {
     launch: Box<dyn Launch>,
     policy: Arc<dyn ReadyPolicy>,
     observer: Option<Arc<dyn Observe>>,
+    journal: Option<Arc<Journal>>,
+    /// What the journal said when it was opened, until it is settled.
+    pub(super) left: Left,
 }
 
 impl Supervisor {
@@ -69,7 +73,26 @@ impl Supervisor {
             launch: Box::new(Exec),
             policy: Arc::new(AsSealed),
             observer: None,
+            journal: None,
+            left: Left::default(),
         })
+    }
+
+    /// Keeps a journal of what is begun, so that the supervisor that is started when this one
+    /// has died can finish or undo it: see [`adopt`](Self::adopt). One supervisor has a
+    /// journal at a time.
+    ///
+    /// The file has to outlive this process and not the machine: beside the control socket,
+    /// in `/run`, is a good place. It is created with mode 0600 and never synced, and nothing
+    /// is written to it between a drain and its commit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Supervised`] when another supervisor has it; [`Error::Path`].
+    pub fn with_journal(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        let (journal, left) = Journal::open(path.as_ref())?;
+        (self.journal, self.left) = (Some(Arc::new(journal)), left);
+        Ok(self)
     }
 
     /// Passes a socket to every process that is started. A name may be used again: the
@@ -79,8 +102,33 @@ impl Supervisor {
     /// flag is shared by all processes that have the socket.
     #[must_use]
     pub fn with_listener(mut self, name: impl Into<String>, listener: impl Into<OwnedFd>) -> Self {
-        self.listeners.push((name.into(), listener.into()));
+        self.add_listener(name, listener);
         self
+    }
+
+    /// [`with_listener`](Self::with_listener), once [`adopt`](Self::adopt) has said that there
+    /// is none to get back.
+    pub fn add_listener(&mut self, name: impl Into<String>, listener: impl Into<OwnedFd>) {
+        self.listeners.push((name.into(), listener.into()));
+    }
+
+    /// The sockets that are passed on, with their names, in order.
+    pub fn listeners(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.listeners.iter().map(|(name, listener)| (name.as_str(), listener.as_fd()))
+    }
+
+    pub(super) fn control_socket(&self) -> &Path {
+        &self.control_socket
+    }
+
+    pub(super) fn take_back(&mut self, listeners: Vec<(String, OwnedFd)>) {
+        let own: Vec<String> = self.listeners.iter().map(|(name, _)| name.clone()).collect();
+        self.listeners.extend(listeners.into_iter().filter(|(name, _)| !own.contains(name)));
+    }
+
+    /// Writes to the journal, if there is one.
+    pub(super) fn note(&self, entry: &Entry) -> Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.append(entry))
     }
 
     /// Replaces what is checked before a commit, [`AsSealed`].
@@ -114,7 +162,12 @@ impl Supervisor {
         let deadline = deadline_of(spec.start_limit);
         let child = self.launch.launch(LaunchRequest::new(spec, &self.listeners, None))?;
         let mut child = ChildProcess::new(child)?;
-        match self.wait_until_it_serves(&mut child, spec, deadline) {
+        let id = ProcessId::of(child.pid()).unwrap_or_default();
+        let served = self
+            .note(&Entry::Started(id))
+            .and_then(|()| self.wait_until_it_serves(&mut child, spec, deadline))
+            .and_then(|()| self.note(&Entry::Serves(id)));
+        match served {
             Ok(()) => Ok(child),
             Err(error) => {
                 let _ = child.kill();
@@ -172,17 +225,32 @@ impl Supervisor {
         let incumbent_hello =
             greet(&incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline)?;
 
+        if let Some(journal) = &self.journal {
+            let serves = ProcessId::of(peer.pid).unwrap_or_default();
+            journal.shorten(&[Entry::Serves(serves)])?;
+        }
         let (ours, theirs) = UnixStream::pair()?;
         let request = LaunchRequest::new(&spec, &self.listeners, Some(theirs.into()));
         let mut child = ChildProcess::new(self.launch.launch(request)?)?;
         let successor = Link::new(ours);
         let hello_deadline = deadline_of(spec.hello_limit).min(deadline);
-        let greeted = wait_for_hello(&successor, &child, hello_deadline).and_then(|()| {
-            greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
-        });
+        let greeted = self
+            .note(&Entry::Swap(OpenSwap {
+                handoff_id,
+                incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
+                successor: ProcessId::of(child.pid()).unwrap_or_default(),
+                until_ms: now_ms().saturating_add(milliseconds(spec.deadline)),
+            }))
+            .and_then(|()| wait_for_hello(&successor, &child, hello_deadline))
+            .and_then(|()| {
+                greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
+            });
         let successor_hello = match greeted {
             Ok(greeting) => greeting,
-            Err(error) => return Err(explain(error, &mut child, &spec)),
+            Err(error) => {
+                let error = explain(error, &mut child, &spec);
+                return Err(self.not_begun(handoff_id, error));
+            }
         };
         let peers = Peers {
             incumbent: Arc::new(incumbent),
@@ -197,7 +265,8 @@ impl Supervisor {
             Ok(pulse) => pulse,
             Err(error) => {
                 let mut child = peers.child;
-                return Err(explain(error, &mut child, &spec));
+                let error = explain(error, &mut child, &spec);
+                return Err(self.not_begun(handoff_id, error));
             }
         };
         let swap = Swap::new(
@@ -209,8 +278,18 @@ impl Supervisor {
             self.listeners.iter().map(|(name, _)| name.clone()).collect(),
             Arc::clone(&self.policy),
             self.observer.clone(),
+            self.journal.clone(),
         );
         Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
+    }
+
+    /// The swap ends here: the successor is dead, and the incumbent was told nothing.
+    fn not_begun(&self, handoff_id: HandoffId, error: Error) -> Error {
+        let how = Ending::RolledBack;
+        if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
+            tracing::error!(%error, "the journal does not say that the swap is over");
+        }
+        error
     }
 
     /// A whole swap in one call: pair, warm, prepare, seal, begin, commit.
@@ -241,6 +320,12 @@ impl fmt::Debug for Supervisor {
 
 /// Connects to a control socket, and asks the kernel who serves it.
 pub(super) fn connect(path: &Path, deadline: Instant) -> Result<(Link, Peer)> {
+    let (stream, peer) = connect_stream(path, deadline)?;
+    Ok((Link::new(stream), peer))
+}
+
+/// [`connect`], for whoever reads the stream itself.
+pub(super) fn connect_stream(path: &Path, deadline: Instant) -> Result<(UnixStream, Peer)> {
     let stream = socket::connect(path, deadline).map_err(|source| Error::Path {
         action: "connect to the control socket",
         path: path.to_owned(),
@@ -250,7 +335,7 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<(Link, Peer)> {
     if !peer.is_trusted_at(path) {
         return Err(PeerMisbehaved::WrongUser(peer.uid).into());
     }
-    Ok((Link::new(stream), peer))
+    Ok((stream, peer))
 }
 
 /// Reads and checks a hello, and answers it.
@@ -308,7 +393,7 @@ fn explain(error: Error, child: &mut ChildProcess, spec: &SpawnSpec) -> Error {
     error
 }
 
-fn deadline_of(limit: Duration) -> Instant {
+pub(super) fn deadline_of(limit: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 24 * 3600))
 }

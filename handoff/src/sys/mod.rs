@@ -4,4 +4,5 @@
 pub(crate) mod inherited;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod rights;
 pub(crate) mod socket;

@@ -2,7 +2,7 @@
 //! entered, if it is told to. The daemon's listener is its standard input; it is passed as often
 //! as it is told, from descriptors that are high, so that low ones are free.
 //!
-//! `fixture-supervisor CONTROL MARK DEADLINE_MS LISTENERS PHASE SIGNAL DAEMON ARGS...`, with a
+//! `fixture-supervisor CONTROL JOURNAL MARK DEADLINE_MS LISTENERS PHASE SIGNAL DAEMON ARGS...`, with a
 //! signal of `stop`, `kill` or `none`. The file at MARK says that the phase was reached. What
 //! the swap came to is printed: `committed PID`, `failed FATE: WHY` or `error WHY`.
 
@@ -20,13 +20,14 @@ use rustix::process::{Signal, getpid, kill_process};
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.as_slice() {
-        [control, mark, deadline, listeners, phase, signal, daemon, daemon_args @ ..] => {
+        [control, journal, mark, deadline, listeners, phase, signal, daemon, daemon_args @ ..] => {
             let spec = SpawnSpec {
                 args: daemon_args.to_vec(),
                 deadline: Duration::from_millis(deadline.parse().unwrap_or(60_000)),
                 ..SpawnSpec::new(daemon)
             };
-            let supervisor = supervisor(Path::new(control), listeners.parse().unwrap_or(1));
+            let listeners = listeners.parse().unwrap_or(1);
+            let supervisor = supervisor(Path::new(control), Path::new(journal), listeners);
             let swap = |supervisor| swap(supervisor, mark.into(), phase.clone(), signal, spec);
             match supervisor.and_then(swap) {
                 Ok(HandoffOutcome::Committed(committed)) => {
@@ -43,9 +44,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn supervisor(control: &Path, listeners: usize) -> Result<Supervisor> {
+fn supervisor(control: &Path, journal: &Path, listeners: usize) -> Result<Supervisor> {
     let low = (0..=listeners).map(|_| File::open("/dev/null")).collect::<io::Result<Vec<_>>>()?;
-    let mut supervisor = Supervisor::new(control)?;
+    let mut supervisor = Supervisor::new(control)?.with_journal(journal)?;
     for index in 0..listeners {
         let listener = io::stdin().as_fd().try_clone_to_owned()?;
         let name = if index == 0 { "main" } else { "more" };

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use handoff::Supervisor;
-use handoff::supervisor::{ChildProcess, Committed, Failed, HandoffOutcome};
+use handoff::supervisor::{AdoptedDaemon, ChildProcess, Committed, Failed, HandoffOutcome};
 use rustix::process::Signal;
 
 use super::process::{eventually, executable, is_alive, kill, kill_and_wait};
@@ -113,6 +113,30 @@ impl Cluster {
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.state().join("control")
+    }
+
+    /// The journal of supervisors that keep one.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.state().join("journal")
+    }
+
+    /// A supervisor with that journal and without a listener, as one that is started anew.
+    ///
+    /// # Panics
+    ///
+    /// When another one has the journal.
+    #[must_use]
+    pub fn another_supervisor(&self) -> Supervisor {
+        let supervisor = Supervisor::new(&self.control()).expect("the path is short");
+        let log = self.state().join("stderr");
+        supervisor.with_launch(Logged(log)).with_journal(self.journal()).expect("nobody has it")
+    }
+
+    /// Goes on with a supervisor that has adopted the daemon.
+    pub fn go_on_with(&mut self, supervisor: Supervisor, daemon: &AdoptedDaemon) {
+        self.supervisor = supervisor;
+        self.reported = Some(daemon.process.pid());
     }
 
     /// The data directory.

@@ -54,6 +54,7 @@ impl HelperSupervisor {
         let log = std::fs::File::create(cluster.state().join("supervisor.stderr"));
         let child = Command::new(executable("fixture-supervisor"))
             .arg(cluster.control())
+            .arg(cluster.journal())
             .arg(&mark)
             .args([spec.deadline.as_millis().to_string(), listeners.to_string()])
             .args([phase, signal])

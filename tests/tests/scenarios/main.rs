@@ -2,6 +2,7 @@
 //! the one check of what must always hold.
 
 mod aborts;
+mod adoption;
 mod commits;
 mod descriptors;
 mod environment;

@@ -53,6 +53,8 @@ fn messages(handoff_id: HandoffId) -> Vec<Message> {
         Message::Serving { handoff_id, generation: 5 },
         Message::Warmed { handoff_id },
         Message::Verified { handoff_id, data_dir_fingerprint: [8; 32] },
+        Message::Adopt { handoff_id },
+        Message::Adopted { handoff_id, generation: 5, listeners: vec!["l".into()], left: 0 },
     ]
 }
 
@@ -60,7 +62,12 @@ fn messages(handoff_id: HandoffId) -> Vec<Message> {
 #[test]
 fn the_walk_covers_every_message() {
     let all = messages(ours());
-    assert_eq!(all.len(), 17);
-    let last = Message::Verified { handoff_id: ours(), data_dir_fingerprint: [8; 32] };
+    assert_eq!(all.len(), 19);
+    let last = Message::Adopted {
+        handoff_id: ours(),
+        generation: 5,
+        listeners: vec!["l".into()],
+        left: 0,
+    };
     assert_eq!(all.last(), Some(&last));
 }

@@ -56,11 +56,11 @@ fn every_message_is_legal_or_makes_it_give_up() {
             }
         }
     }
-    assert_eq!((legal_pairs, giving_up), (14 + 2 + 2 + 2 + 5 + 1 + 2, 7 * 34 - 28));
+    assert_eq!((legal_pairs, giving_up), (14 + 2 + 2 + 2 + 5 + 1 + 2, 7 * 38 - 28));
 }
 
 #[test]
-fn only_a_commit_leads_to_the_owner_record() {
+fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
     let events = || {
         let mut events = vec![
             Event::WarmUpDone,
@@ -68,6 +68,7 @@ fn only_a_commit_leads_to_the_owner_record() {
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
             Event::SupervisorLost,
+            Event::Alone,
             Event::NothingQueued,
         ];
         events.extend(messages(ours()).into_iter().map(Event::Message));
@@ -78,7 +79,8 @@ fn only_a_commit_leads_to_the_owner_record() {
             let (next, effects) = state.clone().on(event.clone());
             let writes = effects.contains(&Effect::WriteRecord);
             let is_commit = matches!(event, Event::Message(Message::Commit { .. }));
-            let may = matches!(state, State::Ready(_) | State::LastLook(_)) && is_commit;
+            let may = matches!(state, State::Ready(_) | State::LastLook(_)) && is_commit
+                || matches!(state, State::Ready(_)) && event == Event::Alone;
             assert_eq!(writes, may, "{state:?} + {event:?}");
             let serves = next == State::Serving && state != State::Serving;
             let written =
@@ -124,6 +126,11 @@ fn every_other_event_matters_where_it_belongs() {
                 (State::LastLook(handoff_id), vec![Effect::ShutAndLook])
             }
             (State::LastLook(_) | State::Committing(_), Event::SupervisorLost) => unchanged(),
+            (State::Greeting | State::Warming(_), Event::Alone) => lost(),
+            (State::Warm(_), Event::Alone) => (State::Opening(handoff_id), vec![]),
+            (State::Ready(_), Event::Alone) => {
+                (State::Committing(handoff_id), vec![Effect::WriteRecord])
+            }
             (State::LastLook(_), Event::NothingQueued) | (_, Event::SupervisorLost) => lost(),
             _ => unchanged(),
         };
@@ -133,6 +140,7 @@ fn every_other_event_matters_where_it_belongs() {
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
             Event::SupervisorLost,
+            Event::Alone,
             Event::NothingQueued,
         ] {
             assert_eq!(state.clone().on(event.clone()), expected(&event), "{state:?} + {event:?}");

@@ -22,6 +22,7 @@ fn states() -> Vec<State> {
         State::Ready,
         State::Committing,
         State::Committed,
+        State::Adopting,
         State::Ending(cause()),
         State::Confirming(cause()),
         State::Promoting(Promotion::Warming, cause()),
@@ -202,7 +203,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
             legal += 1;
         }
     }
-    assert_eq!((legal, late, back), (14 + 2 + 2 + 1, 11 * 34, 7 * 34 - 19));
+    assert_eq!((legal, late, back), (14 + 2 + 2 + 1, 12 * 38, 7 * 38 - 19));
 }
 
 #[test]
@@ -215,7 +216,7 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             let about_ours = message.handoff_id() == Some(ours());
             let stepped = step(&state, Event::Successor(message.clone()));
             let expected = match (&state, message.name()) {
-                (State::Ending(_) | State::Confirming(_), _) => {
+                (State::Adopting | State::Ending(_) | State::Confirming(_), _) => {
                     late += 1;
                     (state.clone(), vec![])
                 }
@@ -270,9 +271,9 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             assert_eq!((stepped.0.state, stepped.1), expected, "{pair}");
         }
     }
-    let heard = 13 * 34;
+    let heard = 13 * 38;
     let legally = 13 * 2 + 3 + 2 + 2 + 2;
-    assert_eq!((legal, late, back), (legally, 5 * 34, heard - legally));
+    assert_eq!((legal, late, back), (legally, 6 * 38, heard - legally));
 }
 
 #[test]
@@ -358,6 +359,16 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
                     let asked = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
                     assert_eq!((stepped.0.state, stepped.1), asked);
                 }
+                State::Adopting if event == Event::SuccessorEnded => {
+                    let cause = Cause::SupervisorDied;
+                    let asked = (State::Confirming(cause), vec![Effect::AskIncumbent]);
+                    assert_eq!((stepped.0.state, stepped.1), asked);
+                }
+                State::Adopting if event == Event::SuccessorSilent => {
+                    let ending = State::Ending(Cause::SupervisorDied);
+                    let killed = (ending, vec![Effect::KillSuccessor]);
+                    assert_eq!((stepped.0.state, stepped.1), killed);
+                }
                 _ => unchanged(event),
             }
         }
@@ -371,6 +382,10 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
         match &state {
             State::Confirming(first) => {
                 let again = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
+                assert_eq!((gone.0.state, gone.1), again);
+            }
+            State::Adopting => {
+                let again = (State::Adopting, vec![Effect::AskIncumbent]);
                 assert_eq!((gone.0.state, gone.1), again);
             }
             _ if is_forward(&state) && !may_hold_the_lock(&state) => {
@@ -395,6 +410,10 @@ fn a_rollback_is_reported_as_it_was_confirmed() {
                 (State::Confirming(cause), _) | (State::Ending(cause), Event::PatienceEnded) => {
                     (State::RolledBack(fate, cause.clone()), vec![Effect::KillSuccessor])
                 }
+                (State::Adopting, Event::Echoed | Event::Refused) => {
+                    let rolled_back = State::RolledBack(fate, Cause::SupervisorDied);
+                    (rolled_back, vec![Effect::KillSuccessor])
+                }
                 _ => (state.clone(), vec![]),
             };
             assert_eq!((machine.state, effects), expected, "{state:?} + {event:?}");
@@ -412,6 +431,7 @@ fn a_state_at_rest_awaits_nothing() {
                 | State::Sealing
                 | State::Opening
                 | State::Committing
+                | State::Adopting
                 | State::Ending(_)
                 | State::Confirming(_)
                 | State::Promoting(..)
@@ -495,6 +515,44 @@ fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed(
     let mut machine = step(&State::Paired, Event::DeadlinePassed).0;
     assert_eq!(machine.on(Event::Successor(Message::Warmed { handoff_id: ours() })), []);
     assert_eq!(machine.on(Event::IncumbentDied), [to_successor(BEGIN)]);
+}
+
+#[test]
+fn a_swap_whose_supervisor_died_is_settled_by_its_processes() {
+    let died = || Cause::SupervisorDied;
+    let mut machine = Machine::adopting(ours());
+    assert_eq!(machine.on(Event::SuccessorServes), []);
+    assert_eq!(machine.state, State::Committed);
+    for state in states().iter().filter(|state| **state != State::Adopting) {
+        let (machine, effects) = step(state, Event::SuccessorServes);
+        assert_eq!((&machine.state, effects), (state, vec![]));
+    }
+
+    // A hung one is killed, and only then is the incumbent's word awaited.
+    let mut machine = Machine::adopting(ours());
+    assert_eq!(machine.on(Event::SuccessorSilent), [Effect::KillSuccessor]);
+    assert_eq!(machine.on(Event::Echoed), [], "it may be an echo from before");
+    assert_eq!(machine.on(Event::SuccessorEnded), [Effect::AskIncumbent]);
+    assert_eq!(machine.on(Event::Echoed), [Effect::KillSuccessor]);
+    assert_eq!(machine.state, State::RolledBack(IncumbentFate::Serving, died()));
+
+    // Of both dead, in either order, nobody is left.
+    for events in [
+        [Event::IncumbentDied, Event::SuccessorEnded],
+        [Event::SuccessorEnded, Event::IncumbentDied],
+    ] {
+        let mut machine = Machine::adopting(ours());
+        for event in events {
+            machine.on(event);
+        }
+        assert_eq!(machine.state, State::RolledBack(IncumbentFate::Lost, died()));
+    }
+
+    // One that is alone goes on without the incumbent.
+    let mut machine = Machine::adopting(ours());
+    assert_eq!(machine.on(Event::IncumbentDied), []);
+    assert_eq!(machine.on(Event::SuccessorServes), []);
+    assert_eq!(machine.state, State::Committed);
 }
 
 #[test]

@@ -1,0 +1,275 @@
+//! Adoption: what a supervisor finds that was started after another one died.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, PeerMisbehaved, Result};
+use crate::machine::judge_hello;
+use crate::protocol::{HandoffId, MOST_LISTENERS, Message, Side};
+use crate::supervisor::Supervisor;
+use crate::supervisor::call::Call;
+use crate::supervisor::journal::{Entry, Left};
+use crate::supervisor::settle::{Settled, Settlement, settle};
+use crate::supervisor::setup::deadline_of;
+use crate::sys::process::{Process, ProcessId};
+use crate::sys::socket;
+
+/// What the last supervisor left.
+#[derive(Debug)]
+#[must_use = "a daemon that serves must not be started a second time"]
+#[non_exhaustive]
+pub enum Adoption {
+    /// A daemon serves, and this supervisor has its listeners.
+    Daemon(AdoptedDaemon),
+    /// Nobody serves, and nothing of it is left: [`Supervisor::start`] one.
+    Nothing {
+        /// What became of the swap that was in flight, if one was.
+        settled: Option<Settled>,
+    },
+}
+
+/// A daemon that another supervisor started.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AdoptedDaemon {
+    /// The process, which is no child of this one.
+    pub process: AdoptedProcess,
+    /// What it calls its build.
+    pub build_id: Vec<u8>,
+    /// In the owner record, by its word.
+    pub generation: u64,
+    /// The names of the listeners that were got back, in the order in which it was passed them.
+    pub listeners: Vec<String>,
+    /// What became of the swap that was in flight, if one was.
+    pub settled: Option<Settled>,
+}
+
+/// A process that is watched although it is no child of this one. Its exit status is its
+/// parent's to know.
+pub struct AdoptedProcess {
+    id: ProcessId,
+    process: Process,
+}
+
+impl AdoptedProcess {
+    /// Its pid.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.id.pid
+    }
+
+    /// Whether it has not ended.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be polled.
+    pub fn is_alive(&self) -> io::Result<bool> {
+        Ok(!self.process.wait_for_end(Instant::now())?)
+    }
+
+    /// Waits for its end until `deadline`; whether it came.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be polled.
+    pub fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
+        self.process.wait_for_end(deadline)
+    }
+
+    /// Ends it at once, with `SIGKILL`. One that has ended is no error, and nobody else who may
+    /// have its pid by now is signalled.
+    ///
+    /// # Errors
+    ///
+    /// It may not be signalled.
+    pub fn kill(&self) -> io::Result<()> {
+        self.process.kill()
+    }
+}
+
+/// Readable once the process has ended: for whoever polls for that beside other things.
+impl AsFd for AdoptedProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+impl fmt::Debug for AdoptedProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdoptedProcess").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+impl Supervisor {
+    /// Finds what the last supervisor left, and goes on from there: settles the swap that its
+    /// [journal](Self::with_journal) names, finds the daemon that serves, and gets the
+    /// listening sockets back from it. They are passed on from then on, behind those that
+    /// this supervisor has; a name that it has already is left as it is.
+    ///
+    /// Call it before anything else, and bind and [`start`](Self::start) only when it says
+    /// [`Adoption::Nothing`]. Nothing is bound here and nothing is started; clients notice nothing.
+    ///
+    /// A swap in flight is settled by its own processes: they decide without a supervisor, as
+    /// they do when theirs dies. A successor that hangs is ended, and the incumbent serves
+    /// again; one that has committed is left alone.
+    ///
+    /// `limit` is for all of it. A daemon that is still opening its data is waited for.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is lost by any of them: it can be called again. [`Error::Unanswered`] when a
+    /// process that is there does not answer within the limit; [`Error::Aborted`] when another
+    /// supervisor's swap is in flight; [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`];
+    /// [`Error::Path`] when the journal cannot be written.
+    pub fn adopt(&mut self, limit: Duration) -> Result<Adoption> {
+        let deadline = deadline_of(limit);
+        let left = self.left.clone();
+        let settled = match left.swap {
+            Some(swap) => Some(settle(self.control_socket(), &swap, deadline)?),
+            None => None,
+        };
+        if let Some(settled) = &settled {
+            self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.ending() })?;
+            socket::sweep(self.control_socket());
+        }
+        let daemon = match (&settled, left.swap) {
+            (Some(Settled { outcome: Settlement::Committed, .. }), Some(swap)) => {
+                Some(swap.successor)
+            }
+            _ => left.daemon,
+        };
+        let answered = self.find_daemon(daemon, deadline)?;
+        self.left = Left::default();
+        let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
+            return Ok(Adoption::Nothing { settled });
+        };
+        self.note(&Entry::Serves(id))?;
+        let names = listeners.iter().map(|(name, _)| name.clone()).collect();
+        self.take_back(listeners);
+        tracing::info!(pid = id.pid, generation, ?settled, "adopted the daemon");
+        Ok(Adoption::Daemon(AdoptedDaemon {
+            process: AdoptedProcess { id, process },
+            build_id,
+            generation,
+            listeners: names,
+            settled,
+        }))
+    }
+
+    /// Asks whoever has the control socket, again and again while somebody may answer.
+    fn find_daemon(&self, known: Option<ProcessId>, deadline: Instant) -> Result<Option<Answer>> {
+        let known = known.and_then(|id| Some((id.pid, id.open()?)));
+        let mut refused = None;
+        loop {
+            let slice = deadline.min(Instant::now() + SLICE);
+            let error = match Call::to(self.control_socket(), slice) {
+                Ok(call) => {
+                    let pid = call.peer().pid;
+                    match ask(call, slice.max(Instant::now())) {
+                        Ok(answer) => return Ok(Some(answer)),
+                        Err(Error::TimedOut(_)) => self.unanswered(pid),
+                        Err(error) => error,
+                    }
+                }
+                Err(Error::Path { source, .. }) if is_nobody(&source) => match &known {
+                    Some((pid, process)) if !process.wait_for_end(Instant::now())? => {
+                        self.unanswered(*pid)
+                    }
+                    _ => return Ok(None),
+                },
+                Err(error) => error,
+            };
+            if is_final(&error) {
+                return Err(error);
+            }
+            if Instant::now() >= deadline {
+                return Err(refused.unwrap_or(error));
+            }
+            tracing::debug!(%error, "the daemon does not answer yet");
+            // What it said tells more than that it says nothing now.
+            if matches!(error, Error::Aborted { .. }) {
+                refused = Some(error);
+            }
+            let pause = deadline.min(Instant::now() + PAUSE);
+            match &known {
+                Some((_, process)) => drop(process.wait_for_end(pause)?),
+                None => std::thread::sleep(pause.saturating_duration_since(Instant::now())),
+            }
+        }
+    }
+
+    fn unanswered(&self, pid: u32) -> Error {
+        Error::Unanswered { pid, path: self.control_socket().to_owned() }
+    }
+}
+
+/// What a daemon that serves says of itself.
+struct Answer {
+    id: ProcessId,
+    process: Process,
+    build_id: Vec<u8>,
+    generation: u64,
+    listeners: Vec<(String, OwnedFd)>,
+}
+
+/// Gets the listeners back.
+fn ask(mut call: Call, deadline: Instant) -> Result<Answer> {
+    let pid = call.peer().pid;
+    let during = "giving its listeners back";
+    let lost = || Error::PeerLost { peer: "incumbent", during };
+    // By descriptor first, so that what is read of it afterwards is of the same process.
+    let process = Process::open(pid)?;
+    let id = ProcessId::of(pid).ok_or_else(lost)?;
+    let handoff_id = HandoffId::new();
+    let greeting = judge_hello(call.next(deadline)?, Side::Incumbent, pid)?;
+    call.agree_on(greeting.version);
+    let proto_version_chosen = greeting.version;
+    call.send(&Message::HelloAck { proto_version_chosen, handoff_id }, deadline)?;
+    call.send(&Message::Adopt { handoff_id }, deadline)?;
+    let mut listeners = Vec::new();
+    loop {
+        match call.next(deadline)? {
+            Message::Adopted { handoff_id: id_said, generation, listeners: names, left }
+                if id_said == handoff_id =>
+            {
+                let sockets = call.take_descriptors(names.len());
+                let sockets = sockets.ok_or(PeerMisbehaved::DescriptorsMissing)?;
+                listeners.extend(names.into_iter().zip(sockets));
+                if listeners.len() > MOST_LISTENERS {
+                    return Err(PeerMisbehaved::TooManyListeners(listeners.len()).into());
+                }
+                if left == 0 {
+                    let build_id = greeting.build_id;
+                    return Ok(Answer { id, process, build_id, generation, listeners });
+                }
+            }
+            Message::Abort { handoff_id, reason } => {
+                return Err(Error::Aborted { handoff_id, reason });
+            }
+            Message::Heartbeat { .. } => {}
+            other => {
+                let (message, state) = (other.name(), "giving its listeners back");
+                return Err(PeerMisbehaved::Unexpected { message, state }.into());
+            }
+        }
+    }
+}
+
+/// Nobody listens at the path.
+pub(super) fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// It will say no better another time.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::VersionMismatch { .. } | Error::PeerMisbehaved(_) | Error::ControlSocket(_)
+    )
+}
+
+/// How long one answer is waited for before it is looked who has the path by then.
+const SLICE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);

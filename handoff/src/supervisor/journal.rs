@@ -1,0 +1,460 @@
+//! The journal: what a supervisor has begun, for the one that is started when it has died.
+//!
+//! A text that is only ever appended to, a line an entry, so that a process which is killed
+//! while it writes spoils at most the last line:
+//!
+//! ```text
+//! 1795467871123 supervisor 811 90210 boot 7d0c... #5c11a0b2
+//! 1795467871140 started 812 90214 #...            a first daemon that may not serve yet
+//! 1795467871190 serves 812 90214 #...
+//! 1795467899001 swap 3f2a... incumbent 812 90214 successor 840 93005 until 1795468199001 #...
+//! 1795467899321 ended 3f2a... committed #...
+//! ```
+//!
+//! Times are in milliseconds since the epoch; a process is its pid and the clock tick at which
+//! it started; the last word is the beginning of the line's BLAKE3. It has to outlive the
+//! supervisor, not the machine, so nothing is synced; and nothing is written between the drain
+//! and the commit.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use crate::error::{Error, Result};
+use crate::protocol::HandoffId;
+use crate::sys::process::{ProcessId, boot_id};
+
+/// A journal that this process has for itself.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+/// What the last supervisor left, as far as it is of this boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// The process that served, or was started to serve.
+    pub(crate) daemon: Option<ProcessId>,
+    /// The swap that was begun and did not end.
+    pub(crate) swap: Option<OpenSwap>,
+}
+
+/// A swap that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenSwap {
+    pub(crate) handoff_id: HandoffId,
+    pub(crate) incumbent: ProcessId,
+    pub(crate) successor: ProcessId,
+    /// Its deadline, in milliseconds since the epoch.
+    pub(crate) until_ms: u64,
+}
+
+/// One line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// This process writes from here on.
+    Supervisor {
+        process: ProcessId,
+        boot_id: [u8; 16],
+    },
+    /// A first daemon was started.
+    Started(ProcessId),
+    /// It serves.
+    Serves(ProcessId),
+    Swap(OpenSwap),
+    Ended {
+        handoff_id: HandoffId,
+        how: Ending,
+    },
+}
+
+/// What became of a swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Committed,
+    RolledBack,
+    /// The incumbent died, and the successor serves.
+    Promoted,
+    /// The incumbent died, and nobody serves.
+    Lost,
+    /// The incumbent did not say that it serves.
+    Unknown,
+}
+
+impl Journal {
+    /// Opens the journal, or creates it, for this process alone, and says what its last writer
+    /// left.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Left)> {
+        let error = |action| at(action, path);
+        let mut file = open_file(path).map_err(error("open the journal"))?;
+        lock(&file, path)?;
+        let text = read_end(&mut file).map_err(error("read the journal"))?;
+        let entries = parse(&text);
+        let left = left(&entries, boot_id());
+        if !text.is_empty() && !text.ends_with('\n') {
+            // Its writer was killed in the middle of a line.
+            file.write_all(b"\n").map_err(error("write the journal"))?;
+        }
+        let journal = Self { path: path.to_owned(), file: Mutex::new(file) };
+        let (process, boot_id) = (ProcessId::own(), boot_id());
+        journal.append(&Entry::Supervisor { process, boot_id })?;
+        Ok((journal, left))
+    }
+
+    /// Writes one line, in one call.
+    pub(crate) fn append(&self, entry: &Entry) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(entry.to_line(now_ms()).as_bytes()).map_err(at("write", &self.path))
+    }
+
+    /// Begins anew with what matters, once it has grown long. Nobody waits meanwhile: it is
+    /// called before a swap is begun.
+    pub(crate) fn shorten(&self, keep: &[Entry]) -> Result<()> {
+        let error = |action| at(action, &self.path);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.metadata().map_err(error("look at"))?.len() < LONG {
+            return Ok(());
+        }
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let _ = fs::remove_file(&beside);
+        let mut new = open_file(&beside).map_err(at("create", &beside))?;
+        lock(&new, &beside)?;
+        let (process, boot_id) = (ProcessId::own(), boot_id());
+        let mut text = Entry::Supervisor { process, boot_id }.to_line(now_ms());
+        text.extend(keep.iter().map(|entry| entry.to_line(now_ms())));
+        new.write_all(text.as_bytes()).map_err(at("write", &beside))?;
+        fs::rename(&beside, &self.path).map_err(error("rename to"))?;
+        *file = new;
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn to_line(self, at_ms: u64) -> String {
+        let mut line = format!("{at_ms} ");
+        let words = match self {
+            Self::Supervisor { process: ProcessId { pid, start_time }, boot_id } => {
+                let boot = boot_id.iter().fold(String::new(), |mut text, byte| {
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                });
+                write!(line, "supervisor {pid} {start_time} boot {boot}")
+            }
+            Self::Started(ProcessId { pid, start_time }) => {
+                write!(line, "started {pid} {start_time}")
+            }
+            Self::Serves(ProcessId { pid, start_time }) => {
+                write!(line, "serves {pid} {start_time}")
+            }
+            Self::Swap(OpenSwap { handoff_id, incumbent, successor, until_ms }) => write!(
+                line,
+                "swap {handoff_id} incumbent {} {} successor {} {} until {until_ms}",
+                incumbent.pid, incumbent.start_time, successor.pid, successor.start_time
+            ),
+            Self::Ended { handoff_id, how } => {
+                write!(line, "ended {handoff_id} {}", how.name())
+            }
+        };
+        debug_assert!(words.is_ok(), "a string takes what is written");
+        let checksum = checksum(&line);
+        let _ = writeln!(line, " #{checksum}");
+        line
+    }
+
+    fn of_line(line: &str) -> Option<Self> {
+        let (line, said) = line.rsplit_once(" #")?;
+        if checksum(line) != said {
+            return None;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let process = |pid: &str, start_time: &str| {
+            Some(ProcessId { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
+        };
+        let id = |text: &str| text.parse::<HandoffId>().ok();
+        Some(match *words.get(1..)? {
+            ["supervisor", pid, start, "boot", boot] => {
+                Self::Supervisor { process: process(pid, start)?, boot_id: unhex(boot)? }
+            }
+            ["started", pid, start] => Self::Started(process(pid, start)?),
+            ["serves", pid, start] => Self::Serves(process(pid, start)?),
+            ["swap", of, "incumbent", i, i_start, "successor", s, s_start, "until", until] => {
+                Self::Swap(OpenSwap {
+                    handoff_id: id(of)?,
+                    incumbent: process(i, i_start)?,
+                    successor: process(s, s_start)?,
+                    until_ms: until.parse().ok()?,
+                })
+            }
+            ["ended", of, how] => Self::Ended { handoff_id: id(of)?, how: Ending::of_name(how)? },
+            _ => return None,
+        })
+    }
+}
+
+impl Ending {
+    const ALL: [Self; 5] =
+        [Self::Committed, Self::RolledBack, Self::Promoted, Self::Lost, Self::Unknown];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled-back",
+            Self::Promoted => "promoted",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|ending| ending.name() == name)
+    }
+}
+
+/// The entries of a journal, in order. A line that is none is passed over: at worst a process
+/// is not known to a supervisor that it would have ended.
+pub(crate) fn parse(text: &str) -> Vec<Entry> {
+    let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    lines
+        .filter_map(|line| {
+            let entry = Entry::of_line(line);
+            if entry.is_none() && !line.is_empty() {
+                tracing::warn!(line, "the journal has a line that is none; it is passed over");
+            }
+            entry
+        })
+        .collect()
+}
+
+/// What is open at the end of these entries.
+pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
+    let mut left = Left::default();
+    let mut is_of_this_boot = false;
+    for entry in entries {
+        match *entry {
+            Entry::Supervisor { boot_id, .. } => is_of_this_boot = boot_id == boot,
+            Entry::Started(process) | Entry::Serves(process) => left.daemon = Some(process),
+            Entry::Swap(swap) => {
+                left = Left { daemon: Some(swap.incumbent), swap: Some(swap) };
+            }
+            Entry::Ended { handoff_id, how } => {
+                let swap = left.swap.take_if(|swap| swap.handoff_id == handoff_id);
+                if let (Some(swap), Ending::Committed | Ending::Promoted) = (swap, how) {
+                    left.daemon = Some(swap.successor);
+                }
+            }
+        }
+    }
+    if is_of_this_boot { left } else { Left::default() }
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn checksum(line: &str) -> String {
+    blake3::hash(line.as_bytes()).to_hex()[..8].to_owned()
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16).ok()?;
+    (text.len() == 32).then_some(number.to_be_bytes())
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(nofollow).open(path)
+}
+
+/// One supervisor has a journal at a time: two would start two daemons.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(Error::Supervised(path.to_owned()));
+        }
+        Err(errno) => return Err(at("lock", path)(errno.into())),
+    }
+    // A lock on a file that was renamed over excludes nobody.
+    let opened = file.metadata().map_err(at("look at", path))?;
+    let named = fs::metadata(path).map_err(at("look at", path))?;
+    if (opened.dev(), opened.ino()) == (named.dev(), named.ino()) {
+        Ok(())
+    } else {
+        Err(Error::Supervised(path.to_owned()))
+    }
+}
+
+/// The last part of the file, from the beginning of a line.
+fn read_end(file: &mut File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    let skipped = length.saturating_sub(2 * LONG);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(2 * LONG).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(match text.split_once('\n') {
+        Some((_, whole)) if skipped > 0 => whole.to_owned(),
+        _ => text,
+    })
+}
+
+fn at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Path { action, path: path.clone(), source }
+}
+
+/// From this length on, in bytes, it is begun anew.
+const LONG: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32) -> ProcessId {
+        ProcessId { pid, start_time: u64::from(pid) * 10 }
+    }
+
+    fn swap(byte: u8) -> OpenSwap {
+        OpenSwap {
+            handoff_id: HandoffId::from_bytes([byte; 16]),
+            incumbent: process(1),
+            successor: process(2),
+            until_ms: 77,
+        }
+    }
+
+    fn ended(byte: u8, how: Ending) -> Entry {
+        Entry::Ended { handoff_id: HandoffId::from_bytes([byte; 16]), how }
+    }
+
+    fn supervisor() -> Entry {
+        Entry::Supervisor { process: process(9), boot_id: [7; 16] }
+    }
+
+    fn entries() -> Vec<Entry> {
+        let mut entries = vec![supervisor(), Entry::Started(process(1)), Entry::Serves(process(1))];
+        entries.push(Entry::Swap(swap(3)));
+        entries.extend(Ending::ALL.map(|how| ended(3, how)));
+        entries
+    }
+
+    fn text(entries: &[Entry]) -> String {
+        entries.iter().map(|entry| entry.to_line(5)).collect()
+    }
+
+    #[test]
+    fn entries_are_read_as_they_were_written() {
+        assert_eq!(parse(&text(&entries())), entries());
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_or_damaged_is_passed_over_and_the_others_are_read() {
+        let whole = text(&entries());
+        for length in 0..whole.len() {
+            let read = parse(&whole[..length]);
+            assert_eq!(read, entries()[..read.len()], "cut at {length}");
+            assert_eq!(read.len(), whole[..length].matches('\n').count());
+        }
+        for index in 0..whole.len() {
+            let mut bytes = whole.clone().into_bytes();
+            bytes[index] ^= 1;
+            let read = parse(&String::from_utf8_lossy(&bytes));
+            assert!(read.len() < entries().len(), "a bit flipped at {index}");
+            assert!(read.iter().all(|entry| entries().contains(entry)), "flipped at {index}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_what_was_begun_and_did_not_end() {
+        let daemon = |pid| Left { daemon: Some(process(pid)), swap: None };
+        let first = [supervisor(), Entry::Started(process(1))];
+        let open = [&first[..], &[Entry::Swap(swap(3))]].concat();
+        let in_flight = Left { daemon: Some(process(1)), swap: Some(swap(3)) };
+        assert_eq!(left(&first, [7; 16]), daemon(1));
+        assert_eq!(left(&open, [7; 16]), in_flight);
+        for (how, pid) in [(Ending::Committed, 2), (Ending::Promoted, 2), (Ending::RolledBack, 1)] {
+            let over = [&open[..], &[ended(3, how)]].concat();
+            assert_eq!(left(&over, [7; 16]), daemon(pid), "{how:?}");
+        }
+        // The end of another one ends nothing; and pids of another boot are nobody's.
+        let other = [&open[..], &[ended(4, Ending::Committed)]].concat();
+        assert_eq!(left(&other, [7; 16]), in_flight);
+        assert_eq!(left(&open, [8; 16]), Left::default());
+        assert_eq!(left(&[], [7; 16]), Left::default());
+        // What a supervisor left that died before it had settled what its own had left.
+        let again = [&open[..], &[supervisor()]].concat();
+        assert_eq!(left(&again, [7; 16]), in_flight);
+    }
+
+    #[test]
+    fn a_second_supervisor_is_refused_and_the_next_one_reads_on() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        let (journal, left) = Journal::open(&path).expect("it is created");
+        assert_eq!(left, Left::default());
+        journal.append(&Entry::Swap(swap(3))).expect("it is written");
+        match Journal::open(&path) {
+            Err(Error::Supervised(at)) => assert_eq!(at, path),
+            other => panic!("{other:?}"),
+        }
+        drop(journal);
+        // As if it had been killed while it wrote.
+        let mut file = open_file(&path).expect("it opens");
+        file.write_all(b"123 ended 03").expect("it is written");
+        drop(file);
+        let (journal, left) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(left.swap, Some(swap(3)));
+        journal.append(&ended(3, Ending::Lost)).expect("it is written");
+        drop(journal);
+        let (_, left) = Journal::open(&path).expect("nobody has it");
+        assert_eq!((left.swap, left.daemon), (None, Some(process(1))));
+    }
+
+    #[test]
+    fn a_long_one_is_begun_anew_and_stays_locked() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        let (journal, _) = Journal::open(&path).expect("it is created");
+        journal.append(&Entry::Swap(swap(3))).expect("it is written");
+        let before = fs::read(&path).expect("it is there");
+        journal.shorten(&[Entry::Serves(process(5))]).expect("it is short");
+        assert_eq!(fs::read(&path).expect("it is there"), before);
+        let garbage = "x".repeat(1 << 20);
+        fs::write(&path, format!("{garbage}\n")).expect("it is written");
+        journal.shorten(&[Entry::Serves(process(5))]).expect("it is begun anew");
+        assert!(matches!(Journal::open(&path), Err(Error::Supervised(_))));
+        assert!(fs::metadata(&path).expect("it is there").len() < 1000);
+        drop(journal);
+        let (_, left) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(left, Left { daemon: Some(process(5)), swap: None });
+    }
+
+    #[test]
+    fn of_a_file_beyond_all_measure_the_end_is_read() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        let (journal, _) = Journal::open(&path).expect("it is created");
+        let file = File::options().write(true).open(&path).expect("it opens");
+        file.set_len(1 << 40).expect("a hole takes no room");
+        journal.append(&supervisor()).expect("it is written");
+        let (process, boot_id) = (ProcessId::own(), boot_id());
+        journal.append(&Entry::Supervisor { process, boot_id }).expect("it is written");
+        journal.append(&Entry::Swap(swap(3))).expect("it is written");
+        drop(journal);
+        let (_, left) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(left.swap, Some(swap(3)));
+    }
+}

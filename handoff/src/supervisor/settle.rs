@@ -1,0 +1,234 @@
+//! The end of a swap whose supervisor died. Its two processes decide it by themselves; this
+//! looks on, and ends a successor that does not decide.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::error::{Error, Result};
+use crate::frame::LIVENESS_LIMIT;
+use crate::machine::cause::IncumbentFate;
+use crate::machine::judge_hello;
+use crate::machine::supervisor::{Effect, Event, Incumbent, Machine, State};
+use crate::protocol::{HandoffId, Message, Side};
+use crate::supervisor::call::Call;
+use crate::supervisor::drive::echo_value;
+use crate::supervisor::journal::{Ending, OpenSwap, now_ms};
+use crate::sys::poll;
+use crate::sys::process::{Process, ProcessId};
+
+/// A swap that another supervisor had begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// The swap.
+    pub handoff_id: HandoffId,
+    /// What became of it.
+    pub outcome: Settlement,
+}
+
+/// What became of a swap whose supervisor died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// The successor serves.
+    Committed,
+    /// The incumbent serves again, and has confirmed it.
+    RolledBack,
+    /// Both are dead.
+    Lost,
+    /// The incumbent is busy with another swap.
+    Unknown,
+}
+
+impl Settled {
+    pub(super) const fn ending(&self) -> Ending {
+        match self.outcome {
+            Settlement::Committed => Ending::Committed,
+            Settlement::RolledBack => Ending::RolledBack,
+            Settlement::Lost => Ending::Lost,
+            Settlement::Unknown => Ending::Unknown,
+        }
+    }
+}
+
+/// Waits for the end of a swap, and brings it about where a process hangs.
+pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Result<Settled> {
+    let handoff_id = swap.handoff_id;
+    let mut settling = Settling {
+        control,
+        swap,
+        machine: Machine::adopting(handoff_id),
+        incumbent: swap.incumbent.open(),
+        successor: swap.successor.open(),
+        call: None,
+        entered: Instant::now(),
+        next_look: Instant::now(),
+    };
+    tracing::info!(%handoff_id, "settling the swap of a supervisor that died");
+    let absent = [
+        settling.successor.is_none().then_some(Event::SuccessorEnded),
+        settling.incumbent.is_none().then_some(Event::IncumbentDied),
+    ];
+    for event in absent.into_iter().flatten() {
+        settling.step(event);
+    }
+    loop {
+        let outcome = match settling.machine.state {
+            State::Committed | State::Promoted(_) => Settlement::Committed,
+            State::RolledBack(IncumbentFate::Serving, _) => Settlement::RolledBack,
+            State::RolledBack(IncumbentFate::Lost, _) => Settlement::Lost,
+            State::RolledBack(IncumbentFate::Unknown, _) => Settlement::Unknown,
+            _ if Instant::now() >= deadline => return Err(settling.unanswered()),
+            _ => {
+                if let Some(event) = settling.next_event(deadline)? {
+                    settling.step(event);
+                }
+                continue;
+            }
+        };
+        tracing::info!(%handoff_id, ?outcome, "settled");
+        return Ok(Settled { handoff_id, outcome });
+    }
+}
+
+struct Settling<'a> {
+    control: &'a Path,
+    swap: &'a OpenSwap,
+    machine: Machine,
+    /// None once they are known to be dead.
+    incumbent: Option<Process>,
+    successor: Option<Process>,
+    /// To the incumbent, which waits for this supervisor's word while it is there.
+    call: Option<Call>,
+    entered: Instant,
+    /// When it is looked again who has the control socket.
+    next_look: Instant,
+}
+
+impl Settling<'_> {
+    fn step(&mut self, event: Event) {
+        let before = self.machine.state.name();
+        for effect in self.machine.on(event) {
+            match effect {
+                Effect::KillSuccessor => {
+                    let killed = self.successor.as_ref().map(Process::kill);
+                    if let Some(Err(error)) = killed {
+                        tracing::error!(%error, "cannot end the successor");
+                    }
+                }
+                // It is asked as soon as it can be reached.
+                Effect::AskIncumbent => self.next_look = Instant::now(),
+                Effect::ToIncumbent(_) | Effect::ToSuccessor(_) | Effect::Judge => {}
+            }
+        }
+        if before != self.machine.state.name() {
+            self.entered = Instant::now();
+        }
+    }
+
+    /// What happens next; none when nothing did for a while.
+    fn next_event(&mut self, deadline: Instant) -> Result<Option<Event>> {
+        let ended = |process: &Option<Process>| match process {
+            Some(process) => process.wait_for_end(Instant::now()),
+            None => Ok(false),
+        };
+        if ended(&self.successor)? {
+            self.successor = None;
+            return Ok(Some(Event::SuccessorEnded));
+        }
+        if ended(&self.incumbent)? {
+            (self.incumbent, self.call) = (None, None);
+            return Ok(Some(Event::IncumbentDied));
+        }
+        if let Some(event) = self.heard() {
+            return Ok(Some(event));
+        }
+        if Instant::now() >= self.next_look {
+            self.next_look = Instant::now() + LOOK_INTERVAL;
+            if let Some(event) = self.look(deadline) {
+                return Ok(Some(event));
+            }
+        }
+        if self.machine.state == State::Adopting && Instant::now() >= self.patience() {
+            return Ok(Some(Event::SuccessorSilent));
+        }
+        let mut fds = Vec::with_capacity(3);
+        fds.extend(self.successor.iter().map(|process| PollFd::new(process, PollFlags::IN)));
+        fds.extend(self.incumbent.iter().map(|process| PollFd::new(process, PollFlags::IN)));
+        fds.extend(self.call.iter().map(|call| PollFd::new(call.stream(), PollFlags::IN)));
+        poll::poll(&mut fds, Some(self.next_look.min(deadline)))?;
+        Ok(None)
+    }
+
+    /// Until when the successor may make up its mind. It does so at once when its supervisor
+    /// dies; one that is alone, since the incumbent died too, has as long as the swap had.
+    fn patience(&self) -> Instant {
+        let at_least = self.entered + LIVENESS_LIMIT;
+        if self.machine.incumbent != Incumbent::Dead {
+            return at_least;
+        }
+        let left = Duration::from_millis(self.swap.until_ms.saturating_sub(now_ms()));
+        Instant::now().checked_add(left).map_or(at_least, |until| until.max(at_least))
+    }
+
+    fn heard(&mut self) -> Option<Event> {
+        let call = self.call.as_mut()?;
+        match call.next(Instant::now()) {
+            Ok(Message::Heartbeat { ts_ms }) if ts_ms == echo_value(self.swap.handoff_id) => {
+                Some(Event::Echoed)
+            }
+            Ok(Message::Abort { .. }) => Some(Event::Refused),
+            Ok(_) | Err(Error::TimedOut(_)) => None,
+            Err(error) => {
+                tracing::debug!(%error, "the incumbent cannot be asked");
+                self.call = None;
+                Some(Event::IncumbentDisconnected)
+            }
+        }
+    }
+
+    /// Looks who has the control socket: the incumbent is asked, and waits for this supervisor
+    /// from then on; the successor has it from its commit on.
+    fn look(&mut self, deadline: Instant) -> Option<Event> {
+        let limit = deadline.min(Instant::now() + ANSWER_LIMIT);
+        let mut call = Call::to(self.control, limit).ok()?;
+        let is_it = |id: ProcessId, process: &Option<Process>| {
+            process.is_some() && id.pid == call.peer().pid
+        };
+        if is_it(self.swap.successor, &self.successor) {
+            // It says hello once it serves.
+            let hello = call.next(limit).ok()?;
+            judge_hello(hello, Side::Incumbent, self.swap.successor.pid).ok()?;
+            return Some(Event::SuccessorServes);
+        }
+        if is_it(self.swap.incumbent, &self.incumbent) && self.call.is_none() {
+            match self.ask(&mut call, limit) {
+                Ok(()) => self.call = Some(call),
+                Err(error) => tracing::debug!(%error, "the incumbent cannot be asked yet"),
+            }
+        }
+        None
+    }
+
+    fn ask(&self, call: &mut Call, limit: Instant) -> Result<()> {
+        let handoff_id = self.swap.handoff_id;
+        let hello = call.next(limit)?;
+        let greeting = judge_hello(hello, Side::Incumbent, self.swap.incumbent.pid)?;
+        call.agree_on(greeting.version);
+        let proto_version_chosen = greeting.version;
+        call.send(&Message::HelloAck { proto_version_chosen, handoff_id }, limit)?;
+        call.send(&Message::ResumeAfterAbort { handoff_id }, limit)?;
+        call.send(&Message::Heartbeat { ts_ms: echo_value(handoff_id) }, limit)
+    }
+
+    fn unanswered(&self) -> Error {
+        let dead = self.incumbent.is_none();
+        let id = if dead { self.swap.successor } else { self.swap.incumbent };
+        Error::Unanswered { pid: id.pid, path: self.control.to_owned() }
+    }
+}
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);

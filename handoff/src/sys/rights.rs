@@ -1,0 +1,92 @@
+//! Descriptors that go from one process to another over a Unix socket.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+/// The most descriptors that the kernel takes with one message.
+pub(crate) const MOST_AT_ONCE: usize = 253;
+
+const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_AT_ONCE));
+
+/// Sends what can be sent of `bytes` without waiting; how many it were. The descriptors, at
+/// most [`MOST_AT_ONCE`], go with the first.
+pub(crate) fn send_with(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if descriptors.is_empty() {
+        return Ok(rustix::net::send(socket, bytes, flags)?);
+    }
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
+}
+
+/// Receives what is there without waiting, with the descriptors that came with it, which are
+/// close-on-exec; how many bytes it were, 0 at the end of the stream.
+pub(crate) fn receive_with(
+    socket: impl AsFd,
+    bytes: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut bytes = [IoSliceMut::new(bytes)];
+    let received = rustix::net::recvmsg(socket, &mut bytes, &mut ancillary, flags)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    Ok(received.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::fs::fstat;
+    use rustix::io::{FdFlags, fcntl_getfd};
+
+    use super::*;
+
+    #[test]
+    fn descriptors_arrive_with_the_first_byte_and_are_close_on_exec() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let file = File::open("/dev/null").expect("it is there");
+        let many = vec![file.as_fd(); MOST_AT_ONCE];
+        assert_eq!(send_with(&ours, b"first", &many).expect("it is sent"), 5);
+        assert_eq!(send_with(&ours, b"second", &[]).expect("it is sent"), 6);
+        let (mut bytes, mut received) = ([0; 64], Vec::new());
+        let length = receive_with(&theirs, &mut bytes, &mut received).expect("it arrives");
+        assert_eq!((&bytes[..1], received.len()), (&b"f"[..], MOST_AT_ONCE));
+        assert!(length >= 5);
+        for descriptor in &received {
+            let flags = fcntl_getfd(descriptor).expect("it is open");
+            assert!(flags.contains(FdFlags::CLOEXEC));
+            let inode = |fd: BorrowedFd<'_>| fstat(fd).expect("it is open").st_ino;
+            assert_eq!(inode(descriptor.as_fd()), inode(file.as_fd()));
+        }
+    }
+
+    #[test]
+    fn more_than_the_kernel_takes_are_refused() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let file = File::open("/dev/null").expect("it is there");
+        let refused = send_with(&ours, b"x", &vec![file.as_fd(); MOST_AT_ONCE + 1]);
+        assert_eq!(refused.expect_err("too many").kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,210 @@
+//! A supervisor that is started after another one died.
+
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use handoff::Error;
+use handoff::supervisor::{AdoptedDaemon, Adoption, Settlement};
+use handoff_tests::harness::{Cluster, HelperSupervisor, LIMIT, eventually, kill};
+use rustix::process::Signal;
+
+/// Adopts with a new supervisor, which the cluster goes on with.
+fn adopt(cluster: &mut Cluster) -> AdoptedDaemon {
+    let mut supervisor = cluster.another_supervisor();
+    match supervisor.adopt(LIMIT).expect("what is there can be adopted") {
+        Adoption::Daemon(daemon) => {
+            cluster.go_on_with(supervisor, &daemon);
+            daemon
+        }
+        other => panic!("a daemon serves: {other:?}"),
+    }
+}
+
+#[test]
+fn a_daemon_gives_its_listeners_back_and_is_watched_and_swapped() {
+    let mut cluster = Cluster::start();
+    let (serving, address) = (cluster.serving(), cluster.address());
+    let daemon = adopt(&mut cluster);
+    assert_eq!((daemon.process.pid(), &*daemon.build_id), (serving, &b"build-1"[..]));
+    assert_eq!((&*daemon.listeners, daemon.settled), (&["main".to_owned()][..], None));
+    let listeners: Vec<_> = cluster.supervisor.listeners().collect();
+    let [("main", listener)] = listeners[..] else { panic!("{listeners:?}") };
+    let listener = TcpListener::from(listener.try_clone_to_owned().expect("a descriptor is left"));
+    assert_eq!(listener.local_addr().expect("it is bound"), address);
+    assert!(daemon.process.is_alive().expect("it can be polled"));
+    cluster.swap(&[]).expect("it is swapped with the listener that it gave back");
+    assert!(daemon.process.wait_until(Instant::now() + LIMIT).expect("it can be polled"));
+    cluster.assert_sound();
+}
+
+#[test]
+fn the_end_of_an_adopted_daemon_is_seen_although_it_is_no_child() {
+    let mut cluster = Cluster::start();
+    // Its supervisor is another process, which dies: it is nobody's child of ours.
+    let spec = cluster.successor(&[]);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "committed", "kill");
+    supervisor.wait_until_it_died();
+    cluster.lose_sight();
+    let daemon = adopt(&mut cluster);
+    assert_eq!(cluster.ask("build"), "build-2");
+    let watched = daemon.process.as_fd().try_clone_to_owned().expect("a descriptor is left");
+    kill(daemon.process.pid(), Signal::KILL);
+    assert!(daemon.process.wait_until(Instant::now() + LIMIT).expect("it can be polled"));
+    assert!(!daemon.process.is_alive().expect("it can be polled"));
+    drop(watched);
+    let spec = cluster.successor(&[]).spec();
+    let first = cluster.supervisor.start(&spec).expect("it has the listeners");
+    cluster.begin_anew(first);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_swap_is_settled_in_whatever_phase_its_supervisor_died() {
+    for (phase, build, outcome) in [
+        ("paired", "build-1", Settlement::RolledBack),
+        ("warming", "build-1", Settlement::RolledBack),
+        ("warmed", "build-1", Settlement::RolledBack),
+        ("draining", "build-1", Settlement::RolledBack),
+        ("prepared", "build-1", Settlement::RolledBack),
+        ("sealing", "build-1", Settlement::RolledBack),
+        ("sealed", "build-1", Settlement::RolledBack),
+        ("opening", "build-1", Settlement::RolledBack),
+        ("ready", "build-1", Settlement::RolledBack),
+        ("committing", "build-2", Settlement::Committed),
+        ("committed", "build-2", Settlement::Committed),
+    ] {
+        let mut cluster = Cluster::start();
+        let spec = cluster.successor(&["warm=slow:200"]);
+        let mut supervisor = HelperSupervisor::start(&cluster, &spec, phase, "kill");
+        supervisor.wait_until_it_died();
+        let daemon = adopt(&mut cluster);
+        let settled = daemon.settled.expect("a swap was in flight");
+        assert_eq!(settled.outcome, outcome, "killed when {phase}");
+        assert_eq!(cluster.ask("build"), build, "killed when {phase}");
+        cluster.assert_sound();
+    }
+}
+
+/// The successor hangs too, so that it can neither give up nor go on.
+#[test]
+fn a_successor_that_hangs_is_ended_and_the_incumbent_serves() {
+    for (phase, fault) in [("warming", "warm=slow:60000"), ("opening", "open=slow:60000")] {
+        let mut cluster = Cluster::start();
+        let spec = cluster.successor(&[fault]);
+        let mut supervisor = HelperSupervisor::start(&cluster, &spec, phase, "stop");
+        supervisor.wait_for_its_phase();
+        cluster.wait_struck(phase.get(..4).expect("it is long enough"));
+        let successor = cluster.alive().into_iter().find(|pid| *pid != cluster.serving());
+        let successor = successor.expect("it was started");
+        kill(successor, Signal::STOP);
+        drop(supervisor);
+        let daemon = adopt(&mut cluster);
+        let settled = daemon.settled.expect("a swap was in flight");
+        assert_eq!(settled.outcome, Settlement::RolledBack, "hung when {phase}");
+        assert_eq!(cluster.ask("build"), "build-1");
+        eventually("it is ended", LIMIT, || (!cluster.alive().contains(&successor)).then_some(()));
+        cluster.assert_sound();
+    }
+}
+
+/// With the supervisor and the incumbent dead the successor is all there is.
+#[test]
+fn a_successor_that_is_alone_serves() {
+    for (phase, faults) in [
+        ("sealed", &[][..]),
+        ("opening", &["open=slow:1000"][..]),
+        ("opening", &["open=slow:7000"][..]),
+        ("ready", &[][..]),
+    ] {
+        let mut cluster = Cluster::start();
+        let incumbent = cluster.serving();
+        let spec = cluster.successor(faults);
+        let mut supervisor = HelperSupervisor::start(&cluster, &spec, phase, "stop");
+        supervisor.wait_for_its_phase();
+        cluster.kill(incumbent);
+        drop(supervisor);
+        cluster.lose_sight();
+        let daemon = adopt(&mut cluster);
+        let settled = daemon.settled.expect("a swap was in flight");
+        assert_eq!(settled.outcome, Settlement::Committed, "alone when {phase}, {faults:?}");
+        assert_eq!(cluster.ask("build"), "build-2");
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn one_that_is_alone_and_unwell_does_not_serve_and_the_next_supervisor_is_told() {
+    let mut cluster = Cluster::start();
+    let incumbent = cluster.serving();
+    let spec = cluster.successor(&["health=bad", "open=slow:500"]);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "opening", "stop");
+    supervisor.wait_for_its_phase();
+    cluster.kill(incumbent);
+    drop(supervisor);
+    cluster.lose_sight();
+    let mut supervisor = cluster.another_supervisor();
+    match supervisor.adopt(LIMIT).expect("there is nothing to wait for") {
+        Adoption::Nothing { settled: Some(settled) } => {
+            assert_eq!(settled.outcome, Settlement::Lost);
+        }
+        other => panic!("nobody serves: {other:?}"),
+    }
+    let copy = cluster.listener.try_clone().expect("a descriptor is left");
+    supervisor.add_listener("main", copy);
+    let spec = cluster.successor(&[]).spec();
+    let first = supervisor.start(&spec).expect("nobody stands in its way");
+    cluster.supervisor = supervisor;
+    cluster.begin_anew(first);
+    cluster.assert_sound();
+}
+
+#[test]
+fn where_nothing_is_left_nothing_is_adopted_and_a_second_supervisor_is_refused() {
+    let cluster = Cluster::start();
+    let elsewhere = tempfile::tempdir().expect("a temporary directory");
+    let (control, journal) = (elsewhere.path().join("control"), elsewhere.path().join("journal"));
+    let supervisor = || handoff::Supervisor::new(&control).expect("the path is short");
+    let mut first = supervisor().with_journal(&journal).expect("nobody has it");
+    let found = first.adopt(LIMIT).expect("there is nothing to wait for");
+    assert!(matches!(found, Adoption::Nothing { settled: None }), "{found:?}");
+    match supervisor().with_journal(&journal) {
+        Err(Error::Supervised(path)) => assert_eq!(path, journal),
+        other => panic!("one has it: {other:?}"),
+    }
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_daemon_that_hangs_is_not_taken_for_none() {
+    let mut cluster = Cluster::start();
+    let serving = cluster.serving();
+    kill(serving, Signal::STOP);
+    let mut supervisor = cluster.another_supervisor();
+    match supervisor.adopt(Duration::from_millis(300)) {
+        Err(Error::Unanswered { pid, .. }) => assert_eq!(pid, serving),
+        other => panic!("it does not answer: {other:?}"),
+    }
+    kill(serving, Signal::CONT);
+    match supervisor.adopt(LIMIT).expect("it answers again") {
+        Adoption::Daemon(daemon) => cluster.go_on_with(supervisor, &daemon),
+        other => panic!("it serves: {other:?}"),
+    }
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_swap_of_another_supervisor_is_not_disturbed() {
+    let mut cluster = Cluster::start();
+    let session = cluster.prepared(&[]);
+    let mut supervisor = cluster.another_supervisor();
+    match supervisor.adopt(Duration::from_millis(300)) {
+        Err(Error::Aborted { reason, .. }) => {
+            assert_eq!(reason, format!("handoff {} is in flight", session.handoff_id()));
+        }
+        other => panic!("a swap is in flight: {other:?}"),
+    }
+    let swap = || session.seal()?.begin()?.commit();
+    cluster.commit(swap().expect("it is not disturbed"));
+    cluster.assert_sound();
+}
