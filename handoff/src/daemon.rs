@@ -191,6 +191,7 @@ impl Daemon {
             healthy: true,
         };
         let drainable = open(warmed, &mut opening)?;
+        reach!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
             manifest.verify(&drainable.opened_shards()?)?;
         }
@@ -218,6 +219,7 @@ impl Daemon {
         let healthy = opening.healthy;
         let verified = opened.and_then(|drainable| {
             successor.verify(&drainable)?;
+            reach!(SuccessorOpened)?;
             Ok(drainable)
         });
         let drainable = match verified {

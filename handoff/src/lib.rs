@@ -23,6 +23,16 @@
 //! # Features
 //!
 //! - `derive` (default): `#[derive(Drainable)]`.
+//! - `fuzzing`: for the project's own fuzz targets; not part of the API.
+//! - `faults`: fault points, for tests that kill, stop or hinder a process at any step of a swap.
+//!   Never in production.
+
+#[cfg(feature = "faults")]
+#[macro_use]
+pub mod faults;
+#[cfg(not(feature = "faults"))]
+#[macro_use]
+mod no_faults;
 
 #[doc(hidden)]
 pub mod __private;
@@ -31,6 +41,9 @@ mod datadir;
 pub mod drainable;
 pub mod error;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod incumbent;
 mod machine;
 pub mod protocol;

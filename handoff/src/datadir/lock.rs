@@ -114,6 +114,7 @@ impl DataDirLock {
         lock.try_flock()?;
         lock.refuse_if_reserved()?;
         lock.found = lock.read_record()?;
+        reach!(ColdStartLocked)?;
         lock.is_start = true;
         lock.take_over(Phase::Held, None)?;
         Ok(lock)
@@ -135,6 +136,7 @@ impl DataDirLock {
             std::thread::sleep(Duration::from_millis(1));
         }
         lock.found = lock.read_record()?;
+        reach!(SuccessorLocked)?;
         let is_ours =
             lock.found.phase == Phase::Sealed && lock.found.handoff_id == Some(handoff_id);
         let writer_died = lock.found.boot_id != boot_id() || !lock.found.writer.is_alive();
@@ -146,6 +148,7 @@ impl DataDirLock {
         }
         lock.is_start = true;
         lock.take_over(Phase::Opening, Some(handoff_id))?;
+        reach!(SuccessorRecordedOpening)?;
         Ok(lock)
     }
 
@@ -286,16 +289,25 @@ impl DataDirLock {
             handoff_id: Some(handoff_id),
             ..self.record.clone()
         };
+        reach!(IncumbentRecordsSealed)?;
         sealed.write(&self.file, &self.path)?;
-        self.record = sealed;
-        self.unlock()
+        let before = std::mem::replace(&mut self.record, sealed);
+        let unlocked = reach!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
+        if unlocked.is_err() {
+            // It serves again: what was sealed is nothing that a later start may trust.
+            self.record = before;
+            self.record.write(&self.file, &self.path)?;
+        }
+        unlocked
     }
 
     /// After [`release_for`](Self::release_for): takes the lock again if it is free, else
     /// says who holds it. While the record cannot be read, its holder is undecided.
     pub(crate) fn retake(&mut self) -> Result<Decision> {
+        reach!(IncumbentTriesLock)?;
         match self.try_flock() {
             Ok(()) => {
+                reach!(IncumbentRetook)?;
                 let last =
                     self.read_record().map_or(self.record.generation, |last| last.generation);
                 let generation = last.max(self.record.generation);
@@ -377,10 +389,11 @@ impl DataDirLock {
     }
 
     fn unlock(&mut self) -> Result<()> {
-        self.is_held = false;
         // Explicitly, since a child of this process may hold a copy of the descriptor.
         rustix::fs::flock(&self.file, FlockOperation::Unlock)
-            .map_err(|errno| self.error("unlock", errno.into()))
+            .map_err(|errno| self.error("unlock", errno.into()))?;
+        self.is_held = false;
+        Ok(())
     }
 
     /// Writes this process into the record as the next generation.

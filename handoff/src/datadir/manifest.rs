@@ -122,7 +122,7 @@ impl SealManifest {
         self.boot_id.is_none_or(|id| id == boot_id())
     }
 
-    fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut text = String::with_capacity(200 + self.shards.len() * 100);
         let boot = self.boot_id.map_or_else(|| "any".to_owned(), |id| hex(&id));
         let fingerprint = hex(&self.fingerprint);
@@ -140,7 +140,7 @@ impl SealManifest {
         text
     }
 
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         const CHECKSUM_LINE: usize = "checksum ".len() + 64 + 1;
         let split = text.len().checked_sub(CHECKSUM_LINE).ok_or("it is cut short")?;
         let (text, checksum) = text.split_at_checked(split).ok_or("it is cut short")?;

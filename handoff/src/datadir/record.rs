@@ -96,7 +96,7 @@ impl OwnerRecord {
             .then_some(self.reserved)
     }
 
-    fn encode(&self) -> [u8; LENGTH] {
+    pub(crate) fn encode(&self) -> [u8; LENGTH] {
         let mut block = [0; LENGTH];
         let build_id = &self.build_id[..self.build_id.len().min(BUILD_ID_MAX)];
         let handoff_id = self.handoff_id.map_or([0; 16], |id| *id.as_bytes());
@@ -121,7 +121,7 @@ impl OwnerRecord {
         block
     }
 
-    fn decode(block: &[u8; LENGTH]) -> Result<Self, &'static str> {
+    pub(crate) fn decode(block: &[u8; LENGTH]) -> Result<Self, &'static str> {
         // A file system may have kept the length of a record that was never written out.
         if *block == [0; LENGTH] {
             return Ok(Self::default());

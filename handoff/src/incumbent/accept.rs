@@ -37,7 +37,11 @@ impl<D: Drainable + 'static> Server<D> {
                 }
             }
             self.make_room();
-            match Session::open(stream, &self.hello) {
+            let open = || {
+                reach!(IncumbentAccepted)?;
+                Session::open(stream, &self.hello)
+            };
+            match open() {
                 Ok(session) => {
                     self.opened += 1;
                     self.sessions.insert(self.opened, session);

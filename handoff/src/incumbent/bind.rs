@@ -74,6 +74,7 @@ impl Incumbent {
             }
         }
         socket.publish().map_err(at)?;
+        reach!(ColdStartBound)?;
         Self::new(socket, lock)
     }
 
@@ -86,11 +87,14 @@ impl Incumbent {
     /// The commit point: the owner record names this process. Then it takes the control
     /// socket's path over; if that fails, the loop tries again.
     pub(crate) fn commit(&mut self) -> Result<()> {
+        reach!(SuccessorHeardCommit)?;
         self.lock.record_serving(&self.build_id)?;
+        pass!(SuccessorRecordedServing);
         self.is_committed = true;
         if let Err(error) = self.socket.publish() {
             tracing::error!(%error, "the control socket's path could not be taken over yet");
         }
+        pass!(SuccessorTookPath);
         Ok(())
     }
 

@@ -72,7 +72,12 @@ fn perform<D: Drainable>(
     wake: &Stop,
 ) -> Outcome {
     match job {
-        Job::Drain(deadline) => Outcome::Drained(fenced("drain", || drainable.drain(deadline))),
+        Job::Drain(deadline) => Outcome::Drained(fenced("drain", || {
+            reach!(IncumbentDrains)?;
+            let report = drainable.drain(deadline)?;
+            reach!(IncumbentDrained)?;
+            Ok(report)
+        })),
         Job::Seal => {
             let last = Mutex::new(None::<Instant>);
             let progress = |progress: SealProgress| {
@@ -84,8 +89,11 @@ fn perform<D: Drainable>(
                 }
             };
             Outcome::Sealed(fenced("seal", || {
+                reach!(IncumbentSeals)?;
                 let report = drainable.seal_with_progress(&progress)?;
-                Ok((report, drainable.sealed_shards()))
+                let shards = drainable.sealed_shards();
+                reach!(IncumbentSealed)?;
+                Ok((report, shards))
             }))
         }
         Job::Resume => Outcome::Resumed(resume(drainable, resumed)),
@@ -95,10 +103,16 @@ fn perform<D: Drainable>(
 /// What was resumed is not resumed again because admitting failed: requests may be inside.
 fn resume<D: Drainable>(drainable: &D, resumed: &mut bool) -> Result<()> {
     if !*resumed {
-        fenced("resume_after_abort", || drainable.resume_after_abort())?;
+        fenced("resume_after_abort", || {
+            reach!(IncumbentResumes)?;
+            drainable.resume_after_abort()
+        })?;
         *resumed = true;
     }
-    fenced("admit", || drainable.admit())
+    fenced("admit", || {
+        reach!(IncumbentResumed)?;
+        drainable.admit()
+    })
 }
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

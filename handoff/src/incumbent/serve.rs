@@ -33,8 +33,15 @@ pub(super) fn run<D: Drainable + 'static>(
     lock.keep();
     if !is_committed {
         lock.record_serving(&build_id)?;
+        reach!(ColdStartRecorded)?;
     }
     admit(&*drainable, is_committed)?;
+    if is_committed {
+        pass!(SuccessorServes);
+    }
+    if !is_committed {
+        pass!(ColdStartServes);
+    }
     let mut server = Server {
         socket,
         lock,
@@ -65,7 +72,13 @@ pub(super) fn run<D: Drainable + 'static>(
 fn admit<D: Drainable>(drainable: &D, until_it_works: bool) -> Result<()> {
     let mut pause = RETRY_PAUSE;
     loop {
-        match fenced("admit", || drainable.admit()) {
+        let admitted = fenced("admit", || {
+            if until_it_works {
+                reach!(SuccessorAdmits)?;
+            }
+            drainable.admit()
+        });
+        match admitted {
             Err(error) if until_it_works => {
                 tracing::error!(%error, "cannot admit work yet");
                 std::thread::sleep(pause);
@@ -257,6 +270,7 @@ impl<D: Drainable + 'static> Server<D> {
         self.state = state;
         if before != self.state.name() {
             tracing::info!(from = before, to = self.state.name(), "incumbent");
+            self.reach_state();
         }
         for effect in effects {
             self.perform(effect, from);
@@ -264,6 +278,16 @@ impl<D: Drainable + 'static> Server<D> {
         if self.state == State::Serving {
             self.swap = None;
             self.holder = None;
+        }
+    }
+
+    fn reach_state(&self) {
+        match self.state {
+            State::Interrupted(_) | State::Waiting(_) | State::Resuming(_) => {
+                pass!(IncumbentUndoes);
+            }
+            State::Serving => pass!(IncumbentServesAgain),
+            _ => {}
         }
     }
 
@@ -275,10 +299,16 @@ impl<D: Drainable + 'static> Server<D> {
                 if let Err(error) = session.send(&message) {
                     self.lose(key, &error);
                 }
+                match message {
+                    Message::Drained { .. } => pass!(IncumbentSaidDrained),
+                    Message::SealComplete { .. } => pass!(IncumbentSaidSealed),
+                    _ => {}
+                }
             }
             Effect::Close(fault) => self.close(from, fault),
             Effect::GiveListeners { handoff_id } => self.give_listeners(from, handoff_id),
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
+                pass!(IncumbentHeardPrepare);
                 self.holder = from;
                 let lease = after(deadline_ms);
                 self.begin_swap(successor_pid, lease, after(drain_grace_ms).min(lease));
@@ -300,6 +330,7 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::AwaitLock => self.try_lock(),
             Effect::RetryLater => self.resume_later(),
             Effect::Leave(Ok(())) => {
+                pass!(IncumbentLeaves);
                 let ended =
                     if self.state == State::Replaced { Ended::Replaced } else { Ended::Stopped };
                 if !matches!(self.ended, Some(Err(_))) {
@@ -316,6 +347,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn give_listeners(&mut self, from: Option<Key>, handoff_id: HandoffId) {
+        pass!(IncumbentGivesListeners);
         let generation = self.lock.generation();
         for batch in self.listeners.batches() {
             let (listeners, left) = (batch.names(), batch.left());

@@ -126,10 +126,17 @@ impl<D: Drainable + 'static> Server<D> {
         let (shards, successor) = (std::mem::take(&mut swap.shards), swap.successor_pid);
         let lock = &mut self.lock;
         let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
-        let released =
-            manifest.write(lock.data_dir()).and_then(|()| lock.release_for(handoff_id, successor));
+        let mut release = || {
+            reach!(IncumbentWritesManifest)?;
+            manifest.write(lock.data_dir())?;
+            lock.release_for(handoff_id, successor)
+        };
+        let released = release();
         let event = match self.in_words("seal", released) {
-            Ok(()) => Event::LockReleased(report),
+            Ok(()) => {
+                pass!(IncumbentUnlocked);
+                Event::LockReleased(report)
+            }
             Err(words) => Event::LockKept(words),
         };
         self.step(event, None);
@@ -149,6 +156,7 @@ impl<D: Drainable + 'static> Server<D> {
     pub(super) fn try_lock(&mut self) {
         let event = match self.lock.retake() {
             Ok(Decision::Retaken) => {
+                pass!(IncumbentRecordedAgain);
                 self.take_path_back();
                 Event::LockRetaken
             }

@@ -101,8 +101,10 @@ impl Successor<Arrived> {
     /// so for the errors of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
         let Self { mut conversation, inherited, .. } = self;
+        reach!(SuccessorDetected)?;
         conversation.greet(build_id)?;
         conversation.start_pulse(on_loss)?;
+        reach!(SuccessorGreeted)?;
         Ok(Successor { conversation, inherited, phase: Greeted(()) })
     }
 }
@@ -114,7 +116,9 @@ impl Successor<Greeted> {
     ///
     /// As [`greet`](Successor::greet).
     pub fn warmed(mut self) -> Result<Successor<Warmed>> {
+        reach!(SuccessorWarm)?;
         self.conversation.step(Event::WarmUpDone)?;
+        reach!(SuccessorSaidWarmed)?;
         Ok(self.into_phase(Warmed(())))
     }
 }
@@ -133,7 +137,12 @@ impl Successor<Warmed> {
         control_socket: &Path,
         data_dir: &Path,
     ) -> Result<Successor<Begun>> {
-        let socket = match bind_hidden(control_socket) {
+        let bind = || {
+            let socket = bind_hidden(control_socket)?;
+            reach!(SuccessorBound)?;
+            Ok(socket)
+        };
+        let socket = match bind() {
             Ok(socket) => socket,
             Err(error) => return Err(self.fail(error)),
         };
@@ -143,7 +152,11 @@ impl Successor<Warmed> {
             _ => None,
         })?;
         self.conversation.watch();
-        match DataDirLock::acquire_as_successor(data_dir, handoff_id, LOCK_PATIENCE) {
+        let acquire = || {
+            reach!(SuccessorHeardBegin)?;
+            DataDirLock::acquire_as_successor(data_dir, handoff_id, LOCK_PATIENCE)
+        };
+        match acquire() {
             Ok(mut lock) => {
                 if self.conversation.on_loss == OnLoss::Exit {
                     lock.keep();
@@ -225,6 +238,7 @@ impl Successor<Begun> {
             advertised_revision_per_shard: snapshot.advertised_revision_per_shard,
         };
         conversation.step(Event::Opened { verified, ready })?;
+        pass!(SuccessorSaidReady);
         conversation.wait_until(|state| matches!(state, State::Committing(_)).then_some(()))?;
         if let Err(error) = incumbent.commit() {
             let _ = conversation.step(Event::Failed(in_words(&error)));
@@ -235,6 +249,7 @@ impl Successor<Begun> {
         if let Err(error) = conversation.step(Event::RecordWritten { generation }) {
             tracing::warn!(%error, "the supervisor does not know yet that this process serves");
         }
+        pass!(SuccessorSaidServing);
         tracing::info!(generation, "committed");
         Ok(incumbent)
     }
@@ -307,6 +322,7 @@ impl Conversation {
     fn greet(&mut self, build_id: &[u8]) -> Result<()> {
         self.build_id = build_id.to_vec();
         self.link.send(&hello(Side::Successor, build_id))?;
+        reach!(SuccessorSaidHello)?;
         let received = self.link.attend().wait(Instant::now() + LIVENESS_LIMIT)?;
         let message = match received {
             Received::Message(message) => message,

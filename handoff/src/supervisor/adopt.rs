@@ -125,14 +125,17 @@ impl Supervisor {
     /// [`Error::Path`] when the journal cannot be written.
     pub fn adopt(&mut self, limit: Duration) -> Result<Adoption> {
         let deadline = deadline_of(limit);
+        reach!(AdopterHasJournal)?;
         let left = self.left.clone();
         let settled = match left.swap {
             Some(swap) => Some(settle(self.control_socket(), &swap, deadline)?),
             None => None,
         };
         if let Some(settled) = &settled {
+            reach!(AdopterSettled)?;
             self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.ending() })?;
             socket::sweep(self.control_socket());
+            reach!(AdopterNotedEnd)?;
         }
         let daemon = match (&settled, left.swap) {
             (Some(Settled { outcome: Settlement::Committed, .. }), Some(swap)) => {
@@ -141,6 +144,7 @@ impl Supervisor {
             _ => left.daemon,
         };
         let answered = self.find_daemon(daemon, deadline)?;
+        reach!(AdopterHasListeners)?;
         self.left = Left::default();
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
             return Ok(Adoption::Nothing { settled });
@@ -227,6 +231,7 @@ fn ask(mut call: Call, deadline: Instant) -> Result<Answer> {
     call.agree_on(greeting.version);
     let proto_version_chosen = greeting.version;
     call.send(&Message::HelloAck { proto_version_chosen, handoff_id }, deadline)?;
+    reach!(AdopterAsksForListeners)?;
     call.send(&Message::Adopt { handoff_id }, deadline)?;
     let mut listeners = Vec::new();
     loop {

@@ -230,6 +230,7 @@ impl Swap {
         if before != after {
             self.time(before);
             self.entered = Instant::now();
+            self.reach_state();
             if let State::Ending(cause) | State::Confirming(cause) | State::Promoting(_, cause) =
                 &self.machine.state
                 && !self.is_given_up
@@ -237,6 +238,7 @@ impl Swap {
                 tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
+                pass!(SupervisorGivesUp);
                 self.tell(&Progress::GivenUp { handoff_id, cause });
             }
             match self.machine.state {
@@ -276,18 +278,47 @@ impl Swap {
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
             tracing::error!(%error, "the journal does not say that the swap is over");
         }
+        pass!(SupervisorNotedEnd);
+    }
+
+    fn reach_state(&self) {
+        match self.machine.state {
+            State::Warmed => pass!(SupervisorWarmed),
+            State::Prepared => pass!(SupervisorHeardDrained),
+            State::Sealed => pass!(SupervisorHeardSealed),
+            State::Ready => pass!(SupervisorHeardReady),
+            State::RolledBack(IncumbentFate::Serving, _) => pass!(SupervisorHeardEcho),
+            _ => {}
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::ToIncumbent(message) => {
+                if matches!(message, Message::Commit { .. }) {
+                    pass!(SupervisorHeardServing);
+                }
                 if let Err(error) = self.incumbent.send(&message) {
                     tracing::warn!(%error, message = message.name(), "the incumbent does not read");
                 }
+                match message {
+                    Message::PrepareHandoff { .. } => pass!(SupervisorSentPrepare),
+                    Message::SealRequest { .. } => pass!(SupervisorSentSeal),
+                    Message::Commit { .. } => pass!(SupervisorToldIncumbent),
+                    _ => {}
+                }
             }
             Effect::ToSuccessor(message) => {
+                if matches!(message, Message::Commit { .. }) {
+                    pass!(SupervisorCommits);
+                }
                 if let Err(error) = self.successor.send(&message) {
                     tracing::warn!(%error, message = message.name(), "the successor does not read");
+                }
+                match message {
+                    Message::Begin { .. } => pass!(SupervisorSentBegin),
+                    Message::Commit { .. } => pass!(SupervisorSentCommit),
+                    _ => {}
                 }
             }
             Effect::Judge => {
@@ -303,6 +334,9 @@ impl Swap {
             Effect::KillSuccessor => {
                 if let Some(Err(error)) = self.child.as_mut().map(ChildProcess::kill) {
                     tracing::error!(%error, "cannot end the successor");
+                }
+                if matches!(self.machine.state, State::Ending(_)) {
+                    pass!(SupervisorKilledSuccessor);
                 }
             }
             Effect::AskIncumbent => self.ask_incumbent(),
@@ -496,6 +530,9 @@ impl Swap {
             self.incumbent.send(&Message::ResumeAfterAbort { handoff_id })?;
             self.incumbent.send(&Message::Heartbeat { ts_ms: self.echo })
         });
+        if asked.is_ok() {
+            pass!(SupervisorAskedIncumbent);
+        }
         if let Err(error) = asked {
             tracing::debug!(%error, "the incumbent cannot be asked yet");
             self.incumbent_closed = true;

@@ -67,6 +67,7 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         next_look: Instant::now(),
     };
     tracing::info!(%handoff_id, "settling the swap of a supervisor that died");
+    pass!(AdopterSettles);
     let absent = [
         settling.successor.is_none().then_some(Event::SuccessorEnded),
         settling.incumbent.is_none().then_some(Event::IncumbentDied),
@@ -116,6 +117,9 @@ impl Settling<'_> {
                     let killed = self.successor.as_ref().map(Process::kill);
                     if let Some(Err(error)) = killed {
                         tracing::error!(%error, "cannot end the successor");
+                    }
+                    if matches!(self.machine.state, State::Ending(_)) {
+                        pass!(AdopterKilledSuccessor);
                     }
                 }
                 // It is asked as soon as it can be reached.
@@ -220,7 +224,8 @@ impl Settling<'_> {
         let proto_version_chosen = greeting.version;
         call.send(&Message::HelloAck { proto_version_chosen, handoff_id }, limit)?;
         call.send(&Message::ResumeAfterAbort { handoff_id }, limit)?;
-        call.send(&Message::Heartbeat { ts_ms: echo_value(handoff_id) }, limit)
+        call.send(&Message::Heartbeat { ts_ms: echo_value(handoff_id) }, limit)?;
+        Ok(reach!(AdopterAskedIncumbent)?)
     }
 
     fn unanswered(&self) -> Error {

@@ -220,10 +220,12 @@ impl Supervisor {
         let deadline = deadline_of(spec.deadline);
         let handoff_id = HandoffId::new();
         let hello_deadline = (begun + LIVENESS_LIMIT).min(deadline);
+        reach!(SupervisorPairs)?;
         let (incumbent, peer) = connect(&self.control_socket, hello_deadline)?;
         let incumbent_process = Process::open(peer.pid)?;
         let incumbent_hello =
             greet(&incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline)?;
+        reach!(SupervisorGreetedIncumbent)?;
 
         if let Some(journal) = &self.journal {
             let serves = ProcessId::of(peer.pid).unwrap_or_default();
@@ -234,18 +236,19 @@ impl Supervisor {
         let mut child = ChildProcess::new(self.launch.launch(request)?)?;
         let successor = Link::new(ours);
         let hello_deadline = deadline_of(spec.hello_limit).min(deadline);
-        let greeted = self
-            .note(&Entry::Swap(OpenSwap {
+        let greet_successor = || {
+            reach!(SupervisorLaunched)?;
+            self.note(&Entry::Swap(OpenSwap {
                 handoff_id,
                 incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
                 until_ms: now_ms().saturating_add(milliseconds(spec.deadline)),
-            }))
-            .and_then(|()| wait_for_hello(&successor, &child, hello_deadline))
-            .and_then(|()| {
-                greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
-            });
-        let successor_hello = match greeted {
+            }))?;
+            reach!(SupervisorJournaled)?;
+            wait_for_hello(&successor, &child, hello_deadline)?;
+            greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
+        };
+        let successor_hello = match greet_successor() {
             Ok(greeting) => greeting,
             Err(error) => {
                 let error = explain(error, &mut child, &spec);
@@ -280,6 +283,7 @@ impl Supervisor {
             self.observer.clone(),
             self.journal.clone(),
         );
+        pass!(SupervisorPaired);
         Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
     }
 

@@ -1,0 +1,258 @@
+//! What the corpus begins with: real values, and one input for each thing that may go wrong.
+
+use std::fmt::Write as _;
+
+use crate::datadir::{OwnerRecord, Phase, SealManifest};
+use crate::drainable::{SealReport, SealedShard};
+use crate::frame::{MAX_FRAME_LEN, encode};
+use crate::protocol::{Capabilities, HandoffId, MOST_SHARDS, Message, Side};
+use crate::sys::process::ProcessId;
+
+/// The seeds of a target, by name.
+pub(super) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
+    match target {
+        "frame" => frames(),
+        "record" => records(),
+        "manifest" => manifests(),
+        "session" => sessions(),
+        _ => Vec::new(),
+    }
+}
+
+fn messages() -> Vec<Message> {
+    let handoff_id = HandoffId::from_bytes([1; 16]);
+    vec![
+        Message::Hello {
+            role: Side::Successor,
+            pid: 70_000,
+            build_id: b"build 2".to_vec(),
+            proto_min: 1,
+            proto_max: 300,
+            capabilities: Capabilities::default(),
+        },
+        Message::HelloAck { proto_version_chosen: 1, handoff_id },
+        Message::PrepareHandoff {
+            handoff_id,
+            successor_pid: 250,
+            deadline_ms: 300_000,
+            drain_grace_ms: u64::MAX,
+        },
+        Message::Drained { open_conns_remaining: 251, accept_closed: true },
+        Message::SealRequest { handoff_id },
+        Message::SealProgress { shards_sealed: 3, shards_total: 16, last_revision: 1 << 32 },
+        Message::SealComplete {
+            handoff_id,
+            last_revision_per_shard: vec![0, 250, 65_536, u64::MAX],
+            data_dir_fingerprint: [0xab; 32],
+        },
+        Message::SealFailed { handoff_id, error: "no space".into(), partial_state: "é".into() },
+        Message::Begin { handoff_id },
+        Message::Ready {
+            handoff_id,
+            listening_on: vec!["http".into(), String::new()],
+            healthz_ok: true,
+            advertised_revision_per_shard: vec![7, 300],
+        },
+        Message::Commit { handoff_id },
+        Message::Abort { handoff_id, reason: "why".into() },
+        Message::ResumeAfterAbort { handoff_id },
+        Message::Heartbeat { ts_ms: 1_700_000_000_000 },
+        Message::Serving { handoff_id, generation: 5 },
+        Message::Warmed { handoff_id },
+        Message::Verified { handoff_id, data_dir_fingerprint: [8; 32] },
+        Message::Adopt { handoff_id },
+        Message::Adopted { handoff_id, generation: 5, listeners: vec!["http".into()], left: 1 },
+    ]
+}
+
+fn frames() -> Vec<(String, Vec<u8>)> {
+    let frame = |message: &Message| encode(1, message).expect("it is short");
+    let mut all = Vec::new();
+    let mut seeds = Vec::new();
+    for message in &messages() {
+        let body = &frame(message)[4..];
+        all.extend_from_slice(&frame(message));
+        // In one piece, with a prefix that follows the body's length.
+        seeds.push((message.name().to_lowercase(), [&[0, 1, body.len() as u8], body].concat()));
+    }
+    seeds.push(("all-in-one-piece".into(), [&[0, 3], &all[..]].concat()));
+    seeds.push(("all-byte-by-byte".into(), [&[1, 1, 3], &all[..]].concat()));
+    seeds.push(("all-in-uneven-pieces".into(), [&[3, 3, 201, 17, 3], &all[..]].concat()));
+    seeds.push(("all-but-the-end".into(), [&[1, 50, 3], &all[..all.len() - 1]].concat()));
+    seeds.push(("ends-in-a-prefix".into(), [&[0, 3], &all[..2]].concat()));
+    seeds.push(("nothing".into(), vec![0]));
+    seeds.push(("too-short".into(), vec![0, 3, 1, 0, 0, 0, 9]));
+    seeds.push(("too-long".into(), vec![1, 1, 3, 1, 0, 16, 0, 9]));
+    seeds.push(("no-message".into(), vec![0, 1, 3, 1, 0, 200]));
+    seeds.push(("trailing".into(), vec![0, 1, 5, 1, 0, 13, 7, 7]));
+    let longest = MAX_FRAME_LEN - 2 - 1 - 17 - 5;
+    let mut abort =
+        frame(&Message::Abort { handoff_id: id(), reason: String::new() })[4..].to_vec();
+    abort.pop();
+    abort.push(0xfc);
+    for (name, length) in [("longest", longest), ("longer-than-longest", longest + 1)] {
+        let head = [&abort[..], &length.to_le_bytes()].concat();
+        seeds.push((name.into(), stretched(255, &head, b'x', length)));
+    }
+    for (name, count) in [("most-shards", MOST_SHARDS), ("too-many-shards", MOST_SHARDS + 1)] {
+        let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
+        head[2] = 6;
+        head.push(0xfc);
+        head.extend_from_slice(&(count as u32).to_le_bytes());
+        // The fingerprint is zero, as the revisions are.
+        seeds.push((name.into(), stretched(0, &head, 0, count as u32 + 32)));
+    }
+    for (name, count) in [("most-listeners", 1024_u16), ("too-many-listeners", 1025)] {
+        let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
+        head[2] = 9;
+        head.push(0xfb);
+        head.extend_from_slice(&count.to_le_bytes());
+        // Not well, and no revisions.
+        seeds.push((name.into(), stretched(7, &head, 0, u32::from(count) + 2)));
+    }
+    seeds
+}
+
+/// One frame: a head, and then a byte that often.
+fn stretched(piece: u8, head: &[u8], filler: u8, count: u32) -> Vec<u8> {
+    let [low, middle, high, _] = count.to_le_bytes();
+    [&[1, piece, 2, head.len() as u8], head, &[filler, low, middle, high]].concat()
+}
+
+fn records() -> Vec<(String, Vec<u8>)> {
+    let record = |phase| OwnerRecord {
+        phase,
+        generation: 7,
+        sealed_generation: 6,
+        writer: ProcessId { pid: 11, start_time: 12 },
+        reserved: ProcessId { pid: 13, start_time: 14 },
+        handoff_id: Some(id()),
+        build_id: b"build 3".to_vec(),
+        boot_id: [9; 16],
+    };
+    let mut seeds = vec![
+        ("empty".to_owned(), vec![0]),
+        ("default".to_owned(), vec![3, 0, 0]),
+        ("fields".to_owned(), [&[3, 5, 1], &[4; 80][..], b"build"].concat()),
+        ("long-build-id".to_owned(), [&[3, 255, 128], &[4; 240][..]].concat()),
+    ];
+    for phase in [Phase::Released, Phase::Held, Phase::Serving, Phase::Sealed, Phase::Opening] {
+        let name = format!("{phase:?}").to_lowercase();
+        let block = record(phase).encode();
+        seeds.push((name.clone(), [&[0, 0, 0], &block[..]].concat()));
+        seeds.push((format!("{name}-mended"), [&[1, 200, 1], &block[..224]].concat()));
+        seeds.push((format!("{name}-body"), [&[2, 30, 2], &[0; 12][..], &block[12..140]].concat()));
+    }
+    for (name, at, value) in [("phase", 12, 5), ("format", 8, 2), ("length", 104, 119)] {
+        let mut block = record(Phase::Held).encode();
+        block[at] = value;
+        seeds.push((format!("bad-{name}"), [&[1, 0, 0], &block[..224]].concat()));
+        seeds.push((format!("bad-{name}-unmended"), [&[0, 0, 0], &block[..]].concat()));
+    }
+    seeds
+}
+
+fn manifests() -> Vec<(String, Vec<u8>)> {
+    let shard = |name: &str, revision| SealedShard { name: name.into(), revision, digest: [5; 32] };
+    let shards = vec![shard("log", 4), shard("a b\\n\n\\\r", u64::MAX), shard("", 0)];
+    let report = SealReport { data_dir_fingerprint: [9; 32], ..SealReport::default() };
+    let of =
+        |shards: &[SealedShard]| SealManifest::of_seal(7, &report, shards.to_vec(), true).to_text();
+    let body = |text: &str| {
+        let end = text.rfind("checksum").expect("there is one");
+        text[..end].to_owned()
+    };
+    let whole = of(&shards);
+    let of_a_boot = body(&whole).replace("boot any", &format!("boot {}", "7d".repeat(16)));
+    let mut fields = vec![3, 9, 0, 1];
+    fields.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
+    fields.extend_from_slice(&[9; 32]);
+    for name in ["log", "é\r\n\\", ""] {
+        fields.push(name.len() as u8);
+        fields.extend_from_slice(name.as_bytes());
+        fields.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 0x5a]);
+    }
+    let mut many = String::new();
+    for index in 0..8 {
+        let _ = writeln!(many, "shard {index} {} {}", "0a".repeat(32), "\\".repeat(index));
+    }
+    let raw = |text: &str| [&[0, 0, 0, 0], text.as_bytes()].concat();
+    let mended = |text: &str| [&[1, 7, 0, 32], text.as_bytes()].concat();
+    vec![
+        ("empty".into(), vec![0]),
+        ("whole".into(), raw(&whole)),
+        ("no-shards".into(), raw(&of(&[]))),
+        ("cut-short".into(), raw(&whole[..50])),
+        ("not-mended".into(), raw(&whole.replace("generation 7", "generation 8"))),
+        ("no-text".into(), vec![0, 0, 0, 0, 0xff, 0xfe]),
+        ("mended".into(), mended(&body(&whole))),
+        ("of-a-boot".into(), mended(&of_a_boot)),
+        ("many-shards".into(), mended(&(body(&of(&[])) + &many))),
+        ("other-format".into(), mended(&body(&whole).replace("manifest 1", "manifest 2"))),
+        ("no-generation".into(), mended(&body(&whole).replace("generation 7", "generation x"))),
+        ("no-digest".into(), mended(&body(&whole).replace("05", "0g"))),
+        ("dos-lines".into(), mended(&body(&whole).replace('\n', "\r\n"))),
+        ("header".into(), [&[2, 1, 0, 4], &body(&whole).as_bytes()[19..]].concat()),
+        ("fields".into(), fields),
+    ]
+}
+
+/// Turns of the `session` target, in words; see `Driver::turn`.
+fn sessions() -> Vec<(String, Vec<u8>)> {
+    // Messages of the swap, then of another one.
+    let [prepare, seal, commit, abort, resume, heartbeat] =
+        [0, 1, 2, 3, 4, 5].map(|kind| [1, kind, 0]);
+    let (foreign, adopt) = ([1, 2, 1], [1, 10, 0]);
+    let half = [129, 5, 0];
+    // A turn of 14 is an idle one.
+    let (well, badly, kept) = ([4, 3, 14], [6, 14, 14], [132, 3, 14]);
+    let [retaken, superseded, retry, lost, deadline, stop] =
+        [7, 8, 9, 10, 11, 12].map(|turn| [turn, 14, 14]);
+    let plays: [(&str, &[[u8; 3]]); 23] = [
+        ("committed", &[prepare, well, seal, well, heartbeat, commit]),
+        ("aborted-while-draining", &[prepare, abort, well, well, heartbeat]),
+        ("aborted-when-drained", &[prepare, well, resume, heartbeat, well, heartbeat]),
+        ("aborted-while-sealing", &[prepare, well, seal, abort, well, well]),
+        ("aborted-when-sealed", &[prepare, well, seal, well, abort, retaken, well]),
+        ("superseded", &[prepare, well, seal, well, lost, superseded]),
+        ("drain-failed", &[prepare, badly, well, prepare, well]),
+        ("seal-failed", &[prepare, well, seal, badly, well]),
+        ("lock-kept", &[prepare, well, seal, kept, well]),
+        ("resume-failed", &[prepare, well, abort, badly, retry, badly, retry, well]),
+        ("resume-failed-and-lost", &[prepare, badly, badly, lost, retry, well]),
+        ("deadline-while-draining", &[prepare, deadline, well, well]),
+        ("deadline-while-sealing", &[prepare, well, seal, deadline, badly, well]),
+        ("deadline-when-sealed", &[prepare, well, seal, well, deadline, retaken, well]),
+        ("deadline-then-lost", &[prepare, well, deadline, lost, well]),
+        ("foreign-commit", &[prepare, well, seal, well, foreign, retaken, well]),
+        ("early-commit", &[prepare, well, commit, well, prepare]),
+        ("commit-without-a-swap", &[commit, prepare, heartbeat]),
+        ("stopped", &[stop, well, well]),
+        ("stop-failed", &[stop, prepare, badly, badly]),
+        ("frame-in-two", &[prepare, half, half, well]),
+        ("adopted", &[adopt, prepare, adopt, well, well, adopt]),
+        ("lost-at-once", &[prepare, lost, heartbeat, stop, well, well]),
+    ];
+    let mut seeds: Vec<_> =
+        plays.map(|(name, turns)| (name.to_owned(), turns.concat())).into_iter().collect();
+    let all = messages();
+    let raw = all.iter().flat_map(|message| {
+        let frame = encode(1, message).expect("it is short");
+        [vec![0, frame.len() as u8], frame].concat()
+    });
+    seeds.push(("every-message".into(), raw.collect()));
+    seeds.push(("no-frame".into(), [&prepare[..], &[0, 4, 0, 0, 0, 0], &well].concat()));
+    let late = |begin: &[[u8; 3]]| -> Vec<u8> {
+        let late = (0..14).flat_map(|kind| [13, kind]);
+        begin.concat().into_iter().chain(late).collect()
+    };
+    seeds.push(("late-when-serving".into(), late(&[])));
+    seeds.push(("late-when-drained".into(), late(&[prepare, well])));
+    seeds.push(("late-when-waiting".into(), late(&[prepare, well, seal, well, lost])));
+    seeds.push(("late-when-stopping".into(), late(&[stop])));
+    seeds
+}
+
+fn id() -> HandoffId {
+    HandoffId::from_bytes([1; 16])
+}
