@@ -1,7 +1,9 @@
 //! Scenarios with real processes: a daemon that can be told to fail, a supervisor that can be
 //! told to hang or die, and a harness that starts both and checks what must hold.
 //!
-//! [`fixture`] is what the helper binaries are made of, [`harness`] what the scenarios use.
+//! [`fixture`] is what the helper binaries are made of, [`harness`] what the scenarios use, and
+//! [`arena`] what the matrix of faults and the soak are run in.
 
+pub mod arena;
 pub mod fixture;
 pub mod harness;

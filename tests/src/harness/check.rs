@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use handoff::frame::read_message;
 use handoff::protocol::{Message, Side};
@@ -58,11 +60,7 @@ impl Cluster {
             let acknowledged = clients.acknowledged();
             let tally = clients.stop();
             assert!(tally.written.len() >= acknowledged);
-            self.tally.written.extend(tally.written);
-            self.tally.failed.extend(tally.failed);
-            self.tally.refused += tally.refused;
-            self.tally.reset += tally.reset;
-            self.tally.moved += tally.moved;
+            self.tally.add(tally);
         }
     }
 
@@ -96,17 +94,7 @@ impl Cluster {
     /// When it is not.
     pub fn assert_locked_by(&self, pid: u32) {
         let file = fs::metadata(self.data().join(".handoff.lock")).expect("it is there");
-        let inode = format!(":{}", file.ino());
-        let locks = fs::read_to_string("/proc/locks").expect("the kernel tells");
-        // While others come and go, the kernel may list one twice.
-        let holders: BTreeSet<u32> = locks
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .filter(|words| words.contains(&"FLOCK") && !words.contains(&"->"))
-            .filter(|words| words.iter().any(|word| word.ends_with(&inode)))
-            .filter_map(|words| words[4].parse().ok())
-            .collect();
-        assert_eq!(holders, BTreeSet::from([pid]), "who holds the lock");
+        assert_eq!(lock_holders(file.ino()), BTreeSet::from([pid]), "who holds the lock");
         match DataDirLock::acquire(&self.data()) {
             Err(Error::LockHeld { holder_pid, .. }) => assert_eq!(holder_pid, pid),
             other => panic!("a second writer is not refused: {other:?}"),
@@ -120,16 +108,7 @@ impl Cluster {
     /// When the two differ.
     #[must_use]
     pub fn control_owner(&self) -> Option<u32> {
-        let mut stream = UnixStream::connect(self.control()).ok()?;
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
-        let peer = rustix::net::sockopt::socket_peercred(&stream).expect("the kernel tells").pid;
-        let peer = peer.as_raw_nonzero().get().unsigned_abs();
-        match read_message(&mut stream) {
-            Ok((_, Message::Hello { role: Side::Incumbent, pid, .. })) => assert_eq!(pid, peer),
-            Ok(other) => panic!("no hello of an incumbent: {other:?}"),
-            Err(_) => return None,
-        }
-        Some(peer)
+        control_owner(&self.control(), LIMIT)
     }
 
     /// Finds who serves, where no report said.
@@ -151,4 +130,42 @@ impl Cluster {
         let missing = client.missing(&self.tally.written).expect("it answers");
         assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
     }
+}
+
+/// Who answers on a control socket, by the kernel's word and its own; none if nobody.
+///
+/// # Panics
+///
+/// When the two differ.
+#[must_use]
+pub fn control_owner(control: &Path, limit: Duration) -> Option<u32> {
+    let mut stream = UnixStream::connect(control).ok()?;
+    stream.set_read_timeout(Some(limit)).expect("it can be set");
+    let peer = rustix::net::sockopt::socket_peercred(&stream).expect("the kernel tells").pid;
+    let peer = peer.as_raw_nonzero().get().unsigned_abs();
+    match read_message(&mut stream) {
+        Ok((_, Message::Hello { role: Side::Incumbent, pid, .. })) => assert_eq!(pid, peer),
+        Ok(other) => panic!("no hello of an incumbent: {other:?}"),
+        Err(_) => return None,
+    }
+    Some(peer)
+}
+
+/// The processes that have a `flock` on the file with this inode, by the kernel's word.
+///
+/// # Panics
+///
+/// When it does not tell.
+#[must_use]
+pub fn lock_holders(inode: u64) -> BTreeSet<u32> {
+    let inode = format!(":{inode}");
+    let locks = fs::read_to_string("/proc/locks").expect("the kernel tells");
+    // While others come and go, the kernel may list one twice.
+    locks
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.contains(&"FLOCK") && !words.contains(&"->"))
+        .filter(|words| words.iter().any(|word| word.ends_with(&inode)))
+        .filter_map(|words| words[4].parse().ok())
+        .collect()
 }

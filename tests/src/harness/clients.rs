@@ -22,9 +22,18 @@ impl Client {
     ///
     /// As [`TcpStream::connect`].
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::connect_within(address, LIMIT)
+    }
+
+    /// Connects, and waits no longer than that for a reply.
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::connect`].
+    pub fn connect_within(address: SocketAddr, limit: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(limit))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
@@ -89,6 +98,17 @@ pub struct Tally {
     pub moved: usize,
 }
 
+impl Tally {
+    /// Counts another one in.
+    pub fn add(&mut self, other: Self) {
+        self.written.extend(other.written);
+        self.failed.extend(other.failed);
+        self.refused += other.refused;
+        self.reset += other.reset;
+        self.moved += other.moved;
+    }
+}
+
 /// Clients on threads of their own.
 #[derive(Debug)]
 pub struct Clients {
@@ -129,12 +149,7 @@ impl Clients {
         self.stop.store(true, Ordering::SeqCst);
         let mut sum = Tally::default();
         for thread in self.threads.drain(..) {
-            let tally = thread.join().expect("a client does not panic");
-            sum.written.extend(tally.written);
-            sum.failed.extend(tally.failed);
-            sum.refused += tally.refused;
-            sum.reset += tally.reset;
-            sum.moved += tally.moved;
+            sum.add(thread.join().expect("a client does not panic"));
         }
         sum
     }

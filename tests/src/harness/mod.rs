@@ -11,6 +11,7 @@ mod process;
 mod spec;
 mod steps;
 
+pub use check::{control_owner, lock_holders};
 pub use clients::{Client, Clients, Tally};
 pub use cluster::Cluster;
 pub use helper::HelperSupervisor;

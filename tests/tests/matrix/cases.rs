@@ -1,0 +1,165 @@
+//! The cases: every point with every fault, and pairs of faults.
+
+use std::fmt;
+
+use handoff::faults::{Fault, Planned, Point, Role};
+
+/// Faults that strike in one swap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Case {
+    /// What this case is about; all of them have to strike.
+    pub(crate) faults: Vec<Planned>,
+    /// What makes the step be reached at all; these have to strike too.
+    pub(crate) scene: Vec<Planned>,
+    /// Whether the supervisor is killed while no swap is in flight.
+    pub(crate) between_swaps: bool,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<_> = self.faults.iter().map(ToString::to_string).collect();
+        f.pad(&faults.join(" + "))
+    }
+}
+
+/// Every fault at every point.
+pub(crate) fn single() -> Vec<Case> {
+    let of_point = |point: &Point| Fault::ALL.map(|fault| Planned { point: *point, fault });
+    let all = Point::ALL.iter().flat_map(of_point);
+    let makes_sense = |planned: &Planned| planned.fault.strikes_at(planned.point);
+    all.filter(makes_sense).map(|planned| case(vec![planned])).collect()
+}
+
+/// A death between the seal and the commit, and then another death, or a hang, in whoever goes
+/// on from there.
+pub(crate) fn pairs() -> Vec<Case> {
+    use Point::*;
+    let undoing = [
+        IncumbentUndoes,
+        IncumbentTriesLock,
+        IncumbentRetook,
+        IncumbentRecordedAgain,
+        IncumbentResumes,
+        IncumbentResumed,
+        IncumbentServesAgain,
+    ];
+    let giving_up = [
+        SupervisorGivesUp,
+        SupervisorKilledSuccessor,
+        SupervisorAskedIncumbent,
+        SupervisorHeardEcho,
+    ];
+    let adopting = [
+        AdopterSettles,
+        AdopterSettled,
+        AdopterNotedEnd,
+        AdopterAsksForListeners,
+        AdopterHasListeners,
+    ];
+    let going_on = [
+        SupervisorSentBegin,
+        SupervisorHeardReady,
+        SupervisorCommits,
+        SupervisorSentCommit,
+        SupervisorHeardServing,
+        SupervisorToldIncumbent,
+    ];
+    let opening = [
+        SuccessorHeardBegin,
+        SuccessorLocked,
+        SuccessorRecordedOpening,
+        SuccessorOpened,
+        SuccessorSaidReady,
+    ];
+    let committing = [
+        SuccessorHeardCommit,
+        SuccessorRecordedServing,
+        SuccessorTookPath,
+        SuccessorSaidServing,
+        SuccessorAdmits,
+    ];
+    let before_commit = [
+        SupervisorSentSeal,
+        SupervisorHeardSealed,
+        SupervisorSentBegin,
+        SupervisorHeardReady,
+        SupervisorCommits,
+    ];
+    let sealing = [IncumbentUnlocks, IncumbentUnlocked, IncumbentSaidSealed];
+    let after = [SupervisorSentCommit, SupervisorHeardServing, SupervisorToldIncumbent];
+
+    let mut cases = Vec::new();
+    let mut cross = |firsts: &[Point], seconds: &[Point]| {
+        for (&first, &second) in firsts.iter().flat_map(|a| seconds.iter().map(move |b| (a, b))) {
+            for fault in [Fault::Kill, Fault::Hang] {
+                let first = Planned { point: first, fault: Fault::Kill };
+                cases.push(case(vec![first, Planned { point: second, fault }]));
+            }
+        }
+    };
+    // The supervisor dies: the incumbent undoes alone, and another supervisor adopts.
+    cross(&before_commit[1..], &undoing);
+    // It may be interrupted before it has released the lock.
+    cross(&before_commit[..1], &[IncumbentUndoes]);
+    cross(&before_commit[..1], &undoing[4..]);
+    cross(&before_commit, &adopting);
+    cross(&before_commit, &[AdopterAskedIncumbent]);
+    cross(&after, &adopting);
+    cross(&[SupervisorSentCommit], &committing);
+    // The successor dies: both others undo.
+    cross(&opening, &undoing);
+    cross(&opening, &giving_up);
+    cross(&committing[..3], &undoing);
+    cross(&committing[..3], &giving_up);
+    // The incumbent dies: both others go on.
+    cross(&[IncumbentSaidSealed], &going_on);
+    cross(&sealing[..2], &[SupervisorSentBegin, SupervisorCommits, SupervisorSentCommit]);
+    cross(&sealing, &opening);
+    cross(&sealing, &committing);
+    cases
+}
+
+fn case(faults: Vec<Planned>) -> Case {
+    let mut scene = Vec::new();
+    let mut between_swaps = false;
+    if let [only] = faults[..] {
+        scene = scene_of(only.point);
+        between_swaps = is_between_swaps(only.point);
+    }
+    Case { faults, scene, between_swaps }
+}
+
+/// What has to fail so that a point is reached in a swap.
+fn scene_of(point: Point) -> Vec<Planned> {
+    use Point::*;
+    let opening_fails = Planned { point: SuccessorOpened, fault: Fault::Error };
+    let supervisor_dies = Planned { point: SupervisorSentBegin, fault: Fault::Kill };
+    match point {
+        SupervisorGivesUp
+        | SupervisorKilledSuccessor
+        | SupervisorAskedIncumbent
+        | SupervisorHeardEcho
+        | IncumbentUndoes
+        | IncumbentTriesLock
+        | IncumbentRetook
+        | IncumbentRecordedAgain
+        | IncumbentResumes
+        | IncumbentResumed
+        | IncumbentServesAgain => vec![opening_fails],
+        AdopterKilledSuccessor => {
+            // Only a supervisor that lives keeps it from giving up before it hangs.
+            let supervisor_dies = Planned { point: SupervisorGivesUp, fault: Fault::Kill };
+            vec![supervisor_dies, Planned { point: SuccessorLocked, fault: Fault::Hang }]
+        }
+        AdopterSettles | AdopterAskedIncumbent | AdopterSettled | AdopterNotedEnd => {
+            vec![supervisor_dies]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a point is reached when a supervisor dies between two swaps.
+fn is_between_swaps(point: Point) -> bool {
+    let adopts = point.role() == Role::Adopter && scene_of(point).is_empty();
+    adopts || point == Point::IncumbentGivesListeners
+}

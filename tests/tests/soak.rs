@@ -1,0 +1,262 @@
+//! The soak: swaps under load, while any of the three processes is killed, or stopped and
+//! continued, at a random moment.
+//!
+//! `SWAPS=10000` says how many; without it few are made. `SEED=N` replays the choices of a run,
+//! whose seed is printed; what the machine does with them in between is its own. `SOAK_PIN=1`
+//! pins every process to one core, beside a loop that keeps it busy.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use handoff_tests::arena::{Arena, Report, Victim};
+use rustix::process::Signal;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+#[test]
+fn random_deaths_and_stops_lose_nothing_and_leave_one_daemon_serving() {
+    let swaps = number("SWAPS").unwrap_or(40);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later than that");
+    let seed = number("SEED").unwrap_or(now.as_secs() as usize);
+    let pinned = number("SOAK_PIN").is_some_and(|pin| pin > 0);
+    say(&format!("soak: SEED={seed} SWAPS={swaps}{}", if pinned { " SOAK_PIN=1" } else { "" }));
+    let stop = AtomicBool::new(false);
+    let begun = Instant::now();
+    let sum = thread::scope(|scope| {
+        if pinned {
+            pin_to_one_core();
+            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+        }
+        let sum = soak(swaps, seed, if pinned { 2 } else { AT_A_TIME });
+        stop.store(true, Ordering::Relaxed);
+        sum
+    });
+    say(&format!("{sum}in {:.0} s", begun.elapsed().as_secs_f64()));
+    assert_eq!(sum.failures, [""; 0]);
+    assert_eq!(sum.swaps, swaps);
+}
+
+/// Plays rounds of swaps, some at a time.
+fn soak(swaps: usize, seed: usize, at_a_time: usize) -> Sum {
+    let (next, sum) = (AtomicUsize::new(0), Mutex::new(Sum::default()));
+    thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(|| {
+                loop {
+                    let round = next.fetch_add(1, Ordering::Relaxed);
+                    let left = swaps.saturating_sub(round * A_ROUND).min(A_ROUND);
+                    if left == 0 {
+                        return;
+                    }
+                    let random = Random::new((seed + round) as u64);
+                    let played = catch_unwind(AssertUnwindSafe(|| play(left, random)));
+                    let mut sum = sum.lock().expect("no thread panics");
+                    match played {
+                        Ok(round) => sum.add(round),
+                        Err(panic) => sum.fail(seed + round, &*panic),
+                    }
+                }
+            });
+        }
+    });
+    sum.into_inner().expect("no thread panics")
+}
+
+/// One daemon's life: so many swaps, and what was acknowledged is read at its end.
+fn play(swaps: usize, mut random: Random) -> Sum {
+    let mut sum = Sum::default();
+    let mut arena = Arena::new(&[]);
+    arena.until_sound();
+    arena.start_clients(2);
+    arena.wait_for_progress();
+    for _ in 0..swaps {
+        let before = arena.reports.len();
+        arena.order_swap();
+        let begun = Instant::now();
+        for _ in 0..*random.of(&[0, 1, 1, 1, 1, 2]) {
+            let victim = *random.of(&[Victim::Supervisor, Victim::Incumbent, Victim::Successor]);
+            // A swap takes about as long.
+            let at = begun + Duration::from_micros(random.below(A_SWAP_US));
+            let what = What::random(&mut random);
+            while Instant::now() < at {
+                thread::sleep(at.saturating_duration_since(Instant::now()).min(A_SLEEP));
+            }
+            let Some(pid) = arena.victim(victim) else {
+                sum.count(format!("{victim:?} not there to be struck"));
+                continue;
+            };
+            sum.count(format!("{victim:?} {}", what.name()));
+            match what {
+                What::Kill => arena.strike_down(pid),
+                What::StopFor(pause) => {
+                    arena.signal(pid, Signal::STOP);
+                    thread::sleep(pause);
+                    arena.signal(pid, Signal::CONT);
+                }
+            }
+        }
+        arena.until_sound();
+        sum.swaps += 1;
+        sum.outcome(&arena.reports[before..]);
+    }
+    arena.wait_for_progress();
+    arena.stop_clients();
+    sum.acknowledged += arena.assert_nothing_lost();
+    let tally = arena.tally();
+    assert!(tally.failed.is_empty(), "requests failed: {:?}", tally.failed);
+    if !arena.has_died_out {
+        assert_eq!(tally.refused, 0, "connections were refused: {:?}", arena.reports);
+    }
+    sum
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Kill,
+    StopFor(Duration),
+}
+
+impl What {
+    fn random(random: &mut Random) -> Self {
+        match random.below(200) {
+            0..100 => Self::Kill,
+            // Beyond the limit after which a silent process counts as hung.
+            100 => Self::StopFor(Duration::from_millis(5_000 + random.below(3_000))),
+            _ => Self::StopFor(Duration::from_micros(random.below(2 * A_SWAP_US))),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "killed",
+            Self::StopFor(pause) if pause < Duration::from_secs(1) => "stopped for a moment",
+            Self::StopFor(_) => "stopped for long",
+        }
+    }
+}
+
+/// What the swaps came to.
+#[derive(Debug, Default)]
+struct Sum {
+    swaps: usize,
+    acknowledged: usize,
+    strikes: BTreeMap<String, usize>,
+    outcomes: BTreeMap<String, usize>,
+    lost: usize,
+    split: usize,
+    stuck: usize,
+    failures: Vec<String>,
+}
+
+impl Sum {
+    fn count(&mut self, strike: String) {
+        *self.strikes.entry(strike).or_default() += 1;
+    }
+
+    /// A swap's outcome: what the one that ordered it said, or the one that adopted.
+    fn outcome(&mut self, reports: &[Report]) {
+        let named = reports.iter().find_map(|report| match report {
+            Report::Committed(_) => Some("committed".to_owned()),
+            Report::Failed(_, Some(_), _) => Some("promoted".to_owned()),
+            Report::Failed(fate, None, _) => Some(format!("rolled back ({fate})")),
+            Report::Adopted(_, settled) => Some(format!("supervisor died: {settled}")),
+            Report::Nothing(settled) => Some(format!("all died: {settled}")),
+            Report::Error(_) => Some("not begun".to_owned()),
+            Report::Started(_) => None,
+        });
+        *self.outcomes.entry(named.unwrap_or("none".to_owned())).or_default() += 1;
+    }
+
+    fn add(&mut self, other: Self) {
+        self.swaps += other.swaps;
+        self.acknowledged += other.acknowledged;
+        for (name, count) in other.strikes {
+            *self.strikes.entry(name).or_default() += count;
+        }
+        for (name, count) in other.outcomes {
+            *self.outcomes.entry(name).or_default() += count;
+        }
+    }
+
+    fn fail(&mut self, seed: usize, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+        let kind = match text {
+            _ if text.contains("acknowledged and lost") => &mut self.lost,
+            _ if text.contains("have the lock") || text.contains("answers clients") => {
+                &mut self.split
+            }
+            _ => &mut self.stuck,
+        };
+        *kind += 1;
+        self.failures.push(format!("SEED={seed} SWAPS={A_ROUND}: {text}"));
+    }
+}
+
+impl std::fmt::Display for Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (title, counts) in [("struck", &self.strikes), ("swaps", &self.outcomes)] {
+            writeln!(f, "{title}:")?;
+            for (name, count) in counts {
+                writeln!(f, "  {count:>7} {name}")?;
+            }
+        }
+        let Self { swaps, acknowledged, lost, split, stuck, .. } = self;
+        writeln!(f, "{swaps} swaps, {acknowledged} acknowledged writes read back")?;
+        write!(f, "{lost} lost, {split} split, {stuck} stuck, ")
+    }
+}
+
+/// SplitMix64: good enough, and a line.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len() as u64) as usize]
+    }
+}
+
+fn pin_to_one_core() {
+    let mut all = sched_getaffinity(None).expect("the kernel tells");
+    let core = (0..CpuSet::MAX_CPU).rev().find(|core| all.is_set(*core)).expect("there is one");
+    all.clear();
+    all.set(core);
+    sched_setaffinity(None, &all).expect("a process may have less");
+}
+
+fn number(variable: &str) -> Option<usize> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is no number")))
+}
+
+/// Past the capture of tests.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Swaps of one daemon.
+const A_ROUND: usize = 40;
+const AT_A_TIME: usize = 4;
+/// Strikes fall within as many microseconds from a swap's begin.
+const A_SWAP_US: u64 = 60_000;
+const A_SLEEP: Duration = Duration::from_micros(100);
