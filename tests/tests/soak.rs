@@ -30,7 +30,11 @@ fn random_deaths_and_stops_lose_nothing_and_leave_one_daemon_serving() {
     let sum = thread::scope(|scope| {
         if pinned {
             pin_to_one_core();
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let sum = soak(swaps, seed, if pinned { 2 } else { AT_A_TIME });
         stop.store(true, Ordering::Relaxed);
@@ -127,7 +131,7 @@ impl What {
             0..100 => Self::Kill,
             // Beyond the limit after which a silent process counts as hung.
             100 => Self::StopFor(Duration::from_millis(5_000 + random.below(3_000))),
-            _ => Self::StopFor(Duration::from_micros(random.below(2 * A_SWAP_US))),
+            _ => Self::StopFor(Duration::from_micros(random.below(4 * A_SWAP_US))),
         }
     }
 
@@ -258,5 +262,5 @@ fn say(line: &str) {
 const A_ROUND: usize = 40;
 const AT_A_TIME: usize = 4;
 /// Strikes fall within as many microseconds from a swap's begin.
-const A_SWAP_US: u64 = 60_000;
+const A_SWAP_US: u64 = 25_000;
 const A_SLEEP: Duration = Duration::from_micros(100);

@@ -148,8 +148,9 @@ fn scene_of(point: Point) -> Vec<Planned> {
         | IncumbentServesAgain => vec![opening_fails],
         AdopterKilledSuccessor => {
             // Only a supervisor that lives keeps it from giving up before it hangs.
-            let supervisor_dies = Planned { point: SupervisorGivesUp, fault: Fault::Kill };
-            vec![supervisor_dies, Planned { point: SuccessorLocked, fault: Fault::Hang }]
+            let lingers = Planned { point: SupervisorSentBegin, fault: Fault::Slow };
+            let hangs = Planned { point: SuccessorLocked, fault: Fault::Hang };
+            vec![lingers, supervisor_dies, hangs]
         }
         AdopterSettles | AdopterAskedIncumbent | AdopterSettled | AdopterNotedEnd => {
             vec![supervisor_dies]
