@@ -1,0 +1,201 @@
+//! What a swap hears: messages, ends of processes and of connections, and limits that pass.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::{ROLLBACK_PATIENCE, Swap};
+use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
+use crate::frame::{LIVENESS_LIMIT, Link, Received};
+use crate::machine::supervisor::{Event, State};
+use crate::protocol::Message;
+use crate::supervisor::Progress;
+use crate::sys::poll;
+use crate::sys::process::Process;
+
+impl Swap {
+    /// The next thing that happens, or a time limit that passes. With `until`, none if
+    /// nothing has happened by then.
+    pub(super) fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
+        loop {
+            if let Some(event) = self.heard_event().or_else(|| self.overdue_event()) {
+                return Some(event);
+            }
+            let now = Instant::now();
+            if self.ask_again.is_some_and(|due| due <= now) {
+                self.ask_incumbent();
+                continue;
+            }
+            if until.is_some_and(|until| until <= now) {
+                return None;
+            }
+            self.poll();
+        }
+    }
+
+    /// What the links and the processes have to tell. What a process said comes before its end.
+    fn heard_event(&mut self) -> Option<Event> {
+        if !self.successor_closed {
+            match self.successor.clone().attend().next() {
+                Received::Message(message) => {
+                    self.learn_from_successor(&message);
+                    return Some(Event::Successor(message));
+                }
+                Received::Nothing => {}
+                Received::Closed => {
+                    self.successor_closed = true;
+                    return Some(Event::SuccessorLost);
+                }
+                Received::Broken(error) => {
+                    tracing::error!(%error, "the successor cannot be understood");
+                    self.successor_closed = true;
+                    return Some(Event::SuccessorLost);
+                }
+            }
+        }
+        if !self.incumbent_closed {
+            match self.incumbent.clone().attend().next() {
+                Received::Message(Message::Heartbeat { .. }) => return Some(Event::Echoed),
+                Received::Message(Message::Abort { reason, .. }) if self.asked_anew => {
+                    tracing::warn!(reason, "the incumbent has another swap in flight");
+                    return Some(Event::Refused);
+                }
+                Received::Message(message) => {
+                    self.learn_from_incumbent(&message);
+                    return Some(Event::Incumbent(message));
+                }
+                Received::Nothing => {}
+                Received::Closed => return Some(self.on_incumbent_closed()),
+                Received::Broken(error) => {
+                    tracing::error!(%error, "the incumbent cannot be understood");
+                    return Some(self.on_incumbent_closed());
+                }
+            }
+        }
+        let ended =
+            |process: &Process| poll::is_ready(process.as_fd(), PollFlags::IN).unwrap_or(false);
+        if !self.successor_ended && self.child.as_ref().is_some_and(|child| ended(child.process()))
+        {
+            self.successor_ended = true;
+            return Some(Event::SuccessorEnded);
+        }
+        if !self.incumbent_ended && ended(&self.incumbent_process) {
+            self.incumbent_ended = true;
+            return Some(Event::IncumbentDied);
+        }
+        None
+    }
+
+    /// A process that died and one that closed its connection look alike for a moment.
+    fn on_incumbent_closed(&mut self) -> Event {
+        self.incumbent_closed = true;
+        let limit = Instant::now() + EXIT_PATIENCE;
+        if !self.incumbent_ended && self.incumbent_process.wait_for_end(limit).unwrap_or(false) {
+            self.incumbent_ended = true;
+            return Event::IncumbentDied;
+        }
+        Event::IncumbentDisconnected
+    }
+
+    fn overdue_event(&self) -> Option<Event> {
+        let now = Instant::now();
+        let silent = |link: &Link| {
+            now.saturating_duration_since(link.attend().heard().max(self.entered)) > LIVENESS_LIMIT
+        };
+        match &self.machine.state {
+            State::Confirming(_) | State::Ending(_) => {
+                let too_long = now >= self.entered + ROLLBACK_PATIENCE;
+                let hung = matches!(self.machine.state, State::Confirming(_))
+                    && (self.incumbent_closed || silent(&self.incumbent))
+                    && now > self.entered + LIVENESS_LIMIT;
+                (too_long || hung).then_some(Event::PatienceEnded)
+            }
+            state if state.is_at_rest() => None,
+            _ if now >= self.deadline && !self.deadline_told => Some(Event::DeadlinePassed),
+            _ if silent(&self.successor) => Some(Event::SuccessorSilent),
+            State::Draining | State::Sealing if silent(&self.incumbent) => {
+                Some(Event::IncumbentSilent)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for the next event, at most until some limit may have passed.
+    fn poll(&self) {
+        let now = Instant::now();
+        let soon = now + SILENCE_CHECK;
+        let limit = match self.machine.state {
+            State::Confirming(_) | State::Ending(_) => self.entered + ROLLBACK_PATIENCE,
+            _ if self.deadline_told => soon,
+            _ => self.deadline,
+        };
+        let due = self.ask_again.unwrap_or(soon).min(limit).min(soon);
+        let mut fds = Vec::with_capacity(4);
+        if !self.incumbent_closed {
+            fds.push(PollFd::from_borrowed_fd(self.incumbent.as_fd(), PollFlags::IN));
+        }
+        if !self.successor_closed {
+            fds.push(PollFd::from_borrowed_fd(self.successor.as_fd(), PollFlags::IN));
+        }
+        if !self.incumbent_ended {
+            fds.push(PollFd::new(&self.incumbent_process, PollFlags::IN));
+        }
+        if let Some(child) = self.child.as_ref().filter(|_| !self.successor_ended) {
+            fds.push(PollFd::new(child.process(), PollFlags::IN));
+        }
+        // The pulse leaves a link alone while it is attended to; what it read before is
+        // not seen by polling.
+        let (incumbent, successor) = (self.incumbent.attend(), self.successor.attend());
+        if !self.incumbent_closed && incumbent.is_pending()
+            || !self.successor_closed && successor.is_pending()
+        {
+            return;
+        }
+        if let Err(error) = poll::poll(&mut fds, Some(due)) {
+            tracing::error!(%error, "cannot poll");
+        }
+    }
+
+    fn learn_from_incumbent(&mut self, message: &Message) {
+        match message {
+            &Message::Drained { open_conns_remaining, accept_closed } => {
+                self.learnt.drain = DrainReport { open_conns_remaining, accept_closed };
+            }
+            Message::SealComplete { last_revision_per_shard, data_dir_fingerprint, .. } => {
+                self.learnt.sealed = Some(SealReport {
+                    last_revision_per_shard: last_revision_per_shard.clone(),
+                    data_dir_fingerprint: *data_dir_fingerprint,
+                });
+            }
+            &Message::SealProgress { shards_sealed, shards_total, last_revision } => {
+                let progress = SealProgress { shards_sealed, shards_total, last_revision };
+                let handoff_id = self.handoff_id();
+                self.tell(&Progress::Sealing { handoff_id, progress });
+            }
+            _ => {}
+        }
+    }
+
+    fn learn_from_successor(&mut self, message: &Message) {
+        match message {
+            Message::Verified { data_dir_fingerprint, .. } => {
+                self.learnt.verified = Some(*data_dir_fingerprint);
+            }
+            Message::Ready { listening_on, healthz_ok, advertised_revision_per_shard, .. } => {
+                self.learnt.ready = Some(ReadinessSnapshot {
+                    listening_on: listening_on.clone(),
+                    healthz_ok: *healthz_ok,
+                    advertised_revision_per_shard: advertised_revision_per_shard.clone(),
+                });
+            }
+            Message::Serving { generation, .. } => self.learnt.generation = *generation,
+            _ => {}
+        }
+    }
+}
+
+/// How often silence is looked for.
+const SILENCE_CHECK: Duration = Duration::from_millis(250);
+/// From the end of a connection to the end of its process.
+const EXIT_PATIENCE: Duration = Duration::from_millis(250);
