@@ -19,7 +19,6 @@ use crate::sys::socket;
 /// What the last supervisor left.
 #[derive(Debug)]
 #[must_use = "a daemon that serves must not be started a second time"]
-#[non_exhaustive]
 pub enum Adoption {
     /// A daemon serves, and this supervisor has its listeners.
     Daemon(AdoptedDaemon),

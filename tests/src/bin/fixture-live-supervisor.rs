@@ -44,7 +44,6 @@ fn supervise(control: &Path, journal: &Path, listen: &str, log: PathBuf) -> Resu
             supervisor.add_listener("main", listener);
             say(&format!("nothing {}", settled(swap)));
         }
-        other => return Err(io::Error::other(format!("what is {other:?}?")).into()),
     }
     let mut children = Vec::new();
     for line in io::stdin().lines() {
