@@ -14,9 +14,10 @@ pub(crate) const HELP: &str = "\
 kvd: a key-value server that speaks RESP2 and is replaced while its clients stay connected
 
 usage:
-  kvd                 the demonstration: a supervisor, the server, clients, and swaps
+  kvd [demo]          the demonstration: a supervisor, the server, clients, and swaps
         --clients N         how many clients [8]
         --swaps N           how many swaps; the one in the middle is made to fail [12]
+        --kill-supervisor   kill the supervisor twice, between two swaps and inside one
   kvd serve           the server
         --data DIR          where the data lies
         --control PATH      where its control socket lies
@@ -24,9 +25,11 @@ usage:
         --build N           which build it says it is [1]
         --fail-open         fail when the data is opened
         --open-delay MS     take that much longer to open the data
-  kvd supervise       the demonstration's supervisor; swaps as the lines on its input say
-        --data DIR
-        --control PATH
+  kvd supervise       adopts the server that serves, or starts one; swaps as its input says, a
+                      line each: swap build=N [fail_open=true] [open_delay_ms=MS]; ends the
+                      server at the end of its input, and leaves it serving when it is killed
+        --data DIR          as the server's
+        --control PATH      as the server's; the journal lies beside it, PATH.journal
   kvd --help";
 
 /// What the command line asks for.
@@ -42,17 +45,31 @@ pub(crate) fn parse<I>(arguments: I) -> Result<Task, lexopt::Error>
 where
     I: IntoIterator<Item: Into<OsString>>,
 {
-    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut words = arguments.into_iter().map(Into::into).peekable();
+    let task = words.next_if(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    let parser = lexopt::Parser::from_args(words);
+    match task {
+        None => demo(parser),
+        Some(task) if task == "demo" => demo(parser),
+        Some(task) if task == "serve" => serve(parser),
+        Some(task) if task == "supervise" => supervise(parser),
+        Some(other) => Err(Value(other).unexpected()),
+    }
+}
+
+fn demo(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     let mut demo = DemoOptions::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Value(task) if task == "serve" => return serve(parser),
-            Value(task) if task == "supervise" => return supervise(parser),
             Long("clients") => demo.clients = parser.value()?.parse()?,
             Long("swaps") => demo.swaps = parser.value()?.parse()?,
+            Long("kill-supervisor") => demo.kill_supervisor = true,
             Short('h') | Long("help") => return Ok(Task::Help),
             other => return Err(other.unexpected()),
         }
+    }
+    if !demo.is_long_enough() {
+        return Err("--kill-supervisor needs 4 swaps or more".into());
     }
     Ok(Task::Demo(demo))
 }
@@ -131,11 +148,24 @@ mod tests {
         assert_eq!(error("serve --data d --control c --listen x"), "--listen \"x\" is not IP:PORT");
         assert_eq!(error("serve --port 3"), "invalid option '--port'");
         assert_eq!(error("swap"), "unexpected argument \"swap\"");
+        assert_eq!(error("demo serve"), "unexpected argument \"serve\"");
+        assert_eq!(error("--swaps 3 --kill-supervisor"), "--kill-supervisor needs 4 swaps or more");
     }
 
     #[test]
     fn no_arguments_are_the_demonstration() {
         assert!(matches!(parse([""; 0]), Ok(Task::Demo(_))));
         assert!(matches!(parse(["--help"]), Ok(Task::Help)));
+    }
+
+    #[test]
+    fn the_demonstration_may_be_named() {
+        for line in ["--kill-supervisor --swaps 4", "demo --swaps 4 --kill-supervisor"] {
+            let Ok(Task::Demo(options)) = parse(line.split_whitespace()) else {
+                panic!("not understood");
+            };
+            assert_eq!((options.swaps, options.kill_supervisor), (4, true));
+        }
+        assert!(matches!(parse(["demo"]), Ok(Task::Demo(options)) if !options.kill_supervisor));
     }
 }

@@ -134,6 +134,16 @@ impl Tally {
     }
 }
 
+/// Asks who serves, as any client can: the build and the process.
+pub(crate) fn who_serves(address: SocketAddr) -> Result<(u32, u32), BoxError> {
+    let reply = Connection::open(address)?.request(&[b"INFO"])?;
+    let Reply::BulkString(info) = &reply else { return Err(format!("{reply:?}").into()) };
+    let info = std::str::from_utf8(info)?;
+    let value = |key| info.lines().find_map(|line| line.strip_prefix(key));
+    let number = |key| value(key).ok_or_else(|| format!("no {key} in {info:?}"));
+    Ok((number("kvd_build:")?.parse()?, number("process_id:")?.parse()?))
+}
+
 struct Client {
     number: usize,
     address: SocketAddr,

@@ -1,21 +1,15 @@
 //! The demonstration: a supervisor, a server, clients that never pause, and swaps.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::fs;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
 use crate::BoxError;
 use crate::clients::{Clients, ReadBack, Tally};
-use crate::report::{Order, Outcome, Started, SwapReport};
-use crate::table;
+use crate::processes::{Interrupt, Processes, log};
+use crate::report::{Order, Outcome, Serving, SwapReport};
+use crate::table::{self, Row};
 
 /// How much of it there is.
 pub(crate) struct DemoOptions {
@@ -23,18 +17,45 @@ pub(crate) struct DemoOptions {
     pub(crate) swaps: u32,
     /// Requests that every client makes between two swaps.
     pub(crate) requests_between: u64,
+    /// Whether the supervisor is killed twice on the way.
+    pub(crate) kill_supervisor: bool,
 }
 
 impl Default for DemoOptions {
     fn default() -> Self {
-        Self { clients: 8, swaps: 12, requests_between: 500 }
+        Self { clients: 8, swaps: 12, requests_between: 500, kill_supervisor: false }
     }
 }
 
+/// What is to come of a swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    Commit,
+    /// The successor fails.
+    Fail,
+    /// The supervisor is killed while the successor opens the data.
+    Kill,
+}
+
 impl DemoOptions {
-    /// How a swap, counted from 1, is to end: in the middle one the successor fails.
-    fn planned(&self, swap: u32) -> Outcome {
-        if swap == self.swaps.div_ceil(2) { Outcome::RolledBack } else { Outcome::Committed }
+    /// The swap in the middle, counted from 1, is the one that fails.
+    fn plan(&self, swap: u32) -> Plan {
+        let middle = self.swaps.div_ceil(2);
+        match swap {
+            _ if swap == middle => Plan::Fail,
+            _ if self.kill_supervisor && swap == middle + 1 => Plan::Kill,
+            _ => Plan::Commit,
+        }
+    }
+
+    /// Whether the supervisor is killed before this swap, while none is under way.
+    fn kills_before(&self, swap: u32) -> bool {
+        self.kill_supervisor && swap == self.swaps.div_ceil(2) / 2 + 1
+    }
+
+    /// There is a swap before the first kill and one behind the second.
+    pub(crate) const fn is_long_enough(&self) -> bool {
+        !self.kill_supervisor || self.swaps >= 4
     }
 }
 
@@ -42,72 +63,150 @@ impl DemoOptions {
 ///
 /// # Errors
 ///
-/// A request failed, a connection was refused, a write is missing, or a swap did not end as
-/// planned.
+/// A request failed, a connection was refused, a write is missing, a swap did not end as
+/// planned, or a supervisor did not go on from where the one before it was killed.
 pub(crate) fn run(options: &DemoOptions) -> Result<(), BoxError> {
+    let interrupt = Interrupt::watch()?;
     // Dropped last, when no process uses it any more.
     let dir = tempfile::tempdir()?;
-    let log = dir.path().join("log");
-    let outcome = demonstrate(options, dir.path(), &log);
+    let outcome = demonstrate(options, dir.path(), &interrupt);
     if outcome.is_err() {
-        eprint!("{}", fs::read_to_string(&log).unwrap_or_default());
+        eprint!("{}", fs::read_to_string(log(dir.path())).unwrap_or_default());
     }
     outcome
 }
 
-fn demonstrate(options: &DemoOptions, dir: &Path, log: &Path) -> Result<(), BoxError> {
-    let (mut supervisor, started) = Supervisor::start(dir, log)?;
-    let Started { address, build, .. } = started;
-    println!("build {build} serves on {address}; {} clients write and read", options.clients);
-    let clients = Clients::start(address, options.clients)?;
-    wait_for_requests(&clients, options.requests_between)?;
-
-    let mut swaps = Vec::new();
-    for number in 1..=options.swaps {
-        let fail_open = options.planned(number) == Outcome::RolledBack;
-        let order = Order { build: number + 1, fail_open };
-        let start = Instant::now();
-        let report = supervisor.swap(&order)?;
-        let end = Instant::now();
-        wait_for_requests(&clients, options.requests_between)?;
-        let pause = clients.longest_wait(start, end);
-        println!(
-            "swap {number:2} of {}: build {:2} to {:2} {:<12} in {:>6} ms, pause {:>6} ms",
-            options.swaps,
-            report.from,
-            report.to,
-            report.outcome,
-            table::millis(end - start),
-            table::millis(pause),
-        );
-        swaps.push((report, pause));
-    }
-
-    println!("reading back what was acknowledged");
-    let (tally, read_back) = clients.finish()?;
-    println!("{}", table::swaps(&swaps));
-    println!("{}", table::totals(&tally, &read_back));
-    let complaints = complaints(options, &swaps, &tally, &read_back);
-    if complaints.is_empty() {
-        return Ok(());
-    }
-    Err(complaints.join("; ").into())
-}
-
-fn complaints(
-    options: &DemoOptions,
-    swaps: &[(SwapReport, Duration)],
-    tally: &Tally,
-    read_back: &ReadBack,
-) -> Vec<String> {
-    let mut complaints = Vec::new();
-    for ((report, _), number) in swaps.iter().zip(1..) {
-        let planned = options.planned(number);
-        if report.outcome != planned {
-            let SwapReport { outcome, reason, .. } = report;
-            complaints.push(format!("swap {number} was to be {planned}, was {outcome}: {reason}"));
+fn demonstrate(options: &DemoOptions, dir: &Path, interrupt: &Interrupt) -> Result<(), BoxError> {
+    let mut demo = Demonstration::start(options, dir, interrupt)?;
+    match demo.run() {
+        Ok(()) => demo.finish(),
+        Err(error) => {
+            demo.complaints.push(error.to_string());
+            Err(demo.complaints.join("; ").into())
         }
     }
+}
+
+/// It and what it has seen so far.
+pub(crate) struct Demonstration<'a> {
+    options: &'a DemoOptions,
+    interrupt: &'a Interrupt,
+    // Before the processes, so that they end first.
+    clients: Clients,
+    pub(crate) processes: Processes,
+    /// Who serves, by the supervisor's last word.
+    pub(crate) serving: Serving,
+    rows: Vec<Row>,
+    pub(crate) complaints: Vec<String>,
+}
+
+impl<'a> Demonstration<'a> {
+    fn start(
+        options: &'a DemoOptions,
+        dir: &Path,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, BoxError> {
+        let (processes, serving) = Processes::start(dir, interrupt.clone())?;
+        let Serving { address, build, .. } = serving;
+        println!("build {build} serves on {address}; {} clients write and read", options.clients);
+        let clients = Clients::start(address, options.clients)?;
+        let (rows, complaints) = (Vec::new(), Vec::new());
+        let demo = Self { options, interrupt, clients, processes, serving, rows, complaints };
+        demo.wait_for_requests()?;
+        Ok(demo)
+    }
+
+    fn run(&mut self) -> Result<(), BoxError> {
+        for number in 1..=self.options.swaps {
+            if self.options.kills_before(number) {
+                self.kill_between_swaps()?;
+            }
+            match self.options.plan(number) {
+                Plan::Commit => self.swap(number, false, Outcome::Committed)?,
+                Plan::Fail => self.swap(number, true, Outcome::RolledBack)?,
+                Plan::Kill => self.kill_inside_swap(number)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn swap(&mut self, number: u32, fail_open: bool, planned: Outcome) -> Result<(), BoxError> {
+        let order = Order { fail_open, ..Order::to(number + 1) };
+        let start = Instant::now();
+        let report = self.processes.swap(&order)?;
+        let end = Instant::now();
+        let SwapReport { from, to, outcome, pid, phases, reason } = report;
+        if outcome != planned {
+            let complaint = format!("swap {number} was to be {planned}, was {outcome}: {reason}");
+            self.complaints.push(complaint);
+        }
+        let is_new = matches!(outcome, Outcome::Committed | Outcome::Promoted);
+        let build = if is_new { to } else { from };
+        self.serving = Serving { build, pid, ..self.serving };
+        let (swap, to, outcome) = (Some(number), Some(to), outcome.to_string());
+        let row = Row { swap, from, to, outcome, phases, pause: Duration::ZERO };
+        self.add(row, start, end)
+    }
+
+    /// Adds a row, with the pause that clients saw between `start` and `end`.
+    pub(crate) fn add(
+        &mut self,
+        mut row: Row,
+        start: Instant,
+        end: Instant,
+    ) -> Result<(), BoxError> {
+        self.wait_for_requests()?;
+        row.pause = self.clients.longest_wait(start, end);
+        let title = row.swap.map_or_else(
+            || "between swaps".to_owned(),
+            |number| format!("swap {number:2} of {}", self.options.swaps),
+        );
+        let to = row.to.map_or_else(|| " ".repeat(5), |to| format!("to {to:2}"));
+        let width = if self.options.kill_supervisor { 26 } else { 12 };
+        println!(
+            "{title}: build {:2} {to} {:<width$} in {:>6} ms, pause {:>6} ms",
+            row.from,
+            row.outcome,
+            table::millis(end - start),
+            table::millis(row.pause),
+        );
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Waits until every client has made the requests that belong between two swaps.
+    fn wait_for_requests(&self) -> Result<(), BoxError> {
+        let enough = self.clients.least_done() + self.options.requests_between;
+        let deadline = Instant::now() + PROGRESS_LIMIT;
+        while self.clients.least_done() < enough {
+            self.interrupt.check()?;
+            if Instant::now() > deadline {
+                return Err("a client makes no progress".into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), BoxError> {
+        println!("reading back what was acknowledged");
+        let finished = self.clients.finish();
+        println!("{}", table::swaps(&self.rows));
+        let mut complaints = self.complaints;
+        match finished {
+            Ok((tally, read_back)) => {
+                println!("{}", table::totals(&tally, &read_back));
+                complaints.extend(complaints_of(&tally, &read_back));
+            }
+            Err(error) => complaints.push(format!("nothing can be read back: {error}")),
+        }
+        if complaints.is_empty() { Ok(()) } else { Err(complaints.join("; ").into()) }
+    }
+}
+
+/// What the clients have to complain of.
+fn complaints_of(tally: &Tally, read_back: &ReadBack) -> Vec<String> {
+    let mut complaints = Vec::new();
     if let Some(first) = &tally.first_failure {
         complaints.push(format!("{} requests failed, the first: {first}", tally.failed));
     }
@@ -124,90 +223,30 @@ fn complaints(
     complaints
 }
 
-/// Waits until every client has made that many more requests.
-fn wait_for_requests(clients: &Clients, count: u64) -> Result<(), BoxError> {
-    let enough = clients.least_done() + count;
-    let deadline = Instant::now() + SWAP_LIMIT;
-    while clients.least_done() < enough {
-        if Instant::now() > deadline {
-            return Err("a client makes no progress".into());
+const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_supervisor_is_killed_where_it_was_ordered() {
+        let mut options = DemoOptions { kill_supervisor: true, ..DemoOptions::default() };
+        let of = |options: &DemoOptions, plan| {
+            (1..=options.swaps).filter(|swap| options.plan(*swap) == plan).collect::<Vec<_>>()
+        };
+        for (swaps, between, failing, inside) in [(4, 2, 2, 3), (5, 2, 3, 4), (12, 4, 6, 7)] {
+            options.swaps = swaps;
+            assert!(options.is_long_enough() && options.kills_before(between));
+            assert_eq!(
+                (of(&options, Plan::Fail), of(&options, Plan::Kill)),
+                (vec![failing], vec![inside])
+            );
         }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// The supervisor, a process of its own. Dropping it ends it and every server it has named.
-struct Supervisor {
-    child: Child,
-    /// The orders. At their end the supervisor ends its server and leaves.
-    orders: Option<ChildStdin>,
-    reports: mpsc::Receiver<io::Result<String>>,
-    /// The supervisor and its servers. A pid is reused, a pidfd is not.
-    processes: Vec<OwnedFd>,
-}
-
-impl Supervisor {
-    fn start(dir: &Path, log: &Path) -> Result<(Self, Started), BoxError> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("supervise")
-            .arg("--data")
-            .arg(dir.join("data"))
-            .arg("--control")
-            .arg(dir.join("control"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(log)?)
-            .spawn()?;
-        let (sender, reports) = mpsc::channel();
-        if let Some(stdout) = child.stdout.take() {
-            thread::spawn(move || {
-                BufReader::new(stdout).lines().try_for_each(|line| sender.send(line))
-            });
-        }
-        let (pid, orders) = (child.id(), child.stdin.take());
-        let mut supervisor = Self { child, orders, reports, processes: Vec::new() };
-        supervisor.remember(pid);
-        let started: Started = supervisor.report()?.parse()?;
-        supervisor.remember(started.pid);
-        Ok((supervisor, started))
-    }
-
-    fn swap(&mut self, order: &Order) -> Result<SwapReport, BoxError> {
-        let orders = self.orders.as_mut().ok_or("the supervisor takes no orders")?;
-        writeln!(orders, "{order}")?;
-        let report: SwapReport = self.report()?.parse()?;
-        self.remember(report.pid);
-        Ok(report)
-    }
-
-    fn report(&self) -> Result<String, BoxError> {
-        let line = self.reports.recv_timeout(SWAP_LIMIT);
-        Ok(line.map_err(|_| "the supervisor ended, or said nothing in time")??)
-    }
-
-    fn remember(&mut self, pid: u32) {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        self.processes.extend(process);
+        options.swaps = 3;
+        assert!(!options.is_long_enough());
+        options.kill_supervisor = false;
+        assert!(options.is_long_enough() && !(1..=3).any(|swap| options.kills_before(swap)));
+        assert_eq!((of(&options, Plan::Fail), of(&options, Plan::Kill)), (vec![2], vec![]));
     }
 }
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        drop(self.orders.take());
-        // The supervisor is the first, and given time to end its server.
-        let mut patience = Timespec { tv_sec: 5, tv_nsec: 0 };
-        for process in &self.processes {
-            let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience));
-            // Of a process that has ended this is an error, and nobody else is signalled.
-            if pidfd_send_signal(process, Signal::KILL).is_ok() {
-                let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], None);
-            }
-            patience.tv_sec = 0;
-        }
-        let _ = self.child.wait();
-    }
-}
-
-const SWAP_LIMIT: Duration = Duration::from_secs(60);

@@ -2,8 +2,10 @@
 //! while its clients stay connected.
 //!
 //! What makes it replaceable is in `serve.rs` (the state and how it is opened), `store.rs` (a
-//! shard that can be sealed and resumed) and `connection.rs` (requests pass a gate). Without
-//! arguments it demonstrates itself: `cargo run --release --example kvd`.
+//! shard that can be sealed and resumed) and `connection.rs` (requests pass a gate). Who replaces
+//! it is in `supervise.rs` (adopt, or start) and `swap.rs`. Without arguments it demonstrates
+//! itself: `cargo run --release --example kvd`; and `-- --kill-supervisor` behind that has it
+//! outlive its supervisor.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by it"))]
 
@@ -13,6 +15,8 @@ mod command;
 mod connection;
 mod demo;
 mod execute;
+mod kill;
+mod processes;
 mod report;
 mod resp;
 mod serve;
@@ -40,7 +44,7 @@ fn main() -> ExitCode {
     let outcome = match task {
         Task::Demo(options) => demo::run(&options),
         Task::Serve(options) => serve::serve(&options),
-        Task::Supervise(options) => supervise::supervise(&options),
+        Task::Supervise(options) => supervise::supervise(options),
         Task::Help => {
             println!("{}", cli::HELP);
             Ok(())

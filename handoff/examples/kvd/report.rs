@@ -8,14 +8,6 @@ use std::time::Duration;
 
 use crate::BoxError;
 
-/// The supervisor's first line: the first build serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Started {
-    pub(crate) address: SocketAddr,
-    pub(crate) build: u32,
-    pub(crate) pid: u32,
-}
-
 /// An order to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Order {
@@ -23,6 +15,47 @@ pub(crate) struct Order {
     pub(crate) build: u32,
     /// Whether it is to fail when it opens the data.
     pub(crate) fail_open: bool,
+    /// How much longer it takes to open the data.
+    pub(crate) open_delay: Duration,
+}
+
+impl Order {
+    /// A build with nothing wrong with it.
+    pub(crate) const fn to(build: u32) -> Self {
+        Self { build, fail_open: false, open_delay: Duration::ZERO }
+    }
+}
+
+/// A line of the supervisor's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It started a process: the first build, or a swap's successor.
+    Launched { pid: u32 },
+    /// A swap entered a phase, by the library's name for it.
+    Entered { phase: String },
+    /// A server is under its supervision from here on.
+    Serving(Serving),
+    /// An order was carried out.
+    Swapped(SwapReport),
+}
+
+/// Who serves, where, and how it came under this supervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub(crate) origin: Origin,
+    pub(crate) address: SocketAddr,
+    pub(crate) build: u32,
+    pub(crate) pid: u32,
+    /// What became of the swap in which the last supervisor died, if it died in one.
+    pub(crate) settled: Option<Outcome>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody served: this supervisor bound the listener and started the first build.
+    Started,
+    /// Another supervisor started it.
+    Adopted,
 }
 
 /// The supervisor's answer to an order.
@@ -34,7 +67,7 @@ pub(crate) struct SwapReport {
     /// The process that serves after the swap.
     pub(crate) pid: u32,
     /// How long each of [`PHASES`] took; `None` from the one that failed on.
-    pub(crate) phases: [Option<Duration>; PHASES.len()],
+    pub(crate) phases: Phases,
     /// Why it was not committed; empty when it was.
     pub(crate) reason: String,
 }
@@ -46,76 +79,139 @@ pub(crate) enum Outcome {
     RolledBack,
     /// The incumbent died, and the successor serves in its place.
     Promoted,
+    /// Both died.
+    Lost,
     /// Nobody could confirm who serves.
     Unknown,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Committed => "committed",
-            Self::RolledBack => "rolled back",
-            Self::Promoted => "promoted",
-            Self::Unknown => "unknown",
-        })
-    }
 }
 
 /// A swap's phases in their order: the supervisor's transitions.
 pub(crate) const PHASES: [&str; 6] = ["pair", "warm", "drain", "seal", "begin", "commit"];
 
-impl fmt::Display for Started {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "serving address={} build={} pid={}", self.address, self.build, self.pid)
+pub(crate) type Phases = [Option<Duration>; PHASES.len()];
+
+impl Outcome {
+    const ALL: [Self; 5] =
+        [Self::Committed, Self::RolledBack, Self::Promoted, Self::Lost, Self::Unknown];
+
+    /// As a value, which has no space.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled-back",
+            Self::Promoted => "promoted",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
     }
 }
 
-impl FromStr for Started {
+impl FromStr for Outcome {
     type Err = BoxError;
 
-    fn from_str(line: &str) -> Result<Self, BoxError> {
-        let fields = Fields::of(line, "serving")?;
-        Ok(Self {
-            address: fields.value("address")?.parse()?,
-            build: fields.value("build")?.parse()?,
-            pid: fields.value("pid")?.parse()?,
-        })
+    fn from_str(word: &str) -> Result<Self, BoxError> {
+        let found = Self::ALL.into_iter().find(|outcome| outcome.word() == word);
+        found.ok_or_else(|| format!("{word:?} is no outcome").into())
+    }
+}
+
+/// For people.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(if *self == Self::RolledBack { "rolled back" } else { self.word() })
     }
 }
 
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "swap build={} fail_open={}", self.build, self.fail_open)
+        let Self { build, fail_open, open_delay } = self;
+        let delay = open_delay.as_millis();
+        write!(f, "swap build={build} fail_open={fail_open} open_delay_ms={delay}")
     }
 }
 
+/// A person may leave out all but the build.
 impl FromStr for Order {
     type Err = BoxError;
 
     fn from_str(line: &str) -> Result<Self, BoxError> {
         let fields = Fields::of(line, "swap")?;
-        Ok(Self {
-            build: fields.value("build")?.parse()?,
-            fail_open: fields.value("fail_open")?.parse()?,
+        let mut order = Self::to(fields.value("build")?.parse()?);
+        if let Ok(fail_open) = fields.value("fail_open") {
+            order.fail_open = fail_open.parse()?;
+        }
+        if let Ok(millis) = fields.value("open_delay_ms") {
+            order.open_delay = Duration::from_millis(millis.parse()?);
+        }
+        Ok(order)
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Launched { pid } => write!(f, "launched pid={pid}"),
+            Self::Entered { phase } => write!(f, "entered phase={}", phase.replace(' ', "-")),
+            Self::Serving(serving) => serving.fmt(f),
+            Self::Swapped(report) => report.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Said {
+    type Err = BoxError;
+
+    fn from_str(line: &str) -> Result<Self, BoxError> {
+        let (word, _) = line.split_once(' ').unwrap_or((line, ""));
+        Ok(match word {
+            "launched" => Self::Launched { pid: Fields { line }.value("pid")?.parse()? },
+            "entered" => Self::Entered { phase: Fields { line }.value("phase")?.to_owned() },
+            "serving" => Self::Serving(Serving::of(line, Origin::Started)?),
+            "adopted" => Self::Serving(Serving::of(line, Origin::Adopted)?),
+            "swapped" => Self::Swapped(line.parse()?),
+            _ => return Err(format!("the supervisor said {line:?}").into()),
         })
+    }
+}
+
+impl Serving {
+    fn of(line: &str, origin: Origin) -> Result<Self, BoxError> {
+        let fields = Fields { line };
+        Ok(Self {
+            origin,
+            address: fields.value("address")?.parse()?,
+            build: fields.value("build")?.parse()?,
+            pid: fields.value("pid")?.parse()?,
+            settled: match fields.value("settled")? {
+                "none" => None,
+                outcome => Some(outcome.parse()?),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, address, build, pid, settled } = self;
+        let word = match origin {
+            Origin::Started => "serving",
+            Origin::Adopted => "adopted",
+        };
+        let settled = settled.map_or("none", Outcome::word);
+        write!(f, "{word} address={address} build={build} pid={pid} settled={settled}")
     }
 }
 
 impl fmt::Display for SwapReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            Outcome::Committed => "committed",
-            Outcome::RolledBack => "rolled-back",
-            Outcome::Promoted => "promoted",
-            Outcome::Unknown => "unknown",
-        };
-        write!(f, "swapped from={} to={} outcome={outcome} pid={}", self.from, self.to, self.pid)?;
-        for (phase, took) in PHASES.iter().zip(self.phases) {
+        let Self { from, to, outcome, pid, phases, reason } = self;
+        write!(f, "swapped from={from} to={to} outcome={} pid={pid}", outcome.word())?;
+        for (phase, took) in PHASES.iter().zip(phases) {
             if let Some(took) = took {
                 write!(f, " {phase}_us={}", took.as_micros())?;
             }
         }
-        write!(f, " reason={}", self.reason.replace('\n', " "))
+        write!(f, " reason={}", reason.replace('\n', " "))
     }
 }
 
@@ -125,7 +221,7 @@ impl FromStr for SwapReport {
     fn from_str(line: &str) -> Result<Self, BoxError> {
         let (line, reason) = line.split_once(" reason=").unwrap_or((line, ""));
         let fields = Fields::of(line, "swapped")?;
-        let mut phases = [None; PHASES.len()];
+        let mut phases = Phases::default();
         for (phase, took) in PHASES.iter().zip(&mut phases) {
             if let Ok(micros) = fields.value(&format!("{phase}_us")) {
                 *took = Some(Duration::from_micros(micros.parse()?));
@@ -134,12 +230,7 @@ impl FromStr for SwapReport {
         Ok(Self {
             from: fields.value("from")?.parse()?,
             to: fields.value("to")?.parse()?,
-            outcome: match fields.value("outcome")? {
-                "committed" => Outcome::Committed,
-                "rolled-back" => Outcome::RolledBack,
-                "promoted" => Outcome::Promoted,
-                _ => Outcome::Unknown,
-            },
+            outcome: fields.value("outcome")?.parse()?,
             pid: fields.value("pid")?.parse()?,
             phases,
             reason: reason.to_owned(),
@@ -173,29 +264,49 @@ mod tests {
 
     #[test]
     fn a_line_is_read_as_it_was_written() {
-        let started = Started { address: "127.0.0.1:4000".parse().unwrap(), build: 1, pid: 17 };
-        assert_eq!(started.to_string().parse::<Started>().unwrap(), started);
-
-        let order = Order { build: 3, fail_open: true };
-        assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
-
         let ms = |ms| Some(Duration::from_millis(ms));
-        let report = SwapReport {
-            from: 1,
-            to: 2,
-            outcome: Outcome::RolledBack,
+        let started = Serving {
+            origin: Origin::Started,
+            address: "127.0.0.1:4000".parse().unwrap(),
+            build: 1,
             pid: 17,
-            phases: [ms(3), ms(1), ms(4), None, None, None],
-            reason: "it failed: a=b c".into(),
+            settled: None,
         };
-        assert_eq!(report.to_string().parse::<SwapReport>().unwrap(), report);
+        let settled = Some(Outcome::RolledBack);
+        for said in [
+            Said::Launched { pid: 17 },
+            Said::Entered { phase: "opening".into() },
+            Said::Serving(Serving { origin: Origin::Adopted, settled, ..started.clone() }),
+            Said::Serving(started),
+            Said::Swapped(SwapReport {
+                from: 1,
+                to: 2,
+                outcome: Outcome::RolledBack,
+                pid: 17,
+                phases: [ms(3), ms(1), ms(4), None, None, None],
+                reason: "it failed: a=b c".into(),
+            }),
+        ] {
+            assert_eq!(said.to_string().parse::<Said>().unwrap(), said);
+        }
+        let order = Order { build: 3, fail_open: true, open_delay: Duration::from_millis(20) };
+        assert_eq!(order.to_string().parse::<Order>().unwrap(), order);
+    }
+
+    #[test]
+    fn an_order_needs_no_more_than_a_build() {
+        assert_eq!("swap build=3".parse::<Order>().unwrap(), Order::to(3));
+        let error = "swap build=3 fail_open=x".parse::<Order>().unwrap_err().to_string();
+        assert_eq!(error, "provided string was not `true` or `false`");
+        let error = "stop".parse::<Order>().unwrap_err().to_string();
+        assert_eq!(error, "expected a line \"swap\", got \"stop\"");
     }
 
     #[test]
     fn another_line_is_refused() {
-        let error = "swapped from=1".parse::<Started>().unwrap_err().to_string();
-        assert_eq!(error, "expected a line \"serving\", got \"swapped from=1\"");
-        let error = "serving build=1".parse::<Started>().unwrap_err().to_string();
+        let error = "swap build=1".parse::<Said>().unwrap_err().to_string();
+        assert_eq!(error, "the supervisor said \"swap build=1\"");
+        let error = "serving build=1".parse::<Said>().unwrap_err().to_string();
         assert_eq!(error, "no address in \"serving build=1\"");
     }
 }

@@ -75,7 +75,12 @@ fn open(
 
     let listener = match opening.listeners().take_tcp(LISTENER) {
         Ok(inherited) => check_nonblocking(inherited)?,
-        Err(ListenerError::Missing { .. }) if !opening.is_successor() => bind(options.listen)?,
+        Err(ListenerError::Missing { .. }) if !opening.is_successor() => {
+            let bound = bind(options.listen)?;
+            // A supervisor that is started later gets it, as if it had bound it itself.
+            opening.listeners().keep(LISTENER, &bound)?;
+            bound
+        }
         Err(error) => return Err(error.into()),
     };
     let gate = Arc::new(Gate::new());
@@ -115,3 +120,57 @@ fn bind(address: SocketAddr) -> handoff::Result<TcpListener> {
 
 /// The listener's name, by which the supervisor hands it over.
 pub(crate) const LISTENER: &str = "resp";
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    use handoff::Supervisor;
+    use handoff::supervisor::Adoption;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// The server is in this process, and so is the supervisor that adopts it.
+    #[test]
+    fn a_supervisor_that_is_started_later_gets_the_listener_that_was_bound_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = dir.path().join("control");
+        let options = ServeOptions {
+            data: dir.path().join("data"),
+            control: control.clone(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            build: 3,
+            fail_open: false,
+            open_delay: Duration::ZERO,
+        };
+        let server = thread::spawn(move || serve(&options));
+
+        let mut supervisor = Supervisor::new(&control).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        let daemon = loop {
+            match supervisor.adopt(LIMIT).unwrap() {
+                Adoption::Daemon(daemon) => break daemon,
+                other => assert!(Instant::now() < deadline, "{other:?}"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!((&*daemon.build_id, daemon.process.pid()), (&b"3"[..], std::process::id()));
+        assert_eq!(daemon.listeners, [LISTENER]);
+        let (_, listener) = supervisor.listeners().next().unwrap();
+        let listener = TcpListener::from(listener.try_clone_to_owned().unwrap());
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"PING\r\n").unwrap();
+        let mut reply = [0; 7];
+        client.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"+PONG\r\n");
+
+        drop(client);
+        kill_process(getpid(), Signal::TERM).unwrap();
+        server.join().unwrap().unwrap();
+    }
+
+    const LIMIT: Duration = Duration::from_secs(20);
+}

@@ -1,14 +1,23 @@
-//! The demonstration's supervisor, a process of its own: it binds the listener, starts the
-//! first build, and swaps as the lines on its standard input say. At their end it ends the
-//! server.
+//! The supervisor, a process of its own. It adopts the server that another supervisor left;
+//! where nobody serves it binds the listener and starts the first build. Then it swaps as the
+//! lines on its standard input say. At their end it ends the server, adopted or not.
+//!
+//! Killed in between it leaves the server serving, for the supervisor that is started next.
 
+use std::fmt::Display;
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use handoff::Supervisor;
+use handoff::supervisor::{Adoption, Launch, LaunchRequest, Progress, Settled, Settlement};
 
 use crate::BoxError;
-use crate::report::{Order, Started};
-use crate::swap::Supervised;
+use crate::report::{Order, Origin, Outcome, Said, Serving};
+use crate::serve::LISTENER;
+use crate::swap::{Server, Supervised, spec};
 
 /// `kvd supervise`.
 pub(crate) struct SuperviseOptions {
@@ -16,21 +25,93 @@ pub(crate) struct SuperviseOptions {
     pub(crate) control: PathBuf,
 }
 
-pub(crate) fn supervise(options: &SuperviseOptions) -> Result<(), BoxError> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    // Here and nowhere else: every build shares the listener's flags.
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-
-    let mut supervised = Supervised::start(options, listener)?;
-    // Not println!, which panics when the demonstration is gone.
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{}", Started { address, build: FIRST_BUILD, pid: supervised.pid() })?;
+pub(crate) fn supervise(options: SuperviseOptions) -> Result<(), BoxError> {
+    let (mut supervised, serving) = take_charge(options)?;
+    say(serving)?;
     for line in io::stdin().lines() {
-        let order: Order = line?.parse()?;
-        writeln!(stdout, "{}", supervised.swap(&order)?)?;
+        match line?.parse::<Order>() {
+            Ok(order) => say(supervised.swap(&order)?)?,
+            Err(error) => eprintln!("kvd: {error}"),
+        }
     }
     Ok(())
 }
 
-pub(crate) const FIRST_BUILD: u32 = 1;
+/// Adopts first. Only where nothing is left to adopt, a listener is bound and a server started.
+fn take_charge(options: SuperviseOptions) -> Result<(Supervised, Serving), BoxError> {
+    // It fails if another supervisor has the journal, and nothing was touched then.
+    let mut supervisor = Supervisor::new(&options.control)?
+        .with_journal(options.control.with_added_extension("journal"))?
+        .with_launch(Announced)
+        .with_observer(announce);
+    let (origin, settled, build, server) = match supervisor.adopt(ADOPTION_LIMIT)? {
+        Adoption::Daemon(daemon) => {
+            let build = std::str::from_utf8(&daemon.build_id)?.parse()?;
+            (Origin::Adopted, daemon.settled, build, Server::Adopted(daemon.process))
+        }
+        Adoption::Nothing { settled } => {
+            supervisor.add_listener(LISTENER, bind()?);
+            let first = supervisor.start(&spec(&options, &Order::to(FIRST_BUILD))?)?;
+            (Origin::Started, settled, FIRST_BUILD, Server::Child(first))
+        }
+    };
+    let pid = server.pid();
+    let settled = settled.as_ref().map(outcome_of);
+    let serving = Serving { origin, address: address(&supervisor)?, build, pid, settled };
+    Ok((Supervised::new(supervisor, options, build, server), serving))
+}
+
+fn bind() -> io::Result<TcpListener> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    // Here and nowhere else: every build shares the listener's flags.
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Where the server listens, by the listener itself: an adopted one was bound by somebody else.
+fn address(supervisor: &Supervisor) -> Result<SocketAddr, BoxError> {
+    let ours = supervisor.listeners().find(|(name, _)| *name == LISTENER);
+    let (_, listener) = ours.ok_or_else(|| {
+        format!("the server gave no listener {LISTENER:?} back, so that no swap can pass it on")
+    })?;
+    Ok(TcpListener::from(listener.try_clone_to_owned()?).local_addr()?)
+}
+
+fn outcome_of(settled: &Settled) -> Outcome {
+    match settled.outcome {
+        Settlement::Committed => Outcome::Committed,
+        Settlement::RolledBack => Outcome::RolledBack,
+        Settlement::Lost => Outcome::Lost,
+        _ => Outcome::Unknown,
+    }
+}
+
+/// Starts processes, and says so at once: the demonstration ends all of them.
+struct Announced;
+
+impl Launch for Announced {
+    fn launch(&self, request: LaunchRequest<'_>) -> handoff::Result<Child> {
+        // Standard output is this process's alone, so that it ends with it.
+        let child = request.spawn(|command| {
+            command.stdout(Stdio::null());
+        })?;
+        // When nobody listens any more, standard input ends too.
+        let _ = say(Said::Launched { pid: child.id() });
+        Ok(child)
+    }
+}
+
+/// Says which phase a swap enters, while the swap is in it.
+fn announce(progress: &Progress) {
+    if let Progress::Entered { phase, .. } = progress {
+        let _ = say(Said::Entered { phase: (*phase).to_owned() });
+    }
+}
+
+/// Not println!, which panics when the demonstration is gone.
+fn say(what: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{what}")
+}
+
+const FIRST_BUILD: u32 = 1;
+const ADOPTION_LIMIT: Duration = Duration::from_secs(30);

@@ -1,55 +1,43 @@
-//! The server under supervision: started once, and swapped for one build after another.
+//! The server under supervision, swapped for one build after another.
 
 use std::env;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use handoff::supervisor::{ChildProcess, Failed, HandoffOutcome, IncumbentFate, Timings};
+use handoff::supervisor::{
+    AdoptedProcess, ChildProcess, Failed, HandoffOutcome, IncumbentFate, Timings,
+};
 use handoff::{SpawnSpec, Supervisor};
 
 use crate::BoxError;
-use crate::report::{Order, Outcome, PHASES, SwapReport};
-use crate::serve::LISTENER;
-use crate::supervise::{FIRST_BUILD, SuperviseOptions};
+use crate::report::{Order, Outcome, Phases, SwapReport};
+use crate::supervise::SuperviseOptions;
 
 /// The process that serves. Dropping it ends the process.
 pub(crate) struct Supervised {
     supervisor: Supervisor,
-    binary: PathBuf,
-    data: PathBuf,
-    control: PathBuf,
+    options: SuperviseOptions,
     build: u32,
-    server: ChildProcess,
+    server: Server,
     /// They leave by themselves, and are waited for later.
-    replaced: Vec<ChildProcess>,
+    replaced: Vec<Server>,
+}
+
+/// A server's process, whoever started it.
+pub(crate) enum Server {
+    Child(ChildProcess),
+    Adopted(AdoptedProcess),
 }
 
 impl Supervised {
-    /// Starts the first build.
-    pub(crate) fn start(
-        options: &SuperviseOptions,
-        listener: TcpListener,
-    ) -> Result<Self, BoxError> {
-        let SuperviseOptions { data, control } = options;
-        let supervisor = Supervisor::new(control)?.with_listener(LISTENER, listener);
-        let binary = env::current_exe()?;
-        let first = Order { build: FIRST_BUILD, fail_open: false };
-        let server = supervisor.start(&spec(&binary, data, control, &first)?)?;
-        Ok(Self {
-            supervisor,
-            binary,
-            data: data.clone(),
-            control: control.clone(),
-            build: FIRST_BUILD,
-            server,
-            replaced: Vec::new(),
-        })
-    }
-
-    /// The process that serves.
-    pub(crate) fn pid(&self) -> u32 {
-        self.server.pid()
+    /// Takes charge of a server that serves.
+    pub(crate) const fn new(
+        supervisor: Supervisor,
+        options: SuperviseOptions,
+        build: u32,
+        server: Server,
+    ) -> Self {
+        Self { supervisor, options, build, server, replaced: Vec::new() }
     }
 
     /// Swaps to another build.
@@ -58,8 +46,8 @@ impl Supervised {
     ///
     /// Nothing was begun; the server serves as before.
     pub(crate) fn swap(&mut self, order: &Order) -> Result<SwapReport, BoxError> {
-        self.replaced.retain_mut(|process| matches!(process.try_wait(), Ok(None)));
-        let spec = spec(&self.binary, &self.data, &self.control, order)?;
+        self.replaced.retain_mut(Server::runs);
+        let spec = spec(&self.options, order)?;
         let (from, to) = (self.build, order.build);
         let (outcome, timings, reason) = match self.supervisor.perform_handoff(spec)? {
             HandoffOutcome::Committed(committed) => {
@@ -74,34 +62,67 @@ impl Supervised {
                 (outcome, *failed.timings, failed.to_string())
             }
         };
-        Ok(SwapReport { from, to, outcome, pid: self.pid(), phases: phases(timings), reason })
+        let pid = self.server.pid();
+        Ok(SwapReport { from, to, outcome, pid, phases: phases(timings), reason })
     }
 
     fn replace(&mut self, successor: ChildProcess, build: u32) {
-        self.replaced.push(std::mem::replace(&mut self.server, successor));
+        self.replaced.push(std::mem::replace(&mut self.server, Server::Child(successor)));
         self.build = build;
     }
 }
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        for process in self.replaced.iter_mut().chain([&mut self.server]) {
-            let _ = process.kill();
-            let _ = process.wait();
+        for server in self.replaced.iter_mut().chain([&mut self.server]) {
+            server.end();
         }
     }
 }
 
-fn spec(binary: &Path, data: &Path, control: &Path, order: &Order) -> Result<SpawnSpec, BoxError> {
+impl Server {
+    pub(crate) fn pid(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.pid(),
+            Self::Adopted(process) => process.pid(),
+        }
+    }
+
+    fn runs(&mut self) -> bool {
+        match self {
+            Self::Child(child) => matches!(child.try_wait(), Ok(None)),
+            Self::Adopted(process) => matches!(process.is_alive(), Ok(true)),
+        }
+    }
+
+    /// Ends it at once. Of one that has ended already there is nothing to say.
+    fn end(&mut self) {
+        match self {
+            Self::Child(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Self::Adopted(process) => {
+                let _ = process.kill();
+                let _ = process.wait_until(Instant::now() + END_LIMIT);
+            }
+        }
+    }
+}
+
+/// This program, as the build that is asked for.
+pub(crate) fn spec(options: &SuperviseOptions, order: &Order) -> Result<SpawnSpec, BoxError> {
     let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path is not UTF-8");
-    let spec = SpawnSpec::new(binary)
+    let spec = SpawnSpec::new(env::current_exe()?)
         .arg("serve")
         .arg("--data")
-        .arg(text(data)?)
+        .arg(text(&options.data)?)
         .arg("--control")
-        .arg(text(control)?)
+        .arg(text(&options.control)?)
         .arg("--build")
-        .arg(order.build.to_string());
+        .arg(order.build.to_string())
+        .arg("--open-delay")
+        .arg(order.open_delay.as_millis().to_string());
     Ok(if order.fail_open { spec.arg("--fail-open") } else { spec })
 }
 
@@ -109,18 +130,21 @@ fn outcome_of(failed: &Failed) -> Outcome {
     match failed.incumbent {
         _ if failed.promoted.is_some() => Outcome::Promoted,
         IncumbentFate::Serving => Outcome::RolledBack,
-        IncumbentFate::Lost | IncumbentFate::Unknown => Outcome::Unknown,
+        IncumbentFate::Lost => Outcome::Lost,
+        IncumbentFate::Unknown => Outcome::Unknown,
     }
 }
 
 /// A phase that was not reached took no time; nor did one that was over before it was begun.
-fn phases(timings: Timings) -> [Option<Duration>; PHASES.len()] {
+fn phases(timings: Timings) -> Phases {
     let Timings { pair, warm, drain, seal, open, commit } = timings;
     let mut phases = [pair, warm, drain, seal, open, commit].map(Some);
     let reached = phases.iter().rposition(|took| *took != Some(Duration::ZERO));
     phases[reached.map_or(0, |last| last + 1)..].fill(None);
     phases
 }
+
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -132,6 +156,6 @@ mod tests {
         let timings = Timings { pair: ms(3), drain: ms(2), ..Timings::default() };
         let expected = [Some(ms(3)), Some(ms(0)), Some(ms(2)), None, None, None];
         assert_eq!(phases(timings), expected);
-        assert_eq!(phases(Timings::default()), [None; PHASES.len()]);
+        assert_eq!(phases(Timings::default()), Phases::default());
     }
 }

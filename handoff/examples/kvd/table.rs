@@ -5,10 +5,24 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::clients::{ReadBack, Tally};
-use crate::report::SwapReport;
+use crate::report::Phases;
 
-/// One line a swap: the supervisor's account of it, and the clients'.
-pub(crate) fn swaps(swaps: &[(SwapReport, Duration)]) -> String {
+/// A line of the table: a swap, or what happened between two.
+pub(crate) struct Row {
+    /// The swap's number; none between two swaps.
+    pub(crate) swap: Option<u32>,
+    pub(crate) from: u32,
+    /// None between two swaps, too.
+    pub(crate) to: Option<u32>,
+    pub(crate) outcome: String,
+    /// By the supervisor's account, so that there are none of one that was killed.
+    pub(crate) phases: Phases,
+    /// The longest that any client waited.
+    pub(crate) pause: Duration,
+}
+
+/// What happened, in order: the supervisor's account of it, and the clients'.
+pub(crate) fn swaps(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
         "swap",
@@ -22,13 +36,11 @@ pub(crate) fn swaps(swaps: &[(SwapReport, Duration)]) -> String {
         "commit",
         "pause",
     ]);
-    for (index, (report, pause)) in swaps.iter().enumerate() {
-        let mut row = vec![
-            (index + 1).to_string(),
-            format!("{} → {}", report.from, report.to),
-            report.outcome.to_string(),
-        ];
-        row.extend(report.phases.map(|took| took.map_or_else(|| "-".to_owned(), millis)));
+    for Row { swap, from, to, outcome, phases, pause } in rows {
+        let number = swap.map_or_else(|| "-".to_owned(), |swap| swap.to_string());
+        let builds = to.map_or_else(|| from.to_string(), |to| format!("{from} → {to}"));
+        let mut row = vec![number, builds, outcome.clone()];
+        row.extend(phases.map(|took| took.map_or_else(|| "-".to_owned(), millis)));
         row.push(millis(*pause));
         table.add_row(row);
     }

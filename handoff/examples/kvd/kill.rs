@@ -1,0 +1,84 @@
+//! The demonstration's supervisor is killed, and another goes on from there.
+
+use std::time::{Duration, Instant};
+
+use crate::BoxError;
+use crate::clients::who_serves;
+use crate::demo::Demonstration;
+use crate::report::{Order, Origin, Outcome, Phases, Said, Serving};
+use crate::table::Row;
+
+impl Demonstration<'_> {
+    /// Kills the supervisor while no swap is under way.
+    pub(crate) fn kill_between_swaps(&mut self) -> Result<(), BoxError> {
+        let start = Instant::now();
+        self.processes.kill_supervisor()?;
+        let found = self.processes.start_another()?;
+        let end = Instant::now();
+        let expected = Serving { origin: Origin::Adopted, settled: None, ..self.serving };
+        self.go_on(found, &expected);
+        let outcome = "supervisor killed: adopted".to_owned();
+        let (from, phases, pause) = (expected.build, Phases::default(), Duration::ZERO);
+        self.add(Row { swap: None, from, to: None, outcome, phases, pause }, start, end)
+    }
+
+    /// Kills the supervisor while the successor opens the data. The two servers decide without
+    /// it which of them serves; the next supervisor is told.
+    pub(crate) fn kill_inside_swap(&mut self, number: u32) -> Result<(), BoxError> {
+        let order = Order { open_delay: OPEN_DELAY, ..Order::to(number + 1) };
+        let start = Instant::now();
+        let orphaned = self.processes.swap_and_kill(&order, PHASE)?;
+        let found = self.processes.start_another()?;
+        let end = Instant::now();
+        let from = self.serving.build;
+        let ending = match found.settled {
+            Some(Outcome::Committed) => "finished",
+            Some(Outcome::RolledBack) => "undone",
+            Some(_) => "unknown",
+            None => "too late",
+        };
+        let expected = if found.settled == Some(Outcome::Committed) {
+            let (build, pid) = (order.build, orphaned.successor);
+            Serving { build, pid, settled: found.settled, ..self.serving }
+        } else {
+            Serving { settled: Some(Outcome::RolledBack), ..self.serving }
+        };
+        if orphaned.last_word != (Said::Entered { phase: PHASE.to_owned() }) {
+            let said = orphaned.last_word;
+            let complaint = format!("the kill did not land while {PHASE}, but after {said}");
+            self.complaints.push(complaint);
+        }
+        self.go_on(found, &Serving { origin: Origin::Adopted, ..expected });
+        let (swap, to) = (Some(number), Some(order.build));
+        let outcome = format!("supervisor killed: {ending}");
+        let (phases, pause) = (Phases::default(), Duration::ZERO);
+        self.add(Row { swap, from, to, outcome, phases, pause }, start, end)
+    }
+
+    /// Goes on with what another supervisor has found, and complains if it is anything but the
+    /// one server that is expected.
+    fn go_on(&mut self, found: Serving, expected: &Serving) {
+        let Serving { build, pid, .. } = found;
+        println!("another supervisor: {found}");
+        if found != *expected {
+            self.complaints.push(format!("{expected} was expected after the kill, not {found}"));
+        }
+        match who_serves(expected.address) {
+            Ok(serves) if serves == (build, pid) => {}
+            Ok((build, pid)) => {
+                let complaint = format!("{found}, but build {build}, process {pid} answers there");
+                self.complaints.push(complaint);
+            }
+            Err(error) => self.complaints.push(format!("{found}, but nobody answers: {error}")),
+        }
+        for other in self.processes.beside(pid) {
+            self.complaints.push(format!("process {other} runs beside process {pid}"));
+        }
+        self.serving = found;
+    }
+}
+
+/// The phase in which the supervisor is killed, by the library's name: the incumbent is sealed.
+const PHASE: &str = "opening";
+/// How much longer the successor takes in it: a signal is delivered much faster.
+const OPEN_DELAY: Duration = Duration::from_millis(1000);
