@@ -116,6 +116,7 @@ fn play(swaps: usize, mut random: Random) -> Sum {
     if !arena.has_died_out {
         assert_eq!(tally.refused, 0, "connections were refused: {:?}", arena.reports);
     }
+    sum.died_out += usize::from(arena.has_died_out);
     sum
 }
 
@@ -152,8 +153,11 @@ struct Sum {
     strikes: BTreeMap<String, usize>,
     outcomes: BTreeMap<String, usize>,
     lost: usize,
+    refused: usize,
     split: usize,
     stuck: usize,
+    /// Daemons of which at some time nobody was left, so that connections were refused.
+    died_out: usize,
     failures: Vec<String>,
 }
 
@@ -179,6 +183,7 @@ impl Sum {
     fn add(&mut self, other: Self) {
         self.swaps += other.swaps;
         self.acknowledged += other.acknowledged;
+        self.died_out += other.died_out;
         for (name, count) in other.strikes {
             *self.strikes.entry(name).or_default() += count;
         }
@@ -192,6 +197,9 @@ impl Sum {
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
         let kind = match text {
             _ if text.contains("acknowledged and lost") => &mut self.lost,
+            _ if text.contains("connections were refused") || text.contains("requests failed") => {
+                &mut self.refused
+            }
             _ if text.contains("have the lock") || text.contains("answers clients") => {
                 &mut self.split
             }
@@ -210,9 +218,10 @@ impl std::fmt::Display for Sum {
                 writeln!(f, "  {count:>7} {name}")?;
             }
         }
-        let Self { swaps, acknowledged, lost, split, stuck, .. } = self;
+        let Self { swaps, acknowledged, lost, refused, split, stuck, died_out, .. } = self;
         writeln!(f, "{swaps} swaps, {acknowledged} acknowledged writes read back")?;
-        write!(f, "{lost} lost, {split} split, {stuck} stuck, ")
+        writeln!(f, "{died_out} daemons of {A_ROUND} swaps had nobody left at some time")?;
+        write!(f, "{lost} lost, {split} split, {stuck} stuck, {refused} refused, ")
     }
 }
 

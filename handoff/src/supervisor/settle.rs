@@ -26,6 +26,10 @@ pub struct Settled {
     pub handoff_id: HandoffId,
     /// What became of it.
     pub outcome: Settlement,
+    /// The pid of the process that was to be replaced.
+    pub incumbent_pid: u32,
+    /// The pid of the one that was to replace it.
+    pub successor_pid: u32,
 }
 
 /// What became of a swap whose supervisor died.
@@ -90,7 +94,8 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
             }
         };
         tracing::info!(%handoff_id, ?outcome, "settled");
-        return Ok(Settled { handoff_id, outcome });
+        let (incumbent_pid, successor_pid) = (swap.incumbent.pid, swap.successor.pid);
+        return Ok(Settled { handoff_id, outcome, incumbent_pid, successor_pid });
     }
 }
 

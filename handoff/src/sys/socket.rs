@@ -195,12 +195,29 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Fails for a peer of another pid namespace, of whom the kernel tells no pid.
+    #[expect(unsafe_code, reason = "rustix takes a pid of 0 for one that cannot be")]
     pub(crate) fn of(socket: impl AsFd) -> io::Result<Self> {
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-        Ok(Self {
-            pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
-            uid: credentials.uid.as_raw(),
-        })
+        let mut credentials = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, of
+        // plain integers, into a value of that size which nobody else has.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut credentials).cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match u32::try_from(credentials.pid) {
+            Ok(pid) if pid > 0 => Ok(Self { pid, uid: credentials.uid }),
+            _ => Err(io::Error::other("it is of another pid namespace, so its pid is not known")),
+        }
     }
 
     /// Whether it runs as the same user as this process, or as root.

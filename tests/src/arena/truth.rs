@@ -37,7 +37,8 @@ impl Arena {
             Report::Nothing(_) => {
                 let alive = self.alive();
                 assert_eq!(alive, [], "some live, and nothing was found; {:?}", self.reports);
-                self.has_died_out |= self.daemon.is_some() || self.incumbent.is_some();
+                // The first supervisor of all finds nothing either.
+                self.has_died_out |= self.reports.len() > 1;
                 self.daemon = None;
             }
             Report::Failed(fate, None, _) => match fate.as_str() {
