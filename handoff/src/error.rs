@@ -250,6 +250,14 @@ pub enum FrameError {
     /// A length above the limit; nothing was read or allocated for it.
     #[error("a length of {0} is above the limit, {limit}", limit = crate::frame::MAX_FRAME_LEN)]
     TooLong(u32),
+    /// A length that a frame may have, above that of any message that this peer has to say.
+    #[error("a length of {length} is above that of any message for this process, {limit}")]
+    TooLongForPeer {
+        /// What the length field says.
+        length: u32,
+        /// What it may say here.
+        limit: u32,
+    },
     /// A version that this build does not speak.
     #[error("protocol version {0} is not one this build speaks")]
     Version(ProtoVersion),

@@ -5,6 +5,7 @@
 //! add one: a file beside these, a line in [`TARGETS`], some seeds, and a binary in `tests/fuzz`.
 
 mod frame;
+mod journal;
 mod manifest;
 mod record;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod seeds;
 mod session;
 
 pub use frame::frame;
+pub use journal::journal;
 pub use manifest::manifest;
 pub use record::record;
 pub use session::session;
@@ -20,8 +22,13 @@ pub use session::session;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: &[Target] =
-    &[("frame", frame), ("record", record), ("manifest", manifest), ("session", session)];
+pub const TARGETS: &[Target] = &[
+    ("frame", frame),
+    ("record", record),
+    ("manifest", manifest),
+    ("journal", journal),
+    ("session", session),
+];
 
 /// An input that is taken apart from its front. Where nothing is left there are zeros, so that
 /// every input means something.
@@ -115,6 +122,6 @@ mod tests {
         assert_eq!(input.number(), 0x0302);
         assert!(input.is_empty());
         assert_eq!(input.array(), [0; 4]);
-        assert_eq!(input.rest(), []);
+        assert!(input.rest().is_empty());
     }
 }

@@ -44,6 +44,7 @@ pub mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 mod incumbent;
 mod machine;
 pub mod protocol;

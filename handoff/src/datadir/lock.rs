@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::{OwnerRecord, Phase, SealManifest};
+use super::{OwnerRecord, Phase, SealManifest, Succession};
 use crate::error::{Error, Result};
+use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
 use crate::sys::process::{ProcessId, boot_id};
 
@@ -74,9 +75,29 @@ pub(crate) enum Decision {
     /// The lock is free, so it was taken again: this process is the writer.
     Retaken,
     /// A newer generation serves.
-    Replaced { generation: u64 },
+    Replaced { generation: u64, holder: ProcessId },
     /// Another process holds the lock and has not decided yet.
     Undecided { holder: ProcessId },
+}
+
+impl Decision {
+    /// By the lock first, and by the record only where another process holds it.
+    pub(crate) fn of(is_free: bool, now: Option<&OwnerRecord>, own_generation: u64) -> Self {
+        if is_free && stands(Guard::LockBeforeRecord) {
+            return Self::Retaken;
+        }
+        match now {
+            Some(now) if now.generation <= own_generation && stands(Guard::NewerGeneration) => {
+                Self::Undecided { holder: ProcessId::default() }
+            }
+            Some(now) if now.phase == Phase::Serving || !stands(Guard::ServingInRecord) => {
+                Self::Replaced { generation: now.generation, holder: now.writer }
+            }
+            _ if is_free => Self::Retaken,
+            Some(now) => Self::Undecided { holder: now.writer },
+            None => Self::Undecided { holder: ProcessId::default() },
+        }
+    }
 }
 
 impl DataDirLock {
@@ -137,14 +158,11 @@ impl DataDirLock {
         }
         lock.found = lock.read_record()?;
         reach!(SuccessorLocked)?;
-        let is_ours =
-            lock.found.phase == Phase::Sealed && lock.found.handoff_id == Some(handoff_id);
         let writer_died = lock.found.boot_id != boot_id() || !lock.found.writer.is_alive();
-        if !is_ours && !writer_died {
-            return Err(lock.held_by(lock.found.writer.pid));
-        }
-        if lock.found.phase == Phase::Released && lock.found.generation != 0 {
-            return Err(Error::Stopped(data_dir.to_owned()));
+        match lock.found.succession(handoff_id, writer_died) {
+            Succession::Admitted => {}
+            Succession::OfAnother => return Err(lock.held_by(lock.found.writer.pid)),
+            Succession::Stopped => return Err(Error::Stopped(data_dir.to_owned())),
         }
         lock.is_start = true;
         lock.take_over(Phase::Opening, Some(handoff_id))?;
@@ -305,29 +323,21 @@ impl DataDirLock {
     /// says who holds it. While the record cannot be read, its holder is undecided.
     pub(crate) fn retake(&mut self) -> Result<Decision> {
         reach!(IncumbentTriesLock)?;
-        match self.try_flock() {
-            Ok(()) => {
-                reach!(IncumbentRetook)?;
-                let last =
-                    self.read_record().map_or(self.record.generation, |last| last.generation);
-                let generation = last.max(self.record.generation);
-                self.found = OwnerRecord::default();
-                self.record.generation = generation;
-                self.take_over(Phase::Serving, None)?;
-                Ok(Decision::Retaken)
-            }
-            Err(Error::LockHeld { .. }) => Ok(match self.read_record() {
-                Ok(now) if now.generation <= self.record.generation => {
-                    Decision::Undecided { holder: ProcessId::default() }
-                }
-                Ok(now) if now.phase == Phase::Serving => {
-                    Decision::Replaced { generation: now.generation }
-                }
-                Ok(now) => Decision::Undecided { holder: now.writer },
-                Err(_) => Decision::Undecided { holder: ProcessId::default() },
-            }),
-            Err(error) => Err(error),
+        let is_free = match self.try_flock() {
+            Ok(()) => true,
+            Err(Error::LockHeld { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        let now = self.read_record().ok();
+        let own = self.record.generation;
+        let decision = Decision::of(is_free, now.as_ref(), own);
+        if decision == Decision::Retaken {
+            reach!(IncumbentRetook)?;
+            self.found = OwnerRecord::default();
+            self.record.generation = now.map_or(own, |now| now.generation).max(own);
+            self.take_over(Phase::Serving, None)?;
         }
+        Ok(decision)
     }
 
     /// A clean stop: the lock is released and reserved for nobody, and all of it is durable.
@@ -448,7 +458,7 @@ impl DataDirLock {
 impl Drop for DataDirLock {
     fn drop(&mut self) {
         static KEPT: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
-        if self.is_held && self.is_kept {
+        if self.is_held && self.is_kept && stands(Guard::LockIsKept) {
             KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.file));
             return;
         }
@@ -558,7 +568,7 @@ mod tests {
         successor.record_serving(b"2").expect("it is written");
         assert_eq!(
             incumbent.retake().expect("it can be read"),
-            Decision::Replaced { generation: 2 }
+            Decision::Replaced { generation: 2, holder: ProcessId::own() }
         );
         drop(successor);
         assert_eq!(incumbent.retake().expect("it can be read"), Decision::Retaken);

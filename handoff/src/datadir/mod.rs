@@ -7,4 +7,4 @@ mod record;
 pub(crate) use lock::Decision;
 pub use lock::{DataDirLock, Fencing};
 pub use manifest::SealManifest;
-pub(crate) use record::{OwnerRecord, Phase};
+pub(crate) use record::{OwnerRecord, Phase, Succession};

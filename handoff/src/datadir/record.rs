@@ -21,6 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
 use crate::sys::process::{ProcessId, boot_id};
 
@@ -58,6 +59,17 @@ pub(crate) struct OwnerRecord {
     pub(crate) boot_id: [u8; 16],
 }
 
+/// What a record is to a successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Succession {
+    /// The lock was kept for it, or the writer is dead.
+    Admitted,
+    /// Another process lives that was the writer, and did not keep the lock for it.
+    OfAnother,
+    /// The last writer was stopped on purpose.
+    Stopped,
+}
+
 impl OwnerRecord {
     /// Reads the record of a lock file; an empty file holds the default.
     pub(crate) fn read(file: &File, path: &Path) -> Result<Self> {
@@ -92,8 +104,30 @@ impl OwnerRecord {
 
     /// For whom the free lock is kept, if that process still lives.
     pub(crate) fn live_reservation(&self) -> Option<ProcessId> {
-        (self.phase == Phase::Sealed && self.boot_id == boot_id() && self.reserved.is_alive())
-            .then_some(self.reserved)
+        self.reservation(boot_id(), ProcessId::is_alive)
+    }
+
+    /// [`live_reservation`](Self::live_reservation), by what is known of the processes.
+    pub(crate) fn reservation(
+        &self,
+        boot_id: [u8; 16],
+        is_alive: impl FnOnce(ProcessId) -> bool,
+    ) -> Option<ProcessId> {
+        let is_kept = self.phase == Phase::Sealed && self.boot_id == boot_id;
+        (is_kept && is_alive(self.reserved) && stands(Guard::Reservation)).then_some(self.reserved)
+    }
+
+    /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
+    pub(crate) fn succession(&self, handoff_id: HandoffId, writer_died: bool) -> Succession {
+        let is_kept = self.phase == Phase::Sealed && self.handoff_id == Some(handoff_id);
+        if !is_kept && !writer_died {
+            return Succession::OfAnother;
+        }
+        let was_released = self.phase == Phase::Released && self.generation != 0;
+        if was_released && stands(Guard::ReleasedIsFinal) {
+            return Succession::Stopped;
+        }
+        Succession::Admitted
     }
 
     pub(crate) fn encode(&self) -> [u8; LENGTH] {

@@ -47,8 +47,14 @@ impl FrameReader {
         !self.bytes.is_empty()
     }
 
+    #[cfg(feature = "fuzzing")]
     pub(crate) const fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// What the length field of the frame that is held in part says; 0 before it is whole.
+    pub(crate) fn announced(&self) -> u32 {
+        self.bytes.first_chunk::<PREFIX>().map_or(0, |prefix| u32::from_le_bytes(*prefix))
     }
 
     /// The next whole frame among the bytes held, if there is one.

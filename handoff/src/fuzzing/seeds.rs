@@ -6,6 +6,7 @@ use crate::datadir::{OwnerRecord, Phase, SealManifest};
 use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::protocol::{Capabilities, HandoffId, MOST_SHARDS, Message, Side};
+use crate::supervisor::journal::{Ending, Entry, OpenSwap};
 use crate::sys::process::ProcessId;
 
 /// The seeds of a target, by name.
@@ -14,6 +15,7 @@ pub(super) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "frame" => frames(),
         "record" => records(),
         "manifest" => manifests(),
+        "journal" => journals(),
         "session" => sessions(),
         _ => Vec::new(),
     }
@@ -148,6 +150,45 @@ fn records() -> Vec<(String, Vec<u8>)> {
         block[at] = value;
         seeds.push((format!("bad-{name}"), [&[1, 0, 0], &block[..224]].concat()));
         seeds.push((format!("bad-{name}-unmended"), [&[0, 0, 0], &block[..]].concat()));
+    }
+    seeds
+}
+
+fn journals() -> Vec<(String, Vec<u8>)> {
+    let process = |pid| ProcessId { pid, start_time: 9_000 + u64::from(pid) };
+    let swap = OpenSwap {
+        handoff_id: HandoffId::from_bytes([1; 16]),
+        incumbent: process(2),
+        successor: process(3),
+        until_ms: 1_795_468_199_001,
+    };
+    let handoff_id = swap.handoff_id;
+    let begun = [
+        Entry::Supervisor { process: process(1), boot_id: [7; 16] },
+        Entry::Started(process(2)),
+        Entry::Serves(process(2)),
+        Entry::Swap(swap),
+    ];
+    let text = |entries: &[Entry]| entries.iter().map(|entry| entry.to_line(5)).collect::<String>();
+    let unchecked = |text: &str| {
+        let lines = text.lines().map(|line| line.rsplit_once(" #").map_or(line, |(line, _)| line));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let raw = |text: &str| [&[0, 40, 0, 1], text.as_bytes()].concat();
+    let mended = |text: &str| [&[1, 40, 0, b'\n'], unchecked(text).as_bytes()].concat();
+    let mut seeds = vec![
+        ("empty".into(), vec![0]),
+        ("begun".into(), raw(&text(&begun))),
+        ("cut-short".into(), raw(&text(&begun)[..200])),
+        ("no-checksums".into(), raw(&unchecked(&text(&begun)))),
+        ("mended".into(), mended(&text(&begun))),
+        ("no-number".into(), mended(&text(&begun).replace("9002", "x"))),
+        ("no-word".into(), mended(&text(&begun).replace("serves", "swerves"))),
+        ("fields".into(), [vec![2, 3, 0, 9], (0..200).collect()].concat()),
+    ];
+    for how in Ending::ALL {
+        let over = [&begun[..], &[Entry::Ended { handoff_id, how }]].concat();
+        seeds.push((format!("{how:?}").to_lowercase(), raw(&text(&over))));
     }
     seeds
 }

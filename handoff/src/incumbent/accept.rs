@@ -1,5 +1,6 @@
 //! The control socket: who may connect, and how many.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -23,23 +24,23 @@ impl<D: Drainable + 'static> Server<D> {
                     return;
                 }
             };
-            let peer = Peer::of(&stream);
-            match peer {
-                Ok(peer) if peer.is_trusted() => {}
+            let peer = match Peer::of(&stream) {
+                Ok(peer) if peer.is_trusted() => peer,
                 Ok(peer) => {
-                    let error = PeerMisbehaved::WrongUser(peer.uid);
-                    tracing::warn!(pid = peer.pid, %error, "refusing a control connection");
+                    self.say_refused(peer, &PeerMisbehaved::WrongUser(peer.uid).into());
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "refusing a control connection of nobody knows whom");
+                    if self.refusals.admits(Instant::now()) {
+                        tracing::warn!(%error, "refusing a connection of nobody knows whom");
+                    }
                     continue;
                 }
-            }
+            };
             self.make_room();
             let open = || {
                 reach!(IncumbentAccepted)?;
-                Session::open(stream, &self.hello)
+                Session::open(stream, peer, &self.hello)
             };
             match open() {
                 Ok(session) => {
@@ -51,19 +52,27 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Drops the oldest session that has not greeted, or else the one without a swap that has
-    /// been silent for longest: a supervisor that waits says twice a second that it lives.
+    /// Drops a session of the process that has most of them, so that a process that connects
+    /// without end keeps nobody else out: the oldest that has not greeted, or else the one
+    /// without a swap that has been silent for longest. A supervisor that waits says twice a
+    /// second that it lives.
     fn make_room(&mut self) {
         if self.sessions.len() < MOST_SESSIONS {
             return;
         }
-        let ungreeted = self.sessions.iter().find(|(_, session)| !session.is_greeted());
-        let silent = self
-            .sessions
-            .iter()
-            .filter(|(key, _)| self.holder != Some(**key))
-            .min_by_key(|(_, session)| session.heard());
-        if let Some((&key, _)) = ungreeted.or(silent) {
+        let mut counts = BTreeMap::<u32, usize>::new();
+        for session in self.sessions.values() {
+            *counts.entry(session.peer().pid).or_default() += 1;
+        }
+        let most = counts.values().max();
+        let candidates = || {
+            self.sessions.iter().filter(|(key, session)| {
+                self.holder != Some(**key) && counts.get(&session.peer().pid) == most
+            })
+        };
+        let ungreeted = candidates().find(|(_, session)| !session.is_greeted());
+        let silent = || candidates().min_by_key(|(_, session)| session.heard());
+        if let Some((&key, _)) = ungreeted.or_else(silent) {
             self.lose(key, &Error::TimedOut("waiting while others came"));
         }
     }

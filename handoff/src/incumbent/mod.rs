@@ -3,9 +3,13 @@
 mod accept;
 mod bind;
 mod hooks;
+mod quota;
 mod serve;
 mod session;
+mod standing;
 mod swap;
 
 pub(crate) use bind::bind_hidden;
 pub use bind::{Ended, Incumbent, StopHandle};
+#[cfg(test)]
+pub(crate) use standing::{ROLLBACK_PATIENCE, Standing};

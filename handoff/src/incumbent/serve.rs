@@ -2,6 +2,7 @@
 //! peer or a hook.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use crate::drainable::fence::fenced;
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::incumbent::bind::Stop;
 use crate::incumbent::hooks::Job;
+use crate::incumbent::quota::Quota;
 use crate::incumbent::session::Session;
 use crate::incumbent::swap::{LONGEST_RETRY_PAUSE, RETRY_PAUSE, Swap, after};
 use crate::incumbent::{Ended, Incumbent};
@@ -23,7 +25,7 @@ use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{HandoffId, Message, Side};
 use crate::successor::Passed;
 use crate::sys::poll;
-use crate::sys::socket::ControlSocket;
+use crate::sys::socket::{ControlSocket, Peer};
 
 pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
@@ -56,6 +58,8 @@ pub(super) fn run<D: Drainable + 'static>(
         holder: None,
         accept_again: None,
         publish_again: Some(Instant::now()),
+        refusals: Quota::new(MOST_REFUSALS, Instant::now()),
+        steps: Quota::new(MOST_STEPS, Instant::now()),
         hook_error: None,
         ended: None,
     };
@@ -108,6 +112,10 @@ pub(super) struct Server<D> {
     pub(super) holder: Option<Key>,
     pub(super) accept_again: Option<Instant>,
     pub(super) publish_again: Option<Instant>,
+    /// Of peers, in the log.
+    pub(super) refusals: Quota,
+    /// Of swaps, in the log.
+    pub(super) steps: Quota,
     /// The last error of a hook, whole; the machine knows its words.
     pub(super) hook_error: Option<Error>,
     pub(super) ended: Option<Result<Ended>>,
@@ -152,7 +160,7 @@ impl<D: Drainable + 'static> Server<D> {
         let swap = self.swap.as_ref().map_or([None; 4], |swap| self.due_of(swap));
         let sessions = self.sessions.values().filter_map(Session::greeting_deadline);
         let publish = self.publish_again.filter(|_| self.state == State::Serving);
-        let own = [self.accept_again, publish];
+        let own = [self.accept_again, publish, self.refusals.due(), self.steps.due()];
         sessions.chain(own.into_iter().flatten()).chain(swap.into_iter().flatten()).min()
     }
 
@@ -203,8 +211,10 @@ impl<D: Drainable + 'static> Server<D> {
     /// here on: what the owner record says waits for its word.
     fn attach(&mut self, key: Key) {
         let came_for = self.sessions.get(&key).and_then(Session::handoff_id);
-        if self.holder.is_none() && came_for.is_some() && came_for == self.state.handoff_id() {
-            tracing::info!(state = self.state.name(), "a supervisor came back");
+        if self.holder.is_none() && self.state.is_missing(came_for) {
+            if self.steps.admits(Instant::now()) {
+                tracing::info!(state = self.state.name(), "a supervisor came back");
+            }
             self.holder = Some(key);
         }
     }
@@ -247,19 +257,37 @@ impl<D: Drainable + 'static> Server<D> {
         }
         let handoff_id = message.handoff_id().unwrap_or(in_flight);
         let reason = format!("handoff {in_flight} is in flight");
-        tracing::warn!(%handoff_id, %in_flight, "refusing a second handoff");
+        let peer = session.peer();
         let _ = session.send(&Message::Abort { handoff_id, reason });
+        if self.refusals.admits(Instant::now()) {
+            let Peer { pid, uid } = peer;
+            let message = message.name();
+            tracing::warn!(pid, uid, %handoff_id, %in_flight, message, "refusing a second handoff");
+        }
         self.sessions.remove(&key);
     }
 
     pub(super) fn lose(&mut self, key: Key, error: &Error) {
-        self.sessions.remove(&key);
+        let Some(session) = self.sessions.remove(&key) else { return };
         if self.holder == Some(key) {
-            tracing::warn!(%error, state = self.state.name(), "lost the supervisor");
+            let Peer { pid, uid } = session.peer();
+            if self.steps.admits(Instant::now()) {
+                let state = self.state.name();
+                tracing::warn!(pid, uid, %error, state, "lost the supervisor");
+            }
             self.holder = None;
             self.step(Event::SessionLost, None);
-        } else {
+        } else if is_ordinary(error) {
             tracing::debug!(%error, "a control connection ended");
+        } else {
+            self.say_refused(session.peer(), error);
+        }
+    }
+
+    pub(super) fn say_refused(&mut self, peer: Peer, error: &Error) {
+        let Peer { pid, uid } = peer;
+        if self.refusals.admits(Instant::now()) {
+            tracing::warn!(pid, uid, %error, "refusing a control connection");
         }
     }
 
@@ -269,7 +297,9 @@ impl<D: Drainable + 'static> Server<D> {
         let (state, effects) = state.on(event);
         self.state = state;
         if before != self.state.name() {
-            tracing::info!(from = before, to = self.state.name(), "incumbent");
+            if self.steps.admits(Instant::now()) {
+                tracing::info!(from = before, to = self.state.name(), "incumbent");
+            }
             self.reach_state();
         }
         for effect in effects {
@@ -358,13 +388,15 @@ impl<D: Drainable + 'static> Server<D> {
                 return self.lose(key, &error);
             }
         }
-        tracing::info!("a supervisor got the listeners back");
+        if self.steps.admits(Instant::now()) {
+            tracing::info!("a supervisor got the listeners back");
+        }
     }
 
     fn close(&mut self, from: Option<Key>, fault: PeerMisbehaved) {
         let Some(key) = from else { return };
-        tracing::warn!(error = %fault, "closing a control connection");
-        self.sessions.remove(&key);
+        let Some(session) = self.sessions.remove(&key) else { return };
+        self.say_refused(session.peer(), &fault.into());
         if self.holder == Some(key) {
             self.holder = None;
         }
@@ -381,6 +413,11 @@ impl<D: Drainable + 'static> Server<D> {
         for key in silent {
             self.lose(key, &Error::TimedOut("waiting for a greeting"));
         }
+        for (quota, of) in [(&mut self.refusals, "refusals"), (&mut self.steps, "steps")] {
+            if let Some(count) = quota.take_unsaid(now) {
+                tracing::warn!(count, of, "there were more than are told one by one");
+            }
+        }
         self.accept_again = self.accept_again.filter(|due| *due > now);
         // During a swap the path may be the successor's.
         let publishes = self.state == State::Serving;
@@ -391,5 +428,19 @@ impl<D: Drainable + 'static> Server<D> {
     }
 }
 
+/// Whether a session ended as sessions do: the peer closed it between two frames, or died.
+fn is_ordinary(error: &Error) -> bool {
+    match error {
+        Error::PeerLost { .. } => true,
+        Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+        }
+        _ => false,
+    }
+}
+
+/// Lines of the log a second.
+const MOST_REFUSALS: u32 = 16;
+const MOST_STEPS: u32 = 64;
 /// Messages of one session, or connections, that are acted upon before others have their turn.
 pub(super) const A_TURN: usize = 64;

@@ -14,12 +14,14 @@ use crate::frame::{FrameReader, LIVENESS_LIMIT, encode};
 use crate::machine::judge_hello_ack;
 use crate::protocol::{HandoffId, Message, PROTO_MIN, ProtoVersion};
 use crate::successor::Passed;
+use crate::sys::socket::Peer;
 use crate::sys::{poll, rights};
 
 /// A connection, from its hello on.
 #[derive(Debug)]
 pub(super) struct Session {
     stream: UnixStream,
+    peer: Peer,
     reader: FrameReader,
     /// A message that was read and could not be acted upon yet.
     put_back: Option<Message>,
@@ -45,9 +47,10 @@ struct Outgoing {
 
 impl Session {
     /// Says hello.
-    pub(super) fn open(stream: UnixStream, hello: &Message) -> Result<Self> {
+    pub(super) fn open(stream: UnixStream, peer: Peer, hello: &Message) -> Result<Self> {
         let mut session = Self {
             stream,
+            peer,
             reader: FrameReader::new(),
             put_back: None,
             out: VecDeque::new(),
@@ -80,6 +83,11 @@ impl Session {
 
     pub(super) const fn handoff_id(&self) -> Option<HandoffId> {
         self.handoff_id
+    }
+
+    /// Who connected, by the kernel's word.
+    pub(super) const fn peer(&self) -> Peer {
+        self.peer
     }
 
     /// When it last said anything.
@@ -126,13 +134,17 @@ impl Session {
             if let Some(frame) = self.reader.next_frame()? {
                 return Ok(Some(frame));
             }
-            if self.reader.len() > IN_LIMIT {
-                return Err(FrameError::TooLong(IN_LIMIT as u32).into());
+            let length = self.reader.announced();
+            if length > IN_LIMIT {
+                return Err(FrameError::TooLongForPeer { length, limit: IN_LIMIT }.into());
             }
             let mut chunk = [0; 4096];
             match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => {
                     self.ended = true;
+                    if self.reader.is_inside_a_frame() {
+                        return Err(FrameError::Truncated.into());
+                    }
                     return Err(Error::PeerLost { peer: "supervisor", during: "in a session" });
                 }
                 Ok((_, length)) => {
@@ -162,8 +174,8 @@ impl Session {
 
     /// [`send`](Self::send), with descriptors.
     pub(super) fn send_with(&mut self, message: &Message, listeners: Option<Passed>) -> Result<()> {
-        let unsent: usize = self.out.iter().map(|out| out.bytes.len() - out.sent).sum();
-        if unsent > OUT_LIMIT {
+        let kept = |out: &Outgoing| out.bytes.len() - out.sent + OUT_OVERHEAD;
+        if self.out.iter().map(kept).sum::<usize>() > OUT_LIMIT {
             return Err(PeerMisbehaved::DoesNotRead.into());
         }
         let bytes = encode(self.version.unwrap_or(PROTO_MIN), message)?;
@@ -200,5 +212,7 @@ impl AsFd for Session {
 
 /// What a peer may leave unread before the next message.
 const OUT_LIMIT: usize = 64 << 10;
+/// What a message that waits takes besides its bytes, generously: most are a few bytes long.
+const OUT_OVERHEAD: usize = 128;
 /// More than the longest message that a supervisor has to say.
-const IN_LIMIT: usize = 64 << 10;
+const IN_LIMIT: u32 = 64 << 10;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use crate::datadir::{Decision, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::Result;
-use crate::frame::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT};
+use crate::frame::HEARTBEAT_INTERVAL;
 use crate::incumbent::hooks::{Hooks, Job, Outcome};
 use crate::incumbent::serve::Server;
+use crate::incumbent::standing::Standing;
 use crate::machine::incumbent::{Event, State};
 use crate::protocol::{Message, in_words};
 use crate::sys::process::ProcessId;
@@ -160,12 +161,12 @@ impl<D: Drainable + 'static> Server<D> {
                 self.take_path_back();
                 Event::LockRetaken
             }
-            // A supervisor that is there says what became of the swap: it may be ending the
-            // very successor that the record names.
-            Ok(Decision::Replaced { .. }) if self.is_supervised(ROLLBACK_PATIENCE) => {
+            Ok(Decision::Replaced { holder, .. })
+                if !self.standing().goes_by_the_record(holder.is_being_killed()) =>
+            {
                 return self.try_lock_later(LOCK_INTERVAL);
             }
-            Ok(Decision::Replaced { generation }) => {
+            Ok(Decision::Replaced { generation, .. }) => {
                 tracing::info!(generation, "a newer generation serves");
                 Event::Superseded
             }
@@ -190,11 +191,12 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Whether a supervisor may still end this swap by its word: it is connected, and the
-    /// deadline has not passed for so long that it must be hung.
-    fn is_supervised(&self, patience: Duration) -> bool {
-        let limit = self.swap.as_ref().map(|swap| swap.lease + patience);
-        self.holder.is_some() && limit.is_some_and(|limit| Instant::now() < limit)
+    fn standing(&self) -> Standing {
+        let overdue = |swap: &Swap| Instant::now().checked_duration_since(swap.lease);
+        Standing {
+            is_connected: self.holder.is_some(),
+            overdue: self.swap.as_ref().and_then(overdue),
+        }
     }
 
     /// A successor that was ended after its commit point has taken the path over.
@@ -212,14 +214,11 @@ impl<D: Drainable + 'static> Server<D> {
     /// hung. Killing it loses nothing, even past its commit point: the lock is taken after.
     fn end_hung_successor(&self, holder: ProcessId) {
         let Some(swap) = &self.swap else { return };
-        let now = Instant::now();
-        let alone = !self.is_supervised(LIVENESS_LIMIT);
         // A process that has the lock and did not get to say so is the one it was kept for.
         let holder = if holder.pid == 0 { self.lock.reserved() } else { holder };
         let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
-        if now > swap.lease
-            && alone
-            && is_the_successor
+        if is_the_successor
+            && self.standing().ends_the_successor()
             && let Some(process) = holder.open()
         {
             tracing::error!(pid = holder.pid, "ending a hung successor");
@@ -272,7 +271,9 @@ impl<D: Drainable + 'static> Server<D> {
             }
         }
         if lease {
-            tracing::warn!(state = self.state.name(), "the deadline passed");
+            if self.steps.admits(now) {
+                tracing::warn!(state = self.state.name(), "the deadline passed");
+            }
             self.step(Event::DeadlinePassed, None);
         }
         if try_lock {
@@ -300,9 +301,6 @@ pub(super) fn after(milliseconds: u64) -> Instant {
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const STOP_GRACE_MS: u64 = 30_000;
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
-/// As long as a supervisor takes at most to end a successor: one with very much memory frees
-/// its lock late.
-const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_ERROR_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! Why a swap was given up, and what became of the incumbent.
 
 use crate::error::PeerMisbehaved;
+use crate::guard::{Guard, stands};
 
 /// Why a swap was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
@@ -60,8 +61,9 @@ pub enum Cause {
 
 impl Cause {
     /// Whether the successor may take the place of an incumbent that has died.
-    pub(super) const fn admits_promotion(&self) -> bool {
-        !self.is_the_successor_s() && !matches!(self, Self::IncumbentStopped(_))
+    pub(super) fn admits_promotion(&self) -> bool {
+        let is_stopped = matches!(self, Self::IncumbentStopped(_)) && stands(Guard::StopIsFinal);
+        !self.is_the_successor_s() && !is_stopped
     }
 
     /// Whether it speaks against the successor.

@@ -19,6 +19,7 @@
 
 use crate::drainable::{DrainReport, SealReport};
 use crate::error::PeerMisbehaved;
+use crate::guard::{Guard, stands};
 use crate::machine::misbehaviour;
 use crate::protocol::{HandoffId, Message};
 
@@ -128,15 +129,18 @@ pub(crate) enum Effect {
 impl State {
     /// Whether messages are read. While it does not, they wait in order: what is sent behind
     /// an abort is answered when the undo is done.
-    pub(crate) const fn admits_messages(&self) -> bool {
-        matches!(
-            self,
+    pub(crate) fn admits_messages(&self) -> bool {
+        match self {
             Self::Serving
-                | Self::Draining(_)
-                | Self::Drained(_)
-                | Self::Sealing(_)
-                | Self::Sealed(_)
-        )
+            | Self::Draining(_)
+            | Self::Drained(_)
+            | Self::Sealing(_)
+            | Self::Sealed(_) => true,
+            Self::Interrupted(_) | Self::Waiting(_) | Self::Resuming(_) => {
+                !stands(Guard::UndoBeforeEcho)
+            }
+            Self::Stopping | Self::Closing | Self::Replaced | Self::Stopped => false,
+        }
     }
 
     /// The swap in flight.
@@ -150,6 +154,11 @@ impl State {
             }
             Self::Serving | Self::Stopping | Self::Closing | Self::Replaced | Self::Stopped => None,
         }
+    }
+
+    /// Whether a supervisor that came for that swap is the one that this swap has lost.
+    pub(crate) fn is_missing(&self, came_for: Option<HandoffId>) -> bool {
+        came_for.is_some() && came_for == self.handoff_id() && stands(Guard::HelloAttaches)
     }
 
     pub(crate) const fn name(&self) -> &'static str {
@@ -246,14 +255,14 @@ impl State {
                 effects.push(Effect::InterruptDrain);
                 Self::Interrupted(undo(id))
             }
-            Self::Drained(id) => {
-                effects.push(Effect::RunResume);
-                Self::Resuming(undo(id))
-            }
             Self::Sealing(id) => Self::Interrupted(undo(id)),
-            Self::Sealed(id) => {
+            Self::Sealed(id) if stands(Guard::LockBeforeResume) => {
                 effects.push(Effect::AwaitLock);
                 Self::Waiting(undo(id))
+            }
+            Self::Drained(id) | Self::Sealed(id) => {
+                effects.push(Effect::RunResume);
+                Self::Resuming(undo(id))
             }
             Self::Interrupted(undo) if reply.is_none() => Self::Interrupted(undo.without_reply()),
             Self::Waiting(undo) if reply.is_none() => Self::Waiting(undo.without_reply()),
@@ -309,11 +318,13 @@ impl State {
 
     fn on_resume_ended(self, result: Result<(), String>) -> (Self, Vec<Effect>) {
         match (self, result) {
-            (Self::Resuming(undo), Ok(())) => {
+            (Self::Resuming(undo), Err(_)) if stands(Guard::ResumeUntilItWorks) => {
+                (Self::Resuming(undo), vec![Effect::RetryLater])
+            }
+            (Self::Resuming(undo), _) => {
                 let effects = undo.into_message().map(Effect::Send).into_iter().collect();
                 (Self::Serving, effects)
             }
-            (Self::Resuming(undo), Err(_)) => (Self::Resuming(undo), vec![Effect::RetryLater]),
             (state, _) => (state, Vec::new()),
         }
     }

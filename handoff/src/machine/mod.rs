@@ -87,4 +87,6 @@ fn misbehaviour(
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

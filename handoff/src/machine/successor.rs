@@ -14,6 +14,7 @@
 //! A successor that is alone, because the supervisor and the incumbent are both dead, goes the
 //! same way without their words: there is nobody left whom it could stand in the way of.
 
+use crate::guard::{Guard, stands};
 use crate::machine::misbehaviour;
 use crate::protocol::{HandoffId, Message};
 
@@ -92,6 +93,14 @@ pub(crate) enum Effect {
     WriteRecord,
     /// Drop the lock, and end.
     GiveUp,
+}
+
+impl Event {
+    /// What the end of the supervisor's connection is to a successor.
+    pub(crate) fn of_closed(is_fit: bool, incumbent_is_dead: bool) -> Self {
+        let is_alone = is_fit && (incumbent_is_dead || !stands(Guard::AloneWhenBothAreDead));
+        if is_alone { Self::Alone } else { Self::SupervisorLost }
+    }
 }
 
 impl State {

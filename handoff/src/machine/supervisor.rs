@@ -19,6 +19,7 @@
 //!             -> Ending       (it is hung)
 //! ```
 
+use crate::guard::{Guard, stands};
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::misbehaviour;
 use crate::protocol::{HandoffId, Message};
@@ -250,7 +251,9 @@ impl Machine {
             // Told to commit, the successor may be all there is: an incumbent that does not
             // wait for this supervisor's word may have left by the owner record.
             Event::DeadlinePassed
-                if state == State::Committing && self.incumbent != Incumbent::Connected =>
+                if state == State::Committing
+                    && self.incumbent != Incumbent::Connected
+                    && stands(Guard::DeadlineSparesCommit) =>
             {
                 (state, Vec::new())
             }
@@ -305,7 +308,10 @@ impl Machine {
                 (State::Opening, vec![Effect::ToSuccessor(Message::Begin { handoff_id })])
             }
             (State::Ready, Command::Commit) => {
-                (State::Committing, vec![Effect::ToSuccessor(Message::Commit { handoff_id })])
+                let early = (!stands(Guard::ServingBeforeLeave))
+                    .then_some(Effect::ToIncumbent(Message::Commit { handoff_id }));
+                let commit = Effect::ToSuccessor(Message::Commit { handoff_id });
+                (State::Committing, [commit].into_iter().chain(early).collect())
             }
             (state, Command::Abort(reason)) if state.is_forward() => {
                 self.roll_back(state, Cause::Requested(reason))
@@ -467,13 +473,17 @@ impl Machine {
         if self.incumbent == Incumbent::Dead && self.successor != Successor::Dead && !is_at_fault {
             return self.promote(state, cause);
         }
-        if state.successor_may_hold_the_lock() && self.successor != Successor::Dead {
+        let may_hold_the_lock = state.successor_may_hold_the_lock()
+            && self.successor != Successor::Dead
+            && stands(Guard::EndBeforeAsking);
+        if may_hold_the_lock {
             return (State::Ending(cause), vec![Effect::KillSuccessor]);
         }
         if self.incumbent == Incumbent::Dead {
             return rolled_back(IncumbentFate::Lost, cause);
         }
-        let kill = is_at_fault.then_some(Effect::KillSuccessor);
+        let is_spared = !is_at_fault && stands(Guard::SuccessorSpared);
+        let kill = (!is_spared).then_some(Effect::KillSuccessor);
         let effects = kill.into_iter().chain([Effect::AskIncumbent]).collect();
         (State::Confirming(cause), effects)
     }

@@ -388,8 +388,8 @@ impl Conversation {
             let event = match received {
                 Received::Message(message) => Event::Message(message),
                 Received::Nothing if heard.elapsed() < LIVENESS_LIMIT => continue,
-                Received::Closed if self.is_fit && is_dead(&self.incumbent) => Event::Alone,
-                Received::Nothing | Received::Closed => Event::SupervisorLost,
+                Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
+                Received::Nothing => Event::SupervisorLost,
                 Received::Broken(error) => {
                     tracing::error!(%error, "the supervisor cannot be understood");
                     Event::SupervisorLost

@@ -139,7 +139,7 @@ impl Journal {
 }
 
 impl Entry {
-    fn to_line(self, at_ms: u64) -> String {
+    pub(crate) fn to_line(self, at_ms: u64) -> String {
         let mut line = format!("{at_ms} ");
         let words = match self {
             Self::Supervisor { process: ProcessId { pid, start_time }, boot_id } => {
@@ -201,7 +201,7 @@ impl Entry {
 }
 
 impl Ending {
-    const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Committed, Self::RolledBack, Self::Promoted, Self::Lost, Self::Unknown];
 
     const fn name(self) -> &'static str {
@@ -263,7 +263,7 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn checksum(line: &str) -> String {
+pub(crate) fn checksum(line: &str) -> String {
     blake3::hash(line.as_bytes()).to_hex()[..8].to_owned()
 }
 

@@ -37,6 +37,17 @@ impl ProcessId {
                 .is_some_and(|now| self.start_time == 0 || now == self.start_time)
     }
 
+    /// Whether it was sent `SIGKILL`: it runs no more, and may not have ended yet. The kernel
+    /// keeps the signal pending until the process is collected.
+    pub(crate) fn is_being_killed(self) -> bool {
+        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
+            return false;
+        };
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        pending.is_some_and(|mask| mask & SIGKILL_PENDING != 0)
+    }
+
     /// A descriptor of this very process, if it runs.
     pub(crate) fn open(self) -> Option<Process> {
         let process = Process::open(self.pid).ok()?;
@@ -104,6 +115,9 @@ pub(crate) fn boot_id() -> [u8; 16] {
     id
 }
 
+/// Signal 9 in a mask of `/proc/PID/status`.
+const SIGKILL_PENDING: u64 = 1 << 8;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,11 +137,15 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
         let id = ProcessId::of(child.id()).expect("it runs");
         let process = id.open().expect("it runs");
+        assert!(!id.is_being_killed());
         process.kill().expect("it may be killed");
+        assert!(id.is_being_killed());
         let limit = Instant::now() + std::time::Duration::from_secs(10);
         assert!(process.wait_for_end(limit).expect("poll works"));
         assert!(!id.is_alive(), "a zombie is not alive");
+        assert!(id.is_being_killed(), "until it is collected");
         child.wait().expect("it is ours");
+        assert!(!id.is_being_killed());
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Arena {
         self.clients = Some(Clients::start(self.address, count, &prefix));
     }
 
-    /// Orders a swap. It goes on by itself until [`until_served`](Self::until_served).
+    /// Orders a swap. It goes on by itself until [`until_sound`](Self::until_sound).
     pub fn order_swap(&mut self) {
         let faults = self.take_faults(&[Role::Successor]);
         let build = self.next_build();
@@ -173,7 +173,7 @@ impl Arena {
         }
     }
 
-    /// Kills the supervisor; [`until_served`](Self::until_served) starts another one.
+    /// Kills the supervisor; [`until_sound`](Self::until_sound) starts another one.
     pub fn kill_supervisor(&mut self) {
         self.supervisor.kill();
     }

@@ -21,8 +21,15 @@ use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
     Connections, Daemon, Faults, LogShard, Options, Server, take_no_more,
 };
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::INFO)
+        .with_writer(io::stderr)
+        // A file that takes no more is no reason to panic.
+        .log_internal_errors(false)
+        .init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -190,6 +197,11 @@ fn say_a_wrong_hello(faults: &Faults) -> Result<()> {
     }
     let mut supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let what = faults.due("hello");
+    if what == Some("grandchild") && std::env::var_os(GRANDCHILD).is_none() {
+        let mut again = Command::new(std::env::current_exe()?);
+        again.args(std::env::args().skip(1)).env(GRANDCHILD, "1").spawn()?.wait()?;
+        return Ok(());
+    }
     let own = std::process::id();
     let hello = Message::Hello {
         role: if what == Some("wrong-role") { Side::Incumbent } else { Side::Successor },
@@ -231,5 +243,6 @@ fn with_the_supervisor_on_standard_input() -> io::Error {
         .exec()
 }
 
+const GRANDCHILD: &str = "FIXTURE_GRANDCHILD";
 const RAW: &str = "FIXTURE_SUPERVISOR_ON_STDIN";
 const LONGEST_LIFE: Duration = Duration::from_secs(180);

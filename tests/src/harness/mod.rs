@@ -7,6 +7,7 @@ mod check;
 mod clients;
 mod cluster;
 mod helper;
+mod peer;
 mod process;
 mod spec;
 mod steps;
@@ -15,6 +16,7 @@ pub use check::{control_owner, lock_holders};
 pub use clients::{Client, Clients, Tally};
 pub use cluster::Cluster;
 pub use helper::HelperSupervisor;
+pub use peer::{Hostile, Peer};
 pub use process::{eventually, executable, is_alive, kill};
 pub use spec::SuccessorSpec;
 

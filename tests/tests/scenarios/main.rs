@@ -7,6 +7,7 @@ mod commits;
 mod descriptors;
 mod environment;
 mod hooks;
+mod hostile;
 mod peers;
 mod processes;
 mod supervisors;

@@ -1,0 +1,82 @@
+//! The supervisor's journal.
+
+use super::Input;
+use crate::protocol::HandoffId;
+use crate::supervisor::journal::{Ending, Entry, OpenSwap, checksum, left, parse};
+use crate::sys::process::ProcessId;
+
+/// Entries that were read or made are read as they were written; one that is cut off or damaged
+/// costs itself and no other.
+///
+/// An input is a mode, where to change how much, and a text or the fields of entries.
+pub fn journal(input: &[u8]) {
+    let mut input = Input(input);
+    let mode = input.byte() % 3;
+    let (at, by) = (u16::from_le_bytes(input.array()), input.byte());
+    let entries = match mode {
+        0 => parse(&String::from_utf8_lossy(input.rest())),
+        1 => {
+            let text = String::from_utf8_lossy(input.rest()).into_owned();
+            let mended = text.lines().map(|line| format!("{line} #{}\n", checksum(line)));
+            parse(&mended.collect::<String>())
+        }
+        _ => of_fields(&mut input),
+    };
+    let text: String = entries.iter().map(|entry| entry.to_line(u64::from(at))).collect();
+    assert_eq!(parse(&text), entries, "{text}");
+    assert_eq!(text.lines().count(), entries.len(), "{text}");
+    let of_this_boot = left(&entries, BOOT);
+    assert!(of_this_boot.swap.is_none() || of_this_boot.daemon.is_some(), "{text}");
+
+    let mut bytes = text.into_bytes();
+    if bytes.is_empty() {
+        return;
+    }
+    let at = usize::from(at) % bytes.len();
+    let cut = String::from_utf8_lossy(&bytes[..at]).into_owned();
+    assert_eq!(parse(&cut), entries[..cut.matches('\n').count()], "cut at {at}");
+    let before = bytes[at];
+    bytes[at] ^= by;
+    // A line that is broken in two, or two that became one, are two.
+    let spoilt = if before == b'\n' || bytes[at] == b'\n' { 2 } else { 1 };
+    let read = parse(&String::from_utf8_lossy(&bytes));
+    assert!(read.len() + spoilt >= entries.len(), "{by:#x} at {at}");
+    assert!(read.iter().all(|entry| entries.contains(entry)), "{by:#x} at {at}");
+}
+
+fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    while !input.is_empty() && entries.len() < MOST {
+        entries.push(match input.byte() % 5 {
+            0 => Entry::Supervisor {
+                process: process(input),
+                boot_id: if input.byte().is_multiple_of(2) { BOOT } else { input.array() },
+            },
+            1 => Entry::Started(process(input)),
+            2 => Entry::Serves(process(input)),
+            3 => Entry::Swap(OpenSwap {
+                handoff_id: id(input),
+                incumbent: process(input),
+                successor: process(input),
+                until_ms: input.number(),
+            }),
+            _ => {
+                let how = Ending::ALL[usize::from(input.byte()) % Ending::ALL.len()];
+                Entry::Ended { handoff_id: id(input), how }
+            }
+        });
+    }
+    entries
+}
+
+fn process(input: &mut Input<'_>) -> ProcessId {
+    ProcessId { pid: u32::from_le_bytes(input.array()), start_time: input.number() }
+}
+
+/// Few of them, so that swaps end.
+fn id(input: &mut Input<'_>) -> HandoffId {
+    HandoffId::from_bytes([input.byte() % 4; 16])
+}
+
+const BOOT: [u8; 16] = [7; 16];
+const MOST: usize = 64;

@@ -1,0 +1,159 @@
+//! The supervisor that is started when the first one has died: the machine, driven as
+//! `supervisor::settle` does.
+
+use super::line::{Heard, Line, SWAP, Word};
+use super::supervisor::forget_words;
+use super::witness::{Sight, Witness};
+use super::world::{Life, OF_ADOPTER, Who, World, Wrong};
+use crate::machine::cause::IncumbentFate;
+use crate::machine::supervisor::{Effect, Event, Machine, State};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Adopter {
+    Absent,
+    Settling { machine: Machine, is_calling: bool, successor_ended: bool, incumbent_ended: bool },
+    Settled(Outcome),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Outcome {
+    Committed,
+    RolledBack,
+    Lost,
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Start,
+    SeeSuccessorEnd,
+    SeeIncumbentEnd,
+    Hear,
+    /// It looks who has the control socket.
+    Look,
+    SuccessorIsSilent,
+}
+
+pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+    match &world.adopter {
+        Adopter::Absent if world.supervisor.left_a_swap() => steps.push(Step::Start),
+        Adopter::Absent | Adopter::Settled(_) => {}
+        Adopter::Settling { machine, is_calling, successor_ended, incumbent_ended } => {
+            if !successor_ended && world.successor.life == Life::Dead {
+                steps.push(Step::SeeSuccessorEnd);
+            }
+            if !incumbent_ended && world.incumbent.life == Life::Dead {
+                steps.push(Step::SeeIncumbentEnd);
+            }
+            if *is_calling && world.lines[OF_ADOPTER].next_for_supervisor() != Heard::Nothing {
+                steps.push(Step::Hear);
+            }
+            let finds_successor = world.path == Who::Successor && world.successor.serves();
+            let finds_incumbent = world.path == Who::Incumbent
+                && world.incumbent.life == Life::Live
+                && !is_calling
+                && world.lines[OF_ADOPTER].is_over();
+            if finds_incumbent || finds_successor && machine.state == State::Adopting {
+                steps.push(Step::Look);
+            }
+            if machine.state == State::Adopting {
+                steps.push(Step::SuccessorIsSilent);
+            }
+        }
+    }
+}
+
+pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
+    match step {
+        Step::Start => {
+            world.adopter = Adopter::Settling {
+                machine: Machine::adopting(SWAP),
+                is_calling: false,
+                successor_ended: false,
+                incumbent_ended: false,
+            };
+        }
+        Step::SeeSuccessorEnd => {
+            if let Adopter::Settling { successor_ended, .. } = &mut world.adopter {
+                *successor_ended = true;
+            }
+            feed(world, Event::SuccessorEnded, witness);
+        }
+        Step::SeeIncumbentEnd => {
+            if let Adopter::Settling { incumbent_ended, is_calling, .. } = &mut world.adopter {
+                (*incumbent_ended, *is_calling) = (true, false);
+            }
+            world.lines[OF_ADOPTER].close_supervisor();
+            feed(world, Event::IncumbentDied, witness);
+        }
+        Step::Hear => hear(world, witness),
+        Step::Look if world.path == Who::Successor => {
+            feed(world, Event::SuccessorServes, witness);
+        }
+        Step::Look => {
+            let line = &mut world.lines[OF_ADOPTER];
+            *line = Line::open();
+            for word in [Word::HelloAck, Word::Resume, Word::Ask] {
+                line.tell_daemon(word);
+            }
+            if let Adopter::Settling { is_calling, .. } = &mut world.adopter {
+                *is_calling = true;
+            }
+        }
+        Step::SuccessorIsSilent => {
+            world.successor.is_blamed |= world.incumbent.life != Life::Live;
+            feed(world, Event::SuccessorSilent, witness);
+        }
+    }
+}
+
+fn hear(world: &mut World, witness: &Witness) {
+    let event = match world.lines[OF_ADOPTER].next_for_supervisor() {
+        Heard::Word(word) => {
+            world.lines[OF_ADOPTER].supervisor_has_read();
+            match word {
+                Word::Echo { serves } => {
+                    if !serves {
+                        world.wrong.get_or_insert(Wrong::FalseReport);
+                    }
+                    Event::Echoed
+                }
+                Word::Abort => Event::Refused,
+                _ => return,
+            }
+        }
+        _ => {
+            world.lines[OF_ADOPTER].close_supervisor();
+            if let Adopter::Settling { is_calling, .. } = &mut world.adopter {
+                *is_calling = false;
+            }
+            Event::IncumbentDisconnected
+        }
+    };
+    feed(world, event, witness);
+}
+
+fn feed(world: &mut World, event: Event, witness: &Witness) {
+    let Adopter::Settling { machine, .. } = &mut world.adopter else { return };
+    let effects = machine.on(event);
+    forget_words(machine);
+    let outcome = match machine.state {
+        State::Committed | State::Promoted(_) => Some(Outcome::Committed),
+        State::RolledBack(IncumbentFate::Serving, _) => Some(Outcome::RolledBack),
+        State::RolledBack(IncumbentFate::Lost, _) => Some(Outcome::Lost),
+        State::RolledBack(IncumbentFate::Unknown, _) => Some(Outcome::Unknown),
+        State::Ending(_) => {
+            witness.saw(Sight::AdopterEndsTheSuccessor);
+            None
+        }
+        _ => None,
+    };
+    // It is asked as soon as it can be reached, by the next look.
+    if effects.contains(&Effect::KillSuccessor) {
+        world.successor.kill();
+    }
+    if let Some(outcome) = outcome {
+        world.adopter = Adopter::Settled(outcome);
+        world.lines[OF_ADOPTER].close_supervisor();
+    }
+}

@@ -1,0 +1,66 @@
+//! What each guard prevents: with any one of them taken out, the model finds what it is for.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use super::Swap;
+use super::properties::{
+    BIDDEN, NOT_GIVEN_UP, NOT_STOLEN, NOTHING_LOST, ONE_WRITER, SOMEONE_SERVES, STOP_IS_A_STOP,
+    TRUE_REPORT, UNDONE,
+};
+use super::tests::{THREADS, is_full};
+use super::witness::Witness;
+use crate::guard::Guard;
+
+macro_rules! without {
+    ($($name:ident: $guard:ident, $faults:literal faults, $property:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                finds(Guard::$guard, $faults, $property);
+            }
+        )*
+    };
+}
+
+without! {
+    // The lock.
+    a_lock_that_is_not_kept: LockIsKept, 0 faults, ONE_WRITER;
+    a_resume_without_the_lock: LockBeforeResume, 0 faults, NOTHING_LOST;
+    no_reservation: Reservation, 0 faults, NOT_STOLEN;
+    // The undo.
+    an_echo_before_the_undo: UndoBeforeEcho, 0 faults, TRUE_REPORT;
+    a_resume_that_fails_and_is_left_at_that: ResumeUntilItWorks, 0 faults, UNDONE;
+    // The record.
+    a_record_believed_before_the_lock_is_tried: LockBeforeRecord, 0 faults, SOMEONE_SERVES;
+    a_record_of_one_who_does_not_serve: ServingInRecord, 1 faults, SOMEONE_SERVES;
+    a_record_of_the_own_generation: NewerGeneration, 2 faults, SOMEONE_SERVES;
+    a_record_of_one_who_is_being_killed: KilledIsNotServing, 0 faults, SOMEONE_SERVES;
+    a_record_before_the_supervisor_s_word: SupervisorHasTheWord, 0 faults, SOMEONE_SERVES;
+    a_supervisor_that_came_back_and_is_not_waited_for: HelloAttaches, 1 faults, SOMEONE_SERVES;
+    a_hung_successor_that_nobody_ends: HungIsEnded, 2 faults, SOMEONE_SERVES;
+    // The supervisor.
+    an_incumbent_told_to_leave_too_early: ServingBeforeLeave, 0 faults, SOMEONE_SERVES;
+    an_incumbent_asked_beside_a_live_successor: EndBeforeAsking, 0 faults, SOMEONE_SERVES;
+    a_deadline_in_a_commit: DeadlineSparesCommit, 0 faults, SOMEONE_SERVES;
+    a_successor_that_is_not_spared: SuccessorSpared, 1 faults, NOT_GIVEN_UP;
+    a_stop_that_is_taken_for_a_death: StopIsFinal, 0 faults, STOP_IS_A_STOP;
+    // The successor.
+    a_release_that_is_taken_for_a_death: ReleasedIsFinal, 0 faults, STOP_IS_A_STOP;
+    a_commit_beside_a_live_incumbent: AloneWhenBothAreDead, 1 faults, BIDDEN;
+}
+
+fn finds(guard: Guard, faults: u8, property: &'static str) {
+    if faults > 1 && !is_full() {
+        return;
+    }
+    let begun = Instant::now();
+    let swap = Swap { faults, without: Some(guard), witness: Witness::default() };
+    let wanted = HasDiscoveries::AnyOf(BTreeSet::from([property]));
+    let checker = swap.checker().threads(THREADS).finish_when(wanted).spawn_dfs().join();
+    let found = checker.discovery(property);
+    assert!(found.is_some(), "nothing comes of it that {guard:?} does not stand");
+    println!("{guard:?}: {} states in {:?}", checker.unique_state_count(), begun.elapsed());
+}

@@ -1,0 +1,185 @@
+//! A model of one swap, explored to its end: every order of steps, with at most two faults.
+//!
+//! ```text
+//!              caller                                    stray cold start
+//!                 |                                             |
+//!    supervisor   S ---- line 0 ---- N  successor               |
+//!          |      |                  |                          |
+//!       (it died) +--- lines 1, 2 -- O  incumbent               |
+//!          v                         |  |                       |
+//!     adopter S2 ------ line 3 ------+  +---- lock, record, path (world)
+//! ```
+//!
+//! S, S2, O and N are the machines of this crate, driven as their drivers do; also the
+//! decisions about the owner record, the reservation and who may leave are the library's own.
+//! A state is all of it at one moment, a step is one event at one process, and any process that
+//! has a step may take it: so one that takes none for long is slow, and time limits pass at any
+//! time at which its driver looks at the clock. A fault is a death, or a hang for good.
+//!
+//! What is left out, and why nothing is lost by it:
+//!
+//! - Payloads, and of a cause all but what the machine asks of it. The policy's verdict is a
+//!   choice of the successor: fit or not.
+//! - Acknowledged writes are not counted: one is made at every moment at which one can be, and
+//!   of each process it is known whether it has seen all of them.
+//! - Hellos of the first two connections, listeners, heartbeats (only the echo is a message),
+//!   and `SealProgress`. There is one swap, so no frame of another one.
+//! - A process hears what was said to it before it looks whether who said it has ended, as the
+//!   drivers do, and a supervisor hears of the incumbent's end before it looks at the clock.
+//!   The microseconds between two such looks are not modelled.
+//! - The record is written and read at once, and no disk fails under the lock's own files.
+//! - The stray gets the lock at most once, and does not fail once it serves; a supervisor dies
+//!   only in the midst of its swap, and the adopter not at all.
+
+mod adopter;
+mod guards;
+mod hearing;
+mod incumbent;
+mod line;
+mod properties;
+mod retake;
+mod rounds;
+mod stray;
+mod successor;
+mod supervisor;
+mod tests;
+mod witness;
+mod world;
+
+use stateright::{Model, Property};
+
+use crate::guard::{Guard, take_out};
+use witness::Witness;
+use world::{Life, World};
+
+/// One swap, with at most so many faults.
+#[derive(Debug, Clone)]
+struct Swap {
+    faults: u8,
+    /// A guard that does not stand.
+    without: Option<Guard>,
+    witness: Witness,
+}
+
+/// One step of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Supervisor(supervisor::Step),
+    Adopter(adopter::Step),
+    Incumbent(incumbent::Step),
+    Successor(successor::Step),
+    Stray(stray::Step),
+    Dies(Victim),
+    Hangs(Victim),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Supervisor,
+    Incumbent,
+    Successor,
+}
+
+impl Action {
+    fn happens_by_itself(&self) -> bool {
+        !matches!(
+            self,
+            Self::Dies(_)
+                | Self::Hangs(_)
+                | Self::Adopter(adopter::Step::Start)
+                | Self::Incumbent(incumbent::Step::Stop)
+                | Self::Stray(stray::Step::Try)
+        )
+    }
+}
+
+impl Model for Swap {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::paired(self.faults)]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        take_out(self.without);
+        collect(world, actions, supervisor::steps, Action::Supervisor);
+        collect(world, actions, adopter::steps, Action::Adopter);
+        collect(world, actions, incumbent::steps, Action::Incumbent);
+        collect(world, actions, successor::steps, Action::Successor);
+        collect(world, actions, stray::steps, Action::Stray);
+        if world.faults_left > 0 {
+            let victims = [
+                (Victim::Supervisor, world.supervisor.life),
+                (Victim::Incumbent, world.incumbent.life),
+                (Victim::Successor, world.successor.life),
+            ];
+            for (victim, life) in victims {
+                if life == Life::Live {
+                    actions.extend([Action::Dies(victim), Action::Hangs(victim)]);
+                }
+            }
+        }
+    }
+
+    fn next_state(&self, last: &World, action: Action) -> Option<World> {
+        take_out(self.without);
+        let mut world = last.clone();
+        let witness = &self.witness;
+        match action {
+            Action::Supervisor(step) => supervisor::take(&mut world, step, witness),
+            Action::Adopter(step) => adopter::take(&mut world, step, witness),
+            Action::Incumbent(step) => incumbent::take(&mut world, step, witness),
+            Action::Successor(step) => successor::take(&mut world, step, witness),
+            Action::Stray(step) => stray::take(&mut world, step, witness),
+            Action::Dies(victim) => dies(&mut world, victim),
+            Action::Hangs(victim) => hangs(&mut world, victim),
+        }
+        world.acknowledge();
+        (world != *last).then_some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        properties::properties()
+    }
+}
+
+fn collect<Step>(
+    world: &World,
+    actions: &mut Vec<Action>,
+    steps: fn(&World, &mut Vec<Step>),
+    action: fn(Step) -> Action,
+) {
+    let mut found = Vec::new();
+    steps(world, &mut found);
+    actions.extend(found.into_iter().map(action));
+}
+
+fn dies(world: &mut World, victim: Victim) {
+    world.faults_left -= 1;
+    match victim {
+        Victim::Supervisor => supervisor::end(world, Life::Dead),
+        Victim::Incumbent => {
+            world.incumbent.is_at_fault = true;
+            incumbent::end(world);
+        }
+        Victim::Successor => {
+            world.successor.is_at_fault = true;
+            successor::end(world);
+        }
+    }
+}
+
+/// For good: one that is merely slow is one whose next step comes late.
+const fn hangs(world: &mut World, victim: Victim) {
+    world.faults_left -= 1;
+    match victim {
+        Victim::Supervisor => world.supervisor.life = Life::Hung,
+        Victim::Incumbent => {
+            (world.incumbent.life, world.incumbent.is_at_fault) = (Life::Hung, true);
+        }
+        Victim::Successor => {
+            (world.successor.life, world.successor.is_at_fault) = (Life::Hung, true);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What must always hold, and what has to be possible.
+
+use stateright::{Model, Property};
+
+use super::adopter::{Adopter, Outcome};
+use super::world::{Life, Who, World, Wrong};
+use super::{Action, Swap};
+use crate::machine::cause::{Cause, IncumbentFate};
+use crate::machine::supervisor::State;
+
+pub(super) const ONE_WRITER: &str = "whoever has the data open has the lock";
+pub(super) const NOTHING_LOST: &str = "whoever serves has seen all that was acknowledged";
+pub(super) const SOMEONE_SERVES: &str = "in the end exactly one serves, where one lives";
+pub(super) const TRUE_REPORT: &str = "what is reported is what happened";
+pub(super) const UNDONE: &str = "nobody admits work behind a drain that was not undone";
+pub(super) const NOT_GIVEN_UP: &str = "a successor that could serve is not given up with the rest";
+pub(super) const BIDDEN: &str = "no successor commits unbidden while the incumbent lives";
+pub(super) const NOT_STOLEN: &str = "what is kept for a live successor is not taken";
+pub(super) const STOP_IS_A_STOP: &str = "a daemon that is stopped on purpose is not replaced";
+
+pub(super) fn properties() -> Vec<Property<Swap>> {
+    vec![
+        Property::always(ONE_WRITER, |_, world: &World| one_writer(world)),
+        Property::always(NOTHING_LOST, |_, world: &World| world.wrong != Some(Wrong::Lost)),
+        // Not as `eventually`: stateright takes a state that was reached on two ways for one
+        // that satisfies what the first way did. Here it is a property of every state in which
+        // nothing more happens by itself, so none is overlooked.
+        Property::always(SOMEONE_SERVES, |swap: &Swap, world| {
+            is_settled(world) || swap.goes_on(world)
+        }),
+        Property::always(TRUE_REPORT, |_, world: &World| true_report(world)),
+        Property::always(UNDONE, |_, world: &World| {
+            !(world.incumbent.serves() && world.incumbent.is_drained)
+        }),
+        Property::always(NOT_GIVEN_UP, |_, world: &World| not_given_up(world)),
+        Property::always(BIDDEN, |_, world: &World| world.wrong != Some(Wrong::Unbidden)),
+        Property::always(NOT_STOLEN, |_, world: &World| world.wrong != Some(Wrong::Stolen)),
+        Property::always(STOP_IS_A_STOP, |_, world: &World| stop_is_a_stop(world)),
+        Property::sometimes("committed", |_, world: &World| {
+            world.supervisor.machine.state == State::Committed
+        }),
+        Property::sometimes("promoted", |_, world: &World| {
+            matches!(world.supervisor.machine.state, State::Promoted(_))
+        }),
+        Property::sometimes("rolled back, and the incumbent serves", |_, world: &World| {
+            reported(world, IncumbentFate::Serving)
+        }),
+        Property::sometimes("lost", |_, world: &World| reported(world, IncumbentFate::Lost)),
+        Property::sometimes("not confirmed", |_, world: &World| {
+            reported(world, IncumbentFate::Unknown)
+        }),
+        Property::sometimes("adopted: committed", |_, world: &World| {
+            world.adopter == Adopter::Settled(Outcome::Committed)
+        }),
+        Property::sometimes("adopted: rolled back", |_, world: &World| {
+            world.adopter == Adopter::Settled(Outcome::RolledBack)
+        }),
+        Property::sometimes("adopted: rolled back over a killed successor", |_, world: &World| {
+            world.adopter == Adopter::Settled(Outcome::RolledBack) && world.successor.was_killed
+        }),
+        Property::sometimes("adopted: lost", |_, world: &World| {
+            world.adopter == Adopter::Settled(Outcome::Lost)
+        }),
+        Property::sometimes("the stray serves where all are dead", |_, world: &World| {
+            let is_empty = !world.is_alive(Who::Incumbent) && !world.is_alive(Who::Successor);
+            is_empty && world.stray.serves()
+        }),
+    ]
+}
+
+fn reported(world: &World, fate: IncumbentFate) -> bool {
+    matches!(world.supervisor.machine.state, State::RolledBack(said, _) if said == fate)
+}
+
+fn one_writer(world: &World) -> bool {
+    let writers = [
+        (Who::Incumbent, world.incumbent.writes()),
+        (Who::Successor, world.successor.writes()),
+        (Who::Stray, world.stray.writes()),
+    ];
+    writers.into_iter().all(|(who, writes)| !writes || world.lock == Some(who))
+}
+
+/// Whether who serves is as it may be when nothing more happens.
+fn is_settled(world: &World) -> bool {
+    let (incumbent, successor) = (&world.incumbent, &world.successor);
+    let lives = incumbent.life == Life::Live || successor.life == Life::Live;
+    if lives {
+        return incumbent.serves() != successor.serves();
+    }
+    // One that left by itself must have been replaced by one that was not ended for it.
+    let was_replaced = incumbent.life == Life::Dead
+        && successor.has_committed
+        && !incumbent.has_left_early
+        && (successor.is_at_fault || successor.is_blamed);
+    world.stray.serves() || incumbent.is_at_fault || incumbent.is_stopping || was_replaced
+}
+
+fn true_report(world: &World) -> bool {
+    let committed = world.successor.has_committed && !world.successor.was_killed;
+    let lost = world.incumbent.life == Life::Dead
+        && matches!(world.successor.life, Life::Killed | Life::Dead);
+    let by_supervisor = match world.supervisor.machine.state {
+        State::Committed | State::Promoted(_) => committed,
+        State::RolledBack(IncumbentFate::Lost, _) => lost,
+        _ => true,
+    };
+    let by_adopter = match world.adopter {
+        Adopter::Settled(Outcome::Committed) => committed,
+        Adopter::Settled(Outcome::Lost) => lost,
+        _ => true,
+    };
+    by_supervisor && by_adopter && world.wrong != Some(Wrong::FalseReport)
+}
+
+fn not_given_up(world: &World) -> bool {
+    let State::RolledBack(IncumbentFate::Lost, cause) = &world.supervisor.machine.state else {
+        return true;
+    };
+    let successor = &world.successor;
+    matches!(cause, Cause::IncumbentStopped(_))
+        || world.incumbent.is_stopping
+        || cause.is_the_successor_s()
+        || successor.is_at_fault
+        || successor.has_failed
+        || successor.is_blamed
+        || successor.was_doubted
+}
+
+fn stop_is_a_stop(world: &World) -> bool {
+    let is_promoted = matches!(
+        world.supervisor.machine.state,
+        State::Promoting(_, Cause::IncumbentStopped(_))
+            | State::Promoted(Cause::IncumbentStopped(_))
+    );
+    let is_taken_over = world.incumbent.has_released && world.successor.serves();
+    !is_promoted && !is_taken_over
+}
+
+impl Swap {
+    /// Whether something happens by itself: no fault, no wish, no stray, no new supervisor.
+    fn goes_on(&self, world: &World) -> bool {
+        let mut actions = Vec::new();
+        self.actions(world, &mut actions);
+        let mut by_itself = actions.into_iter().filter(Action::happens_by_itself);
+        by_itself.any(|action| self.next_state(world, action).is_some())
+    }
+}

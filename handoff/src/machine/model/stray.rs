@@ -1,0 +1,89 @@
+//! A cold start that nobody should have begun: it may try at any time, and again.
+
+use super::witness::{Sight, Witness};
+use super::world::{Life, RecordPhase, Who, World, Wrong};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Stray {
+    Idle,
+    /// It has the lock, and opens.
+    Holds {
+        is_behind: bool,
+    },
+    Serves {
+        is_behind: bool,
+    },
+    /// It could not go on, and released the lock.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Try,
+    /// It looks at the control path, and serves or gives up.
+    Start,
+}
+
+impl Stray {
+    pub(super) const fn serves(self) -> bool {
+        matches!(self, Self::Serves { .. })
+    }
+
+    pub(super) const fn writes(self) -> bool {
+        matches!(self, Self::Holds { .. } | Self::Serves { .. })
+    }
+
+    pub(super) const fn is_behind(self) -> bool {
+        matches!(self, Self::Holds { is_behind: true } | Self::Serves { is_behind: true })
+    }
+
+    pub(super) const fn fall_behind(&mut self) {
+        match self {
+            Self::Holds { is_behind } | Self::Serves { is_behind } => *is_behind = true,
+            Self::Idle | Self::Gone => {}
+        }
+    }
+}
+
+pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+    match world.stray {
+        Stray::Idle => steps.push(Step::Try),
+        Stray::Holds { .. } => steps.push(Step::Start),
+        Stray::Serves { .. } | Stray::Gone => {}
+    }
+}
+
+pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
+    match step {
+        Step::Try => {
+            let record = world.record.as_owner_record();
+            let reservation = record.reservation([0; 16], |_| world.is_alive(Who::Successor));
+            if world.lock.is_some() || reservation.is_some() {
+                return witness.saw(Sight::StrayRefused);
+            }
+            if world.record.phase == RecordPhase::Sealed && world.is_alive(Who::Successor) {
+                world.wrong.get_or_insert(Wrong::Stolen);
+            }
+            world.lock = Some(Who::Stray);
+            world.take_over(RecordPhase::Held, Who::Stray);
+            world.stray = Stray::Holds { is_behind: false };
+        }
+        Step::Start => {
+            let answers = match world.path {
+                Who::Incumbent => {
+                    matches!(world.incumbent.life, Life::Live | Life::Hung)
+                }
+                Who::Successor => world.is_alive(Who::Successor),
+                Who::Stray => false,
+            };
+            if answers {
+                world.record.phase = RecordPhase::Released;
+                world.free_lock(Who::Stray);
+                world.stray = Stray::Gone;
+                return;
+            }
+            (world.path, world.record.phase) = (Who::Stray, RecordPhase::Serving);
+            world.stray = Stray::Serves { is_behind: world.stray.is_behind() };
+        }
+    }
+}

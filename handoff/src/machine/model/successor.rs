@@ -1,0 +1,281 @@
+//! The successor: its machine, driven as `successor::phases` does. It reads the connection
+//! only where it waits for a word; while the daemon's own code runs, the pulse looks on.
+
+use super::line::{Heard, Word, ready_words};
+use super::witness::{Sight, Witness};
+use super::world::{Life, RecordPhase, TO_SUCCESSOR, Who, World, Wrong};
+use crate::datadir::Succession;
+use crate::guard::{Guard, stands};
+use crate::machine::successor::{Effect, Event, GaveUp, State};
+
+use super::line::SWAP;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Successor {
+    pub(super) life: Life,
+    pub(super) state: State,
+    opening: Opening,
+    /// Whether it would serve if it were alone.
+    is_fit: bool,
+    /// Whether the record told it who is to be replaced.
+    knows_incumbent: bool,
+    /// It is past its commit point.
+    pub(super) has_committed: bool,
+    /// Others have acknowledged what it has not seen.
+    pub(super) is_behind: bool,
+    pub(super) was_killed: bool,
+    /// It was ended because it might have had the lock, while the incumbent lived.
+    pub(super) was_doubted: bool,
+    /// It said, or showed, that it cannot go on, or gave up by itself.
+    pub(super) has_failed: bool,
+    /// It died or hung.
+    pub(super) is_at_fault: bool,
+    /// It was silent for too long when there was nobody else.
+    pub(super) is_blamed: bool,
+}
+
+/// How far it has come with the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Opening {
+    Nothing,
+    /// It has the `flock`, and the record does not say so yet.
+    Locked,
+    /// The record names it.
+    Named,
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    WarmUpEnds,
+    Hear,
+    SupervisorIsSilent,
+    /// While the daemon's own code runs, the supervisor is lost: the process exits.
+    Exit,
+    Lock,
+    LockPatienceEnds,
+    Name,
+    Open {
+        is_fit: bool,
+    },
+    Fail,
+    /// The commit point.
+    Write,
+    /// It takes the control path over, says so, and admits.
+    Serve,
+    /// The process ends.
+    End,
+}
+
+impl Successor {
+    pub(super) const fn greeted() -> Self {
+        Self {
+            life: Life::Live,
+            state: State::Warming(SWAP),
+            opening: Opening::Nothing,
+            is_fit: true,
+            knows_incumbent: false,
+            has_committed: false,
+            is_behind: true,
+            was_killed: false,
+            was_doubted: false,
+            has_failed: false,
+            is_at_fault: false,
+            is_blamed: false,
+        }
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        self.life == Life::Live && self.state == State::Serving
+    }
+
+    /// Whether the data may be open for writing.
+    pub(super) fn writes(&self) -> bool {
+        self.life != Life::Dead && self.opening != Opening::Nothing
+    }
+
+    /// `SIGKILL`: it does nothing more, and its end comes.
+    pub(super) fn kill(&mut self) {
+        if self.life != Life::Dead {
+            (self.life, self.was_killed) = (Life::Killed, true);
+        }
+    }
+}
+
+pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+    let successor = &world.successor;
+    match successor.life {
+        Life::Live => {}
+        Life::Leaving | Life::Killed => return steps.push(Step::End),
+        Life::Hung | Life::Dead => return,
+    }
+    match successor.state {
+        State::Warming(_) => steps.extend([Step::WarmUpEnds, Step::Fail, Step::Exit]),
+        State::Warm(_) | State::Ready(_) => {
+            if world.lines[TO_SUCCESSOR].next_for_daemon() != Heard::Nothing {
+                steps.push(Step::Hear);
+            }
+            steps.push(Step::SupervisorIsSilent);
+        }
+        State::Opening(_) => {
+            match successor.opening {
+                Opening::Nothing if world.lock.is_none() => steps.push(Step::Lock),
+                Opening::Nothing => steps.push(Step::LockPatienceEnds),
+                Opening::Locked => steps.push(Step::Name),
+                Opening::Named | Opening::Open => {
+                    steps.extend([
+                        Step::Open { is_fit: true },
+                        Step::Open { is_fit: false },
+                        Step::Fail,
+                    ]);
+                }
+            }
+            let closed = world.lines[TO_SUCCESSOR].is_hung_up();
+            if !(closed && Event::of_closed(true, is_alone(world)) == Event::Alone) {
+                steps.push(Step::Exit);
+            }
+        }
+        State::Committing(_) if successor.has_committed => steps.push(Step::Serve),
+        State::Committing(_) => steps.extend([Step::Write, Step::Fail]),
+        State::Greeting | State::LastLook(_) | State::Serving | State::Gone(_) => {}
+    }
+}
+
+pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
+    match step {
+        Step::WarmUpEnds => {
+            let serves = matches!(world.record.phase, RecordPhase::Serving | RecordPhase::Sealed);
+            world.successor.knows_incumbent = serves && world.record.writer == Who::Incumbent;
+            feed(world, Event::WarmUpDone, witness);
+        }
+        Step::Hear => match world.lines[TO_SUCCESSOR].next_for_daemon() {
+            Heard::Word(word) => {
+                world.lines[TO_SUCCESSOR].daemon_has_read();
+                feed(world, Event::Message(word.message()), witness);
+            }
+            _ => {
+                let event = Event::of_closed(world.successor.is_fit, is_alone(world));
+                if event == Event::Alone {
+                    witness.saw(Sight::GoesOnAlone);
+                    if world.is_alive(Who::Incumbent) {
+                        world.wrong.get_or_insert(Wrong::Unbidden);
+                    }
+                }
+                feed(world, event, witness);
+            }
+        },
+        Step::SupervisorIsSilent => feed(world, Event::SupervisorLost, witness),
+        Step::Exit => {
+            world.successor.has_failed = true;
+            end(world);
+        }
+        Step::End => end(world),
+        Step::Lock => lock(world, witness),
+        Step::LockPatienceEnds | Step::Fail => fail(world, witness),
+        Step::Name => {
+            world.take_over(RecordPhase::Opening, Who::Successor);
+            world.successor.opening = Opening::Named;
+        }
+        Step::Open { is_fit } => {
+            let successor = &mut world.successor;
+            (successor.opening, successor.is_fit) = (Opening::Open, is_fit);
+            (successor.is_behind, successor.has_failed) = (false, !is_fit);
+            let ready = ready_words(is_fit);
+            feed(world, Event::Opened { verified: None, ready }, witness);
+        }
+        Step::Write => {
+            world.record.phase = RecordPhase::Serving;
+            world.successor.has_committed = true;
+        }
+        Step::Serve => {
+            world.path = Who::Successor;
+            feed(world, Event::RecordWritten { generation: 2 }, witness);
+            world.lines[TO_SUCCESSOR].close_daemon();
+        }
+    }
+}
+
+/// Whether the process that is to be replaced is known, and dead.
+const fn is_alone(world: &World) -> bool {
+    world.successor.knows_incumbent && !world.is_alive(Who::Incumbent)
+}
+
+fn lock(world: &mut World, witness: &Witness) {
+    let record = world.record.as_owner_record();
+    let writer_died = !world.is_alive(world.record.writer);
+    match record.succession(SWAP, writer_died) {
+        Succession::Admitted => {
+            world.lock = Some(Who::Successor);
+            world.successor.opening = Opening::Locked;
+        }
+        Succession::OfAnother | Succession::Stopped => fail(world, witness),
+    }
+}
+
+fn fail(world: &mut World, witness: &Witness) {
+    world.successor.has_failed = true;
+    feed(world, Event::Failed(String::new()), witness);
+}
+
+fn feed(world: &mut World, event: Event, witness: &Witness) {
+    let state = std::mem::replace(&mut world.successor.state, State::Greeting);
+    let was_looking = matches!(state, State::LastLook(_));
+    let (state, effects) = state.on(event);
+    if was_looking {
+        witness.saw(match state {
+            State::Committing(_) => Sight::LastLookFindsCommit,
+            _ => Sight::LastLookFindsNothing,
+        });
+    }
+    world.successor.state = match state {
+        State::Gone(_) => State::Gone(GaveUp::SupervisorLost),
+        state => state,
+    };
+    for effect in effects {
+        match effect {
+            Effect::Send(message) => {
+                world.lines[TO_SUCCESSOR].tell_supervisor(Word::of(&message));
+            }
+            Effect::ShutAndLook => look(world, witness),
+            Effect::WriteRecord => {}
+            Effect::GiveUp => give_up(world),
+        }
+    }
+}
+
+/// Nothing more is received once the side is shut; a commit that was queued before counts.
+fn look(world: &mut World, witness: &Witness) {
+    world.lines[TO_SUCCESSOR].shut_daemon();
+    while let Heard::Word(word) = world.lines[TO_SUCCESSOR].next_for_daemon() {
+        world.lines[TO_SUCCESSOR].daemon_has_read();
+        feed(world, Event::Message(word.message()), witness);
+    }
+    feed(world, Event::NothingQueued, witness);
+}
+
+/// It has the lock until its process ends: what it opened may still write.
+fn give_up(world: &mut World) {
+    world.lines[TO_SUCCESSOR].close_daemon();
+    (world.successor.life, world.successor.has_failed) = (Life::Leaving, true);
+    if !stands(Guard::LockIsKept) {
+        world.free_lock(Who::Successor);
+    }
+}
+
+/// Its process has ended: the kernel frees what it had.
+pub(super) fn end(world: &mut World) {
+    world.lines[TO_SUCCESSOR].close_daemon();
+    world.free_lock(Who::Successor);
+    let Successor { has_committed, was_killed, was_doubted, .. } = world.successor;
+    let Successor { has_failed, is_at_fault, is_blamed, .. } = world.successor;
+    world.successor = Successor {
+        life: Life::Dead,
+        has_committed,
+        was_killed,
+        was_doubted,
+        has_failed,
+        is_at_fault,
+        is_blamed,
+        ..Successor::greeted()
+    };
+}

@@ -1,0 +1,63 @@
+//! What was seen to happen in some step: what no single state shows.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A step worth seeing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Sight {
+    /// The supervisor gave the swap up in that phase.
+    GivenUp(&'static str),
+    LastLookFindsCommit,
+    LastLookFindsNothing,
+    GoesOnAlone,
+    StrayRefused,
+    IncumbentRetakes,
+    IncumbentLeavesByTheRecord,
+    IncumbentEndsTheSuccessor,
+    AdopterEndsTheSuccessor,
+    AdopterAttaches,
+}
+
+impl Sight {
+    pub(super) fn all() -> Vec<Self> {
+        let phases = [
+            "warming",
+            "warmed",
+            "draining",
+            "prepared",
+            "sealing",
+            "sealed",
+            "opening",
+            "ready",
+            "committing",
+        ];
+        let given_up = phases.map(Self::GivenUp).into_iter();
+        let others = [
+            Self::LastLookFindsCommit,
+            Self::LastLookFindsNothing,
+            Self::GoesOnAlone,
+            Self::StrayRefused,
+            Self::IncumbentRetakes,
+            Self::IncumbentLeavesByTheRecord,
+            Self::IncumbentEndsTheSuccessor,
+            Self::AdopterEndsTheSuccessor,
+            Self::AdopterAttaches,
+        ];
+        given_up.chain(others).collect()
+    }
+}
+
+/// Collects what is seen, from all threads.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Witness(Arc<Mutex<BTreeSet<Sight>>>);
+
+impl Witness {
+    pub(super) fn saw(&self, sight: Sight) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(sight);
+    }
+
+    pub(super) fn sights(&self) -> BTreeSet<Sight> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
