@@ -293,6 +293,33 @@ mod tests {
         assert!(!socket.is_published(), "another took the path over");
     }
 
+    /// Seen from inside a namespace, whoever is outside has no pid.
+    #[test]
+    fn a_peer_of_another_pid_namespace_is_refused() {
+        const INSIDE: &str = "HANDOFF_TEST_INSIDE";
+        if std::env::var_os(INSIDE).is_some() {
+            let error = Peer::of(io::stdin()).expect_err("its pid is not known");
+            assert!(error.to_string().contains("pid namespace"), "{error}");
+            return;
+        }
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let status = std::process::Command::new("unshare")
+            .args(["--pid", "--fork"])
+            .arg(std::env::current_exe().expect("a process has an executable"))
+            .args(["--exact", "sys::socket::tests::a_peer_of_another_pid_namespace_is_refused"])
+            .env(INSIDE, "1")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(std::process::Stdio::null())
+            .status();
+        drop(ours);
+        match status.ok().and_then(|status| status.code()) {
+            Some(0) => {}
+            // A test that fails ends with 101.
+            None | Some(1) => println!("skipped: no namespace can be made here"),
+            Some(code) => panic!("it fails inside: {code}"),
+        }
+    }
+
     #[test]
     fn what_was_never_published_leaves_nothing() {
         let directory = tempfile::tempdir().expect("a temporary directory");
