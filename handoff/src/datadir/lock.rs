@@ -464,7 +464,16 @@ impl Drop for DataDirLock {
         }
         // Written only where this process put itself into the record.
         if self.is_held && self.record.writer == ProcessId::own() {
-            self.record.phase = Phase::Released;
+            let generation = self.record.generation;
+            if self.is_start && matches!(self.record.phase, Phase::Held | Phase::Opening) {
+                // A start that failed: the last one that served may have died, and a successor
+                // of it may yet come.
+                let found = std::mem::take(&mut self.found);
+                let sealed_generation = self.record.sealed_generation;
+                self.record = OwnerRecord { generation, sealed_generation, ..found };
+            } else {
+                self.record.phase = Phase::Released;
+            }
             if let Err(error) = self.record.write(&self.file, &self.path) {
                 tracing::warn!(%error, "the owner record still names this process");
             }
@@ -513,6 +522,36 @@ mod tests {
         }
         drop(first);
         DataDirLock::acquire(directory.path()).expect("it is free again");
+    }
+
+    /// The incumbent dies, a stray start gets the lock and fails in good order: that is no clean
+    /// stop, so the successor takes over all the same.
+    #[test]
+    fn a_start_that_fails_does_not_stand_in_a_successor_s_way() {
+        let directory = directory();
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        let dead = ProcessId { pid: child.id(), start_time: 1 };
+        child.wait().expect("it is ours");
+        let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
+        lock.record_serving(b"v1").expect("it can be written");
+        lock.record.writer = dead;
+        lock.record.write(&lock.file, &lock.path).expect("it can be written");
+        drop(lock);
+        let stray = DataDirLock::acquire_or_break_stale(directory.path()).expect("nobody lives");
+        assert_eq!(stray.generation(), 2);
+        drop(stray);
+        let id = HandoffId::new();
+        let successor = DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO);
+        assert_eq!(successor.expect("the last that served is dead").generation(), 3);
+        // After a clean stop a start that fails leaves it one.
+        let mut lock = DataDirLock::acquire(directory.path()).expect("it was dropped");
+        lock.record.writer = dead;
+        lock.release_sealed().expect("it can be written");
+        drop(DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free"));
+        assert!(matches!(
+            DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO),
+            Err(Error::Stopped(_))
+        ));
     }
 
     #[test]

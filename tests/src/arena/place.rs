@@ -77,8 +77,8 @@ impl Arena {
         // An address that no other arena has, and no connection's own end.
         let count = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let process = std::process::id().to_be_bytes();
-        let host = Ipv4Addr::new(127, process[3] | 1, process[2] ^ count[2], count[3].max(1));
-        let address = SocketAddr::from((host, 7000 + u16::from(process[1])));
+        let host = Ipv4Addr::new(127, process[3] | 1, count[2], count[3]);
+        let address = SocketAddr::from((host, 7000 + u16::from(process[2])));
         let (first, others): (Vec<Planned>, _) =
             faults.iter().partition(|planned| planned.point.role() == Role::Supervisor);
         Self {

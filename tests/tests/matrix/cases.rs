@@ -89,7 +89,7 @@ pub(crate) fn pairs() -> Vec<Case> {
     let after = [SupervisorSentCommit, SupervisorHeardServing, SupervisorToldIncumbent];
 
     let mut cases = Vec::new();
-    let mut cross = |firsts: &[Point], seconds: &[Point]| {
+    let cross = |cases: &mut Vec<Case>, firsts: &[Point], seconds: &[Point]| {
         for (&first, &second) in firsts.iter().flat_map(|a| seconds.iter().map(move |b| (a, b))) {
             for fault in [Fault::Kill, Fault::Hang] {
                 let first = Planned { point: first, fault: Fault::Kill };
@@ -98,24 +98,35 @@ pub(crate) fn pairs() -> Vec<Case> {
         }
     };
     // The supervisor dies: the incumbent undoes alone, and another supervisor adopts.
-    cross(&before_commit[1..], &undoing);
+    cross(&mut cases, &before_commit[1..], &undoing);
     // It may be interrupted before it has released the lock.
-    cross(&before_commit[..1], &[IncumbentUndoes]);
-    cross(&before_commit[..1], &undoing[4..]);
-    cross(&before_commit, &adopting);
-    cross(&before_commit, &[AdopterAskedIncumbent]);
-    cross(&after, &adopting);
-    cross(&[SupervisorSentCommit], &committing);
+    cross(&mut cases, &before_commit[..1], &[IncumbentUndoes]);
+    cross(&mut cases, &before_commit[..1], &undoing[4..]);
+    cross(&mut cases, &before_commit, &adopting);
+    cross(&mut cases, &before_commit, &[AdopterAskedIncumbent]);
+    cross(&mut cases, &after, &adopting);
+    cross(&mut cases, &[SupervisorSentCommit], &committing);
     // The successor dies: both others undo.
-    cross(&opening, &undoing);
-    cross(&opening, &giving_up);
-    cross(&committing[..3], &undoing);
-    cross(&committing[..3], &giving_up);
+    cross(&mut cases, &opening, &undoing);
+    cross(&mut cases, &opening, &giving_up);
+    cross(&mut cases, &committing[..3], &undoing);
+    cross(&mut cases, &committing[..3], &giving_up);
+    // It hangs when it has committed, and its supervisor dies when it has killed it for that.
+    for point in [SuccessorRecordedServing, SuccessorTookPath] {
+        for second in &giving_up[..3] {
+            let hangs = Planned { point, fault: Fault::Hang };
+            cases.push(case(vec![hangs, Planned { point: *second, fault: Fault::Kill }]));
+        }
+    }
     // The incumbent dies: both others go on.
-    cross(&[IncumbentSaidSealed], &going_on);
-    cross(&sealing[..2], &[SupervisorSentBegin, SupervisorCommits, SupervisorSentCommit]);
-    cross(&sealing, &opening);
-    cross(&sealing, &committing);
+    cross(&mut cases, &[IncumbentSaidSealed], &going_on);
+    cross(
+        &mut cases,
+        &sealing[..2],
+        &[SupervisorSentBegin, SupervisorCommits, SupervisorSentCommit],
+    );
+    cross(&mut cases, &sealing, &opening);
+    cross(&mut cases, &sealing, &committing);
     cases
 }
 
