@@ -81,6 +81,9 @@ fn play(case: &Case) -> Played {
     arena.order_swap();
     arena.until_sound();
     let settled_in = arena.since_first_strike().unwrap_or_default();
+    let hangs = faults.iter().any(|planned| planned.fault == Fault::Hang);
+    let bound = if hangs { HUNG_BOUND } else { BOUND };
+    assert!(settled_in < bound, "it took {settled_in:?}: {:?}", arena.reports);
     arena.wait_for_progress();
     let struck: Vec<Planned> = arena.struck().into_iter().map(|(planned, _)| planned).collect();
     for planned in &faults {
@@ -110,6 +113,11 @@ fn play(case: &Case) -> Played {
     Played { settled_in, reports: arena.reports.clone(), acknowledged, refused, reset }
 }
 
+/// By then it is settled, however slow the machine: what dies is noticed at once, what is silent
+/// after 5 s, and the swap's deadline is 3 s.
+const BOUND: Duration = Duration::from_secs(20);
+/// A process that hangs goes on after 13 s at the latest.
+const HUNG_BOUND: Duration = Duration::from_secs(33);
 /// They wait more than they work.
 const AT_A_TIME: usize = 12;
 /// A case takes seconds, and there are many.
