@@ -56,10 +56,14 @@ pub enum Error {
 
     /// Another supervisor has the journal.
     #[error(
-        "another supervisor has the journal {}; one daemon has one supervisor: stop the other, or give this one another journal",
+        "another supervisor has the journal {}; a daemon has one supervisor: stop the other one first",
         .0.display()
     )]
     Supervised(PathBuf),
+
+    /// What lies at the journal's path was not written by a supervisor.
+    #[error("{} exists and is no journal; it was left alone: remove it, or choose another path", .0.display())]
+    NotAJournal(PathBuf),
 
     /// A process that serves a control socket, or was started to, does not answer there.
     #[error(

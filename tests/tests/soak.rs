@@ -229,8 +229,9 @@ impl std::fmt::Display for Sum {
 struct Random(u64);
 
 impl Random {
+    /// Mixed first: streams of neighbouring seeds are to have nothing in common.
     fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self(Self(seed).next().rotate_left(32) ^ Self(!seed).next())
     }
 
     fn next(&mut self) -> u64 {

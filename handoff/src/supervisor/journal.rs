@@ -94,9 +94,15 @@ impl Journal {
     pub(crate) fn open(path: &Path) -> Result<(Self, Left)> {
         let error = |action| at(action, path);
         let mut file = open_file(path).map_err(error("open the journal"))?;
+        if !file.metadata().map_err(error("look at"))?.is_file() {
+            return Err(Error::NotAJournal(path.to_owned()));
+        }
         lock(&file, path)?;
         let text = read_end(&mut file).map_err(error("read the journal"))?;
         let entries = parse(&text);
+        if entries.is_empty() && text.contains('\n') {
+            return Err(Error::NotAJournal(path.to_owned()));
+        }
         let left = left(&entries, boot_id());
         if !text.is_empty() && !text.ends_with('\n') {
             // Its writer was killed in the middle of a line.
@@ -237,10 +243,15 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
 /// What is open at the end of these entries.
 pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
     let mut left = Left::default();
-    let mut is_of_this_boot = false;
+    let mut of_boot = None;
     for entry in entries {
         match *entry {
-            Entry::Supervisor { boot_id, .. } => is_of_this_boot = boot_id == boot,
+            Entry::Supervisor { boot_id, .. } => {
+                // Nobody lived to see another boot.
+                if of_boot.replace(boot_id) != Some(boot_id) {
+                    left = Left::default();
+                }
+            }
             Entry::Started(process) | Entry::Serves(process) => left.daemon = Some(process),
             Entry::Swap(swap) => {
                 left = Left { daemon: Some(swap.incumbent), swap: Some(swap) };
@@ -253,7 +264,7 @@ pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
             }
         }
     }
-    if is_of_this_boot { left } else { Left::default() }
+    if of_boot == Some(boot) { left } else { Left::default() }
 }
 
 /// Milliseconds since the epoch.
@@ -394,6 +405,9 @@ mod tests {
         assert_eq!(left(&other, [7; 16]), in_flight);
         assert_eq!(left(&open, [8; 16]), Left::default());
         assert_eq!(left(&[], [7; 16]), Left::default());
+        let of_boot = |boot_id| Entry::Supervisor { process: process(9), boot_id };
+        let rebooted = [&open[..], &[of_boot([8; 16]), of_boot([8; 16])]].concat();
+        assert_eq!(left(&rebooted, [8; 16]), Left::default());
         // What a supervisor left that died before it had settled what its own had left.
         let again = [&open[..], &[supervisor()]].concat();
         assert_eq!(left(&again, [7; 16]), in_flight);
@@ -421,6 +435,32 @@ mod tests {
         drop(journal);
         let (_, left) = Journal::open(&path).expect("nobody has it");
         assert_eq!((left.swap, left.daemon), (None, Some(process(1))));
+    }
+
+    #[test]
+    fn what_is_no_journal_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let notes = directory.path().join("notes");
+        fs::write(&notes, "not\na journal\n").expect("it is written");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&notes, &link).expect("it can be linked");
+        for path in [&notes, Path::new("/dev/null")] {
+            match Journal::open(path) {
+                Err(Error::NotAJournal(at)) => assert_eq!(at, path),
+                other => panic!("{other:?}"),
+            }
+        }
+        for path in [&link, directory.path(), &notes.join("below")] {
+            match Journal::open(path) {
+                Err(Error::Path { path: at, .. }) => assert_eq!(at, path),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(fs::read(&notes).expect("it is there"), b"not\na journal\n");
+        // Its first writer was killed in the middle of its first line.
+        let torn = directory.path().join("torn");
+        fs::write(&torn, "1795").expect("it is written");
+        Journal::open(&torn).expect("it holds nothing yet");
     }
 
     #[test]

@@ -88,7 +88,8 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Supervised`] when another supervisor has it; [`Error::Path`].
+    /// [`Error::Supervised`] when another supervisor has it; [`Error::NotAJournal`];
+    /// [`Error::Path`] when it cannot be opened, or is a symbolic link.
     pub fn with_journal(mut self, path: impl AsRef<Path>) -> Result<Self> {
         let (journal, left) = Journal::open(path.as_ref())?;
         (self.journal, self.left) = (Some(Arc::new(journal)), left);

@@ -53,9 +53,4 @@ fn explore(faults: u8) -> usize {
     unique
 }
 
-/// Whether what takes long is wanted too, two guards and the rounds: `HANDOFF_MODEL=full`.
-pub(super) fn is_full() -> bool {
-    std::env::var("HANDOFF_MODEL").is_ok_and(|wish| wish == "full")
-}
-
 pub(super) const THREADS: usize = 4;
