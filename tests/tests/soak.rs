@@ -82,6 +82,7 @@ fn play(swaps: usize, mut random: Random) -> Sum {
         let before = arena.reports.len();
         arena.order_swap();
         let begun = Instant::now();
+        let (mut kills, mut long_stops) = (0, 0);
         for _ in 0..*random.of(&[0, 1, 1, 1, 1, 2]) {
             let victim = *random.of(&[Victim::Supervisor, Victim::Incumbent, Victim::Successor]);
             // A swap takes about as long.
@@ -96,8 +97,12 @@ fn play(swaps: usize, mut random: Random) -> Sum {
             };
             sum.count(format!("{victim:?} {}", what.name()));
             match what {
-                What::Kill => arena.strike_down(pid),
+                What::Kill => {
+                    kills += 1;
+                    arena.strike_down(pid);
+                }
                 What::StopFor(pause) => {
+                    long_stops += usize::from(pause > Duration::from_secs(1));
                     arena.signal(pid, Signal::STOP);
                     thread::sleep(pause);
                     arena.signal(pid, Signal::CONT);
@@ -106,7 +111,9 @@ fn play(swaps: usize, mut random: Random) -> Sum {
         }
         arena.until_sound();
         sum.swaps += 1;
-        sum.outcome(&arena.reports[before..]);
+        let reports = &arena.reports[before..];
+        explain(reports, kills, long_stops);
+        sum.outcome(reports);
     }
     arena.wait_for_progress();
     arena.stop_clients();
@@ -118,6 +125,18 @@ fn play(swaps: usize, mut random: Random) -> Sum {
     }
     sum.died_out += usize::from(arena.has_died_out);
     sum
+}
+
+/// Nothing happened that the strikes do not account for.
+fn explain(reports: &[Report], kills: usize, long_stops: usize) {
+    let has = |what: fn(&Report) -> bool| reports.iter().any(what);
+    let is_lost = |report: &Report| matches!(report, Report::Failed(fate, ..) if fate == "Lost");
+    let is_unknown =
+        |report: &Report| matches!(report, Report::Failed(fate, ..) if fate == "Unknown");
+    let starts = |report: &Report| matches!(report, Report::Started(_) | Report::Nothing(_));
+    assert!(kills > 0 || long_stops > 0 || !has(is_lost), "nobody died: {reports:?}");
+    assert!(kills > 0 || long_stops > 0 || !has(starts), "somebody was left: {reports:?}");
+    assert!(long_stops > 0 || !has(is_unknown), "nobody hung: {reports:?}");
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -22,6 +22,65 @@ impl fmt::Display for Case {
     }
 }
 
+impl Case {
+    /// Whether these faults may leave nobody who could serve, so that a daemon has to be started
+    /// anew. Else somebody is left, and has to serve by himself.
+    pub(crate) fn may_leave_nobody(&self) -> bool {
+        use Point::*;
+        let all = || self.faults.iter().chain(&self.scene);
+        let dies = |planned: &&Planned| match planned.fault {
+            Fault::Kill => true,
+            Fault::Panic => !is_fenced(planned.point),
+            _ => false,
+        };
+        let supervisor_died_first = self.between_swaps
+            || self.faults[0].point.role() == Role::Supervisor && dies(&&self.faults[0]);
+        let dead: Vec<Point> = all().filter(dies).map(|planned| planned.point).collect();
+        // Its predecessor has been told to leave, or has seen the owner record.
+        let alone: &[Point] = &[SuccessorSaidServing, SuccessorAdmits, SuccessorServes];
+        let early: &[Point] = &[SuccessorRecordedServing, SuccessorTookPath];
+        let is_last = dead
+            .iter()
+            .any(|point| alone.contains(point) || supervisor_died_first && early.contains(point));
+        let incumbent_died = dead.iter().any(|point| point.role() == Role::Incumbent);
+        let successor_failed = all()
+            .any(|planned| planned.point.role() == Role::Successor && planned.fault != Fault::Slow);
+        // It cannot tell a silent supervisor from one that may yet decide, so it gives up.
+        let supervisor_hung = all().any(|planned| {
+            planned.point.role() == Role::Supervisor && planned.fault == Fault::Hang
+        });
+        is_last || incumbent_died && (successor_failed || supervisor_died_first || supervisor_hung)
+    }
+
+    /// Whether an incumbent that hangs may have left its supervisor without an answer.
+    pub(crate) fn may_be_unknown(&self) -> bool {
+        let hangs = |planned: &Planned| {
+            planned.fault == Fault::Hang && planned.point.role() == Role::Incumbent
+        };
+        self.faults.iter().any(hangs)
+    }
+
+    /// Whether nothing but time is lost.
+    pub(crate) fn is_only_slow(&self) -> bool {
+        self.scene.is_empty() && self.faults.iter().all(|planned| planned.fault == Fault::Slow)
+    }
+}
+
+/// Whether a panic there is caught, as one of a hook.
+fn is_fenced(point: Point) -> bool {
+    use Point::*;
+    matches!(
+        point,
+        IncumbentDrains
+            | IncumbentDrained
+            | IncumbentSeals
+            | IncumbentSealed
+            | IncumbentResumes
+            | IncumbentResumed
+            | SuccessorAdmits
+    )
+}
+
 /// Every fault at every point.
 pub(crate) fn single() -> Vec<Case> {
     let of_point = |point: &Point| Fault::ALL.map(|fault| Planned { point: *point, fault });

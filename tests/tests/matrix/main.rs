@@ -37,6 +37,8 @@ fn run(title: &str, all: &[Case]) {
     });
     let only = std::env::var("HANDOFF_MATRIX_ONLY").ok();
     let is_chosen = |case: &Case| only.as_ref().is_none_or(|only| case.to_string().contains(only));
+    let everything = [cases::single(), cases::pairs()].concat();
+    assert!(everything.iter().any(is_chosen), "no case has {only:?}, HANDOFF_MATRIX_ONLY, in it");
     let chosen: Vec<&Case> = all.iter().filter(|case| is_chosen(case)).step_by(stride).collect();
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -85,6 +87,7 @@ fn play(case: &Case) -> Played {
     let bound = if hangs { HUNG_BOUND } else { BOUND };
     assert!(settled_in < bound, "it took {settled_in:?}: {:?}", arena.reports);
     arena.wait_for_progress();
+    explain(case, &arena.reports);
     let struck: Vec<Planned> = arena.struck().into_iter().map(|(planned, _)| planned).collect();
     for planned in &faults {
         assert!(struck.contains(planned), "{planned} did not strike: {:?}", arena.reports);
@@ -118,6 +121,23 @@ fn play(case: &Case) -> Played {
 const BOUND: Duration = Duration::from_secs(20);
 /// A process that hangs goes on after 13 s at the latest.
 const HUNG_BOUND: Duration = Duration::from_secs(33);
+/// Nothing happened that the faults of the case do not account for.
+fn explain(case: &Case, reports: &[Report]) {
+    let starts = reports.iter().filter(|report| matches!(report, Report::Started(_))).count();
+    assert!(starts == 1 || case.may_leave_nobody(), "nobody was left: {reports:?}");
+    for report in reports {
+        match report {
+            Report::Failed(fate, ..) if fate == "Unknown" => {
+                assert!(case.may_be_unknown(), "nothing kept it from an answer: {reports:?}");
+            }
+            Report::Failed(..) | Report::Error(_) => {
+                assert!(!case.is_only_slow(), "a slow step is no failed one: {reports:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// They wait more than they work.
 const AT_A_TIME: usize = 12;
 /// A case takes seconds, and there are many.
