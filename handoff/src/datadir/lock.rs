@@ -470,7 +470,9 @@ impl Drop for DataDirLock {
                 // of it may yet come.
                 let found = std::mem::take(&mut self.found);
                 let sealed_generation = self.record.sealed_generation;
-                self.record = OwnerRecord { generation, sealed_generation, ..found };
+                // This process may live on, and has had its turn.
+                let reserved = ProcessId::default();
+                self.record = OwnerRecord { generation, sealed_generation, reserved, ..found };
             } else {
                 self.record.phase = Phase::Released;
             }

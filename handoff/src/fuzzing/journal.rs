@@ -58,7 +58,6 @@ fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
                 handoff_id: id(input),
                 incumbent: process(input),
                 successor: process(input),
-                until_ms: input.number(),
             }),
             _ => {
                 let how = Ending::ALL[usize::from(input.byte()) % Ending::ALL.len()];

@@ -160,7 +160,6 @@ fn journals() -> Vec<(String, Vec<u8>)> {
         handoff_id: HandoffId::from_bytes([1; 16]),
         incumbent: process(2),
         successor: process(3),
-        until_ms: 1_795_468_199_001,
     };
     let handoff_id = swap.handoff_id;
     let begun = [

@@ -18,10 +18,10 @@ impl Standing {
     /// Whether what the record says decides. A supervisor that is there says what became of
     /// the swap: it may be ending the very successor that the record names. One that died may
     /// have killed it just before: then the lock is free soon.
-    pub(crate) fn goes_by_the_record(self, writer_is_killed: bool) -> bool {
+    pub(crate) fn goes_by_the_record(self, writer_is_ending: bool) -> bool {
         let has_the_word =
             self.is_supervised(ROLLBACK_PATIENCE) && stands(Guard::SupervisorHasTheWord);
-        let is_ending = writer_is_killed && stands(Guard::KilledIsNotServing);
+        let is_ending = writer_is_ending && stands(Guard::KilledIsNotServing);
         !has_the_word && !is_ending
     }
 

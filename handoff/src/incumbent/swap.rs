@@ -162,7 +162,7 @@ impl<D: Drainable + 'static> Server<D> {
                 Event::LockRetaken
             }
             Ok(Decision::Replaced { holder, .. })
-                if !self.standing().goes_by_the_record(holder.is_being_killed()) =>
+                if !self.standing().goes_by_the_record(holder.is_ending()) =>
             {
                 return self.try_lock_later(LOCK_INTERVAL);
             }
@@ -219,7 +219,7 @@ impl<D: Drainable + 'static> Server<D> {
         let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
         if is_the_successor
             && self.standing().ends_the_successor()
-            && let Some(process) = holder.open()
+            && let Ok(Some(process)) = holder.open()
         {
             tracing::error!(pid = holder.pid, "ending a hung successor");
             let _ = process.kill();

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
 
-use crate::error::ListenerError;
+use crate::error::{LaunchError, ListenerError, Result};
 use crate::sys::inherited::Kind;
 use crate::sys::rights;
 
@@ -29,7 +29,7 @@ impl Listeners {
     pub(super) fn new(sockets: impl IntoIterator<Item = (String, OwnedFd)>) -> io::Result<Self> {
         let mut listeners = Self::default();
         for (name, socket) in sockets {
-            listeners.keep(&name, &socket)?;
+            listeners.keep_duplicate(&name, &socket)?;
             listeners.waiting.push((name, Kind::of(&socket), socket));
         }
         Ok(listeners)
@@ -40,8 +40,14 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// It cannot be duplicated: the process has no descriptor left.
-    pub fn keep(&mut self, name: &str, socket: impl AsFd) -> io::Result<()> {
+    /// [`LaunchError::ListenerName`] for a name that cannot be passed on;
+    /// [`Error::Io`](crate::Error::Io) when the process has no descriptor left.
+    pub fn keep(&mut self, name: &str, socket: impl AsFd) -> Result<()> {
+        check_name(name)?;
+        Ok(self.keep_duplicate(name, socket)?)
+    }
+
+    fn keep_duplicate(&mut self, name: &str, socket: impl AsFd) -> io::Result<()> {
         self.kept.push((name.to_owned(), socket.as_fd().try_clone_to_owned()?));
         Ok(())
     }
@@ -114,6 +120,14 @@ impl Listeners {
             }
         }
     }
+}
+
+/// Whether a name can be passed on: those of all sockets stand between colons in a variable.
+pub(crate) fn check_name(name: &str) -> Result<(), LaunchError> {
+    if name.contains(|character: char| character == ':' || character.is_control()) {
+        return Err(LaunchError::ListenerName(name.to_owned()));
+    }
+    Ok(())
 }
 
 /// The duplicates that are kept for a supervisor which has lost its own, or a part of them.
@@ -199,6 +213,10 @@ mod tests {
         listeners.take_udp("dns").expect("there is one");
         let bound = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
         listeners.keep("own", &bound).expect("a descriptor is left");
+        assert!(matches!(
+            listeners.keep("o:n", &bound),
+            Err(crate::Error::Launch(LaunchError::ListenerName(name))) if name == "o:n"
+        ));
         let passed = Passed::new(listeners.take_kept());
         let batches = passed.batches();
         assert_eq!(batches.len(), 1);

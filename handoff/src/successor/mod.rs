@@ -15,7 +15,7 @@ mod phases;
 mod role;
 
 pub use listeners::Listeners;
-pub(crate) use listeners::Passed;
+pub(crate) use listeners::{Passed, check_name};
 pub use phases::{Arrived, Begun, Greeted, OnLoss, Phase, Successor, Warmed};
 pub(crate) use role::{CONTROL_VARIABLE, FIRST_DESCRIPTOR};
 pub use role::{ColdStart, Role, detect};

@@ -454,9 +454,9 @@ impl Conversation {
     }
 }
 
-/// Whether the process that is to be replaced is known, and dead.
+/// Whether the process that is to be replaced is known, and dead or as good as.
 fn is_dead(incumbent: &OnceLock<ProcessId>) -> bool {
-    incumbent.get().is_some_and(|incumbent| !incumbent.is_alive())
+    incumbent.get().is_some_and(|incumbent| incumbent.is_ending())
 }
 
 impl Drop for Conversation {

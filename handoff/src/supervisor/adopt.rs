@@ -133,8 +133,6 @@ impl Supervisor {
         if let Some(settled) = &settled {
             reach!(AdopterSettled)?;
             self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.ending() })?;
-            socket::sweep(self.control_socket());
-            reach!(AdopterNotedEnd)?;
         }
         let daemon = match (&settled, left.swap) {
             (Some(Settled { outcome: Settlement::Committed, .. }), Some(swap)) => {
@@ -142,9 +140,17 @@ impl Supervisor {
             }
             _ => left.daemon,
         };
+        // Also when the daemon does not answer yet, and this is called again.
+        self.left = Left { daemon, swap: None };
+        if settled.is_some() {
+            self.settled.clone_from(&settled);
+            socket::sweep(self.control_socket());
+            reach!(AdopterNotedEnd)?;
+        }
+        let settled = self.settled.clone();
         let answered = self.find_daemon(daemon, deadline)?;
         reach!(AdopterHasListeners)?;
-        self.left = Left::default();
+        (self.left, self.settled) = (Left::default(), None);
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
             return Ok(Adoption::Nothing { settled });
         };
@@ -163,7 +169,10 @@ impl Supervisor {
 
     /// Asks whoever has the control socket, again and again while somebody may answer.
     fn find_daemon(&self, known: Option<ProcessId>, deadline: Instant) -> Result<Option<Answer>> {
-        let known = known.and_then(|id| Some((id.pid, id.open()?)));
+        let known = match known {
+            Some(id) => id.open()?.map(|process| (id.pid, process)),
+            None => None,
+        };
         let mut refused = None;
         loop {
             let slice = deadline.min(Instant::now() + SLICE);
@@ -196,9 +205,12 @@ impl Supervisor {
                 refused = Some(error);
             }
             let pause = deadline.min(Instant::now() + PAUSE);
-            match &known {
-                Some((_, process)) => drop(process.wait_for_end(pause)?),
-                None => std::thread::sleep(pause.saturating_duration_since(Instant::now())),
+            let has_ended = match &known {
+                Some((_, process)) => process.wait_for_end(pause)?,
+                None => true,
+            };
+            if has_ended {
+                std::thread::sleep(pause.saturating_duration_since(Instant::now()));
             }
         }
     }

@@ -464,7 +464,7 @@ pub(super) fn echo_value(id: HandoffId) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-pub(super) fn milliseconds(duration: Duration) -> u64 {
+fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -7,7 +7,7 @@
 //! 1795467871123 supervisor 811 90210 boot 7d0c... #5c11a0b2
 //! 1795467871140 started 812 90214 #...            a first daemon that may not serve yet
 //! 1795467871190 serves 812 90214 #...
-//! 1795467899001 swap 3f2a... incumbent 812 90214 successor 840 93005 until 1795468199001 #...
+//! 1795467899001 swap 3f2a... incumbent 812 90214 successor 840 93005 #...
 //! 1795467899321 ended 3f2a... committed #...
 //! ```
 //!
@@ -34,7 +34,14 @@ use crate::sys::process::{ProcessId, boot_id};
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: Mutex<File>,
+    file: Mutex<Appended>,
+}
+
+#[derive(Debug)]
+struct Appended {
+    file: File,
+    /// Whether part of a line may be at its end.
+    is_torn: bool,
 }
 
 /// What the last supervisor left, as far as it is of this boot.
@@ -52,8 +59,6 @@ pub(crate) struct OpenSwap {
     pub(crate) handoff_id: HandoffId,
     pub(crate) incumbent: ProcessId,
     pub(crate) successor: ProcessId,
-    /// Its deadline, in milliseconds since the epoch.
-    pub(crate) until_ms: u64,
 }
 
 /// One line.
@@ -104,11 +109,10 @@ impl Journal {
             return Err(Error::NotAJournal(path.to_owned()));
         }
         let left = left(&entries, boot_id());
-        if !text.is_empty() && !text.ends_with('\n') {
-            // Its writer was killed in the middle of a line.
-            file.write_all(b"\n").map_err(error("write the journal"))?;
-        }
-        let journal = Self { path: path.to_owned(), file: Mutex::new(file) };
+        // Its writer may have been killed in the middle of a line.
+        let is_torn = !text.is_empty() && !text.ends_with('\n');
+        let file = Mutex::new(Appended { file, is_torn });
+        let journal = Self { path: path.to_owned(), file };
         let (process, boot_id) = (ProcessId::own(), boot_id());
         journal.append(&Entry::Supervisor { process, boot_id })?;
         Ok((journal, left))
@@ -116,16 +120,22 @@ impl Journal {
 
     /// Writes one line, in one call.
     pub(crate) fn append(&self, entry: &Entry) -> Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(entry.to_line(now_ms()).as_bytes()).map_err(at("write", &self.path))
+        let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = entry.to_line(now_ms());
+        if appended.is_torn {
+            line.insert(0, '\n');
+        }
+        let written = appended.file.write_all(line.as_bytes());
+        appended.is_torn = written.is_err();
+        written.map_err(at("write", &self.path))
     }
 
     /// Begins anew with what matters, once it has grown long. Nobody waits meanwhile: it is
     /// called before a swap is begun.
     pub(crate) fn shorten(&self, keep: &[Entry]) -> Result<()> {
         let error = |action| at(action, &self.path);
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if file.metadata().map_err(error("look at"))?.len() < LONG {
+        let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if appended.file.metadata().map_err(error("look at"))?.len() < LONG {
             return Ok(());
         }
         let mut beside = self.path.clone().into_os_string();
@@ -139,7 +149,7 @@ impl Journal {
         text.extend(keep.iter().map(|entry| entry.to_line(now_ms())));
         new.write_all(text.as_bytes()).map_err(at("write", &beside))?;
         fs::rename(&beside, &self.path).map_err(error("rename to"))?;
-        *file = new;
+        *appended = Appended { file: new, is_torn: false };
         Ok(())
     }
 }
@@ -161,9 +171,9 @@ impl Entry {
             Self::Serves(ProcessId { pid, start_time }) => {
                 write!(line, "serves {pid} {start_time}")
             }
-            Self::Swap(OpenSwap { handoff_id, incumbent, successor, until_ms }) => write!(
+            Self::Swap(OpenSwap { handoff_id, incumbent, successor }) => write!(
                 line,
-                "swap {handoff_id} incumbent {} {} successor {} {} until {until_ms}",
+                "swap {handoff_id} incumbent {} {} successor {} {}",
                 incumbent.pid, incumbent.start_time, successor.pid, successor.start_time
             ),
             Self::Ended { handoff_id, how } => {
@@ -192,12 +202,11 @@ impl Entry {
             }
             ["started", pid, start] => Self::Started(process(pid, start)?),
             ["serves", pid, start] => Self::Serves(process(pid, start)?),
-            ["swap", of, "incumbent", i, i_start, "successor", s, s_start, "until", until] => {
+            ["swap", of, "incumbent", i, i_start, "successor", s, s_start] => {
                 Self::Swap(OpenSwap {
                     handoff_id: id(of)?,
                     incumbent: process(i, i_start)?,
                     successor: process(s, s_start)?,
-                    until_ms: until.parse().ok()?,
                 })
             }
             ["ended", of, how] => Self::Ended { handoff_id: id(of)?, how: Ending::of_name(how)? },
@@ -268,7 +277,7 @@ pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
 }
 
 /// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> u64 {
+fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -343,7 +352,6 @@ mod tests {
             handoff_id: HandoffId::from_bytes([byte; 16]),
             incumbent: process(1),
             successor: process(2),
-            until_ms: 77,
         }
     }
 
@@ -435,6 +443,23 @@ mod tests {
         drop(journal);
         let (_, left) = Journal::open(&path).expect("nobody has it");
         assert_eq!((left.swap, left.daemon), (None, Some(process(1))));
+    }
+
+    /// A disk that was full in the middle of a line costs that line and not the next.
+    #[test]
+    fn behind_a_line_that_was_not_written_whole_the_next_one_is() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        let (journal, _) = Journal::open(&path).expect("it is created");
+        let full = File::options().append(true).open("/dev/full").expect("it is there");
+        let file = std::mem::replace(&mut journal.file.lock().expect("no panic").file, full);
+        journal.append(&Entry::Serves(process(1))).expect_err("the disk is full");
+        (&file).write_all(b"1795 serves 1 1").expect("it is written");
+        journal.file.lock().expect("no panic").file = file;
+        journal.append(&Entry::Swap(swap(3))).expect("there is room again");
+        drop(journal);
+        let (_, left) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(left.swap, Some(swap(3)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 
 use crate::error::{LaunchError, Result};
-use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR};
+use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;
 use crate::sys::process::Process;
@@ -125,9 +125,7 @@ impl<'a> LaunchRequest<'a> {
         }
         let mut inherited = Vec::with_capacity(self.listeners.len() + 1);
         for (name, listener) in self.listeners {
-            if name.contains(|character: char| character == ':' || character.is_control()) {
-                return Err(LaunchError::ListenerName(name.clone()).into());
-            }
+            check_name(name)?;
             inherited.push(listener.try_clone()?);
         }
         if !inherited.is_empty() {

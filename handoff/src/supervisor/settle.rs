@@ -14,7 +14,7 @@ use crate::machine::supervisor::{Effect, Event, Incumbent, Machine, State};
 use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::call::Call;
 use crate::supervisor::drive::echo_value;
-use crate::supervisor::journal::{Ending, OpenSwap, now_ms};
+use crate::supervisor::journal::{Ending, OpenSwap};
 use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
 
@@ -64,8 +64,8 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         control,
         swap,
         machine: Machine::adopting(handoff_id),
-        incumbent: swap.incumbent.open(),
-        successor: swap.successor.open(),
+        incumbent: swap.incumbent.open()?,
+        successor: swap.successor.open()?,
         call: None,
         entered: Instant::now(),
         next_look: Instant::now(),
@@ -160,7 +160,7 @@ impl Settling<'_> {
                 return Ok(Some(event));
             }
         }
-        if self.machine.state == State::Adopting && Instant::now() >= self.patience() {
+        if self.machine.state == State::Adopting && self.is_out_of_patience() {
             return Ok(Some(Event::SuccessorSilent));
         }
         let mut fds = Vec::with_capacity(3);
@@ -171,15 +171,13 @@ impl Settling<'_> {
         Ok(None)
     }
 
-    /// Until when the successor may make up its mind. It does so at once when its supervisor
-    /// dies; one that is alone, since the incumbent died too, has as long as the swap had.
-    fn patience(&self) -> Instant {
-        let at_least = self.entered + LIVENESS_LIMIT;
-        if self.machine.incumbent != Incumbent::Dead {
-            return at_least;
-        }
-        let left = Duration::from_millis(self.swap.until_ms.saturating_sub(now_ms()));
-        Instant::now().checked_add(left).map_or(at_least, |until| until.max(at_least))
+    /// Whether the successor is to be ended. It makes up its mind at once when its supervisor
+    /// dies; ending it is harmless while an incumbent waits for this supervisor's word. One that
+    /// is alone may take as long as it likes to open, unless it was stopped.
+    fn is_out_of_patience(&self) -> bool {
+        let is_harmless = self.call.is_some();
+        let is_hung = self.machine.incumbent == Incumbent::Dead && self.swap.successor.is_stopped();
+        Instant::now() >= self.entered + LIVENESS_LIMIT && (is_harmless || is_hung)
     }
 
     fn heard(&mut self) -> Option<Event> {
@@ -199,7 +197,7 @@ impl Settling<'_> {
     }
 
     /// Looks who has the control socket: the incumbent is asked, and waits for this supervisor
-    /// from then on; the successor has it from its commit on.
+    /// from then on; the successor has it only when it has committed.
     fn look(&mut self, deadline: Instant) -> Option<Event> {
         let limit = deadline.min(Instant::now() + ANSWER_LIMIT);
         let mut call = Call::to(self.control, limit).ok()?;
@@ -207,9 +205,6 @@ impl Settling<'_> {
             process.is_some() && id.pid == call.peer().pid
         };
         if is_it(self.swap.successor, &self.successor) {
-            // It says hello once it serves.
-            let hello = call.next(limit).ok()?;
-            judge_hello(hello, Side::Incumbent, self.swap.successor.pid).ok()?;
             return Some(Event::SuccessorServes);
         }
         if is_it(self.swap.incumbent, &self.incumbent) && self.call.is_none() {

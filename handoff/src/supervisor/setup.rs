@@ -14,11 +14,11 @@ use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
 use crate::machine::supervisor::Machine;
 use crate::machine::{Greeting, judge_hello};
 use crate::protocol::{HandoffId, Message, Side};
-use crate::supervisor::drive::{Peers, Swap, milliseconds};
-use crate::supervisor::journal::{Ending, Entry, Journal, Left, OpenSwap, now_ms};
+use crate::supervisor::drive::{Peers, Swap};
+use crate::supervisor::journal::{Ending, Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest, Observe, Paired,
-    ReadyPolicy, Session, SpawnSpec,
+    ReadyPolicy, Session, Settled, SpawnSpec,
 };
 use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
@@ -53,6 +53,8 @@ pub struct Supervisor {
     journal: Option<Arc<Journal>>,
     /// What the journal said when it was opened, until it is settled.
     pub(super) left: Left,
+    /// What became of the swap in it, until that is told.
+    pub(super) settled: Option<Settled>,
 }
 
 impl Supervisor {
@@ -75,6 +77,7 @@ impl Supervisor {
             observer: None,
             journal: None,
             left: Left::default(),
+            settled: None,
         })
     }
 
@@ -166,10 +169,14 @@ impl Supervisor {
         let id = ProcessId::of(child.pid()).unwrap_or_default();
         let served = self
             .note(&Entry::Started(id))
-            .and_then(|()| self.wait_until_it_serves(&mut child, spec, deadline))
-            .and_then(|()| self.note(&Entry::Serves(id)));
+            .and_then(|()| self.wait_until_it_serves(&mut child, spec, deadline));
         match served {
-            Ok(()) => Ok(child),
+            Ok(()) => {
+                if let Err(error) = self.note(&Entry::Serves(id)) {
+                    tracing::error!(%error, "the journal does not say that the daemon serves");
+                }
+                Ok(child)
+            }
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -243,7 +250,6 @@ impl Supervisor {
                 handoff_id,
                 incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
-                until_ms: now_ms().saturating_add(milliseconds(spec.deadline)),
             }))?;
             reach!(SupervisorJournaled)?;
             wait_for_hello(&successor, &child, hello_deadline)?;

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rustix::event::PollFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::poll;
@@ -19,53 +21,114 @@ pub(crate) struct ProcessId {
 }
 
 impl ProcessId {
-    /// This process.
+    /// This process. Asked for once: there may be no descriptor left later.
     pub(crate) fn own() -> Self {
-        Self::of(std::process::id()).unwrap_or(Self { pid: std::process::id(), start_time: 0 })
+        static OWN: Mutex<Option<ProcessId>> = Mutex::new(None);
+        let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = std::process::id();
+        if own.is_none_or(|own| own.pid != pid) {
+            *own = Self::of(pid);
+        }
+        own.unwrap_or(Self { pid, start_time: 0 })
     }
 
     /// The process that has this pid now.
     pub(crate) fn of(pid: u32) -> Option<Self> {
-        let start_time = start_time(pid)?;
-        Some(Self { pid, start_time })
+        let stat = Stat::of(pid).ok()??;
+        stat.runs().then_some(Self { pid, start_time: stat.start_time })
     }
 
-    /// Whether this very process runs. A zombie does not: it holds nothing any more.
+    /// Whether this very process runs. A zombie does not: it holds nothing any more. One of
+    /// which nothing can be learnt does.
     pub(crate) fn is_alive(self) -> bool {
-        self.pid != 0
-            && start_time(self.pid)
-                .is_some_and(|now| self.start_time == 0 || now == self.start_time)
+        self.stat().is_none_or(|stat| stat.is_some_and(|stat| stat.runs()))
     }
 
-    /// Whether it was sent `SIGKILL`: it runs no more, and may not have ended yet. The kernel
-    /// keeps the signal pending until the process is collected.
-    pub(crate) fn is_being_killed(self) -> bool {
-        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
-            return false;
-        };
+    /// Whether it runs no more, also where it has not ended yet: it was killed, or exits.
+    pub(crate) fn is_ending(self) -> bool {
+        match self.stat() {
+            None => false,
+            Some(None) => true,
+            // The kernel keeps the signal pending until the process is collected.
+            Some(Some(stat)) => !stat.runs() || stat.flags & PF_EXITING != 0 || self.was_killed(),
+        }
+    }
+
+    /// Whether it was stopped, so that it does nothing until somebody continues it.
+    pub(crate) fn is_stopped(self) -> bool {
+        matches!(self.stat(), Some(Some(Stat { state: 'T' | 't', .. })))
+    }
+
+    /// What the kernel says of this very process. The inner is none when it is gone, the outer
+    /// when nothing can be learnt.
+    fn stat(self) -> Option<Option<Stat>> {
+        if self.pid == 0 {
+            return Some(None);
+        }
+        let stat = Stat::of(self.pid).ok()?;
+        Some(stat.filter(|stat| self.start_time == 0 || stat.start_time == self.start_time))
+    }
+
+    fn was_killed(self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
         let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
         pending.is_some_and(|mask| mask & SIGKILL_PENDING != 0)
     }
 
     /// A descriptor of this very process, if it runs.
-    pub(crate) fn open(self) -> Option<Process> {
-        let process = Process::open(self.pid).ok()?;
+    pub(crate) fn open(self) -> io::Result<Option<Process>> {
+        if self.pid == 0 {
+            return Ok(None);
+        }
+        let process = match Process::open(self.pid) {
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+                return Ok(None);
+            }
+            process => process?,
+        };
         // The descriptor was opened first: if the start time still matches, it is the same.
-        self.is_alive().then_some(process)
+        Ok(self.is_alive().then_some(process))
     }
 }
 
-/// Field 22 of `/proc/PID/stat`; none for a process that is gone or a zombie.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may contain anything, so count from its last parenthesis.
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+/// Of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy)]
+struct Stat {
+    state: char,
+    flags: u32,
+    start_time: u64,
+}
+
+impl Stat {
+    /// None for a process that is gone.
+    fn of(pid: u32) -> io::Result<Option<Self>> {
+        let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => stat,
+            // Where nothing is mounted at all, this says nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return if fs::exists("/proc/self/stat")? { Ok(None) } else { Err(error) };
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        Self::parse(&stat).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
-    fields.nth(18)?.parse().ok()
+
+    fn parse(stat: &str) -> Option<Self> {
+        // The name in field 2 may contain anything, so count from its last parenthesis.
+        let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+        let state = fields.next()?.chars().next()?;
+        let flags = fields.nth(5)?.parse().ok()?;
+        let start_time = fields.nth(12)?.parse().ok()?;
+        Some(Self { state, flags, start_time })
+    }
+
+    const fn runs(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X')
+    }
 }
 
 /// A process by descriptor, which is never reused.
@@ -105,8 +168,16 @@ impl AsFd for Process {
 
 /// The identifier of this boot of the machine; empty where the kernel does not tell.
 pub(crate) fn boot_id() -> [u8; 16] {
+    static ID: OnceLock<[u8; 16]> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return *id;
+    }
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map_or([0; 16], |text| *ID.get_or_init(|| parse_boot_id(&text)))
+}
+
+fn parse_boot_id(text: &str) -> [u8; 16] {
     let mut id = [0; 16];
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
         let hex = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
@@ -115,6 +186,8 @@ pub(crate) fn boot_id() -> [u8; 16] {
     id
 }
 
+/// The flag in `/proc/PID/stat` of a process that exits.
+const PF_EXITING: u32 = 4;
 /// Signal 9 in a mask of `/proc/PID/status`.
 const SIGKILL_PENDING: u64 = 1 << 8;
 
@@ -128,7 +201,10 @@ mod tests {
         assert!(own.start_time > 0);
         assert!(own.is_alive());
         assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
-        assert!(ProcessId { start_time: own.start_time + 1, ..own }.open().is_none());
+        let other = ProcessId { start_time: own.start_time + 1, ..own };
+        assert!(other.open().expect("it can be asked for").is_none());
+        assert!(other.is_ending());
+        assert!(!own.is_ending() && !own.is_stopped());
         assert!(!ProcessId { pid: 0, start_time: 0 }.is_alive());
     }
 
@@ -136,16 +212,16 @@ mod tests {
     fn a_killed_child_is_seen_to_end_before_it_is_reaped() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
         let id = ProcessId::of(child.id()).expect("it runs");
-        let process = id.open().expect("it runs");
-        assert!(!id.is_being_killed());
+        let process = id.open().expect("it can be asked for").expect("it runs");
+        assert!(!id.is_ending());
         process.kill().expect("it may be killed");
-        assert!(id.is_being_killed());
+        assert!(id.is_ending(), "although it may run for a moment");
         let limit = Instant::now() + std::time::Duration::from_secs(10);
         assert!(process.wait_for_end(limit).expect("poll works"));
         assert!(!id.is_alive(), "a zombie is not alive");
-        assert!(id.is_being_killed(), "until it is collected");
+        assert!(id.is_ending());
         child.wait().expect("it is ours");
-        assert!(!id.is_being_killed());
+        assert!(id.is_ending(), "also when it was collected");
     }
 
     #[test]

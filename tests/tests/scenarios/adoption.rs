@@ -108,6 +108,32 @@ fn a_successor_that_hangs_is_ended_and_the_incumbent_serves() {
     }
 }
 
+/// It says hello only once it admits work, and that may take long.
+#[test]
+fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
+    let mut cluster = Cluster::start();
+    let spec = cluster.successor(&["admit=slow:7000"]);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "committing", "kill");
+    supervisor.wait_until_it_died();
+    cluster.wait_struck("admit");
+    let mut supervisor = cluster.another_supervisor();
+    match supervisor.adopt(Duration::from_millis(300)) {
+        Err(Error::Unanswered { .. }) => {}
+        other => panic!("it does not answer yet: {other:?}"),
+    }
+    match supervisor.adopt(LIMIT).expect("it answers in the end") {
+        Adoption::Daemon(daemon) => {
+            let settled = daemon.settled.clone().expect("a swap was in flight");
+            assert_eq!(settled.outcome, Settlement::Committed);
+            assert_eq!(settled.successor_pid, daemon.process.pid());
+            cluster.go_on_with(supervisor, &daemon);
+        }
+        other => panic!("it serves: {other:?}"),
+    }
+    assert_eq!(cluster.ask("build"), "build-2");
+    cluster.assert_sound();
+}
+
 /// With the supervisor and the incumbent dead the successor is all there is.
 #[test]
 fn a_successor_that_is_alone_serves() {
