@@ -337,6 +337,14 @@ pub enum ControlSocketError {
     /// A process answers there.
     #[error("another process serves the control socket {}; stop it, or choose another path", .0.display())]
     InUse(PathBuf),
+    /// A daemon serves there already.
+    #[error("process {pid} serves the control socket {} already; handoff::Supervisor::adopt finds it and gets its listeners back", path.display())]
+    Served {
+        /// By the kernel's word.
+        pid: u32,
+        /// The path.
+        path: PathBuf,
+    },
     /// Something that is not a socket lies there.
     #[error("{} exists and is no socket; it was left alone: remove it, or choose another path", .0.display())]
     NotASocket(PathBuf),

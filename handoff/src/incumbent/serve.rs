@@ -219,6 +219,15 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
+    /// One may have come back before it was seen that its predecessor is gone.
+    fn attach_another(&mut self) {
+        let came_for_it = |session: &&Session| self.state.is_missing(session.handoff_id());
+        let key = self.sessions.iter().find(|(_, session)| came_for_it(session));
+        if let Some(key) = key.map(|(key, _)| *key) {
+            self.attach(key);
+        }
+    }
+
     fn hear(&mut self, key: Key, message: Message) {
         tracing::trace!(message = message.name(), state = self.state.name(), "heard");
         match self.holder {
@@ -277,6 +286,7 @@ impl<D: Drainable + 'static> Server<D> {
             }
             self.holder = None;
             self.step(Event::SessionLost, None);
+            self.attach_another();
         } else if is_ordinary(error) {
             tracing::debug!(%error, "a control connection ended");
         } else {

@@ -110,6 +110,9 @@ impl Supervisor {
     /// Call it before anything else, and bind and [`start`](Self::start) only when it says
     /// [`Adoption::Nothing`]. Nothing is bound here and nothing is started; clients notice nothing.
     ///
+    /// What a daemon was passed it gives back; what it has bound itself, only if it has
+    /// [kept](crate::successor::Listeners::keep) it.
+    ///
     /// A swap in flight is settled by its own processes: they decide without a supervisor, as
     /// they do when theirs dies. A successor that hangs is ended, and the incumbent serves
     /// again; one that has committed is left alone.
@@ -155,9 +158,12 @@ impl Supervisor {
             return Ok(Adoption::Nothing { settled });
         };
         self.note(&Entry::Serves(id))?;
-        let names = listeners.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
         tracing::info!(pid = id.pid, generation, ?settled, "adopted the daemon");
+        if names.is_empty() {
+            tracing::warn!(pid = id.pid, "it has no listener to give back: see Listeners::keep");
+        }
         Ok(Adoption::Daemon(AdoptedDaemon {
             process: AdoptedProcess { id, process },
             build_id,

@@ -218,7 +218,8 @@ fn read_head(path: &Path) -> io::Result<[u8; HEAD]> {
     Ok(head)
 }
 
-/// A process that was started, and that is a child of this one.
+/// A process that was started, and that is a child of this one. Dropping it neither ends nor
+/// collects the process.
 #[derive(Debug)]
 pub struct ChildProcess {
     child: Child,

@@ -204,7 +204,8 @@ impl Settling<'_> {
         let is_it = |id: ProcessId, process: &Option<Process>| {
             process.is_some() && id.pid == call.peer().pid
         };
-        if is_it(self.swap.successor, &self.successor) {
+        // One that was killed, and not waited for, may have it too.
+        if is_it(self.swap.successor, &self.successor) && !self.swap.successor.is_ending() {
             return Some(Event::SuccessorServes);
         }
         if is_it(self.swap.incumbent, &self.incumbent) && self.call.is_none() {

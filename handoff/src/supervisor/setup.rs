@@ -160,10 +160,15 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Launch`]; [`Error::TimedOut`] when it does not serve within
-    /// [`SpawnSpec::start_limit`]. The process is ended then.
+    /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
+    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`]. The process
+    /// is ended then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_limit);
+        if let Ok((_, peer)) = connect_stream(&self.control_socket, Instant::now()) {
+            let (pid, path) = (peer.pid, self.control_socket.clone());
+            return Err(ControlSocketError::Served { pid, path }.into());
+        }
         let child = self.launch.launch(LaunchRequest::new(spec, &self.listeners, None))?;
         let mut child = ChildProcess::new(child)?;
         let id = ProcessId::of(child.pid()).unwrap_or_default();

@@ -184,7 +184,7 @@ impl Arena {
         let incumbent = self.incumbent.as_ref().map(|daemon| daemon.pid);
         match victim {
             Victim::Supervisor => Some(self.supervisor.pid()),
-            Victim::Incumbent => incumbent,
+            Victim::Incumbent => incumbent.filter(|pid| self.lives(*pid)),
             Victim::Successor => self.alive().into_iter().find(|pid| Some(*pid) != incumbent),
         }
     }
@@ -304,9 +304,13 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         drop(self.clients.take());
-        kill(self.supervisor.pid(), Signal::KILL);
-        for pid in self.alive() {
-            kill(pid, Signal::KILL);
+        self.supervisor.kill();
+        // One that it had just started may not have left its trace yet.
+        for _ in 0..4 {
+            for pid in self.alive() {
+                kill(pid, Signal::KILL);
+            }
+            std::thread::sleep(TURN);
         }
         if std::thread::panicking() {
             let log = fs::read_to_string(self.state().join("stderr")).unwrap_or_default();

@@ -45,6 +45,7 @@ impl Cluster {
         self.assert_nothing_lost();
         assert_eq!(self.tally.refused, 0, "connections were refused");
         assert!(self.tally.failed.is_empty(), "requests failed: {:?}", self.tally.failed);
+        assert_eq!(self.tally.unanswered, 0, "requests were not answered");
         if !self.resets_expected {
             assert_eq!(self.tally.reset, 0, "connections were reset");
         }

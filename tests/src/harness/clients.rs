@@ -92,6 +92,8 @@ pub struct Tally {
     pub refused: usize,
     /// Connections that were reset, or ended inside a reply.
     pub reset: usize,
+    /// Requests that got no reply for as long as nothing may take.
+    pub unanswered: usize,
     /// Replies that were errors.
     pub failed: Vec<String>,
     /// Connections that ended at a request boundary, so that the request was sent again.
@@ -105,6 +107,7 @@ impl Tally {
         self.failed.extend(other.failed);
         self.refused += other.refused;
         self.reset += other.reset;
+        self.unanswered += other.unanswered;
         self.moved += other.moved;
     }
 }
@@ -188,6 +191,9 @@ fn write_on(
             }
             Ok(reply) => tally.failed.push(reply),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => tally.moved += 1,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                tally.unanswered += 1;
+            }
             Err(_) => tally.reset += 1,
         }
     }

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use handoff::faults::{Fault, Planned, WHILE_OUT};
+use handoff::faults::{Fault, Planned, Role, WHILE_OUT};
 use handoff_tests::arena::{Arena, Report};
 use handoff_tests::harness::{LIMIT, eventually};
 
@@ -108,6 +108,14 @@ fn play(case: &Case) -> Played {
     let tally = arena.tally();
     if !arena.has_died_out {
         assert_eq!(tally.refused, 0, "connections were refused: {:?}", arena.reports);
+    }
+    assert_eq!(tally.unanswered, 0, "requests were not answered: {:?}", arena.reports);
+    let strikes_a_daemon = |planned: &Planned| {
+        let is_daemon = !matches!(planned.point.role(), Role::Supervisor | Role::Adopter);
+        is_daemon && planned.fault != Fault::Slow
+    };
+    if !faults.iter().any(strikes_a_daemon) {
+        assert_eq!(tally.reset, 0, "connections were reset: {:?}", arena.reports);
     }
     if !faults.iter().any(runs_out) {
         assert!(tally.failed.is_empty(), "{:?}: {:?}", tally.failed, arena.reports);
