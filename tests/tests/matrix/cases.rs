@@ -49,7 +49,13 @@ impl Case {
         let supervisor_hung = all().any(|planned| {
             planned.point.role() == Role::Supervisor && planned.fault == Fault::Hang
         });
-        is_last || incumbent_died && (successor_failed || supervisor_died_first || supervisor_hung)
+        // Its predecessor has left by the owner record, and nobody can see that it has committed.
+        let hangs_unseen = all().any(|planned| {
+            planned.point == SuccessorRecordedServing && planned.fault == Fault::Hang
+        }) && dead.iter().any(|point| point.role() == Role::Supervisor);
+        is_last
+            || hangs_unseen
+            || incumbent_died && (successor_failed || supervisor_died_first || supervisor_hung)
     }
 
     /// Whether an incumbent that hangs may have left its supervisor without an answer.
