@@ -312,8 +312,8 @@ pub enum PeerMisbehaved {
     /// It sends and does not read what is answered.
     #[error("it does not read what it is sent")]
     DoesNotRead,
-    /// It names listeners and does not send them.
-    #[error("it sent fewer descriptors than it named")]
+    /// It names listeners that did not come.
+    #[error("fewer descriptors came than it named; this process may have none left for them")]
     DescriptorsMissing,
     /// It sends more than a process may be passed.
     #[error("it sent {0} listeners, and a process may be passed {most}", most = crate::protocol::MOST_LISTENERS)]

@@ -106,8 +106,8 @@ impl Incumbent {
     }
 
     /// Keeps what this process was passed, so that a supervisor that has died and was started
-    /// again gets its listeners back. For a cold start step by step; a successor and a
-    /// [`Daemon`](crate::daemon::Daemon) do it by themselves.
+    /// again gets its listeners back. For a cold start step by step, which else has none to give
+    /// back; a successor and a [`Daemon`](crate::daemon::Daemon) do it by themselves.
     pub fn with_listeners(mut self, listeners: &mut Listeners) -> Self {
         self.listeners.extend(listeners.take_kept());
         self

@@ -409,6 +409,7 @@ impl<D: Drainable + 'static> Server<D> {
         self.say_refused(session.peer(), &fault.into());
         if self.holder == Some(key) {
             self.holder = None;
+            self.attach_another();
         }
     }
 

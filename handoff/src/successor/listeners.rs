@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
 
 use crate::error::{LaunchError, ListenerError, Result};
+use crate::protocol::MOST_LISTENERS;
 use crate::sys::inherited::Kind;
 use crate::sys::rights;
 
@@ -41,9 +42,13 @@ impl Listeners {
     /// # Errors
     ///
     /// [`LaunchError::ListenerName`] for a name that cannot be passed on;
+    /// [`LaunchError::TooManyListeners`];
     /// [`Error::Io`](crate::Error::Io) when the process has no descriptor left.
     pub fn keep(&mut self, name: &str, socket: impl AsFd) -> Result<()> {
         check_name(name)?;
+        if self.kept.len() >= MOST_LISTENERS {
+            return Err(LaunchError::TooManyListeners(self.kept.len() + 1).into());
+        }
         Ok(self.keep_duplicate(name, socket)?)
     }
 

@@ -154,7 +154,10 @@ impl Successor<Warmed> {
         self.conversation.watch();
         let acquire = || {
             reach!(SuccessorHeardBegin)?;
-            DataDirLock::acquire_as_successor(data_dir, handoff_id, LOCK_PATIENCE)
+            // A process that is ending may have much memory to free before its lock is.
+            let is_alone = is_dead(&self.conversation.incumbent);
+            let patience = if is_alone { END_PATIENCE } else { LOCK_PATIENCE };
+            DataDirLock::acquire_as_successor(data_dir, handoff_id, patience)
         };
         match acquire() {
             Ok(mut lock) => {
@@ -468,5 +471,6 @@ impl Drop for Conversation {
 }
 
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const END_PATIENCE: Duration = Duration::from_secs(60);
 /// `EX_TEMPFAIL`: it would work another time.
 const EXIT_TEMPFAIL: i32 = 75;

@@ -40,6 +40,7 @@ pub struct AdoptedDaemon {
     /// In the owner record, by its word.
     pub generation: u64,
     /// The names of the listeners that were got back, in the order in which it was passed them.
+    /// Compare them with those that the daemon needs: its successors get no others.
     pub listeners: Vec<String>,
     /// What became of the swap that was in flight, if one was.
     pub settled: Option<Settled>,
@@ -121,7 +122,8 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// Nothing is lost by any of them: it can be called again. [`Error::Unanswered`] when a
+    /// Nothing is lost by any of them: it can be called again, and a swap that was settled is
+    /// not settled twice. [`Error::Unanswered`] when a
     /// process that is there does not answer within the limit; [`Error::Aborted`] when another
     /// supervisor's swap is in flight; [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`];
     /// [`Error::Path`] when the journal cannot be written.
@@ -157,7 +159,9 @@ impl Supervisor {
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
             return Ok(Adoption::Nothing { settled });
         };
-        self.note(&Entry::Serves(id))?;
+        if let Err(error) = self.note(&Entry::Serves(id)) {
+            tracing::error!(%error, "the journal does not say that the daemon serves");
+        }
         let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
         tracing::info!(pid = id.pid, generation, ?settled, "adopted the daemon");

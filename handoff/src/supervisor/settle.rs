@@ -42,7 +42,7 @@ pub enum Settlement {
     RolledBack,
     /// Both are dead.
     Lost,
-    /// The incumbent is busy with another swap.
+    /// The incumbent is busy with another swap, or is being stopped.
     Unknown,
 }
 
@@ -68,6 +68,7 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         successor: swap.successor.open()?,
         call: None,
         entered: Instant::now(),
+        stopped_since: None,
         next_look: Instant::now(),
     };
     tracing::info!(%handoff_id, "settling the swap of a supervisor that died");
@@ -109,6 +110,8 @@ struct Settling<'a> {
     /// To the incumbent, which waits for this supervisor's word while it is there.
     call: Option<Call>,
     entered: Instant,
+    /// Since when the successor was seen to be stopped, without a break.
+    stopped_since: Option<Instant>,
     /// When it is looked again who has the control socket.
     next_look: Instant,
 }
@@ -173,11 +176,16 @@ impl Settling<'_> {
 
     /// Whether the successor is to be ended. It makes up its mind at once when its supervisor
     /// dies; ending it is harmless while an incumbent waits for this supervisor's word. One that
-    /// is alone may take as long as it likes to open, unless it was stopped.
-    fn is_out_of_patience(&self) -> bool {
-        let is_harmless = self.call.is_some();
-        let is_hung = self.machine.incumbent == Incumbent::Dead && self.swap.successor.is_stopped();
-        Instant::now() >= self.entered + LIVENESS_LIMIT && (is_harmless || is_hung)
+    /// is alone may take as long as it likes to open, unless it is stopped all the while.
+    fn is_out_of_patience(&mut self) -> bool {
+        let now = Instant::now();
+        let is_long_ago = |since: Instant| now >= since + LIVENESS_LIMIT;
+        let is_alone = self.machine.incumbent == Incumbent::Dead;
+        if !(is_alone && self.swap.successor.is_stopped()) {
+            self.stopped_since = None;
+            return self.call.is_some() && is_long_ago(self.entered);
+        }
+        is_long_ago(*self.stopped_since.get_or_insert(now))
     }
 
     fn heard(&mut self) -> Option<Event> {
@@ -204,9 +212,12 @@ impl Settling<'_> {
         let is_it = |id: ProcessId, process: &Option<Process>| {
             process.is_some() && id.pid == call.peer().pid
         };
-        // One that was killed, and not waited for, may have it too.
-        if is_it(self.swap.successor, &self.successor) && !self.swap.successor.is_ending() {
-            return Some(Event::SuccessorServes);
+        if is_it(self.swap.successor, &self.successor) {
+            // One that was killed, and not waited for, may have it too. And where an incumbent
+            // waits, it is let go only for one that answers.
+            let answers = self.call.is_none() || call.next(limit).is_ok();
+            let serves = answers && !self.swap.successor.is_ending();
+            return serves.then_some(Event::SuccessorServes);
         }
         if is_it(self.swap.incumbent, &self.incumbent) && self.call.is_none() {
             match self.ask(&mut call, limit) {

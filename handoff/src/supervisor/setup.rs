@@ -161,13 +161,16 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
-    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`]. The process
-    /// is ended then.
+    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`];
+    /// [`Error::Path`] when the journal cannot be written. The process is ended then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_limit);
         if let Ok((_, peer)) = connect_stream(&self.control_socket, Instant::now()) {
             let (pid, path) = (peer.pid, self.control_socket.clone());
             return Err(ControlSocketError::Served { pid, path }.into());
+        }
+        if let Some(journal) = &self.journal {
+            journal.shorten(&[])?;
         }
         let child = self.launch.launch(LaunchRequest::new(spec, &self.listeners, None))?;
         let mut child = ChildProcess::new(child)?;
@@ -225,7 +228,8 @@ impl Supervisor {
     /// # Errors
     ///
     /// Nothing was begun: the daemon serves as before, and the successor, if it was started,
-    /// is dead. [`Error::Path`] when no daemon serves the control socket;
+    /// is dead. [`Error::Path`] when no daemon serves the control socket, or the journal cannot
+    /// be written;
     /// [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
     /// [`Error::VersionMismatch`]; [`Error::TimedOut`].
     pub fn pair(&self, spec: SpawnSpec) -> Result<Session<Paired>> {

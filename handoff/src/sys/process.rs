@@ -56,7 +56,7 @@ impl ProcessId {
 
     /// Whether it was stopped, so that it does nothing until somebody continues it.
     pub(crate) fn is_stopped(self) -> bool {
-        matches!(self.stat(), Some(Some(Stat { state: 'T' | 't', .. })))
+        matches!(self.stat(), Some(Some(Stat { state: 'T', .. })))
     }
 
     /// What the kernel says of this very process. The inner is none when it is gone, the outer

@@ -1,7 +1,7 @@
 //! A cold start that nobody should have begun: it may try at any time, and again.
 
 use super::witness::{Sight, Witness};
-use super::world::{Life, RecordPhase, Who, World, Wrong};
+use super::world::{Life, Record, RecordPhase, Who, World, Wrong};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stray {
@@ -9,6 +9,8 @@ pub(super) enum Stray {
     /// It has the lock, and opens.
     Holds {
         is_behind: bool,
+        /// What the record said before.
+        found: Record,
     },
     Serves {
         is_behind: bool,
@@ -34,12 +36,12 @@ impl Stray {
     }
 
     pub(super) const fn is_behind(self) -> bool {
-        matches!(self, Self::Holds { is_behind: true } | Self::Serves { is_behind: true })
+        matches!(self, Self::Holds { is_behind: true, .. } | Self::Serves { is_behind: true })
     }
 
     pub(super) const fn fall_behind(&mut self) {
         match self {
-            Self::Holds { is_behind } | Self::Serves { is_behind } => *is_behind = true,
+            Self::Holds { is_behind, .. } | Self::Serves { is_behind } => *is_behind = true,
             Self::Idle | Self::Gone => {}
         }
     }
@@ -64,9 +66,10 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             if world.record.phase == RecordPhase::Sealed && world.is_alive(Who::Successor) {
                 world.wrong.get_or_insert(Wrong::Stolen);
             }
+            let found = world.record;
             world.lock = Some(Who::Stray);
             world.take_over(RecordPhase::Held, Who::Stray);
-            world.stray = Stray::Holds { is_behind: false };
+            world.stray = Stray::Holds { is_behind: false, found };
         }
         Step::Start => {
             let answers = match world.path {
@@ -77,7 +80,11 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 Who::Stray => false,
             };
             if answers {
-                world.record.phase = RecordPhase::Released;
+                // It never served, so the record says what it found, but for the generation.
+                if let Stray::Holds { found, .. } = world.stray {
+                    let generation = world.record.generation;
+                    world.record = Record { generation, ..found };
+                }
                 world.free_lock(Who::Stray);
                 world.stray = Stray::Gone;
                 return;
