@@ -118,6 +118,9 @@ impl Supervisor {
     /// they do when theirs dies. A successor that hangs is ended, and the incumbent serves
     /// again; one that has committed is left alone.
     ///
+    /// Without a journal the daemon is found and gives its listeners back all the same; a swap in
+    /// flight is not settled then, but left to its processes, and none that hangs is ended.
+    ///
     /// `limit` is for all of it. A daemon that is still opening its data is waited for.
     ///
     /// # Errors

@@ -236,6 +236,9 @@ impl Supervisor {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
         let handoff_id = HandoffId::new();
+        if self.left != Left::default() {
+            tracing::warn!("the journal names what another supervisor left: adopt it first");
+        }
         let hello_deadline = (begun + LIVENESS_LIMIT).min(deadline);
         reach!(SupervisorPairs)?;
         let (incumbent, peer) = connect(&self.control_socket, hello_deadline)?;

@@ -154,8 +154,11 @@ impl Arena {
             assert!(Instant::now() < deadline, "nobody serves; {:?}", self.reports);
             if let Some(report) = self.supervisor.report(TURN) {
                 self.heed(report);
-            } else if self.supervisor.is_silent() && self.supervisor.has_ended() {
-                self.start_supervisor();
+            } else if self.supervisor.has_ended() {
+                // What it said last may still be on its way.
+                if self.supervisor.is_silent() {
+                    self.start_supervisor();
+                }
             } else if self.supervisor.is_busy {
                 self.go_on_with_hung();
             } else {
@@ -198,6 +201,9 @@ impl Arena {
     pub fn strike_down(&mut self, pid: u32) {
         self.struck_down.push(pid);
         kill(pid, Signal::KILL);
+        if pid == self.supervisor.pid() {
+            self.supervisor.kill();
+        }
     }
 
     /// The faults that have struck, and in which process.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::place::is_stopped;
 use super::{Arena, Daemon, Report};
+use crate::fixture::{DRAIN_BEGUN, DRAIN_UNDONE, struck as struck_in};
 use crate::harness::{Client, LIMIT, control_owner, eventually, lock_holders};
 
 impl Arena {
@@ -22,6 +23,7 @@ impl Arena {
                 self.now_serves(Daemon { pid, build });
             }
             Report::Adopted(pid, settled) => {
+                self.assert_undone(pid);
                 let build = match (settled.as_str(), successor, &self.incumbent) {
                     // Of a swap, or of a first start that its supervisor did not live to see.
                     ("Committed", Some(build), _) | ("none", Some(build), None) => build,
@@ -45,6 +47,7 @@ impl Arena {
             Report::Failed(fate, None, _) => match fate.as_str() {
                 "Serving" => {
                     let incumbent = self.incumbent.clone().expect("it was swapped");
+                    self.assert_undone(incumbent.pid);
                     self.now_serves(incumbent);
                 }
                 "Lost" => {
@@ -58,13 +61,29 @@ impl Arena {
         }
     }
 
+    /// It was said that this daemon serves: so it has undone every drain that it began.
+    fn assert_undone(&self, pid: u32) {
+        let count = |what| struck_in(self.state(), what, Some(pid));
+        // In this order: it may be drained anew, and not the other way round.
+        let (begun, undone) = (count(DRAIN_BEGUN), count(DRAIN_UNDONE));
+        let begun_before = begun <= undone || self.is_down(pid);
+        assert!(
+            begun_before,
+            "untrue: {pid} was said to serve, and is drained; {:?}",
+            self.reports
+        );
+    }
+
+    /// Whether it was struck down, so that what it was said to do it does no more.
+    fn is_down(&self, pid: u32) -> bool {
+        let is_struck = self.struck_down.contains(&pid)
+            || self.struck().iter().any(|(_, struck)| *struck == pid);
+        is_struck && (is_stopped(pid) || !self.alive().contains(&pid))
+    }
+
     /// It was said that this daemon serves: it does, or was struck down.
     fn now_serves(&mut self, daemon: Daemon) {
-        let is_down = || {
-            let is_struck = self.struck_down.contains(&daemon.pid)
-                || self.struck().iter().any(|(_, pid)| *pid == daemon.pid);
-            is_struck && (is_stopped(daemon.pid) || !self.alive().contains(&daemon.pid))
-        };
+        let is_down = || self.is_down(daemon.pid);
         // It is the writer when it is said to be, and not some time later; but the kernel's list
         // may leave it out once or twice.
         let is_writer = || self.lock_holders() == BTreeSet::from([daemon.pid]);

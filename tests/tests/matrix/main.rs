@@ -48,6 +48,7 @@ fn run(title: &str, all: &[Case]) {
                     let begun = Instant::now();
                     let outcome = catch_unwind(AssertUnwindSafe(|| play(case)));
                     let row = Row::new(case, begun.elapsed(), outcome);
+                    row.say_if_failed();
                     rows.lock().expect("no thread panics").push(row);
                 }
             });

@@ -29,6 +29,13 @@ impl Row {
         });
         Self { case: case.to_string(), took, outcome }
     }
+
+    /// At once, for a run that is not waited for.
+    pub(crate) fn say_if_failed(&self) {
+        if let Err(why) = &self.outcome {
+            let _ = writeln!(std::io::stdout(), "{} fails: {why}", self.case);
+        }
+    }
 }
 
 /// Prints the table past the capture of tests; the cases that failed, with why.

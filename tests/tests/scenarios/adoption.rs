@@ -1,11 +1,13 @@
 //! A supervisor that is started after another one died.
 
-use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use handoff::Error;
+use handoff::error::ControlSocketError;
 use handoff::supervisor::{AdoptedDaemon, Adoption, Settlement};
+use handoff::{Error, Supervisor};
 use handoff_tests::harness::{Cluster, HelperSupervisor, LIMIT, eventually, kill};
 use rustix::process::Signal;
 
@@ -35,6 +37,48 @@ fn a_daemon_gives_its_listeners_back_and_is_watched_and_swapped() {
     assert!(daemon.process.is_alive().expect("it can be polled"));
     cluster.swap(&[]).expect("it is swapped with the listener that it gave back");
     assert!(daemon.process.wait_until(Instant::now() + LIMIT).expect("it can be polled"));
+    cluster.assert_sound();
+}
+
+/// In their order, of any kind, and several of one name.
+#[test]
+fn listeners_come_back_as_they_were_passed() {
+    let tcp = || TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("loopback can be bound");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let unix = UnixListener::bind(directory.path().join("unix")).expect("it can be bound");
+    let others: Vec<(&str, OwnedFd)> = vec![
+        ("dns", tcp().into()),
+        ("admin", unix.into()),
+        ("dns", udp.into()),
+        ("dns", tcp().into()),
+    ];
+    let mut cluster = Cluster::start_passing(&[], others);
+    let before = cluster.ask("listeners");
+    assert_eq!(before.split(',').count(), 4, "{before}");
+    let daemon = adopt(&mut cluster);
+    assert_eq!(daemon.listeners, ["main", "dns", "admin", "dns", "dns"]);
+    cluster.swap(&[]).expect("it is swapped with the listeners that it gave back");
+    assert_eq!(cluster.ask("listeners"), before, "each is what it was");
+    // And so once more, from the successor, when that supervisor is gone.
+    let control = cluster.control();
+    cluster.supervise(|_| Supervisor::new(&control).expect("the path is short"));
+    adopt(&mut cluster);
+    cluster.swap(&[]).expect("it is swapped again");
+    assert_eq!(cluster.ask("listeners"), before, "each is what it was");
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_daemon_is_not_started_beside_one_that_serves() {
+    let mut cluster = Cluster::start();
+    let spec = cluster.successor(&[]).spec();
+    match cluster.supervisor.start(&spec) {
+        Err(Error::ControlSocket(ControlSocketError::Served { pid, path })) => {
+            assert_eq!((pid, path), (cluster.serving(), cluster.control()));
+        }
+        other => panic!("one serves: {other:?}"),
+    }
     cluster.assert_sound();
 }
 
