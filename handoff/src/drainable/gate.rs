@@ -2,9 +2,12 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
+use std::task::{Poll, ready};
 use std::time::Instant;
 
 use event_listener::{Event, Listener};
@@ -124,9 +127,7 @@ impl Gate {
 
     /// Waits until the gate is open. Runs on any executor.
     pub async fn opened(&self) {
-        while let Some(turn) = self.unless(true) {
-            turn.await;
-        }
+        self.turned_to(true).await;
     }
 
     /// Waits until the gate is closed. Runs on any executor.
@@ -134,9 +135,28 @@ impl Gate {
     /// An idle connection waits for it beside its socket. To wait costs a lock once, when the
     /// future is first polled: keep one future a connection rather than one a request.
     pub async fn closed(&self) {
-        while let Some(turn) = self.unless(false) {
-            turn.await;
-        }
+        self.turned_to(false).await;
+    }
+
+    /// Looks at the gate whenever it is polled, and not only when it is woken: whoever turns the
+    /// gate may be interrupted before he has woken anybody, and a loop that is polled for
+    /// another reason meanwhile, such as a connection to be accepted, is to see it.
+    async fn turned_to(&self, open: bool) {
+        let mut turn = None;
+        poll_fn(|context| {
+            loop {
+                if self.is_open() == open {
+                    return Poll::Ready(());
+                }
+                let Some(listener) = &mut turn else {
+                    turn = Some(self.turned.listen());
+                    continue;
+                };
+                ready!(Pin::new(listener).poll(context));
+                turn = None;
+            }
+        })
+        .await;
     }
 
     /// Blocks the thread until the gate is open; `false` when it was not by `deadline`.

@@ -168,7 +168,11 @@ pub(crate) fn pairs() -> Vec<Case> {
     cross(&mut cases, &before_commit[..1], &[IncumbentUndoes]);
     cross(&mut cases, &before_commit[..1], &undoing[4..]);
     cross(&mut cases, &before_commit, &adopting);
-    cross(&mut cases, &before_commit, &[AdopterAskedIncumbent]);
+    cross(&mut cases, &before_commit, &[AdopterAskedIncumbent, AdopterHasJournal]);
+    for fault in [Fault::Descriptors, Fault::Disk] {
+        let dies = Planned { point: SupervisorSentBegin, fault: Fault::Kill };
+        cases.push(case(vec![dies, Planned { point: AdopterHasJournal, fault }]));
+    }
     cross(&mut cases, &after, &adopting);
     cross(&mut cases, &[SupervisorSentCommit], &committing);
     // The successor dies: both others undo.

@@ -323,3 +323,18 @@ fn until(fact: impl Fn() -> bool) {
         thread::yield_now();
     }
 }
+
+/// A thread that turns the gate may be interrupted before it has woken anybody.
+#[test]
+fn whoever_is_polled_sees_that_the_gate_has_turned_although_nobody_was_woken() {
+    let gate = Gate::new();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut opened = pin!(gate.opened());
+    assert_eq!(opened.as_mut().poll(&mut context), Poll::Pending);
+    gate.state.0.store(OPEN, SeqCst);
+    assert_eq!(opened.as_mut().poll(&mut context), Poll::Ready(()));
+    let mut closed = pin!(gate.closed());
+    assert_eq!(closed.as_mut().poll(&mut context), Poll::Pending);
+    gate.state.0.fetch_or(CLOSED, SeqCst);
+    assert_eq!(closed.as_mut().poll(&mut context), Poll::Ready(()));
+}
