@@ -126,10 +126,10 @@ impl Supervisor {
     /// # Errors
     ///
     /// Nothing is lost by any of them: it can be called again, and a swap that was settled is
-    /// not settled twice. [`Error::Unanswered`] when a
-    /// process that is there does not answer within the limit; [`Error::Aborted`] when another
-    /// supervisor's swap is in flight; [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`];
-    /// [`Error::Path`] when the journal cannot be written.
+    /// not settled twice. [`Error::Unanswered`] when a process that is there does not answer
+    /// within the limit; [`Error::Aborted`] when another supervisor's swap is in flight;
+    /// [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`]; [`Error::Path`] when the journal
+    /// cannot be written.
     pub fn adopt(&mut self, limit: Duration) -> Result<Adoption> {
         let deadline = deadline_of(limit);
         reach!(AdopterHasJournal)?;
