@@ -1,0 +1,157 @@
+use super::*;
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+#[test]
+fn a_second_writer_is_told_who_the_first_is() {
+    let directory = directory();
+    let first = DataDirLock::acquire(directory.path()).expect("it is free");
+    for second in [
+        DataDirLock::acquire(directory.path()),
+        DataDirLock::acquire_or_break_stale(directory.path()),
+    ] {
+        match second {
+            Err(Error::LockHeld { holder_pid, .. }) => {
+                assert_eq!(holder_pid, std::process::id());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(first);
+    DataDirLock::acquire(directory.path()).expect("it is free again");
+}
+
+/// The incumbent dies, a stray start gets the lock and fails in good order: that is no clean
+/// stop, so the successor takes over all the same.
+#[test]
+fn a_start_that_fails_does_not_stand_in_a_successor_s_way() {
+    let directory = directory();
+    let mut child = std::process::Command::new("true").spawn().expect("it runs");
+    let dead = ProcessId { pid: child.id(), start_time: 1 };
+    child.wait().expect("it is ours");
+    let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
+    lock.record_serving(b"v1").expect("it can be written");
+    lock.record.writer = dead;
+    lock.record.write(&lock.file, &lock.path).expect("it can be written");
+    drop(lock);
+    let stray = DataDirLock::acquire_or_break_stale(directory.path()).expect("nobody lives");
+    assert_eq!(stray.generation(), 2);
+    drop(stray);
+    let id = HandoffId::new();
+    let successor = DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO);
+    assert_eq!(successor.expect("the last that served is dead").generation(), 3);
+    // After a clean stop a start that fails leaves it one.
+    let mut lock = DataDirLock::acquire(directory.path()).expect("it was dropped");
+    lock.record.writer = dead;
+    lock.release_sealed().expect("it can be written");
+    drop(DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free"));
+    assert!(matches!(
+        DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO),
+        Err(Error::Stopped(_))
+    ));
+}
+
+#[test]
+fn every_writer_has_a_larger_generation() {
+    let directory = directory();
+    for generation in 1..5 {
+        let lock = DataDirLock::acquire(directory.path()).expect("it is free");
+        assert_eq!(lock.generation(), generation);
+        assert_eq!(lock.fencing_token().expect("it can be synced"), generation);
+    }
+}
+
+#[test]
+fn a_reserved_directory_is_refused_while_the_successor_lives() {
+    let directory = directory();
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it runs");
+    let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
+    lock.release_for(HandoffId::new(), child.id()).expect("it is released");
+    match DataDirLock::acquire_or_break_stale(directory.path()) {
+        Err(Error::Reserved { successor_pid, .. }) => assert_eq!(successor_pid, child.id()),
+        other => panic!("{other:?}"),
+    }
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+    DataDirLock::acquire_or_break_stale(directory.path()).expect("nobody waits for it");
+}
+
+#[test]
+fn the_successor_of_another_handoff_is_refused() {
+    let directory = directory();
+    let id = HandoffId::new();
+    let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
+    lock.release_for(id, std::process::id()).expect("it is released");
+    assert!(matches!(
+        DataDirLock::acquire_as_successor(directory.path(), HandoffId::new(), Duration::ZERO),
+        Err(Error::LockHeld { .. })
+    ));
+    let successor = DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO)
+        .expect("it is reserved for this one");
+    assert_eq!(successor.generation(), 2);
+}
+
+#[test]
+fn the_lock_is_retaken_when_free_and_the_record_decides_when_not() {
+    let directory = directory();
+    let id = HandoffId::new();
+    let mut incumbent = DataDirLock::acquire(directory.path()).expect("it is free");
+    incumbent.release_for(id, std::process::id()).expect("it is released");
+    let mut successor =
+        DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO).expect("free");
+    let undecided = Decision::Undecided { holder: ProcessId::own() };
+    assert_eq!(incumbent.retake().expect("it can be read"), undecided);
+    successor.record_serving(b"2").expect("it is written");
+    assert_eq!(
+        incumbent.retake().expect("it can be read"),
+        Decision::Replaced { generation: 2, holder: ProcessId::own() }
+    );
+    drop(successor);
+    assert_eq!(incumbent.retake().expect("it can be read"), Decision::Retaken);
+    assert_eq!(incumbent.generation(), 3);
+}
+
+#[test]
+fn damage_is_an_error_that_names_the_file_and_can_be_repaired() {
+    let directory = directory();
+    let path = directory.path().join(LOCK_FILE);
+    fs::write(&path, "nonsense").expect("it is written");
+    for result in [
+        DataDirLock::acquire(directory.path()),
+        DataDirLock::acquire_or_break_stale(directory.path()),
+    ] {
+        match result {
+            Err(Error::Damaged { path: named, .. }) => assert_eq!(named, path),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fs::read(&path).expect("it is there"), b"nonsense");
+    DataDirLock::repair(directory.path()).expect("it is repaired");
+    let lock = DataDirLock::acquire(directory.path()).expect("it is repaired");
+    assert!(lock.generation() > 1_700_000_000);
+    assert!(matches!(DataDirLock::repair(directory.path()), Err(Error::LockHeld { .. })));
+}
+
+#[test]
+fn a_directory_that_cannot_be_is_an_error_that_names_it() {
+    let directory = directory();
+    let file = directory.path().join("file");
+    fs::write(&file, "").expect("it is written");
+    for path in [file.clone(), file.join("below"), PathBuf::from("/proc/handoff")] {
+        match DataDirLock::acquire(&path) {
+            Err(Error::Path { path: named, .. }) => assert!(named.starts_with(&path)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_lock_file_that_was_replaced_is_opened_again() {
+    let directory = directory();
+    let mut stale = DataDirLock::open(directory.path()).expect("it opens");
+    fs::remove_file(directory.path().join(LOCK_FILE)).expect("it is there");
+    let _other = DataDirLock::acquire(directory.path()).expect("it is free");
+    assert!(matches!(stale.try_flock(), Err(Error::LockHeld { .. })));
+}
