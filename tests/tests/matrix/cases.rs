@@ -53,8 +53,12 @@ impl Case {
         let hangs_unseen = all().any(|planned| {
             planned.point == SuccessorRecordedServing && planned.fault == Fault::Hang
         }) && dead.iter().any(|point| point.role() == Role::Supervisor);
+        // What an incumbent says may be acted upon before it dies of having said it: then its
+        // supervisor was the first to die, and the successor gave up for the one that still lived.
+        let either_first = dead == [IncumbentSaidSealed, SupervisorSentBegin];
         is_last
             || hangs_unseen
+            || either_first
             || incumbent_died && (successor_failed || supervisor_died_first || supervisor_hung)
     }
 
