@@ -311,12 +311,11 @@ impl Drop for Arena {
     fn drop(&mut self) {
         drop(self.clients.take());
         self.supervisor.kill();
-        // One that it had just started may not have left its trace yet.
-        for _ in 0..4 {
-            for pid in self.alive() {
-                kill(pid, Signal::KILL);
-            }
-            std::thread::sleep(TURN);
+        // One that it had just started may not have left its trace yet, but has its command line.
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        for pid in pids.filter(|pid| self.lives(*pid)) {
+            kill(pid, Signal::KILL);
         }
         if std::thread::panicking() {
             let log = fs::read_to_string(self.state().join("stderr")).unwrap_or_default();

@@ -125,11 +125,6 @@ fn play(case: &Case) -> Played {
     Played { settled_in, reports: arena.reports.clone(), acknowledged, refused, reset }
 }
 
-/// By then it is settled, however slow the machine: what dies is noticed at once, what is silent
-/// after 5 s, and the swap's deadline is 3 s.
-const BOUND: Duration = Duration::from_secs(20);
-/// A process that hangs goes on after 13 s at the latest.
-const HUNG_BOUND: Duration = Duration::from_secs(33);
 /// Nothing happened that the faults of the case do not account for.
 fn explain(case: &Case, reports: &[Report]) {
     let starts = reports.iter().filter(|report| matches!(report, Report::Started(_))).count();
@@ -147,6 +142,11 @@ fn explain(case: &Case, reports: &[Report]) {
     }
 }
 
+/// By then it is settled, however slow the machine: what dies is noticed at once, what is silent
+/// after 5 s, and the swap's deadline is 3 s.
+const BOUND: Duration = Duration::from_secs(20);
+/// A process that hangs goes on after 13 s at the latest.
+const HUNG_BOUND: Duration = Duration::from_secs(33);
 /// They wait more than they work.
 const AT_A_TIME: usize = 12;
 /// A case takes seconds, and there are many.
