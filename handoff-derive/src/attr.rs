@@ -49,6 +49,7 @@ impl Container {
 #[derive(Default)]
 pub(crate) struct Field {
     pub(crate) gate: Option<Ident>,
+    pub(crate) carry: Option<Ident>,
     pub(crate) shards: Option<Ident>,
     pub(crate) skip: Option<Ident>,
     pub(crate) name: Option<(Ident, LitStr)>,
@@ -60,6 +61,7 @@ impl Field {
         for item in items(attrs, errors) {
             match &*item.key.to_string() {
                 "gate" => field.gate = item.bare(errors),
+                "carry" => field.carry = item.bare(errors),
                 "shards" => field.shards = item.bare(errors),
                 "skip" => field.skip = item.bare(errors),
                 "name" => field.name = item.text(errors).map(|name| (item.key, name)),
@@ -166,4 +168,4 @@ const HOOKS: [&str; 8] = [
     "after_resume",
 ];
 
-const FIELD: [&str; 4] = ["shards", "name", "gate", "skip"];
+const FIELD: [&str; 5] = ["shards", "name", "gate", "carry", "skip"];

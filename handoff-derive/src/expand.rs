@@ -8,7 +8,7 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, ExprPath, Generics, Ident, Type, parse_quote};
 
 use crate::attr::{Container, Hook, moment};
-use crate::valid::{Gates, Shards, State};
+use crate::valid::{Carried, Gates, Shards, State};
 
 pub(crate) fn expand(input: &DeriveInput, container: &Container, state: &State<'_>) -> TokenStream {
     let krate = crate_path(container);
@@ -51,6 +51,12 @@ fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> Token
             <#ty as #krate::__private::Gates>::gather(&self.#member, &mut __gates);
         }
     });
+    let carried = state.carried.iter().map(|Carried { member, ty, name }| {
+        quote! {
+            let __carriage =
+                #krate::__private::Carriage::with::<#ty>(__carriage, #name, &self.#member);
+        }
+    });
     let hooks = container.hooks.iter().map(|Hook { key, function }| {
         let moment = moment(key);
         let function = method(function);
@@ -76,6 +82,12 @@ fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> Token
             let mut __gates = #krate::__private::Vec::new();
             #(#gates)*
             __gates
+        }
+
+        fn carriage(&self) -> #krate::__private::Carriage<'_> {
+            let __carriage = #krate::__private::Carriage::new();
+            #(#carried)*
+            __carriage
         }
 
         #[allow(unreachable_patterns)]
@@ -120,6 +132,10 @@ fn hooks(krate: &TokenStream) -> TokenStream {
             #p::seal(self, __progress)
         }
 
+        fn carriage(&self) -> #p::Carriage<'_> {
+            #p::Parts::carriage(self)
+        }
+
         fn sealed_shards(&self) -> #p::Vec<#p::SealedShard> {
             #p::sealed_shards(self)
         }
@@ -155,6 +171,9 @@ fn bounded(generics: &Generics, krate: &TokenStream, state: &State<'_>) -> Gener
     }
     for ty in state.gates.iter().map(|gates| gates.ty).filter(|ty| mentions(ty, &params)) {
         clause.predicates.push(parse_quote!(#ty: #krate::__private::Gates));
+    }
+    for ty in state.carried.iter().map(|carried| carried.ty).filter(|ty| mentions(ty, &params)) {
+        clause.predicates.push(parse_quote!(#ty: #krate::__private::Carry));
     }
     clause.predicates.push(parse_quote!(Self: ::core::marker::Send + ::core::marker::Sync));
     bounded

@@ -39,7 +39,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `shards` | what every field is without an attribute: implements `handoff::Shards` |
 /// | `name = "..."` | the shard's name in the data format; without it, the field's |
 /// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: closed by a drain, opened by serving |
-/// | `skip` | nothing to seal, and no gate |
+/// | `carry` | connections or memory: `handoff::carry::Carry`; `name` is by what the next build finds them |
+/// | `skip` | nothing to seal or to carry, and no gate |
 ///
 /// # On the struct
 ///

@@ -15,9 +15,16 @@ use crate::errors::Errors;
 pub(crate) struct State<'a> {
     pub(crate) shards: Vec<Shards<'a>>,
     pub(crate) gates: Vec<Gates<'a>>,
+    pub(crate) carried: Vec<Carried<'a>>,
 }
 
 pub(crate) struct Shards<'a> {
+    pub(crate) member: Member,
+    pub(crate) ty: &'a Type,
+    pub(crate) name: String,
+}
+
+pub(crate) struct Carried<'a> {
     pub(crate) member: Member,
     pub(crate) ty: &'a Type,
     pub(crate) name: String,
@@ -31,7 +38,7 @@ pub(crate) struct Gates<'a> {
 impl<'a> State<'a> {
     pub(crate) fn check(fields: Fields<'a>, errors: &mut Errors) -> Self {
         let mut state = Self::default();
-        let mut names = HashSet::new();
+        let (mut names, mut carried) = (HashSet::new(), HashSet::new());
         for field in fields.0 {
             one_role(&field.attrs, errors);
             let Field { source, member, ty, attrs } = field;
@@ -40,16 +47,24 @@ impl<'a> State<'a> {
             }
             if attrs.gate.is_some() {
                 state.gates.push(Gates { member, ty });
-            } else if attrs.skip.is_none() {
-                let name = match &attrs.name {
-                    Some((_, name)) => name.value(),
-                    None => name_of(&member),
-                };
-                let at: &dyn ToTokens = match &attrs.name {
-                    Some((_, name)) => name,
-                    None => source.ident.as_ref().map_or(ty as &dyn ToTokens, |ident| ident),
-                };
-                check_name(&name, at, &mut names, errors);
+                continue;
+            }
+            if attrs.skip.is_some() {
+                continue;
+            }
+            let name = match &attrs.name {
+                Some((_, name)) => name.value(),
+                None => name_of(&member),
+            };
+            let at: &dyn ToTokens = match &attrs.name {
+                Some((_, name)) => name,
+                None => source.ident.as_ref().map_or(ty as &dyn ToTokens, |ident| ident),
+            };
+            if attrs.carry.is_some() {
+                check_name("set", &name, at, &mut carried, errors);
+                state.carried.push(Carried { member, ty, name });
+            } else {
+                check_name("shard", &name, at, &mut names, errors);
                 state.shards.push(Shards { member, ty, name });
             }
         }
@@ -59,7 +74,7 @@ impl<'a> State<'a> {
 
 fn one_role(attrs: &attr::Field, errors: &mut Errors) {
     let roles: Vec<&Ident> =
-        [&attrs.shards, &attrs.gate, &attrs.skip].into_iter().flatten().collect();
+        [&attrs.shards, &attrs.gate, &attrs.carry, &attrs.skip].into_iter().flatten().collect();
     if let [one, another, ..] = roles[..] {
         errors.at(another, format!("a field is one thing: `{one}` or `{another}`"));
     }
@@ -67,20 +82,28 @@ fn one_role(attrs: &attr::Field, errors: &mut Errors) {
 
 fn no_name(attrs: &attr::Field, role: &Ident, errors: &mut Errors) {
     if let Some((key, _)) = &attrs.name {
-        errors
-            .at(key, format!("`name` is for a shard, and this field is not one: it says `{role}`"));
+        errors.at(
+            key,
+            format!("`name` is for what is sealed or carried, and this field says `{role}`"),
+        );
     }
 }
 
-fn check_name(name: &str, at: &dyn ToTokens, names: &mut HashSet<String>, errors: &mut Errors) {
+fn check_name(
+    what: &str,
+    name: &str,
+    at: &dyn ToTokens,
+    names: &mut HashSet<String>,
+    errors: &mut Errors,
+) {
     if name.is_empty() {
-        errors.at(at, "a shard's name cannot be empty");
+        errors.at(at, format!("a {what}'s name cannot be empty"));
     } else if !names.insert(name.to_owned()) {
         errors.at(
             at,
             format!(
-                "another shard is named `{name}`; names are part of the data format, so give each \
-                 shard its own"
+                "another {what} is named `{name}`; names are part of the data format, so give each \
+                 {what} its own"
             ),
         );
     }

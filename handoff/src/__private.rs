@@ -4,6 +4,7 @@ use std::sync::Arc;
 pub use std::time::Instant;
 pub use std::vec::Vec;
 
+pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
     DrainReport, Drainable, Fleet, Gate, SealProgress, SealReport, SealedShard, Shards,
     StateSnapshot,
@@ -22,6 +23,9 @@ pub trait Parts {
 
     /// All gates, in declared order.
     fn gates(&self) -> Vec<&Gate>;
+
+    /// All that is carried, in declared order.
+    fn carriage(&self) -> Carriage<'_>;
 
     /// What the daemon does itself at a moment.
     ///

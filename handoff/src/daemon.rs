@@ -37,12 +37,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::carry::{Arrivals, Memory};
 use crate::datadir::DataDirLock;
 use crate::drainable::{Drainable, ReadinessSnapshot};
 use crate::error::Result;
 pub use crate::incumbent::Ended;
 use crate::incumbent::{Incumbent, StopHandle};
-use crate::successor::{Arrived, ColdStart, Listeners, OnLoss, Role, Successor, detect};
+use crate::successor::{Arrived, ColdStart, Listeners, OnLoss, Role, Successor, detect, memory_of};
 
 /// A daemon that is about to start: in the place of another, or where none is.
 #[derive(Debug, Clone)]
@@ -88,6 +89,7 @@ pub struct Opening<'a> {
     lock: &'a DataDirLock,
     listeners: &'a mut Listeners,
     is_successor: bool,
+    arrivals: Option<&'a mut Arrivals>,
     stop: &'a StopHandle,
     healthy: bool,
 }
@@ -115,6 +117,16 @@ impl Opening<'_> {
     #[must_use]
     pub const fn is_successor(&self) -> bool {
         self.is_successor
+    }
+
+    /// The memory that the old process carried under that name, for the field of that name;
+    /// empty at a first start, where the old process carried none, and where it died.
+    ///
+    /// # Errors
+    ///
+    /// [`CarryError::WrongKind`](crate::error::CarryError) for a set of connections.
+    pub fn memory(&mut self, name: &str) -> Result<Memory> {
+        memory_of(self.arrivals.as_deref_mut(), name)
     }
 
     /// Ends the daemon cleanly, later: for a signal handler, say.
@@ -187,6 +199,7 @@ impl Daemon {
             lock: incumbent.lock(),
             listeners: &mut listeners,
             is_successor: false,
+            arrivals: None,
             stop,
             healthy: true,
         };
@@ -205,20 +218,25 @@ impl Daemon {
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
     ) -> Result<(Incumbent, D)> {
-        let successor = successor.greet(&self.build_id, OnLoss::Exit)?;
+        let mut successor = successor.greet(&self.build_id, OnLoss::Exit)?;
         let warmed = match warm(&self.warm(successor.inherited_names(), true)) {
             Ok(warmed) => warmed,
             Err(error) => return Err(successor.fail(error)),
         };
+        if let Err(error) = successor.fetch(&self.control_socket) {
+            tracing::warn!(%error, "the incumbent was not asked for what it carries");
+        }
         let mut successor =
             successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;
         let passed = successor.inherited_names();
-        let (lock, listeners) = successor.lock_and_listeners();
-        let mut opening = Opening { lock, listeners, is_successor: true, stop, healthy: true };
+        let (lock, listeners, arrivals) = successor.at_hand();
+        let mut opening =
+            Opening { lock, listeners, is_successor: true, arrivals, stop, healthy: true };
         let opened = open(warmed, &mut opening);
         let healthy = opening.healthy;
         let verified = opened.and_then(|drainable| {
             successor.verify(&drainable)?;
+            successor.take_up(&drainable)?;
             reach!(SuccessorOpened)?;
             Ok(drainable)
         });

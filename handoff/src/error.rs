@@ -195,6 +195,119 @@ pub enum Error {
     /// The successor could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+
+    /// Connections or memory could not be carried; the incumbent has them all.
+    #[error(transparent)]
+    Carry(#[from] CarryError),
+}
+
+/// Why connections or memory could not be carried from the incumbent to the successor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CarryError {
+    /// The successor did not ask for what is carried: it is a build that does not know of it.
+    #[error(
+        "the successor did not ask for {set:?}; let it be lost with `may_be_lost`, or swap to a build that carries it"
+    )]
+    NotAskedFor {
+        /// The set.
+        set: String,
+    },
+    /// The successor has no set of that name.
+    #[error(
+        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")], or let the set be lost with `may_be_lost`"
+    )]
+    NotTaken {
+        /// The set, as the incumbent calls it.
+        set: String,
+    },
+    /// What arrived under that name is of another kind.
+    #[error("{set:?} arrived as {arrived}, and is {expected} here")]
+    WrongKind {
+        /// The set.
+        set: String,
+        /// By the incumbent's word.
+        arrived: &'static str,
+        /// In this build.
+        expected: &'static str,
+    },
+    /// The state is of a type or version that this build does not read.
+    #[error(
+        "the state of {set:?} is {arrived}, and this build reads {reads}; let it read that with `from`, or let the set be lost with `may_be_lost`"
+    )]
+    Unreadable {
+        /// The set.
+        set: String,
+        /// Type and version, by the incumbent's word.
+        arrived: String,
+        /// Those that this build reads.
+        reads: String,
+    },
+    /// The state is of a type that is read, and its bytes are not.
+    #[error("the state of {item:?} in {set:?} is damaged: {why}")]
+    Damaged {
+        /// The set.
+        set: String,
+        /// The connection, or the key of the memory.
+        item: String,
+        /// By the codec's word.
+        why: String,
+    },
+    /// The state cannot be written.
+    #[error("the state of {item:?} in {set:?} cannot be written: {why}")]
+    Unwritable {
+        /// The set.
+        set: String,
+        /// The connection, or the key of the memory.
+        item: String,
+        /// By the codec's word.
+        why: String,
+    },
+    /// Another number of descriptors came than were announced.
+    #[error(
+        "{expected} descriptors were announced and {arrived} arrived; if the limit of open files was reached, raise it (ulimit -n) for the successor"
+    )]
+    Descriptors {
+        /// By the incumbent's word.
+        expected: usize,
+        /// By the kernel's.
+        arrived: usize,
+    },
+    /// Another number of connections or pieces of memory came than the incumbent counted.
+    #[error("the incumbent sent {sent} of {set:?}, and {arrived} arrived")]
+    Count {
+        /// The set.
+        set: String,
+        /// By the incumbent's word.
+        sent: u64,
+        /// Here.
+        arrived: u64,
+    },
+    /// What is said to be sealed memory could still be changed, or has another length.
+    #[error("the memory of {item:?} in {set:?} is not sealed, or not as long as was said")]
+    NotSealed {
+        /// The set.
+        set: String,
+        /// The connection, or the key of the memory.
+        item: String,
+    },
+    /// Something is said on the channel that cannot be, or that is cut short.
+    #[error("the incumbent said what cannot be: {0}")]
+    Channel(String),
+    /// Two sets have one name.
+    #[error(
+        "two sets are named {set:?}; give one another name with #[handoff(carry, name = \"...\")]"
+    )]
+    DuplicateSet {
+        /// The name.
+        set: String,
+    },
+    /// There are more sets than a daemon may have.
+    #[error("a daemon may carry {most} sets, and this one has {0}", most = crate::protocol::MOST_SETS)]
+    TooManySets(usize),
+    /// The swap was given up while it was under way.
+    #[error("the swap was given up")]
+    GivenUp,
 }
 
 /// How the data differs from what was sealed.

@@ -159,10 +159,14 @@ points! {
     IncumbentDrained = "incumbent.drained", Incumbent, true;
     /// `Drained` is out.
     IncumbentSaidDrained = "incumbent.said-drained", Incumbent, false;
+    /// A parcel of connections or memory is about to be sent.
+    IncumbentCarries = "incumbent.carries", Incumbent, true;
     /// The seal hook is about to run.
     IncumbentSeals = "incumbent.seals", Incumbent, true;
     /// It has run.
     IncumbentSealed = "incumbent.sealed", Incumbent, true;
+    /// Everything is sent to the successor, and it was not told so.
+    IncumbentCarried = "incumbent.carried", Incumbent, true;
     /// The manifest is about to be written.
     IncumbentWritesManifest = "incumbent.writes-manifest", Incumbent, true;
     /// The owner record is about to say that the directory is sealed.
@@ -183,6 +187,8 @@ points! {
     IncumbentRetook = "incumbent.retook", Incumbent, true;
     /// The record says so.
     IncumbentRecordedAgain = "incumbent.recorded-again", Incumbent, false;
+    /// What the successor was sent is about to be taken back.
+    IncumbentTakesBack = "incumbent.takes-back", Incumbent, true;
     /// The resume hook is about to run.
     IncumbentResumes = "incumbent.resumes", Incumbent, true;
     /// It has run, and nothing is admitted yet.
@@ -200,10 +206,14 @@ points! {
     SuccessorGreeted = "successor.greeted", Successor, true;
     /// Its slow work is done, and it did not say so.
     SuccessorWarm = "successor.warm", Successor, true;
+    /// The incumbent was asked for what it carries.
+    SuccessorFetched = "successor.fetched", Successor, true;
     /// `Warmed` is out.
     SuccessorSaidWarmed = "successor.said-warmed", Successor, true;
     /// Its control socket is bound beside the path.
     SuccessorBound = "successor.bound", Successor, true;
+    /// A parcel of connections or memory has arrived.
+    SuccessorReceived = "successor.received", Successor, true;
     /// `Begin` was heard.
     SuccessorHeardBegin = "successor.heard-begin", Successor, true;
     /// It has the lock, and the record does not say so.
@@ -224,6 +234,8 @@ points! {
     SuccessorSaidServing = "successor.said-serving", Successor, false;
     /// It is about to admit work.
     SuccessorAdmits = "successor.admits", Successor, true;
+    /// The incumbent can take nothing back any more, and nothing was read yet.
+    SuccessorTakesUp = "successor.takes-up", Successor, false;
     /// It admits work, and serves its control socket.
     SuccessorServes = "successor.serves", Successor, false;
 

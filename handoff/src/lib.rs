@@ -36,6 +36,7 @@ mod no_faults;
 
 #[doc(hidden)]
 pub mod __private;
+pub mod carry;
 pub mod daemon;
 mod datadir;
 pub mod drainable;

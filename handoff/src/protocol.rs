@@ -27,6 +27,12 @@ pub const MOST_SHARDS: usize = 1 << 17;
 /// The most listeners that a process may be passed.
 pub const MOST_LISTENERS: usize = 1024;
 
+/// The most connections that are named in a message; the others are counted.
+pub const MOST_NAMED: usize = 64;
+
+/// The most sets that a daemon may carry.
+pub const MOST_SETS: usize = 256;
+
 /// Which side of a swap a process says it is, in its [`Message::Hello`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Side {
@@ -81,11 +87,21 @@ impl FromStr for HandoffId {
 #[error("not the id of a handoff: it looks like 67e55044-10b1-426f-9247-bb680e5fe0c8")]
 pub struct NotAHandoffId;
 
-/// What a process can do beyond the version it speaks. No bit has a meaning yet.
+/// What a process can do beyond the version it speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Sent as zero and ignored when read.
+    /// Bit 0, of an incumbent: it carries connections or memory, and may be asked for them with
+    /// [`Message::Fetch`]. The others are sent as zero and ignored when read.
     pub reserved: u64,
+}
+
+impl Capabilities {
+    /// Those of an incumbent that carries something.
+    pub(crate) const CARRIES: Self = Self { reserved: 1 };
+
+    pub(crate) const fn carries(self) -> bool {
+        self.reserved & Self::CARRIES.reserved != 0
+    }
 }
 
 /// One message. The order of the variants is their discriminant on the wire: it is frozen,
@@ -243,6 +259,73 @@ pub enum Message {
         /// How many follow in further messages.
         left: u32,
     },
+    /// Successor to incumbent, on a connection of its own: send what you carry. What is said
+    /// on it from there on is [another vocabulary](crate::carry).
+    Fetch {
+        /// The swap, as in the `HelloAck` of this connection.
+        handoff_id: HandoffId,
+    },
+    /// Incumbent to supervisor, before `Drained`: connections that did not reach a request
+    /// boundary within the grace.
+    Late {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// As the daemon calls them; at most [`MOST_NAMED`].
+        #[serde(deserialize_with = "bounded::connections")]
+        connections: Vec<String>,
+        /// How many there are besides those that are named.
+        unnamed: u32,
+    },
+    /// Successor to supervisor, before `Ready`: what it got from the incumbent.
+    Carried {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// A line of the report each; at most [`MOST_SETS`].
+        #[serde(deserialize_with = "bounded::sets")]
+        sets: Vec<CarriedSet>,
+    },
+}
+
+/// What became of one set of connections, or of memory, that was carried.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CarriedSet {
+    /// As the incumbent calls it: the name of a field, unless that says otherwise.
+    pub name: String,
+    /// What it is a set of.
+    pub kind: CarryKind,
+    /// Connections, or pieces of memory, that arrived.
+    pub count: u64,
+    /// Of the states of connections, or of memory.
+    pub bytes: u64,
+    /// What the successor made of them.
+    pub fate: CarryFate,
+}
+
+/// What is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CarryKind {
+    /// Descriptors, each with a state of the daemon's.
+    Connections,
+    /// Sealed memory.
+    Memory,
+}
+
+/// What a successor made of a set that arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CarryFate {
+    /// It has them.
+    Taken,
+    /// It has them, and read this older format.
+    Converted {
+        /// The type's name and version, as the incumbent wrote it.
+        from: String,
+    },
+    /// It does without, as the daemon allows: connections are closed by the commit, and what
+    /// was in memory is read from disk.
+    Dropped {
+        /// Why it could not have them.
+        why: String,
+    },
 }
 
 impl Message {
@@ -269,6 +352,9 @@ impl Message {
             Self::Verified { .. } => "Verified",
             Self::Adopt { .. } => "Adopt",
             Self::Adopted { .. } => "Adopted",
+            Self::Fetch { .. } => "Fetch",
+            Self::Late { .. } => "Late",
+            Self::Carried { .. } => "Carried",
         }
     }
 
@@ -290,7 +376,10 @@ impl Message {
             | Self::Warmed { handoff_id }
             | Self::Verified { handoff_id, .. }
             | Self::Adopt { handoff_id }
-            | Self::Adopted { handoff_id, .. } => Some(*handoff_id),
+            | Self::Adopted { handoff_id, .. }
+            | Self::Fetch { handoff_id }
+            | Self::Late { handoff_id, .. }
+            | Self::Carried { handoff_id, .. } => Some(*handoff_id),
             Self::Hello { .. }
             | Self::Drained { .. }
             | Self::SealProgress { .. }
@@ -301,8 +390,12 @@ impl Message {
 
 /// What an error says, at a length that fits into any message.
 pub(crate) fn in_words(error: &Error) -> String {
-    let mut words = error.to_string();
-    words.truncate(words.floor_char_boundary(MOST_WORDS));
+    cut(error.to_string(), MOST_WORDS)
+}
+
+/// As much of a text as there is room for.
+pub(crate) fn cut(mut words: String, most: usize) -> String {
+    words.truncate(words.floor_char_boundary(most));
     words
 }
 
@@ -361,6 +454,16 @@ mod bounded {
 
     pub(super) fn names<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
         list.deserialize_seq(AtMost(super::MOST_LISTENERS, PhantomData))
+    }
+
+    pub(super) fn connections<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
+        list.deserialize_seq(AtMost(super::MOST_NAMED, PhantomData))
+    }
+
+    pub(super) fn sets<'de, D: Deserializer<'de>>(
+        list: D,
+    ) -> Result<Vec<super::CarriedSet>, D::Error> {
+        list.deserialize_seq(AtMost(super::MOST_SETS, PhantomData))
     }
 }
 

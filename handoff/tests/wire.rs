@@ -5,7 +5,10 @@ use std::io::{Cursor, ErrorKind};
 use handoff::Error;
 use handoff::error::FrameError;
 use handoff::frame::{FrameReader, MAX_FRAME_LEN, read_message, write_message};
-use handoff::protocol::{Capabilities, HandoffId, MOST_LISTENERS, MOST_SHARDS, Message, Side};
+use handoff::protocol::{
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_LISTENERS, MOST_SHARDS,
+    Message, Side,
+};
 use proptest::prelude::*;
 
 const ID: [u8; 16] = [
@@ -94,6 +97,42 @@ fn golden() -> Vec<(Message, String)> {
                 left: 2,
             },
             format!("12 {id} fb2c01 02 01 61 04 72657370 02"),
+        ),
+        (Message::Fetch { handoff_id }, format!("13 {id}")),
+        (
+            Message::Late { handoff_id, connections: vec!["a".into()], unnamed: 251 },
+            format!("14 {id} 01 01 61 fbfb00"),
+        ),
+        (
+            Message::Carried {
+                handoff_id,
+                sets: vec![
+                    CarriedSet {
+                        name: "a".into(),
+                        kind: CarryKind::Connections,
+                        count: 2,
+                        bytes: 300,
+                        fate: CarryFate::Taken,
+                    },
+                    CarriedSet {
+                        name: "b".into(),
+                        kind: CarryKind::Memory,
+                        count: 1,
+                        bytes: 0,
+                        fate: CarryFate::Converted { from: "f".into() },
+                    },
+                    CarriedSet {
+                        name: "c".into(),
+                        kind: CarryKind::Memory,
+                        count: 0,
+                        bytes: 0,
+                        fate: CarryFate::Dropped { why: "w".into() },
+                    },
+                ],
+            },
+            format!(
+                "15 {id} 03 01 61 00 02 fb2c01 00 01 62 01 01 00 01 01 66 01 63 01 00 00 02 01 77"
+            ),
         ),
     ]
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::carry::Carriage;
 use crate::drainable::{DrainReport, SealProgress, SealReport, SealedShard, StateSnapshot};
 use crate::error::Result;
 
@@ -76,6 +77,13 @@ pub trait Drainable: Send + Sync {
     fn seal_with_progress(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<SealReport> {
         let _ = progress;
         self.seal()
+    }
+
+    /// What goes to the next process without being closed or rebuilt: the library sends it
+    /// there between [`drain`](Self::drain) and [`seal`](Self::seal), and gives it back where the
+    /// swap is given up. The names tell the sets apart; the next build finds them by these.
+    fn carriage(&self) -> Carriage<'_> {
+        Carriage::new()
     }
 
     /// The shards as the last `seal` left them, in declared order; the library writes them

@@ -1,6 +1,10 @@
-//! A message to bytes and back. The only file that names the codec.
+//! A message to bytes and back, and what else goes over a wire. The only file that names the
+//! codec.
 
 use std::io::{ErrorKind, Read, Write};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{FrameError, Result};
 use crate::protocol::{Message, ProtoVersion};
@@ -59,8 +63,11 @@ pub fn write_message(
     Ok(())
 }
 
-/// The frame of a message, prefix included.
-pub(crate) fn encode(version: ProtoVersion, message: &Message) -> Result<Vec<u8>, FrameError> {
+/// The frame of a message, or of what else is said, prefix included.
+pub(crate) fn encode(
+    version: ProtoVersion,
+    message: &impl Serialize,
+) -> Result<Vec<u8>, FrameError> {
     let mut frame = Vec::with_capacity(64);
     frame.extend_from_slice(&[0; PREFIX]);
     frame.extend_from_slice(&version.to_le_bytes());
@@ -85,7 +92,7 @@ pub(super) fn checked_length(prefix: [u8; PREFIX]) -> Result<usize, FrameError> 
 }
 
 /// The message of a frame without its prefix.
-pub(super) fn decode(body: &[u8]) -> Result<(ProtoVersion, Message), FrameError> {
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<(ProtoVersion, T), FrameError> {
     let (version, payload) = body.split_at_checked(VERSION).ok_or(FrameError::Truncated)?;
     let version = ProtoVersion::from_le_bytes([version[0], version[1]]);
     let (message, read) = bincode::serde::decode_from_slice(payload, CONFIG)
@@ -93,6 +100,39 @@ pub(super) fn decode(body: &[u8]) -> Result<(ProtoVersion, Message), FrameError>
     match payload.len() - read {
         0 => Ok((version, message)),
         left => Err(FrameError::TrailingBytes(left)),
+    }
+}
+
+/// Writes a value of whatever length, as it would be in a frame.
+pub(crate) fn write_value(value: &impl Serialize, writer: &mut impl Write) -> Result<(), String> {
+    bincode::serde::encode_into_std_write(value, writer, bincode::config::standard())
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// The value that these bytes are, all of them.
+///
+/// A length in them is believed only as far as the limit, so the limit goes with how much there
+/// is: damaged bytes do not make this process ask for more memory than it can have.
+pub(crate) fn read_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    const fn limited<const LIMIT: usize>() -> bincode::config::Configuration<
+        bincode::config::LittleEndian,
+        bincode::config::Varint,
+        bincode::config::Limit<LIMIT>,
+    > {
+        bincode::config::standard().with_limit()
+    }
+    // As above, a string counts twice; and an integer of one byte as much as its type takes.
+    let read = match bytes.len() {
+        0..0x1000 => bincode::serde::decode_from_slice(bytes, limited::<0x2_0000>()),
+        0x1000..0x2_0000 => bincode::serde::decode_from_slice(bytes, limited::<0x40_0000>()),
+        0x2_0000..0x40_0000 => bincode::serde::decode_from_slice(bytes, limited::<0x800_0000>()),
+        _ => bincode::serde::decode_from_slice(bytes, bincode::config::standard()),
+    };
+    let (value, read) = read.map_err(|error| error.to_string())?;
+    match bytes.len() - read {
+        0 => Ok(value),
+        left => Err(format!("{left} bytes are left over")),
     }
 }
 

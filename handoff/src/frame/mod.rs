@@ -15,7 +15,7 @@ mod codec;
 mod link;
 mod reader;
 
-pub(crate) use codec::encode;
 pub use codec::{MAX_FRAME_LEN, read_message, write_message};
+pub(crate) use codec::{encode, read_value, write_value};
 pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 pub use reader::FrameReader;

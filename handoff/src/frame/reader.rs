@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, Read};
 
+use serde::de::DeserializeOwned;
+
 use super::codec::{PREFIX, checked_length, decode};
 use crate::error::{FrameError, Result};
 use crate::protocol::{Message, ProtoVersion};
@@ -63,6 +65,13 @@ impl FrameReader {
     ///
     /// [`FrameError`]; the stream cannot be read any further after it.
     pub fn next_frame(&mut self) -> Result<Option<(ProtoVersion, Message)>, FrameError> {
+        self.next_of()
+    }
+
+    /// [`next_frame`](Self::next_frame), of a stream on which something else is said.
+    pub(crate) fn next_of<T: DeserializeOwned>(
+        &mut self,
+    ) -> Result<Option<(ProtoVersion, T)>, FrameError> {
         let Some((&prefix, _)) = self.bytes.split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };

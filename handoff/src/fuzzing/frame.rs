@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use super::Input;
 use crate::error::Error;
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode, read_message};
-use crate::protocol::{Message, ProtoVersion};
+use crate::protocol::{MOST_SETS, Message, ProtoVersion};
 
 /// Cuts a stream into pieces and reads it in three ways. All find the same messages and the
 /// same end and hold no more than a frame, and each message survives being written again.
@@ -183,12 +183,16 @@ fn stream(input: &mut Input<'_>) -> Vec<u8> {
 
 /// A list takes no more memory than the longest frame, however few bytes it was.
 fn assert_bounded(message: &Message) {
+    if let Message::Carried { sets, .. } = message {
+        assert!(sets.len() <= MOST_SETS, "{} sets", sets.len());
+    }
     let (names, revisions) = match message {
         Message::SealComplete { last_revision_per_shard, .. } => (0, last_revision_per_shard.len()),
         Message::Ready { listening_on, advertised_revision_per_shard, .. } => {
             (listening_on.len(), advertised_revision_per_shard.len())
         }
         Message::Adopted { listeners, .. } => (listeners.len(), 0),
+        Message::Late { connections, .. } => (connections.len(), 0),
         _ => (0, 0),
     };
     let most = MAX_FRAME_LEN as usize;

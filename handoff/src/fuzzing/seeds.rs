@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use crate::datadir::{OwnerRecord, Phase, SealManifest};
 use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
-use crate::protocol::{Capabilities, HandoffId, MOST_SHARDS, Message, Side};
+use crate::protocol::{
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_SHARDS, Message, Side,
+};
 use crate::supervisor::journal::{Ending, Entry, OpenSwap};
 use crate::sys::process::ProcessId;
 
@@ -64,6 +66,18 @@ fn messages() -> Vec<Message> {
         Message::Verified { handoff_id, data_dir_fingerprint: [8; 32] },
         Message::Adopt { handoff_id },
         Message::Adopted { handoff_id, generation: 5, listeners: vec!["http".into()], left: 1 },
+        Message::Fetch { handoff_id },
+        Message::Late { handoff_id, connections: vec!["10.0.0.1:80".into()], unnamed: 2 },
+        Message::Carried {
+            handoff_id,
+            sets: vec![CarriedSet {
+                name: "clients".into(),
+                kind: CarryKind::Connections,
+                count: 2,
+                bytes: 300,
+                fate: CarryFate::Dropped { why: "why".into() },
+            }],
+        },
     ]
 }
 

@@ -225,7 +225,7 @@ impl Driver {
                 self.has_lease = true;
                 self.start(Hook::Drain);
             }
-            Effect::GiveListeners { .. } => {
+            Effect::GiveListeners { .. } | Effect::Offer { .. } => {
                 assert_eq!((&self.state, self.swap), (&State::Serving, None));
             }
             Effect::RunLastDrain => self.start(Hook::LastDrain),
@@ -427,6 +427,7 @@ fn message(input: &mut Input<'_>) -> Message {
         7 => Message::Drained { open_conns_remaining: 0, accept_closed: true },
         8 => Message::Begin { handoff_id },
         9 => Message::Serving { handoff_id, generation: 5 },
+        10 => Message::Fetch { handoff_id },
         _ => Message::Adopt { handoff_id },
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::carry::Claim;
 use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
@@ -46,6 +47,8 @@ pub struct Incumbent {
     pub(super) listeners: Vec<(String, OwnedFd)>,
     /// It replaced another process, which has been told to leave.
     pub(super) is_committed: bool,
+    /// Of what that process carried.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Incumbent {
@@ -81,7 +84,7 @@ impl Incumbent {
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
         let build_id = lock.build_id().to_vec();
         let (stop, listeners) = (StopHandle::new()?.0, Vec::new());
-        Ok(Self { socket, lock, build_id, stop, listeners, is_committed: false })
+        Ok(Self { socket, lock, build_id, stop, listeners, is_committed: false, claim: None })
     }
 
     /// The commit point: the owner record names this process. Then it takes the control
@@ -110,6 +113,11 @@ impl Incumbent {
     /// back; a successor and a [`Daemon`](crate::daemon::Daemon) do it by themselves.
     pub fn with_listeners(mut self, listeners: &mut Listeners) -> Self {
         self.listeners.extend(listeners.take_kept());
+        self
+    }
+
+    pub(crate) fn with_claim(mut self, claim: Option<Claim>) -> Self {
+        self.claim = claim;
         self
     }
 

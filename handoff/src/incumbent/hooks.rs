@@ -4,6 +4,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::carry::{Carrier, Claim};
 use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::Result;
@@ -13,6 +14,8 @@ use crate::incumbent::bind::Stop;
 #[derive(Debug)]
 pub(super) enum Job {
     Drain(Instant),
+    /// Before the process ends: nothing is carried.
+    LastDrain(Instant),
     Seal,
     Resume,
 }
@@ -20,6 +23,8 @@ pub(super) enum Job {
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Outcome {
+    /// Connections that are neither parked nor over, before `Drained`.
+    Late(Vec<String>),
     Drained(Result<DrainReport>),
     Progress(SealProgress),
     Sealed(Result<(SealReport, Vec<SealedShard>)>),
@@ -37,18 +42,23 @@ impl Hooks {
     /// Starts the thread. `wake` is woken after each outcome.
     pub(super) fn start<D: Drainable + 'static>(
         drainable: Arc<D>,
+        carrying: Carrying,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
         std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
-            let mut resumed = false;
+            let tell = |outcome| {
+                let is_heard = results.send(outcome).is_ok();
+                wake.waker.wake();
+                is_heard
+            };
+            let mut work = Work { drainable: &*drainable, carrying, resumed: false, tell: &tell };
             for job in queue {
-                let outcome = perform(&*drainable, job, &mut resumed, &results, &wake);
-                if results.send(outcome).is_err() {
+                let outcome = work.perform(job);
+                if !tell(outcome) {
                     return;
                 }
-                wake.waker.wake();
             }
         })?;
         Ok(Self { jobs, outcomes })
@@ -64,55 +74,119 @@ impl Hooks {
     }
 }
 
-fn perform<D: Drainable>(
-    drainable: &D,
-    job: Job,
-    resumed: &mut bool,
-    results: &Sender<Outcome>,
-    wake: &Stop,
-) -> Outcome {
-    match job {
-        Job::Drain(deadline) => Outcome::Drained(fenced("drain", || {
-            reach!(IncumbentDrains)?;
-            let report = drainable.drain(deadline)?;
-            reach!(IncumbentDrained)?;
-            Ok(report)
-        })),
-        Job::Seal => {
-            let last = Mutex::new(None::<Instant>);
-            let progress = |progress: SealProgress| {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
-                    *last = Some(Instant::now());
-                    let _ = results.send(Outcome::Progress(progress));
-                    wake.waker.wake();
-                }
-            };
-            Outcome::Sealed(fenced("seal", || {
-                reach!(IncumbentSeals)?;
-                let report = drainable.seal_with_progress(&progress)?;
-                let shards = drainable.sealed_shards();
-                reach!(IncumbentSealed)?;
-                Ok((report, shards))
-            }))
-        }
-        Job::Resume => Outcome::Resumed(resume(drainable, resumed)),
+/// The way to the successor, and who may read what went over it. Without a successor that asked
+/// there is neither.
+#[derive(Debug, Default)]
+pub(super) struct Carrying {
+    pub(super) carrier: Option<Carrier>,
+    pub(super) claim: Option<Arc<Claim>>,
+    is_taken_back: bool,
+}
+
+impl Carrying {
+    pub(super) fn new(carrier: Carrier, claim: Arc<Claim>) -> Self {
+        Self { carrier: Some(carrier), claim: Some(claim), is_taken_back: false }
     }
 }
 
-/// What was resumed is not resumed again because admitting failed: requests may be inside.
-fn resume<D: Drainable>(drainable: &D, resumed: &mut bool) -> Result<()> {
-    if !*resumed {
-        fenced("resume_after_abort", || {
-            reach!(IncumbentResumes)?;
-            drainable.resume_after_abort()
-        })?;
-        *resumed = true;
+/// What the thread works with.
+struct Work<'a, D> {
+    drainable: &'a D,
+    carrying: Carrying,
+    /// Whether the resume hook has succeeded.
+    resumed: bool,
+    tell: &'a (dyn Fn(Outcome) -> bool + Sync),
+}
+
+impl<D: Drainable> Work<'_, D> {
+    fn perform(&mut self, job: Job) -> Outcome {
+        match job {
+            Job::Drain(deadline) => Outcome::Drained(fenced("drain", || self.drain(deadline))),
+            Job::LastDrain(deadline) => Outcome::Drained(fenced("drain", || {
+                let carriage = self.drainable.carriage();
+                carriage.part();
+                let report = self.drainable.drain(deadline)?;
+                carriage.wait_parked(deadline);
+                Ok(report)
+            })),
+            Job::Seal => Outcome::Sealed(fenced("seal", || self.seal())),
+            Job::Resume => Outcome::Resumed(self.resume()),
+        }
     }
-    fenced("admit", || {
-        reach!(IncumbentResumed)?;
-        drainable.admit()
-    })
+
+    fn drain(&self, deadline: Instant) -> Result<DrainReport> {
+        reach!(IncumbentDrains)?;
+        let carriage = self.drainable.carriage();
+        let carrier = self.carrying.carrier.as_ref();
+        if carrier.is_none() {
+            carriage.check_asked_for()?;
+        }
+        // Before any gate closes: a connection that parks has to find where to.
+        carriage.collect(carrier.map(Carrier::thread));
+        let mut report = self.drainable.drain(deadline)?;
+        let late = carriage.wait_parked(deadline);
+        if !late.is_empty() {
+            let count = u32::try_from(late.len()).unwrap_or(u32::MAX);
+            report.open_conns_remaining = report.open_conns_remaining.max(count);
+            (self.tell)(Outcome::Late(late));
+        }
+        reach!(IncumbentDrained)?;
+        Ok(report)
+    }
+
+    fn seal(&mut self) -> Result<(SealReport, Vec<SealedShard>)> {
+        let last = Mutex::new(None::<Instant>);
+        let progress = |progress: SealProgress| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
+                *last = Some(Instant::now());
+                (self.tell)(Outcome::Progress(progress));
+            }
+        };
+        reach!(IncumbentSeals)?;
+        let report = self.drainable.seal_with_progress(&progress)?;
+        let shards = self.drainable.sealed_shards();
+        reach!(IncumbentSealed)?;
+        if let Some(carrier) = self.carrying.carrier.take() {
+            carrier.finish()?;
+        }
+        Ok((report, shards))
+    }
+
+    /// What was resumed is not resumed again because admitting failed: requests may be inside.
+    fn resume(&mut self) -> Result<()> {
+        if !self.carrying.is_taken_back {
+            fenced("take back", || self.take_back())?;
+            self.carrying.is_taken_back = true;
+        }
+        if !self.resumed {
+            fenced("resume_after_abort", || {
+                reach!(IncumbentResumes)?;
+                self.drainable.resume_after_abort()
+            })?;
+            self.resumed = true;
+        }
+        fenced("admit", || {
+            reach!(IncumbentResumed)?;
+            self.drainable.admit()
+        })?;
+        fenced("release", || {
+            self.drainable.carriage().release();
+            Ok(())
+        })
+    }
+
+    /// Before anything is written or read again: what the successor has of it is out of date
+    /// from here on, and it can see that.
+    fn take_back(&mut self) -> Result<()> {
+        reach!(IncumbentTakesBack)?;
+        if let Some(carrier) = self.carrying.carrier.take() {
+            carrier.give_up();
+        }
+        let kept_off = self.carrying.claim.as_ref().is_none_or(|claim| claim.take_back());
+        self.drainable.carriage().take_back(kept_off);
+        Ok(())
+    }
 }
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::carry::{Channel, Claim};
 use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
@@ -22,7 +23,7 @@ use crate::incumbent::swap::{LONGEST_RETRY_PAUSE, RETRY_PAUSE, Swap, after};
 use crate::incumbent::{Ended, Incumbent};
 use crate::machine::hello;
 use crate::machine::incumbent::{Effect, Event, State};
-use crate::protocol::{HandoffId, Message, Side};
+use crate::protocol::{Capabilities, HandoffId, Message, Side};
 use crate::successor::Passed;
 use crate::sys::poll;
 use crate::sys::socket::{ControlSocket, Peer};
@@ -31,13 +32,15 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed } = incumbent;
+    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed, claim } = incumbent;
+    let capabilities = capabilities_of(&*drainable, is_committed)?;
     lock.keep();
     if !is_committed {
         lock.record_serving(&build_id)?;
         reach!(ColdStartRecorded)?;
     }
     admit(&*drainable, is_committed)?;
+    release(&*drainable, claim);
     if is_committed {
         pass!(SuccessorServes);
     }
@@ -47,7 +50,7 @@ pub(super) fn run<D: Drainable + 'static>(
     let mut server = Server {
         socket,
         lock,
-        hello: hello(Side::Incumbent, &build_id),
+        hello: hello(Side::Incumbent, &build_id, capabilities),
         stop,
         drainable,
         listeners: Passed::new(listeners),
@@ -56,6 +59,7 @@ pub(super) fn run<D: Drainable + 'static>(
         sessions: BTreeMap::new(),
         opened: 0,
         holder: None,
+        asked: Vec::new(),
         accept_again: None,
         publish_again: Some(Instant::now()),
         refusals: Quota::new(MOST_REFUSALS, Instant::now()),
@@ -93,6 +97,49 @@ fn admit<D: Drainable>(drainable: &D, until_it_works: bool) -> Result<()> {
     }
 }
 
+/// What a supervisor and a successor are told of this process. Sets that cannot be carried are
+/// found here, and not in a swap.
+fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Capabilities> {
+    let capabilities = fenced("carriage", || {
+        let carriage = drainable.carriage();
+        carriage.check()?;
+        let carries = !carriage.is_empty();
+        Ok(if carries { Capabilities::CARRIES } else { Capabilities::default() })
+    });
+    match capabilities {
+        Err(error) if is_committed => {
+            tracing::error!(%error, "nothing will be carried from here");
+            Ok(Capabilities::default())
+        }
+        capabilities => capabilities,
+    }
+}
+
+/// What arrived may be used, once it can no longer be taken back.
+fn release(drainable: &impl Drainable, claim: Option<Claim>) {
+    let released = fenced("release", || {
+        let carriage = drainable.carriage();
+        if claim.is_some_and(|claim| !claim.take_up()) {
+            tracing::error!("the incumbent has taken its connections back");
+            carriage.forget();
+        }
+        pass!(SuccessorTakesUp);
+        carriage.release();
+        Ok(())
+    });
+    if let Err(error) = released {
+        tracing::error!(%error, "connections that arrived are not taken up");
+    }
+}
+
+/// A successor that waits for what is carried.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) handoff_id: HandoffId,
+    pub(super) pid: u32,
+    pub(super) channel: Channel,
+}
+
 pub(super) type Key = u64;
 
 /// The loop's state: the machine, and what its effects work on.
@@ -110,6 +157,8 @@ pub(super) struct Server<D> {
     pub(super) opened: Key,
     /// The session whose swap is in flight.
     pub(super) holder: Option<Key>,
+    /// Successors that have asked for what is carried, until a swap begins.
+    pub(super) asked: Vec<Asked>,
     pub(super) accept_again: Option<Instant>,
     pub(super) publish_again: Option<Instant>,
     /// Of peers, in the log.
@@ -127,6 +176,9 @@ impl<D: Drainable + 'static> Server<D> {
         self.wait()?;
         self.stop.waker.reset();
         self.hear_hooks();
+        let is_gone =
+            |asked: &Asked| poll::is_ready(asked.channel.as_fd(), PollFlags::RDHUP).unwrap_or(true);
+        self.asked.retain(|asked| !is_gone(asked));
         if self.accept_again.is_none_or(|due| due <= Instant::now()) {
             self.accept();
         }
@@ -147,6 +199,8 @@ impl<D: Drainable + 'static> Server<D> {
         if self.accept_again.is_none() {
             fds.push(PollFd::new(self.socket.listener(), PollFlags::IN));
         }
+        let asked = self.asked.iter().map(|asked| PollFd::new(&asked.channel, PollFlags::RDHUP));
+        fds.extend(asked);
         fds.extend(
             self.sessions.values().map(|session| {
                 PollFd::from_borrowed_fd(session.as_fd(), session.interest(is_read))
@@ -324,6 +378,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn reach_state(&self) {
         match self.state {
             State::Interrupted(_) | State::Waiting(_) | State::Resuming(_) => {
+                self.stop_carrier();
                 pass!(IncumbentUndoes);
             }
             State::Serving => pass!(IncumbentServesAgain),
@@ -347,15 +402,18 @@ impl<D: Drainable + 'static> Server<D> {
             }
             Effect::Close(fault) => self.close(from, fault),
             Effect::GiveListeners { handoff_id } => self.give_listeners(from, handoff_id),
+            Effect::Offer { handoff_id } => self.offer(from, handoff_id),
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
                 pass!(IncumbentHeardPrepare);
                 self.holder = from;
                 let lease = after(deadline_ms);
-                self.begin_swap(successor_pid, lease, after(drain_grace_ms).min(lease));
+                let grace = after(drain_grace_ms).min(lease);
+                self.begin_swap(successor_pid, lease, Job::Drain(grace));
             }
             Effect::RunLastDrain => self.begin_last_drain(),
             Effect::InterruptDrain => {
                 let interrupted = fenced("interrupt", || {
+                    self.drainable.carriage().interrupt();
                     self.drainable.interrupt();
                     Ok(())
                 });
@@ -373,6 +431,9 @@ impl<D: Drainable + 'static> Server<D> {
                 pass!(IncumbentLeaves);
                 let ended =
                     if self.state == State::Replaced { Ended::Replaced } else { Ended::Stopped };
+                if self.state == State::Replaced {
+                    self.part();
+                }
                 if !matches!(self.ended, Some(Err(_))) {
                     self.lock.let_go();
                     self.ended = Some(Ok(ended));
@@ -400,6 +461,41 @@ impl<D: Drainable + 'static> Server<D> {
         }
         if self.steps.admits(Instant::now()) {
             tracing::info!("a supervisor got the listeners back");
+        }
+    }
+
+    /// The session's connection becomes a channel, on which this process alone speaks.
+    fn offer(&mut self, from: Option<Key>, handoff_id: HandoffId) {
+        let Some(session) = from.and_then(|key| self.sessions.remove(&key)) else { return };
+        let (peer, came_for) = (session.peer(), session.handoff_id());
+        if came_for != Some(handoff_id) {
+            let message = "Fetch";
+            let expected = came_for.unwrap_or(handoff_id);
+            let fault = PeerMisbehaved::WrongHandoff { message, expected, got: handoff_id };
+            return self.say_refused(peer, &fault.into());
+        }
+        let opened = session.into_stream().and_then(|stream| {
+            fenced("carriage", || Channel::open(stream, &self.drainable.carriage()))
+        });
+        match opened {
+            Ok(channel) => {
+                if self.asked.len() >= MOST_ASKED {
+                    self.asked.remove(0);
+                }
+                self.asked.push(Asked { handoff_id, pid: peer.pid, channel });
+            }
+            Err(error) => self.say_refused(peer, &error),
+        }
+    }
+
+    /// The successor has what was carried: the copies here are closed.
+    fn part(&mut self) {
+        let parted = fenced("part", || {
+            self.drainable.carriage().part();
+            Ok(())
+        });
+        if let Err(error) = parted {
+            tracing::error!(%error, "copies of connections are closed when the process ends");
         }
     }
 
@@ -453,5 +549,7 @@ fn is_ordinary(error: &Error) -> bool {
 /// Lines of the log a second.
 const MOST_REFUSALS: u32 = 16;
 const MOST_STEPS: u32 = 64;
+/// Successors of swaps that have not begun: there is one, unless a supervisor is replaced.
+const MOST_ASKED: usize = 8;
 /// Messages of one session, or connections, that are acted upon before others have their turn.
 pub(super) const A_TURN: usize = 64;

@@ -158,6 +158,14 @@ impl Session {
         }
     }
 
+    /// The connection, for another use, once everything on it was read and sent.
+    pub(super) fn into_stream(self) -> Result<UnixStream> {
+        if self.reader.is_inside_a_frame() || self.put_back.is_some() || !self.out.is_empty() {
+            return Err(PeerMisbehaved::Unexpected { message: "a frame", state: "fetching" }.into());
+        }
+        Ok(self.stream)
+    }
+
     /// Makes `message` the next one again.
     pub(super) fn put_back(&mut self, message: Message) {
         self.put_back = Some(message);

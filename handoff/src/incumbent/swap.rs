@@ -4,21 +4,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::carry::{Carrier, StopCarrier};
 use crate::datadir::{Decision, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::Result;
 use crate::frame::HEARTBEAT_INTERVAL;
-use crate::incumbent::hooks::{Hooks, Job, Outcome};
-use crate::incumbent::serve::Server;
+use crate::incumbent::hooks::{Carrying, Hooks, Job, Outcome};
+use crate::incumbent::serve::{Asked, Server};
 use crate::incumbent::standing::Standing;
 use crate::machine::incumbent::{Event, State};
-use crate::protocol::{Message, in_words};
+use crate::protocol::{MOST_NAMED, Message, in_words};
 use crate::sys::process::ProcessId;
 
 /// One swap, or the last drain of a clean stop.
 pub(super) struct Swap {
     hooks: Hooks,
     hook_runs: bool,
+    /// Of what is carried; none where the successor did not ask for it.
+    carrier: Option<StopCarrier>,
     successor_pid: u32,
     lease: Instant,
     lease_ended: bool,
@@ -30,8 +33,11 @@ pub(super) struct Swap {
 }
 
 impl<D: Drainable + 'static> Server<D> {
-    pub(super) fn begin_swap(&mut self, successor_pid: u32, lease: Instant, grace: Instant) {
-        let hooks = match Hooks::start(Arc::clone(&self.drainable), Arc::clone(&self.stop)) {
+    pub(super) fn begin_swap(&mut self, successor_pid: u32, lease: Instant, first: Job) {
+        let carrying = self.carrying_for(successor_pid);
+        let carrier = carrying.carrier.as_ref().map(Carrier::stopper);
+        let (drainable, stop) = (Arc::clone(&self.drainable), Arc::clone(&self.stop));
+        let hooks = match Hooks::start(drainable, carrying, stop) {
             Ok(hooks) => hooks,
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
@@ -51,6 +57,7 @@ impl<D: Drainable + 'static> Server<D> {
         self.swap = Some(Swap {
             hooks,
             hook_runs: false,
+            carrier,
             successor_pid,
             lease,
             lease_ended: false,
@@ -60,7 +67,33 @@ impl<D: Drainable + 'static> Server<D> {
             retry_pause: RETRY_PAUSE,
             shards: Vec::new(),
         });
-        self.run(Job::Drain(grace));
+        self.run(first);
+    }
+
+    /// The channel of the successor of this swap, if it has asked for what is carried.
+    fn carrying_for(&mut self, successor_pid: u32) -> Carrying {
+        let asked = std::mem::take(&mut self.asked);
+        let is_of_this_swap = |asked: &Asked| {
+            asked.pid == successor_pid && Some(asked.handoff_id) == self.state.handoff_id()
+        };
+        let Some(Asked { channel, .. }) = asked.into_iter().find(is_of_this_swap) else {
+            return Carrying::default();
+        };
+        let claim = channel.claim();
+        match Carrier::start(Arc::clone(&self.drainable), channel) {
+            Ok(carrier) => Carrying::new(carrier, claim),
+            Err(error) => {
+                tracing::error!(%error, "cannot start the thread that sends what is carried");
+                Carrying::default()
+            }
+        }
+    }
+
+    /// The swap is being undone: nothing is sent any more.
+    pub(super) fn stop_carrier(&self) {
+        if let Some(carrier) = self.swap.as_ref().and_then(|swap| swap.carrier.as_ref()) {
+            carrier.stop();
+        }
     }
 
     pub(super) fn run(&mut self, job: Job) {
@@ -80,6 +113,10 @@ impl<D: Drainable + 'static> Server<D> {
                         shards_total,
                         last_revision,
                     });
+                    continue;
+                }
+                Outcome::Late(names) => {
+                    self.tell_of_late(names);
                     continue;
                 }
                 Outcome::Drained(result) => Event::DrainEnded(self.in_words("drain", result)),
@@ -110,6 +147,13 @@ impl<D: Drainable + 'static> Server<D> {
             self.hook_error = Some(error);
             words
         })
+    }
+
+    fn tell_of_late(&mut self, mut names: Vec<String>) {
+        let Some(handoff_id) = self.state.handoff_id() else { return };
+        let unnamed = u32::try_from(names.len().saturating_sub(MOST_NAMED)).unwrap_or(u32::MAX);
+        names.truncate(MOST_NAMED);
+        self.tell(&Message::Late { handoff_id, connections: names, unnamed });
     }
 
     fn tell(&mut self, message: &Message) {
@@ -229,7 +273,7 @@ impl<D: Drainable + 'static> Server<D> {
     /// A clean stop: no supervisor, no lease.
     pub(super) fn begin_last_drain(&mut self) {
         self.tell_of_stop();
-        self.begin_swap(0, after(u64::MAX), after(STOP_GRACE_MS));
+        self.begin_swap(0, after(u64::MAX), Job::LastDrain(after(STOP_GRACE_MS)));
     }
 
     /// A supervisor that is about to swap must not take the end for a crash.

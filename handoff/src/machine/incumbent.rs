@@ -105,6 +105,10 @@ pub(crate) enum Effect {
     GiveListeners {
         handoff_id: HandoffId,
     },
+    /// To the session that was heard, on which nothing else is said any more: what is carried.
+    Offer {
+        handoff_id: HandoffId,
+    },
     RunDrain {
         handoff_id: HandoffId,
         successor_pid: u32,
@@ -220,6 +224,9 @@ impl State {
             }
             (Self::Serving, &Message::Adopt { handoff_id }) => {
                 (self, vec![Effect::GiveListeners { handoff_id }])
+            }
+            (Self::Serving, &Message::Fetch { handoff_id }) => {
+                (self, vec![Effect::Offer { handoff_id }])
             }
             (
                 Self::Serving,

@@ -12,7 +12,7 @@ pub(crate) mod supervisor;
 
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::protocol::{
-    HandoffId, Message, PROTO_MAX, PROTO_MIN, ProtoVersion, Side, negotiate_version,
+    Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, ProtoVersion, Side, negotiate_version,
 };
 
 /// What a hello tells, once it was checked.
@@ -20,11 +20,13 @@ use crate::protocol::{
 pub(crate) struct Greeting {
     pub(crate) version: ProtoVersion,
     pub(crate) build_id: Vec<u8>,
+    pub(crate) capabilities: Capabilities,
 }
 
 /// Checks a hello against what the supervisor knows of the process from the kernel.
 pub(crate) fn judge_hello(hello: Message, role: Side, pid: u32) -> Result<Greeting> {
-    let Message::Hello { role: said_role, pid: said, build_id, proto_min, proto_max, .. } = hello
+    let Message::Hello { role: said_role, pid: said, build_id, proto_min, proto_max, capabilities } =
+        hello
     else {
         let message = hello.name();
         return Err(PeerMisbehaved::Unexpected { message, state: "greeting" }.into());
@@ -36,18 +38,18 @@ pub(crate) fn judge_hello(hello: Message, role: Side, pid: u32) -> Result<Greeti
         return Err(PeerMisbehaved::WrongPid { said, expected: pid }.into());
     }
     let version = negotiate_version(PROTO_MIN, PROTO_MAX, proto_min, proto_max)?;
-    Ok(Greeting { version, build_id })
+    Ok(Greeting { version, build_id, capabilities })
 }
 
 /// The hello of this process.
-pub(crate) fn hello(role: Side, build_id: &[u8]) -> Message {
+pub(crate) fn hello(role: Side, build_id: &[u8], capabilities: Capabilities) -> Message {
     Message::Hello {
         role,
         pid: std::process::id(),
         build_id: build_id.to_vec(),
         proto_min: PROTO_MIN,
         proto_max: PROTO_MAX,
-        capabilities: crate::protocol::Capabilities::default(),
+        capabilities,
     }
 }
 

@@ -16,7 +16,7 @@
 
 use crate::guard::{Guard, stands};
 use crate::machine::misbehaviour;
-use crate::protocol::{HandoffId, Message};
+use crate::protocol::{CarriedSet, HandoffId, Message};
 
 /// Where the successor stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -61,6 +61,7 @@ pub(crate) enum Event {
     WarmUpDone,
     /// The data is open and verified; what to announce.
     Opened {
+        carried: Option<Vec<CarriedSet>>,
         verified: Option<[u8; 32]>,
         ready: ReadyWords,
     },
@@ -138,7 +139,9 @@ impl State {
             (Self::Warming(handoff_id), Event::WarmUpDone) => {
                 (Self::Warm(handoff_id), vec![Effect::Send(Message::Warmed { handoff_id })])
             }
-            (Self::Opening(handoff_id), Event::Opened { verified, ready }) => {
+            (Self::Opening(handoff_id), Event::Opened { carried, verified, ready }) => {
+                let carried =
+                    carried.map(|sets| Effect::Send(Message::Carried { handoff_id, sets }));
                 let verified = verified.map(|data_dir_fingerprint| {
                     Effect::Send(Message::Verified { handoff_id, data_dir_fingerprint })
                 });
@@ -148,7 +151,8 @@ impl State {
                     healthz_ok: ready.healthz_ok,
                     advertised_revision_per_shard: ready.advertised_revision_per_shard,
                 });
-                (Self::Ready(handoff_id), verified.into_iter().chain([ready]).collect())
+                let effects = carried.into_iter().chain(verified).chain([ready]).collect();
+                (Self::Ready(handoff_id), effects)
             }
             (Self::Committing(handoff_id), Event::RecordWritten { generation }) => {
                 let serving = Message::Serving { handoff_id, generation };

@@ -329,6 +329,7 @@ impl Machine {
                 (state, Vec::new())
             }
             (state, Message::Heartbeat { .. }) => (state, Vec::new()),
+            (State::Draining, Message::Late { .. }) if is_ours => (State::Draining, Vec::new()),
             (State::Draining, Message::Drained { .. }) => (State::Prepared, Vec::new()),
             (State::Sealing, Message::SealProgress { .. }) => (State::Sealing, Vec::new()),
             (State::Sealing, Message::SealComplete { .. }) if is_ours => {
@@ -372,7 +373,7 @@ impl Machine {
             (state, Message::Heartbeat { .. }) => (state, Vec::new()),
             (
                 state @ (State::Opening | State::Promoting(Promotion::Opening, _)),
-                Message::Verified { .. },
+                Message::Verified { .. } | Message::Carried { .. },
             ) if is_ours => (state, Vec::new()),
             (
                 state @ (State::Opening | State::Promoting(Promotion::Opening, _)),

@@ -5,6 +5,7 @@
 //!          -> Role::Successor            a supervisor started this process for a swap
 //!
 //! Successor<Arrived>  .greet()            ->  Successor<Greeted>  the slow start-up work
+//!                     .fetch()                                    asks for what is carried
 //!                     .warmed()           ->  Successor<Warmed>   nothing may be touched yet
 //!                     .wait_for_begin()   ->  Successor<Begun>    lock held: open, verify
 //!                     .ready()            ->  Incumbent           committed: serve
@@ -16,6 +17,7 @@ mod role;
 
 pub use listeners::Listeners;
 pub(crate) use listeners::{Passed, check_name};
+pub(crate) use phases::memory_of;
 pub use phases::{Arrived, Begun, Greeted, OnLoss, Phase, Successor, Warmed};
 pub(crate) use role::{CONTROL_VARIABLE, FIRST_DESCRIPTOR};
 pub use role::{ColdStart, Role, detect};

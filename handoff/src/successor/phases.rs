@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::carry::{Arrivals, Memory, Receiver};
 use crate::datadir::{DataDirLock, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::frame::{LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 use crate::incumbent::{Incumbent, bind_hidden};
 use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::machine::{hello, judge_hello_ack};
-use crate::protocol::{HandoffId, Side, in_words};
+use crate::protocol::{Capabilities, HandoffId, Side, in_words};
 use crate::successor::Listeners;
 use crate::sys::process::ProcessId;
 use crate::sys::socket::ControlSocket;
@@ -28,6 +29,8 @@ use crate::sys::socket::ControlSocket;
 pub struct Successor<P: Phase> {
     conversation: Conversation,
     inherited: Listeners,
+    /// What the incumbent carries; none where it was not asked, or carries nothing.
+    receiver: Option<Receiver>,
     phase: P,
 }
 
@@ -60,6 +63,7 @@ pub struct Warmed(());
 pub struct Begun {
     lock: DataDirLock,
     socket: ControlSocket,
+    arrivals: Option<Arrivals>,
     verified: Option<[u8; 32]>,
 }
 
@@ -90,7 +94,8 @@ pub enum OnLoss {
 
 impl Successor<Arrived> {
     pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {
-        Self { conversation: Conversation::new(stream), inherited: listeners, phase: Arrived(()) }
+        let conversation = Conversation::new(stream);
+        Self { conversation, inherited: listeners, receiver: None, phase: Arrived(()) }
     }
 
     /// Says hello and learns which swap this is.
@@ -100,16 +105,32 @@ impl Successor<Arrived> {
     /// The supervisor is gone, silent, or speaks no version in common. Nothing was touched;
     /// so for the errors of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
-        let Self { mut conversation, inherited, .. } = self;
+        let Self { mut conversation, inherited, receiver, .. } = self;
         reach!(SuccessorDetected)?;
         conversation.greet(build_id)?;
         conversation.start_pulse(on_loss)?;
         reach!(SuccessorGreeted)?;
-        Ok(Successor { conversation, inherited, phase: Greeted(()) })
+        Ok(Successor { conversation, inherited, receiver, phase: Greeted(()) })
     }
 }
 
 impl Successor<Greeted> {
+    /// Asks the process that serves `control_socket` for the connections and the memory that it
+    /// carries. It sends them once it drains, and they are at hand from
+    /// [`wait_for_begin`](Successor::wait_for_begin) on. Does nothing where it carries none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be asked. The swap may go on: an incumbent that must not lose what it carries
+    /// refuses to drain, with [`CarryError::NotAskedFor`](crate::error::CarryError).
+    pub fn fetch(&mut self, control_socket: &Path) -> Result<()> {
+        if let Some(handoff_id) = self.conversation.handoff_id {
+            self.receiver = Receiver::ask(control_socket, handoff_id)?;
+            reach!(SuccessorFetched)?;
+        }
+        Ok(())
+    }
+
     /// Says that the slow work is done.
     ///
     /// # Errors
@@ -164,10 +185,25 @@ impl Successor<Warmed> {
                 if self.conversation.on_loss == OnLoss::Exit {
                     lock.keep();
                 }
-                Ok(self.into_phase(Begun { lock, socket, verified: None }))
+                let arrivals = self.receiver.take().map(|receiver| self.settle(receiver));
+                match arrivals.transpose() {
+                    Ok(arrivals) => {
+                        Ok(self.into_phase(Begun { lock, socket, arrivals, verified: None }))
+                    }
+                    Err(error) => Err(self.fail(error)),
+                }
             }
             Err(error) => Err(self.fail(error)),
         }
+    }
+}
+
+impl<P: Phase> Successor<P> {
+    /// All has been sent, since the incumbent is sealed; or it is dead.
+    fn settle(&self, receiver: Receiver) -> Result<Arrivals> {
+        let arrivals = receiver.finish()?;
+        let incumbent_is_dead = !arrivals.is_whole() && self.conversation.incumbent_is_dead();
+        arrivals.settle(incumbent_is_dead)
     }
 }
 
@@ -183,8 +219,34 @@ impl Successor<Begun> {
         &self.phase.lock
     }
 
-    pub(crate) const fn lock_and_listeners(&mut self) -> (&DataDirLock, &mut Listeners) {
-        (&self.phase.lock, &mut self.inherited)
+    pub(crate) const fn at_hand(
+        &mut self,
+    ) -> (&DataDirLock, &mut Listeners, Option<&mut Arrivals>) {
+        (&self.phase.lock, &mut self.inherited, self.phase.arrivals.as_mut())
+    }
+
+    /// The memory that the old process carried under that name; empty where it carried none, or
+    /// died. It goes into the field of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`CarryError::WrongKind`](crate::error::CarryError) for a set of connections.
+    pub fn memory(&mut self, name: &str) -> Result<Memory> {
+        memory_of(self.phase.arrivals.as_mut(), name)
+    }
+
+    /// Hands the connections and the memory that arrived to the sets of the same names in what
+    /// was opened. Nothing of it can be taken up before this process serves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Carry`] for what this build has no set for, or cannot read, and must not be lost.
+    pub fn take_up(&mut self, opened: &impl Drainable) -> Result<()> {
+        let carriage = opened.carriage();
+        match &mut self.phase.arrivals {
+            Some(arrivals) => Ok(arrivals.hand_on(&carriage)?),
+            None => Ok(carriage.check()?),
+        }
     }
 
     /// What the old process sealed; none where it died before it could.
@@ -226,21 +288,29 @@ impl Successor<Begun> {
     /// # Errors
     ///
     /// [`Error::Aborted`] or [`Error::PeerLost`]: the old process serves on, and this one
-    /// holds nothing. [`Error::Path`] when the owner record cannot be written: so too.
+    /// holds nothing. [`Error::Path`] when the owner record cannot be written, and
+    /// [`Error::Carry`] when something arrived that must not be lost and was not
+    /// [taken up](Self::take_up): so too.
     pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
-        let Self { mut conversation, mut inherited, phase } = self;
-        let Begun { lock, socket, verified } = phase;
+        let carried = self.phase.arrivals.as_ref().map(Arrivals::report).transpose();
+        let carried = match carried {
+            Ok(carried) => carried,
+            Err(error) => return Err(self.fail(error.into())),
+        };
+        let Self { mut conversation, mut inherited, phase, .. } = self;
+        let Begun { lock, socket, arrivals, verified } = phase;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
         let mut incumbent = Incumbent::new(socket, lock)?
             .with_build_id(conversation.build_id.clone())
-            .with_listeners(&mut inherited);
+            .with_listeners(&mut inherited)
+            .with_claim(arrivals.map(Arrivals::into_claim));
         let ready = ReadyWords {
             listening_on: snapshot.listening_on,
             healthz_ok: snapshot.healthz_ok,
             advertised_revision_per_shard: snapshot.advertised_revision_per_shard,
         };
-        conversation.step(Event::Opened { verified, ready })?;
+        conversation.step(Event::Opened { carried, verified, ready })?;
         pass!(SuccessorSaidReady);
         conversation.wait_until(|state| matches!(state, State::Committing(_)).then_some(()))?;
         if let Err(error) = incumbent.commit() {
@@ -278,7 +348,8 @@ impl<P: Phase> Successor<P> {
     }
 
     fn into_phase<Q: Phase>(self, phase: Q) -> Successor<Q> {
-        Successor { conversation: self.conversation, inherited: self.inherited, phase }
+        let Self { conversation, inherited, receiver, .. } = self;
+        Successor { conversation, inherited, receiver, phase }
     }
 }
 
@@ -324,7 +395,7 @@ impl Conversation {
 
     fn greet(&mut self, build_id: &[u8]) -> Result<()> {
         self.build_id = build_id.to_vec();
-        self.link.send(&hello(Side::Successor, build_id))?;
+        self.link.send(&hello(Side::Successor, build_id, Capabilities::default()))?;
         reach!(SuccessorSaidHello)?;
         let received = self.link.attend().wait(Instant::now() + LIVENESS_LIMIT)?;
         let message = match received {
@@ -364,6 +435,20 @@ impl Conversation {
     fn know_incumbent(&self, data_dir: &Path) {
         if let Some(incumbent) = DataDirLock::incumbent_of(data_dir) {
             let _ = self.incumbent.set(incumbent);
+        }
+    }
+
+    /// A process that died and one that closed a connection look alike for a moment.
+    fn incumbent_is_dead(&self) -> bool {
+        let limit = Instant::now() + EXIT_PATIENCE;
+        loop {
+            if is_dead(&self.incumbent) {
+                return true;
+            }
+            if Instant::now() >= limit {
+                return false;
+            }
+            std::thread::sleep(EXIT_INTERVAL);
         }
     }
 
@@ -457,6 +542,14 @@ impl Conversation {
     }
 }
 
+/// The memory of that name among what arrived.
+pub(crate) fn memory_of(arrivals: Option<&mut Arrivals>, name: &str) -> Result<Memory> {
+    match arrivals {
+        Some(arrivals) => Ok(arrivals.memory(name)?),
+        None => Ok(Memory::new()),
+    }
+}
+
 /// Whether the process that is to be replaced is known, and dead or as good as.
 fn is_dead(incumbent: &OnceLock<ProcessId>) -> bool {
     incumbent.get().is_some_and(|incumbent| incumbent.is_ending())
@@ -470,6 +563,8 @@ impl Drop for Conversation {
     }
 }
 
+const EXIT_PATIENCE: Duration = Duration::from_millis(250);
+const EXIT_INTERVAL: Duration = Duration::from_millis(1);
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const END_PATIENCE: Duration = Duration::from_secs(60);
 /// `EX_TEMPFAIL`: it would work another time.

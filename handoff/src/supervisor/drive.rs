@@ -17,7 +17,8 @@ use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::journal::{Ending, Entry, Journal};
 use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
-    Candidate, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy, RolledBack, Timings,
+    Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy,
+    RolledBack, Timings,
 };
 use crate::sys::process::Process;
 use crate::sys::socket;
@@ -38,6 +39,7 @@ pub(super) struct Learnt {
     sealed: Option<SealReport>,
     verified: Option<[u8; 32]>,
     ready: Option<ReadinessSnapshot>,
+    pub(super) carried: CarryReport,
     generation: u64,
 }
 
@@ -405,6 +407,7 @@ impl Swap {
             drain: self.learnt.drain.clone(),
             sealed: self.learnt.sealed(),
             ready: self.learnt.ready(),
+            carried: self.learnt.carried.clone(),
             timings: self.timings,
         })
     }

@@ -33,7 +33,9 @@ pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 pub use adopt::{AdoptedDaemon, AdoptedProcess, Adoption};
 pub use launch::{ChildProcess, Exec, Launch, LaunchRequest, SpawnSpec};
 pub use observe::{Observe, Progress};
-pub use outcome::{Committed, Failed, HandoffOutcome, RolledBack, Timings};
+pub use outcome::{
+    CarryReport, Committed, Failed, HandoffOutcome, LateConnections, RolledBack, Timings,
+};
 pub use policy::{AsSealed, Candidate, ReadyPolicy};
 pub use session::{Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};
 pub use settle::{Settled, Settlement};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::drainable::SealProgress;
 use crate::machine::cause::Cause;
 use crate::protocol::HandoffId;
+use crate::supervisor::LateConnections;
 
 /// One step of a swap, when it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,13 @@ pub enum Progress {
         phase: &'static str,
         /// Since the swap began.
         elapsed: Duration,
+    },
+    /// Connections did not reach a request boundary within the grace of the drain.
+    Late {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Which.
+        late: LateConnections,
     },
     /// The incumbent sealed another shard.
     Sealing {

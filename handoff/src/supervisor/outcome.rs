@@ -1,10 +1,11 @@
 //! How a swap ended.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::machine::cause::{Cause, IncumbentFate};
-use crate::protocol::HandoffId;
+use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId};
 use crate::supervisor::ChildProcess;
 
 /// How long each phase took. Zero for one that was not reached.
@@ -24,6 +25,65 @@ pub struct Timings {
     pub commit: Duration,
 }
 
+/// What a swap carried, and what it could not.
+///
+/// Its `Display` is a table, a line for each set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CarryReport {
+    /// Connections that did not reach a request boundary within the grace of the drain.
+    pub late: LateConnections,
+    /// What arrived in the successor, in the incumbent's declared order; empty before it said.
+    pub sets: Vec<CarriedSet>,
+}
+
+/// Connections that were not parked when the grace of a drain was over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LateConnections {
+    /// As the daemon calls them; the first few, by name.
+    pub connections: Vec<String>,
+    /// How many there are besides.
+    pub unnamed: u32,
+}
+
+impl LateConnections {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.connections.len() + self.unnamed as usize
+    }
+}
+
+impl fmt::Display for LateConnections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.connections.join(", "))?;
+        match self.unnamed {
+            0 => Ok(()),
+            unnamed => write!(f, " and {unnamed} more"),
+        }
+    }
+}
+
+impl fmt::Display for CarryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for CarriedSet { name, kind, count, bytes, fate } in &self.sets {
+            let kind = match kind {
+                CarryKind::Connections => "connections",
+                CarryKind::Memory => "pieces of memory",
+            };
+            write!(f, "{name}: {count} {kind}, {bytes} bytes, ")?;
+            match fate {
+                CarryFate::Taken => writeln!(f, "taken")?,
+                CarryFate::Converted { from } => writeln!(f, "converted from {from}")?,
+                CarryFate::Dropped { why } => writeln!(f, "dropped: {why}")?,
+            }
+        }
+        match self.late.count() {
+            0 => Ok(()),
+            count => writeln!(f, "late: {count} ({})", self.late),
+        }
+    }
+}
+
 /// The successor serves.
 #[derive(Debug)]
 #[must_use = "the successor is a child of this process and has to be waited for one day"]
@@ -40,6 +100,8 @@ pub struct Committed {
     pub sealed: SealReport,
     /// What the successor said before it was told to commit.
     pub ready: ReadinessSnapshot,
+    /// What was carried, by the successor's word.
+    pub carried: CarryReport,
     /// How long it took.
     pub timings: Timings,
 }
@@ -86,6 +148,7 @@ impl Failed {
 /// What [`Supervisor::perform_handoff`](crate::Supervisor::perform_handoff) came to.
 #[derive(Debug)]
 #[must_use = "a handoff may have been rolled back"]
+#[expect(clippy::large_enum_variant, reason = "there is one a swap")]
 pub enum HandoffOutcome {
     /// The successor serves.
     Committed(Committed),

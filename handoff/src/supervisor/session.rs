@@ -6,7 +6,7 @@ use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::machine::supervisor::Command;
 use crate::protocol::HandoffId;
 use crate::supervisor::drive::Swap;
-use crate::supervisor::{Committed, Failed, RolledBack, Timings};
+use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 
 /// A swap in flight. Its phase says what has been done, and so what can be done next.
 ///
@@ -216,6 +216,13 @@ impl<P: Phase> Session<P> {
     #[must_use]
     pub fn successor_pid(&self) -> u32 {
         self.swap.successor_pid()
+    }
+
+    /// What is carried, as far as is known: who is late once [`prepare`](Session::prepare) has
+    /// returned, and what arrived once [`begin`](Session::begin) has.
+    #[must_use]
+    pub const fn carry_report(&self) -> &CarryReport {
+        &self.swap.learnt.carried
     }
 
     /// How long each phase took so far.

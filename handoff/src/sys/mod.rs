@@ -2,6 +2,7 @@
 //! only module that may hold `unsafe`. It uses nothing of ours.
 
 pub(crate) mod inherited;
+pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod rights;

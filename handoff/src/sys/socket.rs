@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::process::ProcessId;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The longest path that a Unix socket can be connected to by.
 pub(crate) const MAX_PATH: usize = 107;
@@ -134,6 +134,24 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
+/// Closes what may be a connected socket so that the peer reads the end of the stream behind
+/// what it was sent: bytes that lie unread at `close` would make the kernel send a reset, which
+/// may overtake it.
+pub(crate) fn part_from(descriptor: OwnedFd) {
+    if rustix::net::shutdown(&descriptor, Shutdown::Write).is_ok() {
+        let mut unwanted = [0; 4096];
+        let unread = |unwanted: &mut [u8]| {
+            rustix::net::recv(&descriptor, unwanted, RecvFlags::DONTWAIT)
+                .is_ok_and(|(_, length)| length > 0)
+        };
+        for _ in 0..MOST_UNWANTED {
+            if !unread(&mut unwanted) {
+                break;
+            }
+        }
+    }
+}
+
 /// What lies at a path where a socket is to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -237,6 +255,7 @@ impl Peer {
 
 const BACKLOG: i32 = 1024;
 /// How unpublished sockets are called: this, the pid, a dash, a count.
+const MOST_UNWANTED: usize = 256;
 const HIDDEN: &str = ".handoff-";
 
 #[cfg(test)]

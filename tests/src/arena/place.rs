@@ -275,6 +275,7 @@ impl Arena {
             build: build.to_owned(),
             shards: 3,
             listener: "main".to_owned(),
+            carry: true,
             faults: Vec::new(),
         }
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use handoff::carry;
 use handoff::daemon::Daemon as EasyRoad;
 use handoff::frame::write_message;
 use handoff::protocol::{Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, Side};
@@ -94,6 +95,7 @@ fn open(
     let main = listeners.take_tcp(&options.listener)?;
     let listeners = take_all(listeners)?;
     let gate = Arc::new(Gate::new());
+    let clients = options.carry.then(|| Arc::new(carry::Connections::new()));
     let server = Arc::new(Server {
         gate: Arc::clone(&gate),
         logs: logs.clone(),
@@ -101,13 +103,14 @@ fn open(
         build: options.build.clone(),
         listeners,
         connections: Connections::default(),
+        clients: clients.clone(),
         stop: OnceLock::new(),
     });
     Arc::clone(&server).start(main)?;
     if struck == Some("full") {
         take_no_more(true);
     }
-    Ok((Daemon::new(gate, logs, Arc::clone(faults)), server))
+    Ok((Daemon::new(gate, logs, clients, Arc::clone(faults)), server))
 }
 
 /// Takes the other listeners as they come, keeps them open, and says what they are.
@@ -153,11 +156,13 @@ fn take_steps(
     let Role::Successor(successor) = detect()? else {
         return Err(io::Error::other("a fault at ready is for a successor").into());
     };
-    let successor = successor.greet(options.build.as_bytes(), OnLoss::Exit)?.warmed()?;
-    let mut successor = successor.wait_for_begin(&options.control, &options.data)?;
+    let mut successor = successor.greet(options.build.as_bytes(), OnLoss::Exit)?;
+    successor.fetch(&options.control)?;
+    let mut successor = successor.warmed()?.wait_for_begin(&options.control, &options.data)?;
     let (daemon, opened) = open(&options.data, successor.listeners(), options, faults)?;
     *server = Some(opened);
     let fault = faults.due("ready");
+    successor.take_up(&daemon)?;
     match fault {
         Some("no-fingerprint") => {}
         Some("wrong-fingerprint") => successor.verified([0xff; 32]),

@@ -28,6 +28,7 @@ pub struct Cluster {
     pub reported: Option<u32>,
     /// Whether the scenario kills processes that serve, and so resets connections.
     pub resets_expected: bool,
+    carries: bool,
     pub(super) clients: Option<Clients>,
     pub(super) tally: Tally,
     builds: u32,
@@ -48,13 +49,19 @@ impl Cluster {
         Self::start_passing(faults, Vec::new())
     }
 
+    /// A first daemon that carries its connections, as the ones that follow do.
+    #[must_use]
+    pub fn start_carrying(faults: &[&str]) -> Self {
+        Self::start_as(faults, Vec::new(), true)
+    }
+
     /// A first daemon that is passed these sockets besides its own.
-    ///
-    /// # Panics
-    ///
-    /// When it does not start.
     #[must_use]
     pub fn start_passing(faults: &[&str], others: Vec<(&str, OwnedFd)>) -> Self {
+        Self::start_as(faults, others, false)
+    }
+
+    fn start_as(faults: &[&str], others: Vec<(&str, OwnedFd)>, carries: bool) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for name in ["pids", MARKS] {
             fs::create_dir(directory.path().join(name)).expect("it can be created");
@@ -75,6 +82,7 @@ impl Cluster {
             listener,
             reported: None,
             resets_expected: false,
+            carries,
             clients: None,
             tally: Tally::default(),
             builds: 0,
@@ -161,6 +169,7 @@ impl Cluster {
             build: format!("build-{}", self.builds),
             shards: 3,
             listener: "main".to_owned(),
+            carry: self.carries,
             faults: faults.iter().map(|fault| (*fault).to_owned()).collect(),
         };
         SuccessorSpec { options, deadline: LIMIT, hello_limit: Duration::from_secs(10) }

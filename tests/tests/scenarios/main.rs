@@ -3,6 +3,7 @@
 
 mod aborts;
 mod adoption;
+mod carry;
 mod commits;
 mod descriptors;
 mod environment;

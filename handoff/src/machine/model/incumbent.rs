@@ -250,7 +250,10 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
             world.incumbent.life = Life::Leaving;
             close(world);
         }
-        Effect::InterruptDrain | Effect::RunSeal | Effect::GiveListeners { .. } => {}
+        Effect::InterruptDrain
+        | Effect::RunSeal
+        | Effect::GiveListeners { .. }
+        | Effect::Offer { .. } => {}
     }
 }
 

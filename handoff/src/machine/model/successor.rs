@@ -181,7 +181,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             (successor.opening, successor.is_fit) = (Opening::Open, is_fit);
             (successor.is_behind, successor.has_failed) = (false, !is_fit);
             let ready = ready_words(is_fit);
-            feed(world, Event::Opened { verified: None, ready }, witness);
+            feed(world, Event::Opened { carried: None, verified: None, ready }, witness);
         }
         Step::Write => {
             world.record.phase = RecordPhase::Serving;

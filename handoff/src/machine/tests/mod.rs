@@ -7,7 +7,7 @@ mod incumbent;
 mod successor;
 mod supervisor;
 
-use crate::protocol::{Capabilities, HandoffId, Message, Side};
+use crate::protocol::{Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side};
 
 fn ours() -> HandoffId {
     HandoffId::from_bytes([1; 16])
@@ -55,19 +55,27 @@ fn messages(handoff_id: HandoffId) -> Vec<Message> {
         Message::Verified { handoff_id, data_dir_fingerprint: [8; 32] },
         Message::Adopt { handoff_id },
         Message::Adopted { handoff_id, generation: 5, listeners: vec!["l".into()], left: 0 },
+        Message::Fetch { handoff_id },
+        Message::Late { handoff_id, connections: vec!["c".into()], unnamed: 1 },
+        Message::Carried { handoff_id, sets: vec![carried_set()] },
     ]
+}
+
+fn carried_set() -> CarriedSet {
+    CarriedSet {
+        name: "s".into(),
+        kind: CarryKind::Connections,
+        count: 2,
+        bytes: 3,
+        fate: CarryFate::Taken,
+    }
 }
 
 /// All variants are there, and each in its place: the walk misses none.
 #[test]
 fn the_walk_covers_every_message() {
     let all = messages(ours());
-    assert_eq!(all.len(), 19);
-    let last = Message::Adopted {
-        handoff_id: ours(),
-        generation: 5,
-        listeners: vec!["l".into()],
-        left: 0,
-    };
+    assert_eq!(all.len(), 22);
+    let last = Message::Carried { handoff_id: ours(), sets: vec![carried_set()] };
     assert_eq!(all.last(), Some(&last));
 }

@@ -1,4 +1,4 @@
-use super::{foreign, messages, ours};
+use super::{carried_set, foreign, messages, ours};
 use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::protocol::Message;
 
@@ -56,7 +56,7 @@ fn every_message_is_legal_or_makes_it_give_up() {
             }
         }
     }
-    assert_eq!((legal_pairs, giving_up), (14 + 2 + 2 + 2 + 5 + 1 + 2, 7 * 38 - 28));
+    assert_eq!((legal_pairs, giving_up), (14 + 2 + 2 + 2 + 5 + 1 + 2, 7 * 44 - 28));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
     let events = || {
         let mut events = vec![
             Event::WarmUpDone,
-            Event::Opened { verified: None, ready: words() },
+            Event::Opened { carried: None, verified: None, ready: words() },
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
             Event::SupervisorLost,
@@ -108,9 +108,11 @@ fn every_other_event_matters_where_it_belongs() {
                 (State::Warm(handoff_id), vec![warmed])
             }
             (State::Opening(_), Event::Opened { verified: Some(fingerprint), .. }) => {
+                let carried = Message::Carried { handoff_id, sets: vec![carried_set()] };
                 let verified = Message::Verified { handoff_id, data_dir_fingerprint: *fingerprint };
                 let ready = messages(ours()).swap_remove(9);
-                (State::Ready(handoff_id), vec![Effect::Send(verified), Effect::Send(ready)])
+                let said = [carried, verified, ready].map(Effect::Send).to_vec();
+                (State::Ready(handoff_id), said)
             }
             (State::Committing(_), Event::RecordWritten { generation }) => {
                 let serving = Message::Serving { handoff_id, generation: *generation };
@@ -136,7 +138,11 @@ fn every_other_event_matters_where_it_belongs() {
         };
         for event in [
             Event::WarmUpDone,
-            Event::Opened { verified: Some([8; 32]), ready: words() },
+            Event::Opened {
+                carried: Some(vec![carried_set()]),
+                verified: Some([8; 32]),
+                ready: words(),
+            },
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
             Event::SupervisorLost,

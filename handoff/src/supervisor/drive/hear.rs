@@ -10,7 +10,7 @@ use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport}
 use crate::frame::{LIVENESS_LIMIT, Link, Received};
 use crate::machine::supervisor::{Event, State};
 use crate::protocol::Message;
-use crate::supervisor::Progress;
+use crate::supervisor::{LateConnections, Progress};
 use crate::sys::poll;
 use crate::sys::process::Process;
 
@@ -162,6 +162,13 @@ impl Swap {
             &Message::Drained { open_conns_remaining, accept_closed } => {
                 self.learnt.drain = DrainReport { open_conns_remaining, accept_closed };
             }
+            Message::Late { connections, unnamed, .. } => {
+                let late = LateConnections { connections: connections.clone(), unnamed: *unnamed };
+                tracing::warn!(%late, "connections did not reach a request boundary in time");
+                let handoff_id = self.handoff_id();
+                self.tell(&Progress::Late { handoff_id, late: late.clone() });
+                self.learnt.carried.late = late;
+            }
             Message::SealComplete { last_revision_per_shard, data_dir_fingerprint, .. } => {
                 self.learnt.sealed = Some(SealReport {
                     last_revision_per_shard: last_revision_per_shard.clone(),
@@ -189,6 +196,7 @@ impl Swap {
                     advertised_revision_per_shard: advertised_revision_per_shard.clone(),
                 });
             }
+            Message::Carried { sets, .. } => self.learnt.carried.sets.clone_from(sets),
             Message::Serving { generation, .. } => self.learnt.generation = *generation,
             _ => {}
         }

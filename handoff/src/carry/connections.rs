@@ -1,0 +1,593 @@
+//! Connections that outlive the process that serves them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, ready};
+use std::thread::Thread;
+use std::time::Instant;
+
+use event_listener::{Event, IntoNotification, Listener};
+
+use crate::carry::SealedMemory;
+use crate::carry::format::{Carried, Format, Reads};
+use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
+use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, PARCEL_BYTES, StateWords};
+use crate::error::{CarryError, Result};
+use crate::frame::write_value;
+use crate::protocol::{CarryFate, CarryKind, cut};
+use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::socket::part_from;
+
+/// The connections of a daemon, each of which goes to the next process with a state of the
+/// daemon's own: what was read of the next request, who the client is, where its session stands.
+///
+/// A connection is a descriptor of any kind: a TCP or Unix socket, UDP, a pipe, a terminal. Its
+/// handler holds a [`Ticket`]. When the gate closes it *parks* at the next request boundary:
+/// it gives up the descriptor and the state. After the commit the new process takes them up;
+/// after a swap that was given up this one does, by the very same road:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use handoff::Gate;
+/// # use handoff::carry::{Arrival, Carried, Connections, Ticket};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Default, Serialize, Deserialize)] struct Client;
+/// # impl Carried for Client { const NAME: &'static str = "c"; const VERSION: u32 = 1; }
+/// # trait Io { async fn serve_one_request(&mut self, client: &mut Client) -> bool; }
+/// # impl Io for std::net::TcpStream { async fn serve_one_request(&mut self, _: &mut Client) -> bool { false } }
+/// # use std::net::TcpStream;
+/// # async fn select<T>(_: impl Future<Output = ()>, _: impl Future<Output = T>) -> Option<T> { None }
+/// # fn spawn(_: impl Future<Output = ()>) {}
+/// async fn serve(gate: Arc<Gate>, mut stream: TcpStream, mut client: Client, ticket: Ticket<Client>) {
+///     loop {
+///         match select(gate.closed(), stream.serve_one_request(&mut client)).await {
+///             None => return ticket.park(stream, client), // between two requests
+///             Some(true) => {}
+///             Some(false) => return, // the client has closed
+///         }
+///     }
+/// }
+///
+/// /// Runs beside the loop that accepts, for as long as the process does.
+/// async fn take_up(gate: Arc<Gate>, clients: Arc<Connections<Client>>) {
+///     loop {
+///         let Arrival { descriptor, state, ticket } = clients.arrival().await;
+///         spawn(serve(gate.clone(), TcpStream::from(descriptor), state, ticket));
+///     }
+/// }
+/// ```
+///
+/// A handler that is still busy when the grace of the drain is over is named in the report. It
+/// may park until the shards are sealed; after that it may finish its request in the old process
+/// if [`Late::Finish`] was chosen, and is told to close otherwise.
+pub struct Connections<S> {
+    reads: Reads<S>,
+    may_be_lost: bool,
+    late: Late,
+    state: Mutex<State<S>>,
+    /// There is something to take up.
+    arrived: Event,
+    /// The last one parked or ended, or the wait for it is pointless; or another process serves.
+    changed: Event,
+}
+
+/// What becomes of connections whose handlers did not park in time, once another process serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Late {
+    /// Their handlers are told to close them: [`Ticket::told_to_close`].
+    #[default]
+    Close,
+    /// Their handlers finish what they are at. `main` gives them the time, with
+    /// [`Connections::wait_ended`].
+    Finish,
+}
+
+struct State<S> {
+    phase: Phase,
+    interrupted: bool,
+    /// Names of those that have a handler.
+    live: HashMap<u64, String>,
+    next_key: u64,
+    carrier: Option<Thread>,
+    /// Parked, and not sent.
+    unsent: Vec<Parked<S>>,
+    /// Parked, and sent: not to be touched while the successor may have them.
+    sent: Vec<Parked<S>>,
+    /// To be taken up.
+    waiting: Vec<Parked<S>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing may be taken up yet.
+    Held,
+    Serving,
+    /// What parks is kept.
+    Collecting,
+    /// Another process serves.
+    Parted,
+}
+
+struct Parked<S> {
+    name: String,
+    descriptor: OwnedFd,
+    state: S,
+}
+
+impl<S: Carried> Connections<S> {
+    /// Without any. Nothing can be taken up before this process serves.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            reads: Reads::new(),
+            may_be_lost: false,
+            late: Late::default(),
+            state: Mutex::new(State {
+                phase: Phase::Held,
+                interrupted: false,
+                live: HashMap::new(),
+                next_key: 0,
+                carrier: None,
+                unsent: Vec::new(),
+                sent: Vec::new(),
+                waiting: Vec::new(),
+            }),
+            arrived: Event::new(),
+            changed: Event::new(),
+        }
+    }
+
+    /// Also reads the states of an older build.
+    #[must_use]
+    pub fn from<Older: Carried>(mut self) -> Self
+    where
+        S: From<Older>,
+    {
+        self.reads = self.reads.from::<Older>();
+        self
+    }
+
+    /// A swap may do without them: to a successor that does not carry them, or cannot read
+    /// their state, they are closed by the commit. Without this, the swap is undone instead.
+    #[must_use]
+    pub const fn may_be_lost(mut self) -> Self {
+        self.may_be_lost = true;
+        self
+    }
+
+    /// What becomes of those that do not park in time; [`Late::Close`] if nothing is said.
+    #[must_use]
+    pub const fn late(mut self, late: Late) -> Self {
+        self.late = late;
+        self
+    }
+
+    /// Counts a connection that was accepted. `name` is what the report of a drain calls it: the
+    /// client's address, say.
+    pub fn enter(self: &Arc<Self>, name: impl Into<String>) -> Ticket<S> {
+        let mut state = self.state();
+        self.ticket(&mut state, cut(name.into(), LONGEST_NAME))
+    }
+
+    /// Waits for a connection that came from another process, or back from one. Those that were
+    /// busy last come first. Runs on any executor.
+    pub async fn arrival(self: &Arc<Self>) -> Arrival<S> {
+        let mut listener = None;
+        poll_fn(|context| {
+            loop {
+                if let Some(arrival) = self.try_arrival() {
+                    return Poll::Ready(arrival);
+                }
+                let Some(waiting) = &mut listener else {
+                    listener = Some(self.arrived.listen());
+                    continue;
+                };
+                ready!(Pin::new(waiting).poll(context));
+                listener = None;
+            }
+        })
+        .await
+    }
+
+    /// [`arrival`](Self::arrival), for a thread: none if there was none until the deadline.
+    /// Without a deadline it waits for ever.
+    pub fn wait_arrival(self: &Arc<Self>, deadline: Option<Instant>) -> Option<Arrival<S>> {
+        loop {
+            let arrived = self.arrived.listen();
+            if let Some(arrival) = self.try_arrival() {
+                return Some(arrival);
+            }
+            match deadline {
+                None => arrived.wait(),
+                Some(deadline) if arrived.wait_deadline(deadline).is_none() => {
+                    return self.try_arrival();
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// One that waits already.
+    pub fn try_arrival(self: &Arc<Self>) -> Option<Arrival<S>> {
+        let mut state = self.state();
+        if state.phase != Phase::Serving {
+            return None;
+        }
+        let Parked { name, descriptor, state: carried } = state.waiting.pop()?;
+        let ticket = self.ticket(&mut state, name);
+        Some(Arrival { descriptor, state: carried, ticket })
+    }
+
+    /// How many have a handler now.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.state().live.len()
+    }
+
+    /// Blocks until no connection has a handler; how many still have one at the deadline. For
+    /// `main`, after [`Incumbent::serve`](crate::Incumbent::serve) has returned.
+    pub fn wait_ended(&self, deadline: Instant) -> usize {
+        loop {
+            let changed = self.changed.listen();
+            let live = self.live();
+            if live == 0 || changed.wait_deadline(deadline).is_none() {
+                return self.live();
+            }
+        }
+    }
+
+    fn ticket(self: &Arc<Self>, state: &mut State<S>, name: String) -> Ticket<S> {
+        let key = state.next_key;
+        state.next_key += 1;
+        state.live.insert(key, name);
+        Ticket { set: Arc::clone(self), key }
+    }
+}
+
+impl<S> Connections<S> {
+    fn state(&self) -> MutexGuard<'_, State<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A handler has ended, with or without its connection.
+    fn leave(&self, key: u64, parked: Option<(OwnedFd, S)>) {
+        let mut state = self.state();
+        let Some(name) = state.live.remove(&key) else { return };
+        let is_last = state.live.is_empty();
+        let to_close = match parked {
+            Some((descriptor, carried)) => state.park(Parked { name, descriptor, state: carried }),
+            None => None,
+        };
+        let (is_awaited, arrives) = (state.phase != Phase::Serving, !state.waiting.is_empty());
+        drop(state);
+        if is_last && is_awaited {
+            self.changed.notify(usize::MAX);
+        }
+        if arrives {
+            self.arrived.notify(1.additional());
+        }
+        if let Some(parked) = to_close {
+            part_from(parked.descriptor);
+        }
+    }
+}
+
+impl<S> State<S> {
+    /// Gives it back where nobody will take it up any more.
+    fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
+        match self.phase {
+            Phase::Collecting => {
+                self.unsent.push(parked);
+                if self.unsent.len() >= MOST_AT_ONCE
+                    && let Some(carrier) = &self.carrier
+                {
+                    carrier.unpark();
+                }
+            }
+            // The drain that it parks for is over already.
+            Phase::Held | Phase::Serving => self.waiting.push(parked),
+            Phase::Parted => return Some(parked),
+        }
+        None
+    }
+}
+
+impl<S: Carried> Default for Connections<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> fmt::Debug for Connections<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("Connections")
+            .field("phase", &state.phase)
+            .field("live", &state.live.len())
+            .field("parked", &(state.unsent.len() + state.sent.len() + state.waiting.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection to be taken up: it was parked by another process, or by this one for a swap
+/// that was given up.
+#[derive(Debug)]
+pub struct Arrival<S> {
+    /// The connection, as it was parked. Its file status flags (`O_NONBLOCK`) are as they were:
+    /// do not change them while other processes may have it.
+    pub descriptor: OwnedFd,
+    /// What was parked with it.
+    pub state: S,
+    /// For its handler.
+    pub ticket: Ticket<S>,
+}
+
+/// A connection that has a handler. Dropping it says that the connection is over.
+#[must_use = "a ticket that is dropped at once says that the connection is over"]
+pub struct Ticket<S> {
+    set: Arc<Connections<S>>,
+    key: u64,
+}
+
+impl<S> Ticket<S> {
+    /// Gives the connection up at a request boundary, with what the next handler has to know.
+    ///
+    /// Nothing may be read from it any more. An asynchronous runtime has to have let go of it:
+    /// `into_std` of tokio's streams does.
+    pub fn park(self, descriptor: impl Into<OwnedFd>, state: S) {
+        self.set.leave(self.key, Some((descriptor.into(), state)));
+    }
+
+    /// Waits until another process serves and this connection was not carried: its handler
+    /// closes it. Never with [`Late::Finish`]. Runs on any executor.
+    pub async fn told_to_close(&self) {
+        let mut listener = None;
+        poll_fn(|context| {
+            loop {
+                if self.is_told_to_close() {
+                    return Poll::Ready(());
+                }
+                let Some(changed) = &mut listener else {
+                    listener = Some(self.set.changed.listen());
+                    continue;
+                };
+                ready!(Pin::new(changed).poll(context));
+                listener = None;
+            }
+        })
+        .await;
+    }
+
+    /// Whether its handler is to close it now.
+    #[must_use]
+    pub fn is_told_to_close(&self) -> bool {
+        self.set.late == Late::Close && self.set.state().phase == Phase::Parted
+    }
+}
+
+impl<S> Drop for Ticket<S> {
+    fn drop(&mut self) {
+        self.set.leave(self.key, None);
+    }
+}
+
+impl<S> fmt::Debug for Ticket<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl<S: Carried> Carry for Connections<S> {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        visit(name.to_owned(), AnySet(self));
+    }
+}
+
+impl<S: Carried> Set for Connections<S> {
+    fn kind(&self) -> CarryKind {
+        CarryKind::Connections
+    }
+
+    fn may_be_lost(&self) -> bool {
+        self.may_be_lost
+    }
+
+    fn is_vacant(&self) -> bool {
+        let state = self.state();
+        state.live.is_empty() && state.waiting.is_empty()
+    }
+
+    fn collect(&self, carrier: Option<&Thread>) {
+        let mut state = self.state();
+        state.phase = Phase::Collecting;
+        state.interrupted = false;
+        state.carrier = carrier.cloned();
+        // Those that nobody has taken up yet go on as they came.
+        let waiting = std::mem::take(&mut state.waiting);
+        state.unsent.extend(waiting);
+    }
+
+    fn wait_parked(&self, deadline: Instant) -> Vec<String> {
+        loop {
+            let changed = self.changed.listen();
+            let late = {
+                let state = self.state();
+                if state.live.is_empty() {
+                    return Vec::new();
+                }
+                state.interrupted
+            };
+            if late || changed.wait_deadline(deadline).is_none() {
+                let mut names: Vec<_> = self.state().live.values().cloned().collect();
+                names.sort_unstable();
+                return names;
+            }
+        }
+    }
+
+    fn interrupt(&self) {
+        self.state().interrupted = true;
+        self.changed.notify(usize::MAX);
+    }
+
+    fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool> {
+        let mut taken = self.take_unsent(is_last);
+        if taken.parked.is_empty() {
+            return Ok(false);
+        }
+        let mut items = Vec::with_capacity(taken.parked.len());
+        // Where a state is too long for the frame, the memory that it went to.
+        let mut apart = Vec::new();
+        let (mut length, mut descriptors) = (0, 0);
+        for (index, Parked { name, state, .. }) in taken.parked.iter().enumerate() {
+            let unwritable =
+                |why| CarryError::Unwritable { set: S::NAME.to_owned(), item: name.clone(), why };
+            let mut bytes = Vec::new();
+            write_value(state, &mut bytes).map_err(unwritable)?;
+            let state = if bytes.len() > LONGEST_INLINE {
+                let length = bytes.len() as u64;
+                apart.push((index, SealedMemory::of_bytes(&bytes)?));
+                StateWords::Apart { length }
+            } else {
+                length += bytes.len();
+                StateWords::Inline(Bytes(bytes))
+            };
+            descriptors += state.descriptors();
+            if descriptors > MOST_AT_ONCE {
+                apart.pop_if(|(at, _)| *at == index);
+                break;
+            }
+            length += name.len();
+            items.push(ItemWords { name: name.clone(), state });
+            if length > PARCEL_BYTES {
+                break;
+            }
+        }
+        taken.put_back_from(items.len());
+        let mut apart = apart.iter().peekable();
+        let mut descriptors = Vec::with_capacity(descriptors);
+        for (index, parked) in taken.parked.iter().enumerate() {
+            descriptors.push(parked.descriptor.as_fd());
+            if let Some((_, memory)) = apart.next_if(|(at, _)| *at == index) {
+                descriptors.push(memory.as_sealed().as_fd());
+            }
+        }
+        send(Some(Format::of::<S>()), items, &descriptors)?;
+        Ok(true)
+    }
+
+    fn take_back(&self, kept_off: bool) {
+        let closed = {
+            let mut state = self.state();
+            state.phase = Phase::Held;
+            state.carrier = None;
+            let sent = std::mem::take(&mut state.sent);
+            let closed = if kept_off {
+                state.waiting.extend(sent);
+                Vec::new()
+            } else {
+                sent
+            };
+            let unsent = std::mem::take(&mut state.unsent);
+            state.waiting.extend(unsent);
+            closed
+        };
+        if !closed.is_empty() {
+            let count = closed.len();
+            tracing::warn!(count, "connections end with the successor that had taken them up");
+        }
+    }
+
+    fn forget(&self) {
+        self.state().waiting.clear();
+    }
+
+    fn release(&self) {
+        self.state().phase = Phase::Serving;
+        self.arrived.notify(usize::MAX);
+    }
+
+    fn part(&self) {
+        let (sent, unsent) = {
+            let mut state = self.state();
+            state.phase = Phase::Parted;
+            state.carrier = None;
+            (std::mem::take(&mut state.sent), std::mem::take(&mut state.unsent))
+        };
+        self.changed.notify(usize::MAX);
+        // The successor has them, so nothing ends by this.
+        drop(sent);
+        unsent.into_iter().for_each(|parked| part_from(parked.descriptor));
+    }
+
+    fn arrive(&self, name: &str, parcels: Vec<Parcel>) -> Result<CarryFate, CarryError> {
+        match self.read_parcels(name, parcels) {
+            Ok((arrived, older)) => {
+                self.state().waiting.extend(arrived);
+                Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
+            }
+            Err(error) if self.may_be_lost => Ok(CarryFate::Dropped { why: error.to_string() }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<S: Carried> Connections<S> {
+    /// All of them, or none.
+    fn read_parcels(
+        &self,
+        set: &str,
+        parcels: Vec<Parcel>,
+    ) -> Result<(Vec<Parked<S>>, Option<String>), CarryError> {
+        let (mut arrived, mut older) = (Vec::new(), None);
+        for Parcel { format, items } in parcels {
+            let format = format.ok_or_else(|| CarryError::Channel("no format".into()))?;
+            let decoder = self.reads.decoder(set, &format)?;
+            for item in items {
+                let Item::Connection { name, descriptor, state } = item else { continue };
+                let state = (decoder.read)(state.bytes()).map_err(|why| CarryError::Damaged {
+                    set: set.to_owned(),
+                    item: name.clone(),
+                    why,
+                })?;
+                arrived.push(Parked { name, descriptor, state });
+            }
+            older = decoder.older.or(older);
+        }
+        Ok((arrived, older))
+    }
+
+    fn take_unsent(&self, is_last: bool) -> Taken<'_, S> {
+        let mut state = self.state();
+        let count = state.unsent.len().min(MOST_AT_ONCE);
+        let count = if is_last || count == MOST_AT_ONCE { count } else { 0 };
+        Taken { set: self, parked: state.unsent.drain(..count).collect() }
+    }
+}
+
+/// Parked connections that are being sent. Whatever happens, they count as sent after it: none
+/// is lost by an error or a panic.
+struct Taken<'a, S> {
+    set: &'a Connections<S>,
+    parked: Vec<Parked<S>>,
+}
+
+impl<S> Taken<'_, S> {
+    /// These go with another parcel.
+    fn put_back_from(&mut self, first: usize) {
+        let left = self.parked.split_off(first);
+        self.set.state().unsent.splice(..0, left);
+    }
+}
+
+impl<S> Drop for Taken<'_, S> {
+    fn drop(&mut self) {
+        self.set.state().sent.append(&mut self.parked);
+    }
+}
+
+const LONGEST_NAME: usize = 128;

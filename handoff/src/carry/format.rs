@@ -1,0 +1,147 @@
+//! What a carried state is, and which older ones a build reads.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::CarryError;
+use crate::frame::read_value;
+
+/// A state that goes from one build to the next: it says its name and version, so that a build
+/// which cannot read it knows so before it tries.
+///
+/// ```
+/// use handoff::carry::Carried;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Client {
+///     unparsed: Vec<u8>, // what was read of the next request
+///     user: Option<String>,
+/// }
+///
+/// impl Carried for Client {
+///     const NAME: &'static str = "notes.client"; // of the format, not of the Rust type
+///     const VERSION: u32 = 1; // grows with every change of a field
+/// }
+/// ```
+///
+/// The bytes are bincode's, which names no fields: a state whose fields have changed in any way
+/// is another version. See [`Reads::from`] for how a newer build reads it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be carried",
+    note = "derive serde's `Serialize` and `Deserialize` for it, and implement \
+            `handoff::carry::Carried`, which gives its format a name and a version"
+)]
+pub trait Carried: Serialize + DeserializeOwned + Send + 'static {
+    /// The name of the format: the same in all builds, whatever the type is called.
+    const NAME: &'static str;
+
+    /// The version of the format.
+    const VERSION: u32;
+}
+
+/// A format's name and version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Format {
+    pub(crate) name: String,
+    pub(crate) version: u32,
+}
+
+impl Format {
+    pub(crate) fn of<T: Carried>() -> Self {
+        Self { name: T::NAME.to_owned(), version: T::VERSION }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} version {}", self.name, self.version)
+    }
+}
+
+/// The formats that a build reads as a `T`: its own, and older ones that are converted.
+///
+/// ```
+/// # use handoff::carry::{Carried, Reads};
+/// # use serde::{Deserialize, Serialize};
+/// #[derive(Serialize, Deserialize)]
+/// struct ClientV1 { unparsed: Vec<u8> }
+/// # impl Carried for ClientV1 { const NAME: &'static str = "notes.client"; const VERSION: u32 = 1; }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Client { unparsed: Vec<u8>, user: Option<String> }
+/// # impl Carried for Client { const NAME: &'static str = "notes.client"; const VERSION: u32 = 2; }
+///
+/// impl From<ClientV1> for Client {
+///     fn from(old: ClientV1) -> Self {
+///         Self { unparsed: old.unparsed, user: None }
+///     }
+/// }
+///
+/// let reads = Reads::<Client>::new().from::<ClientV1>();
+/// ```
+pub struct Reads<T> {
+    formats: Vec<(Format, Decode<T>)>,
+}
+
+type Decode<T> = fn(&[u8]) -> Result<T, String>;
+
+impl<T: Carried> Reads<T> {
+    /// Its own format alone.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { formats: vec![(Format::of::<T>(), read_value::<T>)] }
+    }
+
+    /// And that of an older build.
+    #[must_use]
+    pub fn from<Older: Carried>(mut self) -> Self
+    where
+        T: From<Older>,
+    {
+        self.formats.push((Format::of::<Older>(), |bytes| read_value(bytes).map(Older::into)));
+        self
+    }
+
+    /// How to read a format.
+    pub(crate) fn decoder(&self, set: &str, format: &Format) -> Result<Decoder<T>, CarryError> {
+        match self.formats.iter().position(|(known, _)| known == format) {
+            Some(place) => {
+                let (format, read) = &self.formats[place];
+                Ok(Decoder { read: *read, older: (place > 0).then(|| format.to_string()) })
+            }
+            None => Err(CarryError::Unreadable {
+                set: set.to_owned(),
+                arrived: format.to_string(),
+                reads: self.to_string(),
+            }),
+        }
+    }
+}
+
+pub(crate) struct Decoder<T> {
+    pub(crate) read: Decode<T>,
+    /// What is converted from.
+    pub(crate) older: Option<String>,
+}
+
+impl<T: Carried> Default for Reads<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> fmt::Display for Reads<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let formats: Vec<_> = self.formats.iter().map(|(format, _)| format.to_string()).collect();
+        f.write_str(&formats.join(", "))
+    }
+}
+
+impl<T> fmt::Debug for Reads<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.formats.iter().map(|(format, _)| format)).finish()
+    }
+}

@@ -1,0 +1,33 @@
+//! What goes from the old process to the new one without being closed or rebuilt: live
+//! connections, and memory.
+//!
+//! ```text
+//! incumbent   serves | drain: handlers park | seal     | told to leave
+//!                    |        \ \ \ sent as they park  |
+//! successor   warm   | receives, reads nothing | opens | commit | takes them up
+//! ```
+//!
+//! A daemon has its [`Connections`] and [`Memory`] in fields with `#[handoff(carry)]`, or names
+//! them in [`Drainable::carriage`](crate::Drainable::carriage); the library does the rest. The
+//! incumbent keeps its copy of each descriptor, unread, until the commit, and takes its
+//! connections up again where there is none. Which of the two processes may read is decided
+//! once, by a word that both of them map.
+
+mod claim;
+mod connections;
+mod format;
+mod memory;
+mod receive;
+mod send;
+mod set;
+mod wire;
+
+pub(crate) use claim::Claim;
+pub use connections::{Arrival, Connections, Late, Ticket};
+pub use format::{Carried, Reads};
+pub use memory::{Memory, MemoryWriter, SealedMemory};
+pub(crate) use receive::{Arrivals, Receiver};
+pub(crate) use send::{Carrier, Channel, StopCarrier};
+pub use set::{AnySet, Carriage, Carry};
+
+pub use crate::protocol::{CarriedSet, CarryFate, CarryKind};

@@ -1,0 +1,371 @@
+//! The successor's end of a carry channel.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+
+use crate::carry::claim::Claim;
+use crate::carry::memory::Memory;
+use crate::carry::send::Cancel;
+use crate::carry::set::{Carriage, Item, Parcel, State};
+use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
+use crate::error::{CarryError, Error, FrameError, PeerMisbehaved, Result};
+use crate::frame::{FrameReader, LIVENESS_LIMIT, write_message};
+use crate::machine::{Greeting, judge_hello};
+use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, MOST_SETS, Message, Side};
+use crate::sys::memory::Sealed;
+use crate::sys::rights;
+use crate::sys::socket::{self, Peer};
+
+/// Receives on a thread of its own, from before the drain to the end.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    cancel: Arc<Cancel>,
+    received: mpsc::Receiver<Arrivals>,
+}
+
+impl Receiver {
+    /// Waits for the offer, and receives what follows.
+    fn start(stream: UnixStream, reader: FrameReader) -> Result<Self> {
+        let cancel = Arc::new(Cancel::new()?);
+        let mut channel =
+            Channel { stream, reader, descriptors: VecDeque::new(), cancel: Arc::clone(&cancel) };
+        let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
+        let (sender, received) = mpsc::channel();
+        thread::Builder::new().name("handoff-receiver".into()).spawn(move || {
+            arrivals.end = channel.receive(&mut arrivals.sets);
+            let _ = sender.send(arrivals);
+        })?;
+        Ok(Self { cancel, received })
+    }
+
+    /// Asks the process that serves `control_socket` for what it carries; none where it carries
+    /// nothing.
+    pub(crate) fn ask(control_socket: &Path, handoff_id: HandoffId) -> Result<Option<Self>> {
+        let deadline = Instant::now() + LIVENESS_LIMIT;
+        let at = |source| Error::Path {
+            action: "connect to the control socket",
+            path: control_socket.to_owned(),
+            source,
+        };
+        let mut stream = socket::connect(control_socket, deadline).map_err(at)?;
+        let peer = Peer::of(&stream)?;
+        if !peer.is_trusted_at(control_socket) {
+            return Err(PeerMisbehaved::WrongUser(peer.uid).into());
+        }
+        let mut reader = FrameReader::new();
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(LIVENESS_LIMIT))?;
+        let Some((_, hello)) = reader.read_from(&mut stream)? else {
+            return Err(Error::TimedOut("waiting for the incumbent's hello"));
+        };
+        let Greeting { version, capabilities, .. } = judge_hello(hello, Side::Incumbent, peer.pid)?;
+        if !capabilities.carries() {
+            return Ok(None);
+        }
+        let ack = Message::HelloAck { proto_version_chosen: version, handoff_id };
+        write_message(&mut stream, version, &ack)?;
+        write_message(&mut stream, version, &Message::Fetch { handoff_id })?;
+        Self::start(stream, reader).map(Some)
+    }
+
+    /// What has arrived, once the incumbent has sealed or is dead.
+    pub(crate) fn finish(self) -> Result<Arrivals> {
+        match self.received.recv_timeout(LIVENESS_LIMIT) {
+            Ok(arrivals) => Ok(arrivals),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::TimedOut("waiting for the end of what the incumbent carries"))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let message = "the thread panicked".to_owned();
+                Err(Error::HookPanicked { hook: "receive", message })
+            }
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// What a successor got from its incumbent.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    claim: Claim,
+    sets: Vec<ArrivedSet>,
+    /// How the channel ended: `true` with all that the incumbent had.
+    end: Result<bool>,
+}
+
+#[derive(Debug)]
+struct ArrivedSet {
+    words: SetWords,
+    parcels: Vec<Parcel>,
+    count: u64,
+    bytes: u64,
+    /// Once it was handed on.
+    fate: Option<CarryFate>,
+}
+
+impl Arrivals {
+    /// Whether the incumbent has sent all that it had.
+    pub(crate) const fn is_whole(&self) -> bool {
+        matches!(self.end, Ok(true))
+    }
+
+    /// What may be used of it, now that this process holds the lock. An incumbent that died took
+    /// its sealed state with it, but the connections that had arrived are still open; one that
+    /// took them back before it died may have read from them.
+    pub(crate) fn settle(mut self, incumbent_is_dead: bool) -> Result<Self> {
+        let is_whole = match self.end {
+            Ok(is_whole) => is_whole,
+            Err(error) if incumbent_is_dead => {
+                tracing::warn!(%error, "what the incumbent carried is not whole");
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        if !is_whole && !incumbent_is_dead {
+            return Err(FrameError::Truncated.into());
+        }
+        if self.claim.is_taken_back() {
+            self.sets.iter_mut().for_each(ArrivedSet::clear);
+        } else if !is_whole {
+            let is_memory = |set: &&mut ArrivedSet| set.words.kind == CarryKind::Memory;
+            self.sets.iter_mut().filter(is_memory).for_each(ArrivedSet::clear);
+        }
+        self.end = Ok(is_whole);
+        Ok(self)
+    }
+
+    /// The memory of that name; empty where none arrived.
+    pub(crate) fn memory(&mut self, name: &str) -> Result<Memory, CarryError> {
+        let memory = Memory::new();
+        if let Some(set) = self.sets.iter_mut().find(|set| set.words.name == name) {
+            set.check_kind(CarryKind::Memory)?;
+            memory.fill(std::mem::take(&mut set.parcels));
+        }
+        Ok(memory)
+    }
+
+    /// Hands everything to the sets of the same names; see
+    /// [`Successor::take_up`](crate::successor::Successor::take_up).
+    pub(crate) fn hand_on(&mut self, carriage: &Carriage<'_>) -> Result<(), CarryError> {
+        carriage.check()?;
+        for set in &mut self.sets {
+            if set.fate.is_none() {
+                let parcels = std::mem::take(&mut set.parcels);
+                set.fate = Some(match carriage.set(&set.words.name) {
+                    Some(own) => match set.check_kind(own.kind()) {
+                        Ok(()) => own.arrive(&set.words.name, parcels)?,
+                        Err(error) if own.may_be_lost() => {
+                            CarryFate::Dropped { why: error.to_string() }
+                        }
+                        Err(error) => return Err(error),
+                    },
+                    None => set.not_taken()?,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of each set; an error if one was not handed on that may not be lost.
+    pub(crate) fn report(&self) -> Result<Vec<CarriedSet>, CarryError> {
+        self.sets.iter().map(ArrivedSet::report).collect()
+    }
+
+    pub(crate) fn into_claim(self) -> Claim {
+        self.claim
+    }
+}
+
+impl ArrivedSet {
+    fn clear(&mut self) {
+        self.parcels.clear();
+        (self.count, self.bytes) = (0, 0);
+    }
+
+    fn check_kind(&self, expected: CarryKind) -> Result<(), CarryError> {
+        if self.words.kind == expected {
+            return Ok(());
+        }
+        Err(CarryError::WrongKind {
+            set: self.words.name.clone(),
+            arrived: self.words.kind.name(),
+            expected: expected.name(),
+        })
+    }
+
+    fn not_taken(&self) -> Result<CarryFate, CarryError> {
+        let error = CarryError::NotTaken { set: self.words.name.clone() };
+        if self.words.may_be_lost || self.count == 0 {
+            return Ok(CarryFate::Dropped { why: error.to_string() });
+        }
+        Err(error)
+    }
+
+    fn report(&self) -> Result<CarriedSet, CarryError> {
+        let SetWords { name, kind, .. } = self.words.clone();
+        let fate = self.fate.clone().map_or_else(|| self.not_taken(), Ok)?;
+        Ok(CarriedSet { name, kind, count: self.count, bytes: self.bytes, fate })
+    }
+
+    fn add(&mut self, parcel: Parcel, bytes: u64) {
+        self.count += parcel.items.len() as u64;
+        self.bytes += bytes;
+        self.parcels.push(parcel);
+    }
+}
+
+/// The stream, and what was read of the next frame.
+struct Channel {
+    stream: UnixStream,
+    reader: FrameReader,
+    /// In the order in which they came, which is that of the frames that count them.
+    descriptors: VecDeque<OwnedFd>,
+    cancel: Arc<Cancel>,
+}
+
+impl Channel {
+    fn greet(&mut self, deadline: Instant) -> Result<Arrivals> {
+        let Some(Note::Offer { sets }) = self.next(Some(deadline))? else {
+            return Err(CarryError::Channel("it did not begin with an offer".into()).into());
+        };
+        if sets.len() > MOST_SETS {
+            return Err(CarryError::TooManySets(sets.len()).into());
+        }
+        let not_a_claim = |_| CarryError::Channel("the offer came without its claim".into());
+        let claim = Claim::of(self.descriptor()?).map_err(not_a_claim)?;
+        let arrived =
+            |words| ArrivedSet { words, parcels: Vec::new(), count: 0, bytes: 0, fate: None };
+        Ok(Arrivals { claim, sets: sets.into_iter().map(arrived).collect(), end: Ok(false) })
+    }
+
+    /// Receives until the end; `false` where the stream ended before.
+    fn receive(&mut self, sets: &mut [ArrivedSet]) -> Result<bool> {
+        loop {
+            match self.next(None)? {
+                None => return Ok(false),
+                Some(Note::Offer { .. }) => {
+                    return Err(CarryError::Channel("a second offer".into()).into());
+                }
+                Some(Note::Parcel { set, format, items }) => {
+                    let set = usize::try_from(set).ok().and_then(|set| sets.get_mut(set));
+                    let Some(set) = set else {
+                        return Err(CarryError::Channel("a parcel of no set".into()).into());
+                    };
+                    let expected = items.iter().map(|item| item.state.descriptors()).sum();
+                    let arrived = self.descriptors.len();
+                    if arrived < expected {
+                        return Err(CarryError::Descriptors { expected, arrived }.into());
+                    }
+                    let mut bytes = 0;
+                    let items = items
+                        .into_iter()
+                        .map(|item| self.item(&set.words, item, &mut bytes))
+                        .collect::<Result<_>>()?;
+                    set.add(Parcel { format, items }, bytes);
+                    reach!(SuccessorReceived)?;
+                }
+                Some(Note::End { sent }) => {
+                    if !self.descriptors.is_empty() {
+                        let arrived = self.descriptors.len();
+                        return Err(CarryError::Descriptors { expected: 0, arrived }.into());
+                    }
+                    if sent.len() != sets.len() {
+                        return Err(CarryError::Channel("it counts other sets".into()).into());
+                    }
+                    for (set, sent) in sets.iter().zip(sent) {
+                        let (name, arrived) = (&set.words.name, set.count);
+                        if sent != arrived {
+                            let set = name.clone();
+                            return Err(CarryError::Count { set, sent, arrived }.into());
+                        }
+                    }
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// One item of a parcel whose descriptors are there.
+    fn item(&mut self, set: &SetWords, item: ItemWords, bytes: &mut u64) -> Result<Item> {
+        let ItemWords { name, state } = item;
+        let not_sealed = || CarryError::NotSealed { set: set.name.clone(), item: name.clone() };
+        let sealed = |descriptor, length: u64| {
+            Sealed::map(descriptor)
+                .ok()
+                .filter(|memory| memory.len() as u64 == length)
+                .ok_or_else(not_sealed)
+        };
+        Ok(match (set.kind, state) {
+            (CarryKind::Connections, StateWords::Inline(Bytes(inline))) => {
+                *bytes += inline.len() as u64;
+                let (descriptor, state) = (self.descriptor()?, State::Inline(inline));
+                Item::Connection { name, descriptor, state }
+            }
+            (CarryKind::Connections, StateWords::Apart { length }) => {
+                *bytes += length;
+                let descriptor = self.descriptor()?;
+                let state = State::Apart(sealed(self.descriptor()?, length)?);
+                Item::Connection { name, descriptor, state }
+            }
+            (CarryKind::Memory, StateWords::Memory { length }) => {
+                *bytes += length;
+                let memory = sealed(self.descriptor()?, length)?;
+                Item::Memory { key: name, memory }
+            }
+            (CarryKind::Memory, _) | (CarryKind::Connections, StateWords::Memory { .. }) => {
+                let words = format!("{name:?} is not of the kind of {:?}", set.name);
+                return Err(CarryError::Channel(words).into());
+            }
+        })
+    }
+
+    fn descriptor(&mut self) -> Result<OwnedFd> {
+        let missing = CarryError::Descriptors { expected: 1, arrived: 0 };
+        Ok(self.descriptors.pop_front().ok_or(missing)?)
+    }
+
+    /// The next frame; none at the end of the stream.
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Note>> {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            if let Some((_, note)) = self.reader.next_of()? {
+                return Ok(Some(note));
+            }
+            let mut received = Vec::new();
+            match rights::receive_with(&self.stream, &mut chunk, &mut received) {
+                Ok(0) if self.reader.is_inside_a_frame() => {
+                    return Err(FrameError::Truncated.into());
+                }
+                Ok(0) => return Ok(None),
+                Ok(length) => {
+                    self.reader.push(&chunk[..length]);
+                    self.descriptors.extend(received);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return Err(Error::TimedOut("waiting for what the incumbent carries"));
+                    }
+                    self.cancel.wait_for(&self.stream, PollFlags::IN, deadline)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+const CHUNK: usize = 64 << 10;

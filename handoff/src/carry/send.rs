@@ -1,0 +1,212 @@
+//! The incumbent's end of a carry channel.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+use crate::carry::claim::Claim;
+use crate::carry::set::Carriage;
+use crate::carry::wire::Note;
+use crate::drainable::Drainable;
+use crate::drainable::fence::fenced;
+use crate::error::{CarryError, Error, Result};
+use crate::frame::encode;
+use crate::protocol::PROTO_MIN;
+use crate::sys::poll::{self, Waker};
+use crate::sys::rights;
+
+/// A connection to the successor of a swap that is about to begin.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    stream: UnixStream,
+    claim: Arc<Claim>,
+}
+
+impl Channel {
+    /// Tells a successor which sets there are. It is the first thing that is said, to a peer that
+    /// has just connected: the kernel has room for it.
+    pub(crate) fn open(stream: UnixStream, carriage: &Carriage<'_>) -> Result<Self> {
+        let channel = Self { stream, claim: Arc::new(Claim::new()?) };
+        let offer = Note::Offer { sets: carriage.words() };
+        channel.send(&offer, &[channel.claim.as_fd()], &Cancel::new()?)?;
+        Ok(channel)
+    }
+
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        Arc::clone(&self.claim)
+    }
+
+    /// Sends one frame; its descriptors go with the first byte.
+    fn send(&self, note: &Note, descriptors: &[BorrowedFd<'_>], cancel: &Cancel) -> Result<()> {
+        let frame = encode(PROTO_MIN, note)?;
+        let mut sent = 0;
+        while sent < frame.len() {
+            let descriptors = if sent == 0 { descriptors } else { &[] };
+            match rights::send_with(&self.stream, &frame[sent..], descriptors) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    cancel.wait_for(&self.stream, PollFlags::OUT, None)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // So many are on their way that the kernel wants some to arrive first.
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    let pause = Instant::now() + IN_FLIGHT_PAUSE;
+                    cancel.wait_for(&self.stream, PollFlags::empty(), Some(pause))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Ends a wait from another thread.
+#[derive(Debug)]
+pub(super) struct Cancel {
+    is_cancelled: AtomicBool,
+    waker: Waker,
+}
+
+impl Cancel {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { is_cancelled: AtomicBool::new(false), waker: Waker::new()? })
+    }
+
+    pub(super) fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the stream is ready or the deadline has passed.
+    pub(super) fn wait_for(
+        &self,
+        stream: &UnixStream,
+        flags: PollFlags,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + LONG);
+        poll::wait_with_waker(&self.waker, &[(stream.as_fd(), flags)], deadline)?;
+        if self.is_cancelled() { Err(CarryError::GivenUp.into()) } else { Ok(()) }
+    }
+}
+
+/// Sends what parks, on a thread of its own, from the drain to the seal.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Nothing is added any more.
+    is_sealed: AtomicBool,
+    cancel: Cancel,
+}
+
+/// Cuts a carrier short, from another thread.
+#[derive(Debug, Clone)]
+pub(crate) struct StopCarrier(Arc<Shared>, Thread);
+
+impl StopCarrier {
+    pub(crate) fn stop(&self) {
+        self.0.cancel.cancel();
+        self.1.unpark();
+    }
+}
+
+impl Carrier {
+    pub(crate) fn start<D: Drainable + 'static>(
+        drainable: Arc<D>,
+        channel: Channel,
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared { is_sealed: AtomicBool::new(false), cancel: Cancel::new()? });
+        let thread = {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name("handoff-carrier".into()).spawn(move || {
+                fenced("carry", || carry(&drainable.carriage(), &channel, &shared))
+            })?
+        };
+        Ok(Self { shared, thread })
+    }
+
+    /// The thread that is to be woken when enough has been parked.
+    pub(crate) fn thread(&self) -> &Thread {
+        self.thread.thread()
+    }
+
+    pub(crate) fn stopper(&self) -> StopCarrier {
+        StopCarrier(Arc::clone(&self.shared), self.thread().clone())
+    }
+
+    /// Everything is sealed: sends what is left, and waits until it is out.
+    pub(crate) fn finish(self) -> Result<()> {
+        self.shared.is_sealed.store(true, Ordering::SeqCst);
+        self.end()
+    }
+
+    /// The swap is given up: nothing more is sent once this has returned.
+    pub(crate) fn give_up(self) {
+        self.stopper().stop();
+        if let Err(error) = self.end() {
+            tracing::debug!(%error, "the carrier was stopped");
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or_else(|_| {
+            let message = "the thread panicked".to_owned();
+            Err(Error::HookPanicked { hook: "carry", message })
+        })
+    }
+}
+
+fn carry(carriage: &Carriage<'_>, channel: &Channel, shared: &Shared) -> Result<()> {
+    let mut sent = vec![0; carriage.len()];
+    loop {
+        let is_sealed = shared.is_sealed.load(Ordering::SeqCst);
+        for ((set, sent), index) in carriage.sets().zip(&mut sent).zip(0..) {
+            loop {
+                if shared.cancel.is_cancelled() {
+                    return Err(CarryError::GivenUp.into());
+                }
+                let more = set.send_next(is_sealed, &mut |format, items, descriptors| {
+                    reach!(IncumbentCarries)?;
+                    let count = items.len() as u64;
+                    let parcel = Note::Parcel { set: index, format, items };
+                    channel.send(&parcel, descriptors, &shared.cancel)?;
+                    *sent += count;
+                    Ok(())
+                })?;
+                if !more {
+                    break;
+                }
+            }
+        }
+        if is_sealed {
+            reach!(IncumbentCarried)?;
+            return channel.send(&Note::End { sent }, &[], &shared.cancel);
+        }
+        thread::park();
+    }
+}
+
+const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_secs(3600);

@@ -1,0 +1,279 @@
+//! What is carried, without its types: one set, and all sets of a daemon.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Instant;
+
+use crate::carry::format::Format;
+use crate::carry::wire::{ItemWords, SetWords};
+use crate::error::{CarryError, Result};
+use crate::protocol::{CarryFate, CarryKind, MOST_SETS};
+use crate::sys::memory::Sealed;
+
+/// What a field with `#[handoff(carry)]` may be: [`Connections`](crate::carry::Connections),
+/// [`Memory`](crate::carry::Memory), an `Arc` of either, or a collection of those.
+///
+/// The elements of the field `clients` are named `clients.0`, `clients.1`; the name is by what
+/// a successor finds its set again.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be carried from one process to the next",
+    label = "`#[handoff(carry)]` is for connections and memory",
+    note = "such a field is a `handoff::carry::Connections`, a `handoff::carry::Memory`, an \
+            `Arc` of either, or a `Vec`, an array or an `Option` of those"
+)]
+pub trait Carry: Send + Sync {
+    /// Calls `visit` with every set and its name. `name` is the name of the whole.
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>));
+}
+
+/// One set of connections or of memory, whatever the types in it are.
+#[derive(Clone, Copy)]
+pub struct AnySet<'a>(pub(super) &'a dyn Set);
+
+impl fmt::Debug for AnySet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.kind().name())
+    }
+}
+
+macro_rules! deref_carry {
+    ($($pointer:ty),*) => {$(
+        #[diagnostic::do_not_recommend]
+        impl<T: Carry + ?Sized> Carry for $pointer {
+            fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+                (**self).each_set(name, visit);
+            }
+        }
+    )*};
+}
+
+deref_carry!(&T, Box<T>, Arc<T>);
+
+impl<T: Carry> Carry for Option<T> {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        self.iter().for_each(|set| set.each_set(name, visit));
+    }
+}
+
+impl<T: Carry> Carry for [T] {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        for (index, set) in self.iter().enumerate() {
+            set.each_set(&format!("{name}.{index}"), visit);
+        }
+    }
+}
+
+impl<T: Carry> Carry for Vec<T> {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        self.as_slice().each_set(name, visit);
+    }
+}
+
+impl<T: Carry, const N: usize> Carry for [T; N] {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        self.as_slice().each_set(name, visit);
+    }
+}
+
+/// What the library does with a set, in the order of a swap.
+pub(super) trait Set: Send + Sync {
+    fn kind(&self) -> CarryKind;
+
+    /// Whether a swap may do without it.
+    fn may_be_lost(&self) -> bool;
+
+    /// Whether there is nothing in it.
+    fn is_vacant(&self) -> bool;
+
+    /// A drain begins: what parks from here on is kept for `carrier`, which is to be woken.
+    fn collect(&self, carrier: Option<&Thread>);
+
+    /// Waits until every connection is parked or over; the names of those that are not when the
+    /// deadline passes, or when the wait is interrupted.
+    fn wait_parked(&self, deadline: Instant) -> Vec<String>;
+
+    /// Cuts [`wait_parked`](Self::wait_parked) short.
+    fn interrupt(&self);
+
+    /// Sends the next parcel. With `is_last` all that is left goes; without it, only what fills
+    /// one. `false` when there was none to send.
+    fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool>;
+
+    /// The swap was given up. What was sent counts again if the successor has `kept_off` it.
+    fn take_back(&self, kept_off: bool);
+
+    /// What arrived is another process's.
+    fn forget(&self);
+
+    /// This process serves, from here on or again.
+    fn release(&self);
+
+    /// Another process serves.
+    fn part(&self);
+
+    /// What was sent arrives in the successor. Nothing is used before it is released.
+    fn arrive(&self, name: &str, parcels: Vec<Parcel>) -> Result<CarryFate, CarryError>;
+}
+
+/// Sends a parcel: the format of its states, what it says, and the descriptors.
+pub(super) type SendParcel<'a> =
+    dyn FnMut(Option<Format>, Vec<ItemWords>, &[BorrowedFd<'_>]) -> Result<()> + 'a;
+
+/// What arrived in one parcel.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) format: Option<Format>,
+    pub(super) items: Vec<Item>,
+}
+
+/// A connection with its state, or a piece of memory.
+#[derive(Debug)]
+pub(super) enum Item {
+    Connection { name: String, descriptor: OwnedFd, state: State },
+    Memory { key: String, memory: Sealed },
+}
+
+/// The state of a connection, as bytes.
+#[derive(Debug)]
+pub(super) enum State {
+    Inline(Vec<u8>),
+    Apart(Sealed),
+}
+
+impl State {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Apart(memory) => memory,
+        }
+    }
+}
+
+/// All that a daemon carries, in declared order.
+///
+/// `#[derive(Drainable)]` gathers it; who implements [`Drainable`](crate::Drainable) by hand
+/// does the same in [`carriage`](crate::Drainable::carriage), and the library does the rest.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use handoff::carry::{Carriage, Carried, Connections, Memory};
+/// # struct Daemon<C: Carried> { clients: Arc<Connections<C>>, cache: Memory }
+/// # impl<C: Carried> Daemon<C> {
+/// fn carriage(&self) -> Carriage<'_> {
+///     Carriage::new().with("clients", &self.clients).with("cache", &self.cache)
+/// }
+/// # }
+/// ```
+#[derive(Default)]
+pub struct Carriage<'a> {
+    sets: Vec<(String, AnySet<'a>)>,
+}
+
+impl<'a> Carriage<'a> {
+    /// Nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { sets: Vec::new() }
+    }
+
+    /// With one more set, or a collection of them, behind the others.
+    #[must_use]
+    pub fn with<C: Carry + ?Sized>(mut self, name: &str, sets: &'a C) -> Self {
+        sets.each_set(name, &mut |name, set| self.sets.push((name, set)));
+        self
+    }
+
+    /// How many sets there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
+    /// Whether the names tell the sets apart, and are not too many.
+    pub(crate) fn check(&self) -> Result<(), CarryError> {
+        if self.len() > MOST_SETS {
+            return Err(CarryError::TooManySets(self.len()));
+        }
+        let mut names = HashSet::new();
+        match self.sets.iter().find(|(name, _)| !names.insert(name)) {
+            Some((set, _)) => Err(CarryError::DuplicateSet { set: set.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn words(&self) -> Vec<SetWords> {
+        let words = |(name, set): &(String, AnySet<'_>)| SetWords {
+            name: name.clone(),
+            kind: set.0.kind(),
+            may_be_lost: set.0.may_be_lost(),
+        };
+        self.sets.iter().map(words).collect()
+    }
+
+    pub(super) fn sets(&self) -> impl Iterator<Item = &'a dyn Set> {
+        self.sets.iter().map(|(_, set)| set.0)
+    }
+
+    pub(super) fn set(&self, name: &str) -> Option<&'a dyn Set> {
+        self.sets.iter().find(|(own, _)| own == name).map(|(_, set)| set.0)
+    }
+
+    /// Refuses a swap to a successor that did not ask for what it would lose.
+    pub(crate) fn check_asked_for(&self) -> Result<(), CarryError> {
+        let would_be_lost =
+            |(_, set): &&(String, AnySet<'_>)| !set.0.may_be_lost() && !set.0.is_vacant();
+        match self.sets.iter().find(would_be_lost) {
+            Some((set, _)) => Err(CarryError::NotAskedFor { set: set.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A drain begins.
+    pub(crate) fn collect(&self, carrier: Option<&Thread>) {
+        self.sets().for_each(|set| set.collect(carrier));
+    }
+
+    /// Waits until every connection is parked or over; those that are not, by name.
+    pub(crate) fn wait_parked(&self, deadline: Instant) -> Vec<String> {
+        self.sets().flat_map(|set| set.wait_parked(deadline)).collect()
+    }
+
+    pub(crate) fn interrupt(&self) {
+        self.sets().for_each(Set::interrupt);
+    }
+
+    /// Whether the successor has `kept_off` what it was sent.
+    pub(crate) fn take_back(&self, kept_off: bool) {
+        self.sets().for_each(|set| set.take_back(kept_off));
+    }
+
+    /// What arrived is another process's.
+    pub(crate) fn forget(&self) {
+        self.sets().for_each(Set::forget);
+    }
+
+    /// This process serves: what arrived, or came back, may be taken up.
+    pub(crate) fn release(&self) {
+        self.sets().for_each(Set::release);
+    }
+
+    /// Another process serves.
+    pub(crate) fn part(&self) {
+        self.sets().for_each(Set::part);
+    }
+}
+
+impl fmt::Debug for Carriage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.sets.iter().map(|(name, set)| (name, set))).finish()
+    }
+}

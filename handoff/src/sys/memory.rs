@@ -1,0 +1,197 @@
+//! Memory that has a descriptor: sealed for good and mapped, or one word that two processes
+//! share.
+
+#![expect(unsafe_code, reason = "memory that other processes have too is mapped")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use memmap2::{Mmap, MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// Empty memory that can be written as a file, and sealed.
+pub(crate) fn create(name: &str) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Where executable ones are forbidden this has to be said; kernels before 6.3 do not know it.
+    match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(rustix::io::Errno::INVAL) => Ok(rustix::fs::memfd_create(name, flags)?.into()),
+        result => Ok(result?.into()),
+    }
+}
+
+/// Sealed memory, mapped for reading.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    descriptor: OwnedFd,
+    /// None where there is nothing to map.
+    map: Option<Mmap>,
+}
+
+impl Sealed {
+    /// Seals memory that nobody has mapped for writing, and maps it.
+    pub(crate) fn seal(memory: File) -> io::Result<Self> {
+        rustix::fs::fcntl_add_seals(&memory, FOR_GOOD | SealFlags::SEAL)?;
+        Self::map(memory.into())
+    }
+
+    /// Maps sealed memory; `InvalidInput` where it is none, or could still be changed.
+    pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Self> {
+        if !seals_of(&descriptor)?.contains(FOR_GOOD) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let length = length_of(&descriptor)?;
+        let map = if length == 0 {
+            None
+        } else {
+            // SAFETY: the seals that were just looked at keep everybody from writing and from
+            // resizing it, for as long as it exists.
+            Some(unsafe { MmapOptions::new().len(length).map(&descriptor)? })
+        };
+        Ok(Self { descriptor, map })
+    }
+}
+
+impl Deref for Sealed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl AsFd for Sealed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// A word that is shared with another process, and that either may change once from zero.
+#[derive(Debug)]
+pub(crate) struct Word {
+    descriptor: OwnedFd,
+    map: MmapRaw,
+}
+
+impl Word {
+    /// A word that is zero.
+    pub(crate) fn new() -> io::Result<Self> {
+        let memory = create("handoff-word")?;
+        memory.set_len(WORD as u64)?;
+        rustix::fs::fcntl_add_seals(&memory, OF_ONE_SIZE)?;
+        Self::map(memory.into())
+    }
+
+    /// The word that another process has made; `InvalidInput` where it is none.
+    pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Self> {
+        let is_one = seals_of(&descriptor)?.contains(OF_ONE_SIZE)
+            && !seals_of(&descriptor)?.contains(SealFlags::WRITE)
+            && length_of(&descriptor)? == WORD;
+        if !is_one {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let map = MmapOptions::new().len(WORD).map_raw(&descriptor)?;
+        Ok(Self { descriptor, map })
+    }
+
+    pub(crate) fn get(&self) -> u32 {
+        self.word().load(Ordering::SeqCst)
+    }
+
+    /// Makes it `value` if it is zero; otherwise says what it is.
+    pub(crate) fn claim(&self, value: u32) -> Result<(), u32> {
+        self.word().compare_exchange(0, value, Ordering::SeqCst, Ordering::SeqCst).map(drop)
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: a mapping begins at a page, so it is aligned; it has the size of the word,
+        // which cannot shrink; and whoever else maps it uses it as an atomic word too.
+        unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().cast()) }
+    }
+}
+
+impl AsFd for Word {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// The seals; `InvalidInput` for a descriptor that cannot have any.
+fn seals_of(descriptor: impl AsFd) -> io::Result<SealFlags> {
+    Ok(rustix::fs::fcntl_get_seals(descriptor)?)
+}
+
+fn length_of(descriptor: impl AsFd) -> io::Result<usize> {
+    let length = rustix::fs::fstat(descriptor)?.st_size;
+    usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}
+
+const OF_ONE_SIZE: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+const FOR_GOOD: SealFlags = OF_ONE_SIZE.union(SealFlags::WRITE);
+const WORD: usize = size_of::<u32>();
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_read_by_whoever_gets_the_descriptor_and_changed_by_nobody() {
+        let mut memory = create("test").expect("memory");
+        memory.write_all(b"warm").expect("it is written");
+        let writer = memory.try_clone().expect("a descriptor is left");
+        let sealed = Sealed::seal(memory).expect("nobody has it mapped");
+        let copy = sealed.as_fd().try_clone_to_owned().expect("a descriptor is left");
+        let mapped = Sealed::map(copy).expect("it is sealed");
+        assert_eq!((&*sealed, &*mapped), (&b"warm"[..], &b"warm"[..]));
+        assert!((&writer).write_all(b"cold").is_err());
+        assert!(writer.set_len(0).is_err());
+    }
+
+    #[test]
+    fn empty_memory_is_sealed_too() {
+        let sealed = Sealed::seal(create("test").expect("memory")).expect("it is sealed");
+        assert_eq!(&*sealed, b"");
+    }
+
+    #[test]
+    fn what_could_still_be_changed_is_not_mapped() {
+        let memory = create("test").expect("memory");
+        memory.set_len(4096).expect("it grows");
+        rustix::fs::fcntl_add_seals(&memory, OF_ONE_SIZE).expect("it takes seals");
+        let (socket, _) = UnixStream::pair().expect("a pair");
+        let file = tempfile::tempfile().expect("a file");
+        for descriptor in [OwnedFd::from(memory), socket.into(), file.into()] {
+            let refused = Sealed::map(descriptor).expect_err("it is not sealed");
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn a_word_is_claimed_once_on_whichever_side() {
+        let ours = Word::new().expect("memory");
+        let copy = ours.as_fd().try_clone_to_owned().expect("a descriptor is left");
+        let theirs = Word::map(copy).expect("it is one");
+        assert_eq!((ours.get(), theirs.get()), (0, 0));
+        assert_eq!(theirs.claim(2), Ok(()));
+        assert_eq!((ours.claim(1), ours.claim(2)), (Err(2), Err(2)));
+        assert_eq!((ours.get(), theirs.get()), (2, 2));
+    }
+
+    #[test]
+    fn what_could_vanish_under_a_reader_is_no_word() {
+        let short = create("test").expect("memory");
+        short.set_len(4).expect("it grows");
+        let long = create("test").expect("memory");
+        long.set_len(8).expect("it grows");
+        rustix::fs::fcntl_add_seals(&long, OF_ONE_SIZE).expect("it takes seals");
+        for memory in [short, long] {
+            let refused = Word::map(memory.into()).expect_err("it is none");
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}
