@@ -167,7 +167,7 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
         /// In declared order; at most [`MOST_SHARDS`].
-        #[serde(deserialize_with = "bounded::revisions")]
+        #[serde(deserialize_with = "bounded::list::<MOST_SHARDS, _, _>")]
         last_revision_per_shard: Vec<u64>,
         /// Over names, revisions and contents; zero where the daemon has none.
         data_dir_fingerprint: [u8; 32],
@@ -191,12 +191,12 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
         /// The names of the listeners that it took; at most [`MOST_LISTENERS`].
-        #[serde(deserialize_with = "bounded::names")]
+        #[serde(deserialize_with = "bounded::list::<MOST_LISTENERS, _, _>")]
         listening_on: Vec<String>,
         /// Whether its own check of its health passed.
         healthz_ok: bool,
         /// In declared order, as opened; at most [`MOST_SHARDS`].
-        #[serde(deserialize_with = "bounded::revisions")]
+        #[serde(deserialize_with = "bounded::list::<MOST_SHARDS, _, _>")]
         advertised_revision_per_shard: Vec<u64>,
     },
     /// Supervisor to successor: be the writer. Supervisor to incumbent: you have been replaced.
@@ -254,7 +254,7 @@ pub enum Message {
         generation: u64,
         /// The names of the listeners that come with this message, in the order in which they
         /// were passed.
-        #[serde(deserialize_with = "bounded::names")]
+        #[serde(deserialize_with = "bounded::list::<MOST_LISTENERS, _, _>")]
         listeners: Vec<String>,
         /// How many follow in further messages.
         left: u32,
@@ -271,7 +271,7 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
         /// As the daemon calls them; at most [`MOST_NAMED`].
-        #[serde(deserialize_with = "bounded::connections")]
+        #[serde(deserialize_with = "bounded::list::<MOST_NAMED, _, _>")]
         connections: Vec<String>,
         /// How many there are besides those that are named.
         unnamed: u32,
@@ -281,7 +281,7 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
         /// A line of the report each; at most [`MOST_SETS`].
-        #[serde(deserialize_with = "bounded::sets")]
+        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
         sets: Vec<CarriedSet>,
     },
 }
@@ -421,13 +421,20 @@ pub fn negotiate_version(
 }
 
 /// Lists that are refused once they are too long, before they take memory.
-mod bounded {
+pub(crate) mod bounded {
     use std::fmt;
     use std::marker::PhantomData;
 
     use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
     struct AtMost<T>(usize, PhantomData<T>);
+
+    /// A list of no more than that many.
+    pub(crate) fn list<'de, const MOST: usize, D: Deserializer<'de>, T: Deserialize<'de>>(
+        list: D,
+    ) -> Result<Vec<T>, D::Error> {
+        list.deserialize_seq(AtMost(MOST, PhantomData))
+    }
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
         type Value = Vec<T>;
@@ -446,24 +453,6 @@ mod bounded {
             }
             Ok(elements)
         }
-    }
-
-    pub(super) fn revisions<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<u64>, D::Error> {
-        list.deserialize_seq(AtMost(super::MOST_SHARDS, PhantomData))
-    }
-
-    pub(super) fn names<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
-        list.deserialize_seq(AtMost(super::MOST_LISTENERS, PhantomData))
-    }
-
-    pub(super) fn connections<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
-        list.deserialize_seq(AtMost(super::MOST_NAMED, PhantomData))
-    }
-
-    pub(super) fn sets<'de, D: Deserializer<'de>>(
-        list: D,
-    ) -> Result<Vec<super::CarriedSet>, D::Error> {
-        list.deserialize_seq(AtMost(super::MOST_SETS, PhantomData))
     }
 }
 

@@ -108,6 +108,8 @@ enum Phase {
     Serving,
     /// What parks is kept.
     Collecting,
+    /// The daemon is being stopped: what parks is closed.
+    Stopping,
     /// Another process serves.
     Parted,
 }
@@ -290,7 +292,7 @@ impl<S> State<S> {
             }
             // The drain that it parks for is over already.
             Phase::Held | Phase::Serving => self.waiting.push(parked),
-            Phase::Parted => return Some(parked),
+            Phase::Stopping | Phase::Parted => return Some(parked),
         }
         None
     }
@@ -404,7 +406,6 @@ impl<S: Carried> Set for Connections<S> {
     fn collect(&self, carrier: Option<&Thread>) {
         let mut state = self.state();
         state.phase = Phase::Collecting;
-        state.interrupted = false;
         state.carrier = carrier.cloned();
         // Those that nobody has taken up yet go on as they came.
         let waiting = std::mem::take(&mut state.waiting);
@@ -506,8 +507,21 @@ impl<S: Carried> Set for Connections<S> {
         self.state().waiting.clear();
     }
 
+    fn stop(&self) {
+        let waiting = {
+            let mut state = self.state();
+            state.phase = Phase::Stopping;
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(|parked| part_from(parked.descriptor));
+    }
+
     fn release(&self) {
-        self.state().phase = Phase::Serving;
+        {
+            let mut state = self.state();
+            state.phase = Phase::Serving;
+            state.interrupted = false;
+        }
         self.arrived.notify(usize::MAX);
     }
 

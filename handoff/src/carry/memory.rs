@@ -335,6 +335,8 @@ impl Set for Memory {
 
     fn take_back(&self, _kept_off: bool) {}
 
+    fn stop(&self) {}
+
     fn forget(&self) {}
 
     fn release(&self) {}

@@ -20,7 +20,7 @@ use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
 use crate::error::{CarryError, Error, FrameError, PeerMisbehaved, Result};
 use crate::frame::{FrameReader, LIVENESS_LIMIT, write_message};
 use crate::machine::{Greeting, judge_hello};
-use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, MOST_SETS, Message, Side};
+use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side};
 use crate::sys::memory::Sealed;
 use crate::sys::rights;
 use crate::sys::socket::{self, Peer};
@@ -242,9 +242,6 @@ impl Channel {
         let Some(Note::Offer { sets }) = self.next(Some(deadline))? else {
             return Err(CarryError::Channel("it did not begin with an offer".into()).into());
         };
-        if sets.len() > MOST_SETS {
-            return Err(CarryError::TooManySets(sets.len()).into());
-        }
         let not_a_claim = |_| CarryError::Channel("the offer came without its claim".into());
         let claim = Claim::of(self.descriptor()?).map_err(not_a_claim)?;
         let arrived =

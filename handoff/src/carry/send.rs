@@ -15,7 +15,7 @@ use crate::carry::set::Carriage;
 use crate::carry::wire::Note;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
-use crate::error::{CarryError, Error, Result};
+use crate::error::{CarryError, Error, PeerMisbehaved, Result};
 use crate::frame::encode;
 use crate::protocol::PROTO_MIN;
 use crate::sys::poll::{self, Waker};
@@ -29,13 +29,19 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Tells a successor which sets there are. It is the first thing that is said, to a peer that
-    /// has just connected: the kernel has room for it.
+    /// Tells a successor which sets there are, without waiting: a peer that has read what it was
+    /// sent before has room for it.
     pub(crate) fn open(stream: UnixStream, carriage: &Carriage<'_>) -> Result<Self> {
-        let channel = Self { stream, claim: Arc::new(Claim::new()?) };
-        let offer = Note::Offer { sets: carriage.words() };
-        channel.send(&offer, &[channel.claim.as_fd()], &Cancel::new()?)?;
-        Ok(channel)
+        let claim = Claim::new()?;
+        let offer = encode(PROTO_MIN, &Note::Offer { sets: carriage.words() })?;
+        match rights::send_with(&stream, &offer, &[claim.as_fd()]) {
+            Ok(sent) if sent == offer.len() => Ok(Self { stream, claim: Arc::new(claim) }),
+            Ok(_) => Err(PeerMisbehaved::DoesNotRead.into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(PeerMisbehaved::DoesNotRead.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {

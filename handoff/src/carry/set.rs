@@ -95,7 +95,8 @@ pub(super) trait Set: Send + Sync {
     /// deadline passes, or when the wait is interrupted.
     fn wait_parked(&self, deadline: Instant) -> Vec<String>;
 
-    /// Cuts [`wait_parked`](Self::wait_parked) short.
+    /// Cuts [`wait_parked`](Self::wait_parked) short, also one that has not begun, until this
+    /// process serves again.
     fn interrupt(&self);
 
     /// Sends the next parcel. With `is_last` all that is left goes; without it, only what fills
@@ -110,6 +111,9 @@ pub(super) trait Set: Send + Sync {
 
     /// This process serves, from here on or again.
     fn release(&self);
+
+    /// This process is being stopped, and nobody takes its place.
+    fn stop(&self);
 
     /// Another process serves.
     fn part(&self);
@@ -264,6 +268,11 @@ impl<'a> Carriage<'a> {
     /// This process serves: what arrived, or came back, may be taken up.
     pub(crate) fn release(&self) {
         self.sets().for_each(Set::release);
+    }
+
+    /// This process is being stopped: what parks is closed.
+    pub(crate) fn stop(&self) {
+        self.sets().for_each(Set::stop);
     }
 
     /// Another process serves.

@@ -15,22 +15,28 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::carry::format::Format;
-use crate::protocol::CarryKind;
+use crate::protocol::{CarryKind, MOST_SETS, bounded};
+use crate::sys::rights::MOST_AT_ONCE;
 
 /// One frame. The order of the variants is frozen, as that of the messages is.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// With one descriptor, the claim's.
-    Offer { sets: Vec<SetWords> },
+    Offer {
+        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
+        sets: Vec<SetWords>,
+    },
     Parcel {
         /// In the order of the offer.
         set: u32,
         /// Of all states in it; none for memory of plain bytes.
         format: Option<Format>,
+        #[serde(deserialize_with = "bounded::list::<MOST_AT_ONCE, _, _>")]
         items: Vec<ItemWords>,
     },
     End {
         /// In the order of the offer.
+        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
         sent: Vec<u64>,
     },
 }

@@ -104,10 +104,11 @@ impl<D: Drainable> Work<'_, D> {
             Job::Drain(deadline) => Outcome::Drained(fenced("drain", || self.drain(deadline))),
             Job::LastDrain(deadline) => Outcome::Drained(fenced("drain", || {
                 let carriage = self.drainable.carriage();
-                carriage.part();
-                let report = self.drainable.drain(deadline)?;
+                carriage.stop();
+                let report = self.drainable.drain(deadline);
                 carriage.wait_parked(deadline);
-                Ok(report)
+                carriage.part();
+                report
             })),
             Job::Seal => Outcome::Sealed(fenced("seal", || self.seal())),
             Job::Resume => Outcome::Resumed(self.resume()),

@@ -328,6 +328,7 @@ impl Swap {
                     ready: &ready,
                     verified: self.learnt.verified,
                     listeners: self.listeners.iter().map(String::as_str).collect(),
+                    carried: &self.learnt.carried,
                 });
                 self.step(Event::Judged(verdict));
             }

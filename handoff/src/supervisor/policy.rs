@@ -2,6 +2,7 @@
 
 use crate::drainable::{ReadinessSnapshot, SealReport};
 use crate::machine::cause::Unfit;
+use crate::supervisor::CarryReport;
 
 /// A successor that said `Ready`, beside what it is to take over.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub struct Candidate<'a> {
     pub verified: Option<[u8; 32]>,
     /// The names of the listeners that it was given.
     pub listeners: Vec<&'a str>,
+    /// What was carried to it.
+    pub carried: &'a CarryReport,
 }
 
 /// Decides whether a successor may be told to commit. Asked once in a swap, while clients
@@ -83,7 +86,9 @@ mod tests {
         let mut verified = Some([1; 32]);
         change(&mut sealed, &mut ready, &mut verified);
         let listeners = vec!["resp"];
-        AsSealed.judge(&Candidate { sealed: Some(&sealed), ready: &ready, verified, listeners })
+        let carried = &CarryReport::default();
+        let sealed = Some(&sealed);
+        AsSealed.judge(&Candidate { sealed, ready: &ready, verified, listeners, carried })
     }
 
     #[test]
