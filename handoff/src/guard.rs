@@ -42,6 +42,10 @@ pub(crate) enum Guard {
     HungIsEnded,
     /// A successor that gives up has the lock until its process ends.
     LockIsKept,
+    /// What was sent is used by one of the two processes.
+    OneReader,
+    /// A successor uses nothing that the incumbent has taken back.
+    TakenBackIsStale,
 }
 
 /// Whether the guard stands.

@@ -1,14 +1,35 @@
-//! Who may read the connections: the successor that has committed, or the incumbent that has
-//! taken them back. One word that both processes map decides, once.
+//! Who may use what was sent: the successor, or the incumbent again. One word that both processes
+//! map decides it, once.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::guard::{Guard, stands};
 use crate::sys::memory::Word;
 
 /// Shared by the incumbent and the successor of one swap.
 #[derive(Debug)]
 pub(crate) struct Claim(Word);
+
+/// What the word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Held {
+    /// Both have it, and nobody uses it.
+    Parked,
+    /// The successor serves.
+    TakenUp,
+    /// The incumbent serves again.
+    TakenBack,
+}
+
+#[cfg(test)]
+impl Held {
+    /// Whether who finds it so may have it for himself: the model's word for what
+    /// [`Word::claim`] does at once.
+    pub(crate) fn is_free(self) -> bool {
+        self == Self::Parked || !stands(Guard::OneReader)
+    }
+}
 
 impl Claim {
     pub(crate) fn new() -> io::Result<Self> {
@@ -23,23 +44,50 @@ impl Claim {
     /// The incumbent serves again; `false` when the successor has taken them up before, so that
     /// nobody knows what it has read of them.
     pub(crate) fn take_back(&self) -> bool {
-        self.0.claim(BACK).is_ok()
+        self.0.claim(BACK).is_ok() || !stands(Guard::OneReader)
     }
 
     /// The successor serves; `false` when the incumbent has taken them back.
     pub(crate) fn take_up(&self) -> bool {
-        self.0.claim(UP).is_ok()
+        self.0.claim(UP).is_ok() || !stands(Guard::OneReader)
     }
 
-    /// Whether the incumbent has taken them back: it may have read and written since.
-    pub(crate) fn is_taken_back(&self) -> bool {
-        self.0.get() == BACK
+    pub(crate) fn held(&self) -> Held {
+        match self.0.get() {
+            0 => Held::Parked,
+            UP => Held::TakenUp,
+            // Of a word that says what it cannot, nothing is used.
+            _ => Held::TakenBack,
+        }
     }
 }
 
 impl AsFd for Claim {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// What a successor that holds the lock may use of what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Usable {
+    All,
+    /// The incumbent died before it had sealed: its connections are open still, and the memory
+    /// is not of the moment at which it stopped writing.
+    Connections,
+    /// The incumbent has served since.
+    Nothing,
+}
+
+impl Usable {
+    /// None where something is missing although the incumbent lives.
+    pub(crate) fn of(is_whole: bool, held: Held, incumbent_is_dead: bool) -> Option<Self> {
+        match (is_whole, incumbent_is_dead) {
+            _ if held == Held::TakenBack && stands(Guard::TakenBackIsStale) => Some(Self::Nothing),
+            (true, _) => Some(Self::All),
+            (false, true) => Some(Self::Connections),
+            (false, false) => None,
+        }
     }
 }
 

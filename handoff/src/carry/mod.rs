@@ -23,6 +23,8 @@ mod set;
 mod wire;
 
 pub(crate) use claim::Claim;
+#[cfg(test)]
+pub(crate) use claim::{Held, Usable};
 pub use connections::{Arrival, Connections, Late, Ticket};
 pub use format::{Carried, Reads};
 pub use memory::{Memory, MemoryWriter, SealedMemory};

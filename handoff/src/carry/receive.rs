@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use crate::carry::claim::Claim;
+use crate::carry::claim::{Claim, Usable};
 use crate::carry::memory::Memory;
 use crate::carry::send::Cancel;
 use crate::carry::set::{Carriage, Item, Parcel, State};
@@ -127,24 +127,19 @@ impl Arrivals {
     /// its sealed state with it, but the connections that had arrived are still open; one that
     /// took them back before it died may have read from them.
     pub(crate) fn settle(mut self, incumbent_is_dead: bool) -> Result<Self> {
-        let is_whole = match self.end {
-            Ok(is_whole) => is_whole,
-            Err(error) if incumbent_is_dead => {
-                tracing::warn!(%error, "what the incumbent carried is not whole");
-                false
+        let usable = Usable::of(self.is_whole(), self.claim.held(), incumbent_is_dead);
+        if let (Some(_), Err(error)) = (usable, &self.end) {
+            tracing::warn!(%error, "what the incumbent carried is not whole");
+        }
+        match usable {
+            Some(Usable::All) => {}
+            Some(Usable::Connections) => {
+                let is_memory = |set: &&mut ArrivedSet| set.words.kind == CarryKind::Memory;
+                self.sets.iter_mut().filter(is_memory).for_each(ArrivedSet::clear);
             }
-            Err(error) => return Err(error),
-        };
-        if !is_whole && !incumbent_is_dead {
-            return Err(FrameError::Truncated.into());
+            Some(Usable::Nothing) => self.sets.iter_mut().for_each(ArrivedSet::clear),
+            None => return Err(self.end.err().unwrap_or_else(|| FrameError::Truncated.into())),
         }
-        if self.claim.is_taken_back() {
-            self.sets.iter_mut().for_each(ArrivedSet::clear);
-        } else if !is_whole {
-            let is_memory = |set: &&mut ArrivedSet| set.words.kind == CarryKind::Memory;
-            self.sets.iter_mut().filter(is_memory).for_each(ArrivedSet::clear);
-        }
-        self.end = Ok(is_whole);
         Ok(self)
     }
 

@@ -7,8 +7,8 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use super::Swap;
 use super::properties::{
-    BIDDEN, NOT_GIVEN_UP, NOT_STOLEN, NOTHING_LOST, ONE_WRITER, SOMEONE_SERVES, STOP_IS_A_STOP,
-    TRUE_REPORT, UNDONE,
+    BIDDEN, NOT_GIVEN_UP, NOT_STALE, NOT_STOLEN, NOTHING_LOST, ONE_READER, ONE_WRITER,
+    SOMEONE_SERVES, STOP_IS_A_STOP, TRUE_REPORT, UNDONE,
 };
 use super::tests::THREADS;
 use super::witness::Witness;
@@ -53,6 +53,9 @@ without! {
     // The successor.
     a_release_that_is_taken_for_a_death: ReleasedIsFinal, 0 faults, STOP_IS_A_STOP;
     a_commit_beside_a_live_incumbent: AloneWhenBothAreDead, 1 faults, BIDDEN;
+    // What is carried.
+    connections_without_a_claim: OneReader, 0 faults, ONE_READER;
+    memory_that_was_taken_back: TakenBackIsStale, 1 faults, NOT_STALE;
 }
 
 fn finds(guard: Guard, faults: u8, property: &'static str) {

@@ -181,6 +181,7 @@ fn hook_ends(world: &mut World, well: bool, witness: &Witness) {
             Event::SealEnded(well.then(SealReport::default).ok_or(failed))
         }
         _ => {
+            world.carry.take_back();
             if well {
                 // It opens its state from disk.
                 (world.incumbent.is_drained, world.incumbent.is_behind) = (false, false);
@@ -234,6 +235,7 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
             }
         }
         Effect::ReleaseLock(report) => {
+            world.carry.sealed();
             world.record.phase = RecordPhase::Sealed;
             world.free_lock(Who::Incumbent);
             feed(world, Event::LockReleased(report), None, witness);

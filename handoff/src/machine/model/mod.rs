@@ -22,6 +22,8 @@
 //!   choice of the successor: fit or not.
 //! - Acknowledged writes are not counted: one is made at every moment at which one can be, and
 //!   of each process it is known whether it has seen all of them.
+//! - What is carried is one connection and one piece of memory, sent as soon as it can be; that it
+//!   could not be sent, or read, is an error of a hook.
 //! - Hellos of the first two connections, listeners, heartbeats (only the echo is a message),
 //!   and `SealProgress`. There is one swap, so no frame of another one.
 //! - A process hears what was said to it before it looks whether who said it has ended, as the
@@ -32,6 +34,7 @@
 //!   only in the midst of its swap, and the adopter not at all.
 
 mod adopter;
+mod carry;
 mod guards;
 mod hearing;
 mod incumbent;

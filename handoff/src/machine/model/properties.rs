@@ -16,6 +16,8 @@ pub(super) const UNDONE: &str = "nobody admits work behind a drain that was not 
 pub(super) const NOT_GIVEN_UP: &str = "a successor that could serve is not given up with the rest";
 pub(super) const BIDDEN: &str = "no successor commits unbidden while the incumbent lives";
 pub(super) const NOT_STOLEN: &str = "what is kept for a live successor is not taken";
+pub(super) const ONE_READER: &str = "a connection is read by one process after it was sent";
+pub(super) const NOT_STALE: &str = "memory that is used is of the moment of the last write";
 pub(super) const STOP_IS_A_STOP: &str = "a daemon that is stopped on purpose is not replaced";
 
 pub(super) fn properties() -> Vec<Property<Swap>> {
@@ -36,6 +38,14 @@ pub(super) fn properties() -> Vec<Property<Swap>> {
         Property::always(BIDDEN, |_, world: &World| world.wrong != Some(Wrong::Unbidden)),
         Property::always(NOT_STOLEN, |_, world: &World| world.wrong != Some(Wrong::Stolen)),
         Property::always(STOP_IS_A_STOP, |_, world: &World| stop_is_a_stop(world)),
+        Property::always(ONE_READER, |_, world: &World| !world.carry.is_read_twice()),
+        Property::always(NOT_STALE, |_, world: &World| world.wrong != Some(Wrong::Stale)),
+        Property::sometimes("connections end with their successor", |_, world: &World| {
+            world.carry.is_given_up() && world.incumbent.serves()
+        }),
+        Property::sometimes("connections outlive their incumbent", |_, world: &World| {
+            world.carry.is_partly_usable() && world.successor.serves()
+        }),
         Property::sometimes("committed", |_, world: &World| {
             world.supervisor.machine.state == State::Committed
         }),

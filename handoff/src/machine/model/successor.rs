@@ -1,6 +1,7 @@
 //! The successor: its machine, driven as `successor::phases` does. It reads the connection
 //! only where it waits for a word; while the daemon's own code runs, the pulse looks on.
 
+use super::carry;
 use super::line::{Heard, Word, ready_words};
 use super::witness::{Sight, Witness};
 use super::world::{Life, RecordPhase, TO_SUCCESSOR, Who, World, Wrong};
@@ -175,8 +176,12 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
         Step::Name => {
             world.take_over(RecordPhase::Opening, Who::Successor);
             world.successor.opening = Opening::Named;
+            if !carry::settle(world) {
+                fail(world, witness);
+            }
         }
         Step::Open { is_fit } => {
+            carry::open(world);
             let successor = &mut world.successor;
             (successor.opening, successor.is_fit) = (Opening::Open, is_fit);
             (successor.is_behind, successor.has_failed) = (false, !is_fit);
@@ -189,6 +194,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
         }
         Step::Serve => {
             world.path = Who::Successor;
+            world.carry.take_up();
             feed(world, Event::RecordWritten { generation: 2 }, witness);
             world.lines[TO_SUCCESSOR].close_daemon();
         }

@@ -1,6 +1,7 @@
 //! What there is besides the machines: processes, the lock, the owner record, the path.
 
 use super::adopter::Adopter;
+use super::carry::Carry;
 use super::incumbent::Incumbent;
 use super::line::{Line, SWAP};
 use super::stray::Stray;
@@ -21,6 +22,7 @@ pub(super) struct World {
     /// Who has the `flock`.
     pub(super) lock: Option<Who>,
     pub(super) record: Record,
+    pub(super) carry: Carry,
     /// Whose socket lies at the control path.
     pub(super) path: Who,
     /// How many processes may still die or hang.
@@ -85,6 +87,8 @@ pub(super) enum Wrong {
     Unbidden,
     /// The stray got the lock that was kept for a live successor.
     Stolen,
+    /// The successor used memory that was out of date.
+    Stale,
 }
 
 impl World {
@@ -98,6 +102,7 @@ impl World {
             lines: [Line::greeted(), Line::greeted(), Line::absent(), Line::absent()],
             lock: Some(Who::Incumbent),
             record: Record { phase: RecordPhase::Serving, generation: 1, writer: Who::Incumbent },
+            carry: Carry::parked(),
             path: Who::Incumbent,
             faults_left,
             wrong: None,
@@ -130,6 +135,9 @@ impl World {
     pub(super) fn acknowledge(&mut self) {
         let (incumbent, successor) = (self.incumbent.acknowledges(), self.successor.serves());
         let stray = self.stray.serves();
+        if incumbent || stray {
+            self.carry.acknowledged();
+        }
         let is_lost = incumbent && self.incumbent.is_behind
             || successor && self.successor.is_behind
             || stray && self.stray.is_behind();

@@ -1,0 +1,80 @@
+//! What is carried: connections that both processes have, and memory of the moment of the seal.
+
+use super::world::{Who, World, Wrong};
+use crate::carry::{Held, Usable};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Carry {
+    held: Held,
+    /// All was sent; none of it where the drain has not begun.
+    is_whole: bool,
+    /// Something was acknowledged since the memory was sealed.
+    is_stale: bool,
+    /// What the successor may use, once it has the lock.
+    usable: Option<Usable>,
+    incumbent_has_read: bool,
+    successor_has_read: bool,
+}
+
+impl Carry {
+    pub(super) const fn parked() -> Self {
+        Self {
+            held: Held::Parked,
+            is_whole: false,
+            is_stale: false,
+            usable: None,
+            incumbent_has_read: false,
+            successor_has_read: false,
+        }
+    }
+
+    /// The shards are sealed, and the rest was sent.
+    pub(super) const fn sealed(&mut self) {
+        self.is_whole = true;
+    }
+
+    pub(super) const fn acknowledged(&mut self) {
+        self.is_stale = self.is_whole;
+    }
+
+    /// The incumbent is about to resume.
+    pub(super) fn take_back(&mut self) {
+        if self.held.is_free() {
+            (self.held, self.incumbent_has_read) = (Held::TakenBack, true);
+        }
+    }
+
+    /// The successor admits work.
+    pub(super) fn take_up(&mut self) {
+        if self.usable != Some(Usable::Nothing) && self.held.is_free() {
+            (self.held, self.successor_has_read) = (Held::TakenUp, true);
+        }
+    }
+
+    /// Whether connections ended with a successor that had them.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.held == Held::TakenUp
+    }
+
+    pub(super) const fn is_read_twice(&self) -> bool {
+        self.incumbent_has_read && self.successor_has_read
+    }
+
+    pub(super) fn is_partly_usable(&self) -> bool {
+        self.usable == Some(Usable::Connections)
+    }
+}
+
+/// The successor has the lock; whether it can go on.
+pub(super) fn settle(world: &mut World) -> bool {
+    let is_dead = !world.is_alive(Who::Incumbent);
+    world.carry.usable = Usable::of(world.carry.is_whole, world.carry.held, is_dead);
+    world.carry.usable.is_some()
+}
+
+/// It opens, with what it got.
+pub(super) fn open(world: &mut World) {
+    if world.carry.usable == Some(Usable::All) && world.carry.is_stale {
+        world.wrong.get_or_insert(Wrong::Stale);
+    }
+}
