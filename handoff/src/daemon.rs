@@ -169,6 +169,10 @@ impl Daemon {
     ///
     /// Whatever failed before this process became the writer: the process that is to be
     /// replaced, if there is one, serves on. After that, as [`Incumbent::serve`].
+    ///
+    /// Connections that were not carried may still have handlers when it returns
+    /// [`Ended::Replaced`], and end with the process: see
+    /// [`Connections::wait_ended`](crate::carry::Connections::wait_ended).
     pub fn run<W, D: Drainable + 'static>(
         self,
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,
@@ -224,7 +228,7 @@ impl Daemon {
             Err(error) => return Err(successor.fail(error)),
         };
         if let Err(error) = successor.fetch(&self.control_socket) {
-            tracing::warn!(%error, "the incumbent was not asked for what it carries");
+            return Err(successor.fail(error));
         }
         let mut successor =
             successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;

@@ -207,7 +207,7 @@ pub enum Error {
 pub enum CarryError {
     /// The successor did not ask for what is carried: it is a build that does not know of it.
     #[error(
-        "the successor did not ask for {set:?}; let it be lost with `may_be_lost`, or swap to a build that carries it"
+        "the successor did not ask for {set:?}; swap to a build that carries it (one that goes step by step calls `fetch`), or let it be lost with `may_be_lost`"
     )]
     NotAskedFor {
         /// The set.
@@ -215,7 +215,7 @@ pub enum CarryError {
     },
     /// The successor has no set of that name.
     #[error(
-        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")], or let the set be lost with `may_be_lost`"
+        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (one that goes step by step calls `take_up`), or let the set be lost with `may_be_lost`"
     )]
     NotTaken {
         /// The set, as the incumbent calls it.
@@ -263,10 +263,31 @@ pub enum CarryError {
         /// By the codec's word.
         why: String,
     },
-    /// Another number of descriptors came than were announced.
+    /// Descriptors were lost on their way, since the successor may have no more.
+    #[error("the successor may have no more open files; raise its limit (ulimit -n)")]
+    NoDescriptorsLeft,
+    /// A state cannot be put into memory, or memory cannot be made.
     #[error(
-        "{expected} descriptors were announced and {arrived} arrived; if the limit of open files was reached, raise it (ulimit -n) for the successor"
+        "the state of {item:?} in {set:?} cannot be put into memory: {source}; if it is open files that are short, raise their limit (ulimit -n)"
     )]
+    NoMemory {
+        /// The set.
+        set: String,
+        /// The connection.
+        item: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel holds descriptors on their way for this user, and takes no more.
+    #[error(
+        "too many descriptors are on their way between processes of this user; raise the limit of open files (ulimit -n) of the incumbent"
+    )]
+    TooManyInFlight,
+    /// The successor has closed the channel.
+    #[error("the successor does not receive what is carried any more; its log says why")]
+    Closed,
+    /// Another number of descriptors came than were announced.
+    #[error("{expected} descriptors were announced and {arrived} arrived")]
     Descriptors {
         /// By the incumbent's word.
         expected: usize,

@@ -44,8 +44,8 @@ pub(crate) enum Guard {
     LockIsKept,
     /// What was sent is used by one of the two processes.
     OneReader,
-    /// A successor uses nothing that the incumbent has taken back.
-    TakenBackIsStale,
+    /// Memory is used only if nobody has had the directory since it was sealed.
+    MemoryIsOfTheSeal,
 }
 
 /// Whether the guard stands.

@@ -42,9 +42,9 @@ impl Claim {
     }
 
     /// The incumbent serves again; `false` when the successor has taken them up before, so that
-    /// nobody knows what it has read of them.
+    /// nobody knows what it has read of them. May be said again.
     pub(crate) fn take_back(&self) -> bool {
-        self.0.claim(BACK).is_ok() || !stands(Guard::OneReader)
+        matches!(self.0.claim(BACK), Ok(()) | Err(BACK)) || !stands(Guard::OneReader)
     }
 
     /// The successor serves; `false` when the incumbent has taken them back.
@@ -68,6 +68,17 @@ impl AsFd for Claim {
     }
 }
 
+/// How a channel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum End {
+    /// The incumbent said that this was all.
+    Whole,
+    /// The stream ended, as it does with its process. What came before is in order.
+    CutOff,
+    /// Something came that cannot be: no part of it is trusted.
+    Broken,
+}
+
 /// What a successor that holds the lock may use of what it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Usable {
@@ -80,13 +91,18 @@ pub(crate) enum Usable {
 }
 
 impl Usable {
-    /// None where something is missing although the incumbent lives.
-    pub(crate) fn of(is_whole: bool, held: Held, incumbent_is_dead: bool) -> Option<Self> {
-        match (is_whole, incumbent_is_dead) {
-            _ if held == Held::TakenBack && stands(Guard::TakenBackIsStale) => Some(Self::Nothing),
-            (true, _) => Some(Self::All),
-            (false, true) => Some(Self::Connections),
-            (false, false) => None,
+    /// None where something is missing although the incumbent lives. `is_kept`: it had sealed,
+    /// and nobody has had the directory since.
+    pub(crate) fn of(end: End, is_kept: bool, held: Held, incumbent_is_dead: bool) -> Option<Self> {
+        let is_kept = is_kept || !stands(Guard::MemoryIsOfTheSeal);
+        let is_taken_back = held == Held::TakenBack && stands(Guard::MemoryIsOfTheSeal);
+        match (end, incumbent_is_dead) {
+            (End::Broken, false) => None,
+            (End::Broken, true) => Some(Self::Nothing),
+            _ if is_taken_back => Some(Self::Nothing),
+            (End::Whole, _) if is_kept => Some(Self::All),
+            (End::Whole | End::CutOff, true) => Some(Self::Connections),
+            (End::Whole | End::CutOff, false) => None,
         }
     }
 }

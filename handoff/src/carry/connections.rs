@@ -1,10 +1,11 @@
 //! Connections that outlive the process that serves them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 use std::thread::Thread;
@@ -14,7 +15,7 @@ use event_listener::{Event, IntoNotification, Listener};
 
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format, Reads};
-use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
+use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set, descriptors_of};
 use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, PARCEL_BYTES, StateWords};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
@@ -37,15 +38,28 @@ use crate::sys::socket::part_from;
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Default, Serialize, Deserialize)] struct Client;
 /// # impl Carried for Client { const NAME: &'static str = "c"; const VERSION: u32 = 1; }
-/// # trait Io { async fn serve_one_request(&mut self, client: &mut Client) -> bool; }
-/// # impl Io for std::net::TcpStream { async fn serve_one_request(&mut self, _: &mut Client) -> bool { false } }
-/// # use std::net::TcpStream;
+/// # struct Stream(std::net::TcpStream);
+/// # impl Stream {
+/// #     async fn read_more(&mut self, _: &mut Client) -> bool { false }
+/// #     async fn answer(&mut self, _: ()) {}
+/// # }
+/// # impl From<Stream> for std::os::fd::OwnedFd { fn from(stream: Stream) -> Self { stream.0.into() } }
+/// # impl From<std::os::fd::OwnedFd> for Stream { fn from(fd: std::os::fd::OwnedFd) -> Self { Self(fd.into()) } }
+/// # impl Client { fn next_request(&mut self) -> Option<()> { None } fn put_back(&mut self, _: ()) {} }
 /// # async fn select<T>(_: impl Future<Output = ()>, _: impl Future<Output = T>) -> Option<T> { None }
 /// # fn spawn(_: impl Future<Output = ()>) {}
-/// async fn serve(gate: Arc<Gate>, mut stream: TcpStream, mut client: Client, ticket: Ticket<Client>) {
+/// async fn serve(gate: Arc<Gate>, mut stream: Stream, mut client: Client, ticket: Ticket<Client>) {
 ///     loop {
-///         match select(gate.closed(), stream.serve_one_request(&mut client)).await {
-///             None => return ticket.park(stream, client), // between two requests
+///         while let Some(request) = client.next_request() {
+///             let Ok(_pass) = gate.enter() else {
+///                 client.put_back(request); // it was not begun
+///                 break;
+///             };
+///             stream.answer(request).await; // to its end: a drain waits for the pass
+///         }
+///         // Waiting for more may be cut short, a request that was begun may not.
+///         match select(gate.closed(), stream.read_more(&mut client)).await {
+///             None => return ticket.park(stream, client),
 ///             Some(true) => {}
 ///             Some(false) => return, // the client has closed
 ///         }
@@ -56,22 +70,31 @@ use crate::sys::socket::part_from;
 /// async fn take_up(gate: Arc<Gate>, clients: Arc<Connections<Client>>) {
 ///     loop {
 ///         let Arrival { descriptor, state, ticket } = clients.arrival().await;
-///         spawn(serve(gate.clone(), TcpStream::from(descriptor), state, ticket));
+///         spawn(serve(gate.clone(), Stream::from(descriptor), state, ticket));
 ///     }
 /// }
 /// ```
 ///
 /// A handler that is still busy when the grace of the drain is over is named in the report. It
 /// may park until the shards are sealed; after that it may finish its request in the old process
-/// if [`Late::Finish`] was chosen, and is told to close otherwise.
+/// if [`Late::Finish`] was chosen, and is told to close otherwise. Either way `main` gives it the
+/// time, with [`wait_ended`](Self::wait_ended): the old process ends when `main` returns.
+///
+/// While a swap is under way two processes have each connection. One that is closed meanwhile is
+/// over for its client only if it was shut down: a descriptor that is merely dropped is not the
+/// last one.
 pub struct Connections<S> {
     reads: Reads<S>,
     may_be_lost: bool,
     late: Late,
     state: Mutex<State<S>>,
+    /// What handlers are told: [`SERVE`], [`PARK`] or [`CLOSE`]. Changes with the phase, and is
+    /// looked at without the lock.
+    told: AtomicU8,
     /// There is something to take up.
     arrived: Event,
-    /// The last one parked or ended, or the wait for it is pointless; or another process serves.
+    /// Handlers are told something else; or the last one parked or ended, or the wait for it is
+    /// pointless.
     changed: Event,
 }
 
@@ -81,8 +104,7 @@ pub enum Late {
     /// Their handlers are told to close them: [`Ticket::told_to_close`].
     #[default]
     Close,
-    /// Their handlers finish what they are at. `main` gives them the time, with
-    /// [`Connections::wait_ended`].
+    /// Their handlers finish what they are at.
     Finish,
 }
 
@@ -94,7 +116,7 @@ struct State<S> {
     next_key: u64,
     carrier: Option<Thread>,
     /// Parked, and not sent.
-    unsent: Vec<Parked<S>>,
+    unsent: VecDeque<Parked<S>>,
     /// Parked, and sent: not to be touched while the successor may have them.
     sent: Vec<Parked<S>>,
     /// To be taken up.
@@ -134,10 +156,11 @@ impl<S: Carried> Connections<S> {
                 live: HashMap::new(),
                 next_key: 0,
                 carrier: None,
-                unsent: Vec::new(),
+                unsent: VecDeque::new(),
                 sent: Vec::new(),
                 waiting: Vec::new(),
             }),
+            told: AtomicU8::new(SERVE),
             arrived: Event::new(),
             changed: Event::new(),
         }
@@ -166,6 +189,12 @@ impl<S: Carried> Connections<S> {
     pub const fn late(mut self, late: Late) -> Self {
         self.late = late;
         self
+    }
+
+    /// Lets what is parked be taken up, in a daemon or a test without handoff: there nobody says
+    /// that this process serves.
+    pub fn open(&self) {
+        self.release();
     }
 
     /// Counts a connection that was accepted. `name` is what the report of a drain calls it: the
@@ -255,6 +284,35 @@ impl<S> Connections<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn enter_phase(&self, state: &mut State<S>, phase: Phase) {
+        state.phase = phase;
+        let told = match phase {
+            Phase::Held | Phase::Serving => SERVE,
+            Phase::Collecting | Phase::Stopping => PARK,
+            Phase::Parted => CLOSE,
+        };
+        self.told.store(told, Ordering::SeqCst);
+    }
+
+    /// Waits until handlers are told that, or more.
+    async fn told(&self, what: u8) {
+        let mut listener = None;
+        poll_fn(|context| {
+            loop {
+                if self.told.load(Ordering::SeqCst) >= what {
+                    return Poll::Ready(());
+                }
+                let Some(changed) = &mut listener else {
+                    listener = Some(self.changed.listen());
+                    continue;
+                };
+                ready!(Pin::new(changed).poll(context));
+                listener = None;
+            }
+        })
+        .await;
+    }
+
     /// A handler has ended, with or without its connection.
     fn leave(&self, key: u64, parked: Option<(OwnedFd, S)>) {
         let mut state = self.state();
@@ -283,7 +341,7 @@ impl<S> State<S> {
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
         match self.phase {
             Phase::Collecting => {
-                self.unsent.push(parked);
+                self.unsent.push_back(parked);
                 if self.unsent.len() >= MOST_AT_ONCE
                     && let Some(carrier) = &self.carrier
                 {
@@ -338,36 +396,45 @@ pub struct Ticket<S> {
 impl<S> Ticket<S> {
     /// Gives the connection up at a request boundary, with what the next handler has to know.
     ///
-    /// Nothing may be read from it any more. An asynchronous runtime has to have let go of it:
-    /// `into_std` of tokio's streams does.
+    /// Nothing may be read from it or written to it any more, by whoever else may have a part of
+    /// it. An asynchronous runtime has to have let go of it: `into_std` of tokio's streams does.
     pub fn park(self, descriptor: impl Into<OwnedFd>, state: S) {
         self.set.leave(self.key, Some((descriptor.into(), state)));
+    }
+
+    /// Waits until the connection is to be parked: a drain has begun. [`Gate::closed`] says so
+    /// too; this is for a daemon that has no gate, or several. Runs on any executor.
+    ///
+    /// [`Gate::closed`]: crate::Gate::closed
+    pub async fn told_to_park(&self) {
+        self.set.told(PARK).await;
+    }
+
+    /// Whether the connection is to be parked at its next request boundary.
+    #[must_use]
+    pub fn is_told_to_park(&self) -> bool {
+        self.set.told.load(Ordering::SeqCst) >= PARK
     }
 
     /// Waits until another process serves and this connection was not carried: its handler
     /// closes it. Never with [`Late::Finish`]. Runs on any executor.
     pub async fn told_to_close(&self) {
-        let mut listener = None;
-        poll_fn(|context| {
-            loop {
-                if self.is_told_to_close() {
-                    return Poll::Ready(());
-                }
-                let Some(changed) = &mut listener else {
-                    listener = Some(self.set.changed.listen());
-                    continue;
-                };
-                ready!(Pin::new(changed).poll(context));
-                listener = None;
-            }
-        })
-        .await;
+        match self.set.late {
+            Late::Close => self.set.told(CLOSE).await,
+            Late::Finish => pending().await,
+        }
     }
 
     /// Whether its handler is to close it now.
     #[must_use]
     pub fn is_told_to_close(&self) -> bool {
-        self.set.late == Late::Close && self.set.state().phase == Phase::Parted
+        self.set.late == Late::Close && self.set.told.load(Ordering::SeqCst) >= CLOSE
+    }
+
+    /// What the report of a drain calls it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.set.state().live.get(&self.key).cloned().unwrap_or_default()
     }
 }
 
@@ -400,16 +467,19 @@ impl<S: Carried> Set for Connections<S> {
 
     fn is_vacant(&self) -> bool {
         let state = self.state();
-        state.live.is_empty() && state.waiting.is_empty()
+        state.live.is_empty() && state.waiting.is_empty() && state.unsent.is_empty()
     }
 
     fn collect(&self, carrier: Option<&Thread>) {
-        let mut state = self.state();
-        state.phase = Phase::Collecting;
-        state.carrier = carrier.cloned();
-        // Those that nobody has taken up yet go on as they came.
-        let waiting = std::mem::take(&mut state.waiting);
-        state.unsent.extend(waiting);
+        {
+            let mut state = self.state();
+            self.enter_phase(&mut state, Phase::Collecting);
+            state.carrier = carrier.cloned();
+            // Those that nobody has taken up yet go on as they came.
+            let waiting = std::mem::take(&mut state.waiting);
+            state.unsent.extend(waiting);
+        }
+        self.changed.notify(usize::MAX);
     }
 
     fn wait_parked(&self, deadline: Instant) -> Vec<String> {
@@ -451,7 +521,10 @@ impl<S: Carried> Set for Connections<S> {
             write_value(state, &mut bytes).map_err(unwritable)?;
             let state = if bytes.len() > LONGEST_INLINE {
                 let length = bytes.len() as u64;
-                apart.push((index, SealedMemory::of_bytes(&bytes)?));
+                let memory = SealedMemory::of_bytes(&bytes).map_err(|source| {
+                    CarryError::NoMemory { set: S::NAME.to_owned(), item: name.clone(), source }
+                })?;
+                apart.push((index, memory));
                 StateWords::Apart { length }
             } else {
                 length += bytes.len();
@@ -484,7 +557,7 @@ impl<S: Carried> Set for Connections<S> {
     fn take_back(&self, kept_off: bool) {
         let closed = {
             let mut state = self.state();
-            state.phase = Phase::Held;
+            self.enter_phase(&mut state, Phase::Held);
             state.carrier = None;
             let sent = std::mem::take(&mut state.sent);
             let closed = if kept_off {
@@ -500,79 +573,108 @@ impl<S: Carried> Set for Connections<S> {
         if !closed.is_empty() {
             let count = closed.len();
             tracing::warn!(count, "connections end with the successor that had taken them up");
+            closed.into_iter().for_each(|parked| part_from(parked.descriptor));
         }
     }
 
     fn forget(&self) {
-        self.state().waiting.clear();
+        let forgotten = std::mem::take(&mut self.state().waiting);
+        drop(forgotten);
     }
 
     fn stop(&self) {
         let waiting = {
             let mut state = self.state();
-            state.phase = Phase::Stopping;
+            self.enter_phase(&mut state, Phase::Stopping);
             std::mem::take(&mut state.waiting)
         };
+        self.changed.notify(usize::MAX);
         waiting.into_iter().for_each(|parked| part_from(parked.descriptor));
     }
 
     fn release(&self) {
         {
             let mut state = self.state();
-            state.phase = Phase::Serving;
+            self.enter_phase(&mut state, Phase::Serving);
             state.interrupted = false;
         }
         self.arrived.notify(usize::MAX);
     }
 
     fn part(&self) {
-        let (sent, unsent) = {
+        let (sent, unsent, live) = {
             let mut state = self.state();
-            state.phase = Phase::Parted;
+            self.enter_phase(&mut state, Phase::Parted);
             state.carrier = None;
-            (std::mem::take(&mut state.sent), std::mem::take(&mut state.unsent))
+            let sent = std::mem::take(&mut state.sent);
+            (sent, std::mem::take(&mut state.unsent), state.live.len())
         };
         self.changed.notify(usize::MAX);
         // The successor has them, so nothing ends by this.
         drop(sent);
+        if !unsent.is_empty() || live > 0 {
+            let (parked, busy) = (unsent.len(), live);
+            tracing::warn!(parked, busy, "connections that were not carried end here");
+        }
         unsent.into_iter().for_each(|parked| part_from(parked.descriptor));
     }
 
-    fn arrive(&self, name: &str, parcels: Vec<Parcel>) -> Result<CarryFate, CarryError> {
-        match self.read_parcels(name, parcels) {
-            Ok((arrived, older)) => {
-                self.state().waiting.extend(arrived);
+    fn arrive(
+        &self,
+        name: &str,
+        parcels: Vec<Parcel>,
+        dropped: &mut Vec<OwnedFd>,
+    ) -> Result<CarryFate, CarryError> {
+        match self.read_states(name, &parcels) {
+            Ok((states, older)) => {
+                let items = parcels.into_iter().flat_map(|parcel| parcel.items).zip(states);
+                let parked = items.filter_map(|(item, state)| match item {
+                    Item::Connection { name, descriptor, .. } => {
+                        Some(Parked { name, descriptor, state })
+                    }
+                    Item::Memory { .. } => None,
+                });
+                self.state().waiting.extend(parked);
                 Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
             }
-            Err(error) if self.may_be_lost => Ok(CarryFate::Dropped { why: error.to_string() }),
+            Err(error) if self.may_be_lost => {
+                dropped.extend(descriptors_of(parcels));
+                Ok(CarryFate::Dropped { why: error.to_string() })
+            }
             Err(error) => Err(error),
         }
     }
 }
 
 impl<S: Carried> Connections<S> {
-    /// All of them, or none.
-    fn read_parcels(
+    /// A state for each item, in their order; and the format that was converted, if one was.
+    fn read_states(
         &self,
         set: &str,
-        parcels: Vec<Parcel>,
-    ) -> Result<(Vec<Parked<S>>, Option<String>), CarryError> {
-        let (mut arrived, mut older) = (Vec::new(), None);
+        parcels: &[Parcel],
+    ) -> Result<(Vec<S>, Option<String>), CarryError> {
+        let (mut states, mut older) = (Vec::new(), None);
         for Parcel { format, items } in parcels {
-            let format = format.ok_or_else(|| CarryError::Channel("no format".into()))?;
-            let decoder = self.reads.decoder(set, &format)?;
+            let no_format = || CarryError::Channel("connections of no format".into());
+            let decoder = self.reads.decoder(set, format.as_ref().ok_or_else(no_format)?)?;
             for item in items {
-                let Item::Connection { name, descriptor, state } = item else { continue };
-                let state = (decoder.read)(state.bytes()).map_err(|why| CarryError::Damaged {
+                let (name, bytes) = match item {
+                    Item::Connection { name, state, .. } => (name, state.bytes()),
+                    Item::Memory { key, .. } => {
+                        let words = format!("memory {key:?} among connections");
+                        return Err(CarryError::Channel(words));
+                    }
+                };
+                let state = (decoder.read)(bytes).map_err(|why| CarryError::Damaged {
                     set: set.to_owned(),
                     item: name.clone(),
                     why,
                 })?;
-                arrived.push(Parked { name, descriptor, state });
+                states.push(state);
             }
             older = decoder.older.or(older);
         }
-        Ok((arrived, older))
+        Ok((states, older))
     }
 
     fn take_unsent(&self, is_last: bool) -> Taken<'_, S> {
@@ -594,7 +696,8 @@ impl<S> Taken<'_, S> {
     /// These go with another parcel.
     fn put_back_from(&mut self, first: usize) {
         let left = self.parked.split_off(first);
-        self.set.state().unsent.splice(..0, left);
+        let mut state = self.set.state();
+        left.into_iter().rev().for_each(|parked| state.unsent.push_front(parked));
     }
 }
 
@@ -604,4 +707,7 @@ impl<S> Drop for Taken<'_, S> {
     }
 }
 
+const SERVE: u8 = 0;
+const PARK: u8 = 1;
+const CLOSE: u8 = 2;
 const LONGEST_NAME: usize = 128;

@@ -28,7 +28,8 @@ use crate::frame::read_value;
 /// ```
 ///
 /// The bytes are bincode's, which names no fields: a state whose fields have changed in any way
-/// is another version. See [`Reads::from`] for how a newer build reads it.
+/// is another version. See [`Reads::from`] for how a newer build reads it. For the same reason
+/// serde's `skip_serializing_if`, `flatten` and `untagged` write what cannot be read again.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be carried",
     note = "derive serde's `Serialize` and `Deserialize` for it, and implement \
@@ -101,6 +102,12 @@ impl<T: Carried> Reads<T> {
     where
         T: From<Older>,
     {
+        const {
+            assert!(
+                Older::VERSION != T::VERSION || !same(Older::NAME, T::NAME),
+                "a state that reads an older one needs a version of its own"
+            );
+        }
         self.formats.push((Format::of::<Older>(), |bytes| read_value(bytes).map(Older::into)));
         self
     }
@@ -119,6 +126,15 @@ impl<T: Carried> Reads<T> {
             }),
         }
     }
+}
+
+const fn same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut index = 0;
+    while index < one.len() && index < other.len() && one[index] == other[index] {
+        index += 1;
+    }
+    index == one.len() && index == other.len()
 }
 
 pub(crate) struct Decoder<T> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Deref;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Instant;
@@ -38,15 +38,14 @@ impl SealedMemory {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`](crate::Error::Io) when there is no memory or descriptor left; so for the
-    /// others.
-    pub fn of_bytes(bytes: &[u8]) -> Result<Self> {
+    /// There is no memory or descriptor left; so for the others.
+    pub fn of_bytes(bytes: &[u8]) -> io::Result<Self> {
         let mut memory = memory::create(NAME)?;
         memory.write_all(bytes)?;
         Self::seal(memory)
     }
 
-    fn seal(memory: File) -> Result<Self> {
+    fn seal(memory: File) -> io::Result<Self> {
         Ok(Self(Arc::new(Sealed::seal(memory)?)))
     }
 
@@ -97,7 +96,7 @@ impl MemoryWriter {
     /// # Errors
     ///
     /// As [`SealedMemory::of_bytes`].
-    pub fn new() -> Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Self(BufWriter::with_capacity(BUFFER, memory::create(NAME)?)))
     }
 
@@ -106,7 +105,7 @@ impl MemoryWriter {
     /// # Errors
     ///
     /// As [`SealedMemory::of_bytes`].
-    pub fn seal(self) -> Result<SealedMemory> {
+    pub fn seal(self) -> io::Result<SealedMemory> {
         let memory = self.0.into_inner().map_err(io::IntoInnerError::into_error)?;
         SealedMemory::seal(memory)
     }
@@ -130,7 +129,8 @@ impl Write for MemoryWriter {
 /// as long for a gigabyte as for a page.
 ///
 /// What arrives is a copy of what the old process knew, and the data on disk is the truth: a
-/// daemon that cannot read it, or does not find it, goes by the disk.
+/// daemon that cannot read it, or does not find it, goes by the disk. It stays in here, and goes
+/// on with the next swap, until it is removed or put anew: do so with what may be out of date.
 ///
 /// ```
 /// # use handoff::carry::{Carried, Memory, Reads};
@@ -325,7 +325,14 @@ impl Set for Memory {
             let mut state = self.state();
             let State { pieces, unsent, .. } = &mut *state;
             let unsent = unsent.get_or_insert_with(|| pieces.keys().rev().cloned().collect());
-            unsent.pop().and_then(|key| Some((pieces.get(&key)?.clone(), key)))
+            loop {
+                match unsent.pop().map(|key| (pieces.get(&key).cloned(), key)) {
+                    Some((Some(piece), key)) => break Some((piece, key)),
+                    // It was removed meanwhile.
+                    Some((None, _)) => {}
+                    None => break None,
+                }
+            }
         };
         let Some((Piece { format, memory }, key)) = next else { return Ok(false) };
         let state = StateWords::Memory { length: memory.len() as u64 };
@@ -342,10 +349,16 @@ impl Set for Memory {
     fn release(&self) {}
 
     fn part(&self) {
-        self.state().pieces.clear();
+        let pieces = std::mem::take(&mut self.state().pieces);
+        drop(pieces);
     }
 
-    fn arrive(&self, _name: &str, parcels: Vec<Parcel>) -> Result<CarryFate, CarryError> {
+    fn arrive(
+        &self,
+        _name: &str,
+        parcels: Vec<Parcel>,
+        _dropped: &mut Vec<OwnedFd>,
+    ) -> Result<CarryFate, CarryError> {
         self.fill(parcels);
         Ok(self.fate())
     }

@@ -24,11 +24,11 @@ mod wire;
 
 pub(crate) use claim::Claim;
 #[cfg(test)]
-pub(crate) use claim::{Held, Usable};
+pub(crate) use claim::{End, Held, Usable};
 pub use connections::{Arrival, Connections, Late, Ticket};
 pub use format::{Carried, Reads};
 pub use memory::{Memory, MemoryWriter, SealedMemory};
-pub(crate) use receive::{Arrivals, Receiver};
+pub(crate) use receive::{Arrivals, Receiver, Rest};
 pub(crate) use send::{Carrier, Channel, StopCarrier};
 pub use set::{AnySet, Carriage, Carry};
 

@@ -12,18 +12,18 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use crate::carry::claim::{Claim, Usable};
+use crate::carry::claim::{Claim, End, Usable};
 use crate::carry::memory::Memory;
 use crate::carry::send::Cancel;
-use crate::carry::set::{Carriage, Item, Parcel, State};
+use crate::carry::set::{Carriage, Item, Parcel, State, descriptors_of};
 use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
 use crate::error::{CarryError, Error, FrameError, PeerMisbehaved, Result};
-use crate::frame::{FrameReader, LIVENESS_LIMIT, write_message};
+use crate::frame::{FrameReader, LIVENESS_LIMIT, Link, write_message};
 use crate::machine::{Greeting, judge_hello};
-use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side};
+use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side, in_words};
 use crate::sys::memory::Sealed;
 use crate::sys::rights;
-use crate::sys::socket::{self, Peer};
+use crate::sys::socket::{self, Peer, part_from};
 
 /// Receives on a thread of its own, from before the drain to the end.
 #[derive(Debug)]
@@ -33,48 +33,64 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Waits for the offer, and receives what follows.
-    fn start(stream: UnixStream, reader: FrameReader) -> Result<Self> {
+    /// Asks the process that serves `control_socket` for what it carries; none where it carries
+    /// nothing.
+    pub(crate) fn ask(
+        control_socket: &Path,
+        handoff_id: HandoffId,
+        supervisor: Arc<Link>,
+    ) -> Result<Option<Self>> {
+        let (stream, reader) = match greeted(control_socket) {
+            Ok((.., greeting)) if !greeting.capabilities.carries() => return Ok(None),
+            Ok((stream, reader, Greeting { version, .. })) => {
+                write_message(
+                    &mut &stream,
+                    version,
+                    &Message::HelloAck { proto_version_chosen: version, handoff_id },
+                )?;
+                write_message(&mut &stream, version, &Message::Fetch { handoff_id })?;
+                (stream, reader)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the incumbent cannot be asked what it carries");
+                return Ok(None);
+            }
+        };
+        let give_up = move |error: &Error| {
+            let reason = in_words(error);
+            if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
+                tracing::debug!(%error, "the supervisor cannot be told");
+            }
+        };
+        Self::start(stream, reader, give_up).map(Some)
+    }
+
+    /// Waits for the offer, and receives what follows. Tells `give_up` of what cannot be received,
+    /// before the incumbent can see that nobody receives any more.
+    fn start(
+        stream: UnixStream,
+        reader: FrameReader,
+        give_up: impl FnOnce(&Error) + Send + 'static,
+    ) -> Result<Self> {
         let cancel = Arc::new(Cancel::new()?);
         let mut channel =
             Channel { stream, reader, descriptors: VecDeque::new(), cancel: Arc::clone(&cancel) };
         let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
         let (sender, received) = mpsc::channel();
         thread::Builder::new().name("handoff-receiver".into()).spawn(move || {
-            arrivals.end = channel.receive(&mut arrivals.sets);
+            match channel.receive(&mut arrivals.sets) {
+                Ok(end) => arrivals.end = Ok(end),
+                Err(error) => {
+                    if !channel.cancel.is_cancelled() {
+                        tracing::error!(%error, "what the incumbent carries cannot be received");
+                        give_up(&error);
+                    }
+                    arrivals.end = Err(error);
+                }
+            }
             let _ = sender.send(arrivals);
         })?;
         Ok(Self { cancel, received })
-    }
-
-    /// Asks the process that serves `control_socket` for what it carries; none where it carries
-    /// nothing.
-    pub(crate) fn ask(control_socket: &Path, handoff_id: HandoffId) -> Result<Option<Self>> {
-        let deadline = Instant::now() + LIVENESS_LIMIT;
-        let at = |source| Error::Path {
-            action: "connect to the control socket",
-            path: control_socket.to_owned(),
-            source,
-        };
-        let mut stream = socket::connect(control_socket, deadline).map_err(at)?;
-        let peer = Peer::of(&stream)?;
-        if !peer.is_trusted_at(control_socket) {
-            return Err(PeerMisbehaved::WrongUser(peer.uid).into());
-        }
-        let mut reader = FrameReader::new();
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(LIVENESS_LIMIT))?;
-        let Some((_, hello)) = reader.read_from(&mut stream)? else {
-            return Err(Error::TimedOut("waiting for the incumbent's hello"));
-        };
-        let Greeting { version, capabilities, .. } = judge_hello(hello, Side::Incumbent, peer.pid)?;
-        if !capabilities.carries() {
-            return Ok(None);
-        }
-        let ack = Message::HelloAck { proto_version_chosen: version, handoff_id };
-        write_message(&mut stream, version, &ack)?;
-        write_message(&mut stream, version, &Message::Fetch { handoff_id })?;
-        Self::start(stream, reader).map(Some)
     }
 
     /// What has arrived, once the incumbent has sealed or is dead.
@@ -98,13 +114,57 @@ impl Drop for Receiver {
     }
 }
 
+/// The process that serves a control socket, once it has said hello.
+fn greeted(control_socket: &Path) -> Result<(UnixStream, FrameReader, Greeting)> {
+    let deadline = Instant::now() + LIVENESS_LIMIT;
+    let mut stream = socket::connect(control_socket, deadline).map_err(|source| Error::Path {
+        action: "connect to the control socket",
+        path: control_socket.to_owned(),
+        source,
+    })?;
+    let peer = Peer::of(&stream)?;
+    if !peer.is_trusted_at(control_socket) {
+        return Err(PeerMisbehaved::WrongUser(peer.uid).into());
+    }
+    let mut reader = FrameReader::new();
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LIVENESS_LIMIT))?;
+    match reader.read_from(&mut stream)? {
+        Some((_, hello)) => {
+            let greeting = judge_hello(hello, Side::Incumbent, peer.pid)?;
+            Ok((stream, reader, greeting))
+        }
+        None => Err(Error::TimedOut("waiting for the incumbent's hello")),
+    }
+}
+
 /// What a successor got from its incumbent.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     claim: Claim,
     sets: Vec<ArrivedSet>,
-    /// How the channel ended: `true` with all that the incumbent had.
-    end: Result<bool>,
+    end: Result<End>,
+    /// Connections that this build does without: closed once it serves, and not before, since
+    /// the incumbent may serve again.
+    dropped: Vec<OwnedFd>,
+}
+
+/// What is left of it once everything was handed on.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    claim: Claim,
+    dropped: Vec<OwnedFd>,
+}
+
+impl Rest {
+    /// This process serves; `false` when the incumbent has taken everything back.
+    pub(crate) fn take_up(self) -> bool {
+        let is_ours = self.claim.take_up();
+        if is_ours {
+            self.dropped.into_iter().for_each(part_from);
+        }
+        is_ours
+    }
 }
 
 #[derive(Debug)]
@@ -120,18 +180,14 @@ struct ArrivedSet {
 impl Arrivals {
     /// Whether the incumbent has sent all that it had.
     pub(crate) const fn is_whole(&self) -> bool {
-        matches!(self.end, Ok(true))
+        matches!(self.end, Ok(End::Whole))
     }
 
-    /// What may be used of it, now that this process holds the lock. An incumbent that died took
-    /// its sealed state with it, but the connections that had arrived are still open; one that
-    /// took them back before it died may have read from them.
-    pub(crate) fn settle(mut self, incumbent_is_dead: bool) -> Result<Self> {
-        let usable = Usable::of(self.is_whole(), self.claim.held(), incumbent_is_dead);
-        if let (Some(_), Err(error)) = (usable, &self.end) {
-            tracing::warn!(%error, "what the incumbent carried is not whole");
-        }
-        match usable {
+    /// What may be used of it, now that this process holds the lock; see [`Usable`]. `is_kept`: it
+    /// found the directory as the incumbent had sealed it for this swap.
+    pub(crate) fn settle(mut self, is_kept: bool, incumbent_is_dead: bool) -> Result<Self> {
+        let end = self.end.as_ref().copied().unwrap_or(End::Broken);
+        match Usable::of(end, is_kept, self.claim.held(), incumbent_is_dead) {
             Some(Usable::All) => {}
             Some(Usable::Connections) => {
                 let is_memory = |set: &&mut ArrivedSet| set.words.kind == CarryKind::Memory;
@@ -160,15 +216,21 @@ impl Arrivals {
         for set in &mut self.sets {
             if set.fate.is_none() {
                 let parcels = std::mem::take(&mut set.parcels);
-                set.fate = Some(match carriage.set(&set.words.name) {
-                    Some(own) => match set.check_kind(own.kind()) {
-                        Ok(()) => own.arrive(&set.words.name, parcels)?,
-                        Err(error) if own.may_be_lost() => {
-                            CarryFate::Dropped { why: error.to_string() }
-                        }
-                        Err(error) => return Err(error),
-                    },
-                    None => set.not_taken()?,
+                let own = carriage.set(&set.words.name);
+                let fits = own.map_or(Ok(()), |own| set.check_kind(own.kind()));
+                set.fate = Some(match (own, fits) {
+                    (Some(own), Ok(())) => {
+                        own.arrive(&set.words.name, parcels, &mut self.dropped)?
+                    }
+                    (Some(own), Err(error)) if own.may_be_lost() => {
+                        self.dropped.extend(descriptors_of(parcels));
+                        CarryFate::Dropped { why: error.to_string() }
+                    }
+                    (Some(_), Err(error)) => return Err(error),
+                    (None, _) => {
+                        self.dropped.extend(descriptors_of(parcels));
+                        set.not_taken()?
+                    }
                 });
             }
         }
@@ -180,8 +242,8 @@ impl Arrivals {
         self.sets.iter().map(ArrivedSet::report).collect()
     }
 
-    pub(crate) fn into_claim(self) -> Claim {
-        self.claim
+    pub(crate) fn into_rest(self) -> Rest {
+        Rest { claim: self.claim, dropped: self.dropped }
     }
 }
 
@@ -241,14 +303,15 @@ impl Channel {
         let claim = Claim::of(self.descriptor()?).map_err(not_a_claim)?;
         let arrived =
             |words| ArrivedSet { words, parcels: Vec::new(), count: 0, bytes: 0, fate: None };
-        Ok(Arrivals { claim, sets: sets.into_iter().map(arrived).collect(), end: Ok(false) })
+        let sets = sets.into_iter().map(arrived).collect();
+        Ok(Arrivals { claim, sets, end: Ok(End::CutOff), dropped: Vec::new() })
     }
 
-    /// Receives until the end; `false` where the stream ended before.
-    fn receive(&mut self, sets: &mut [ArrivedSet]) -> Result<bool> {
+    /// Receives until the end.
+    fn receive(&mut self, sets: &mut [ArrivedSet]) -> Result<End> {
         loop {
             match self.next(None)? {
-                None => return Ok(false),
+                None => return Ok(End::CutOff),
                 Some(Note::Offer { .. }) => {
                     return Err(CarryError::Channel("a second offer".into()).into());
                 }
@@ -285,7 +348,7 @@ impl Channel {
                             return Err(CarryError::Count { set, sent, arrived }.into());
                         }
                     }
-                    return Ok(true);
+                    return Ok(End::Whole);
                 }
             }
         }
@@ -295,11 +358,10 @@ impl Channel {
     fn item(&mut self, set: &SetWords, item: ItemWords, bytes: &mut u64) -> Result<Item> {
         let ItemWords { name, state } = item;
         let not_sealed = || CarryError::NotSealed { set: set.name.clone(), item: name.clone() };
-        let sealed = |descriptor, length: u64| {
-            Sealed::map(descriptor)
-                .ok()
-                .filter(|memory| memory.len() as u64 == length)
-                .ok_or_else(not_sealed)
+        let sealed = |descriptor, length: u64| match Sealed::map(descriptor) {
+            Ok(memory) if memory.len() as u64 == length => Ok(memory),
+            Err(error) if error.kind() != ErrorKind::InvalidInput => Err(Error::from(error)),
+            _ => Err(not_sealed().into()),
         };
         Ok(match (set.kind, state) {
             (CarryKind::Connections, StateWords::Inline(Bytes(inline))) => {
@@ -308,14 +370,14 @@ impl Channel {
                 Item::Connection { name, descriptor, state }
             }
             (CarryKind::Connections, StateWords::Apart { length }) => {
-                *bytes += length;
                 let descriptor = self.descriptor()?;
                 let state = State::Apart(sealed(self.descriptor()?, length)?);
+                *bytes += length;
                 Item::Connection { name, descriptor, state }
             }
             (CarryKind::Memory, StateWords::Memory { length }) => {
-                *bytes += length;
                 let memory = sealed(self.descriptor()?, length)?;
+                *bytes += length;
                 Item::Memory { key: name, memory }
             }
             (CarryKind::Memory, _) | (CarryKind::Connections, StateWords::Memory { .. }) => {
@@ -330,7 +392,7 @@ impl Channel {
         Ok(self.descriptors.pop_front().ok_or(missing)?)
     }
 
-    /// The next frame; none at the end of the stream.
+    /// The next frame; none at the end of the stream, also where that cuts one off.
     fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Note>> {
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -339,9 +401,6 @@ impl Channel {
             }
             let mut received = Vec::new();
             match rights::receive_with(&self.stream, &mut chunk, &mut received) {
-                Ok(0) if self.reader.is_inside_a_frame() => {
-                    return Err(FrameError::Truncated.into());
-                }
                 Ok(0) => return Ok(None),
                 Ok(length) => {
                     self.reader.push(&chunk[..length]);
@@ -354,6 +413,9 @@ impl Channel {
                     self.cancel.wait_for(&self.stream, PollFlags::IN, deadline)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    return Err(CarryError::NoDescriptorsLeft.into());
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -16,7 +16,7 @@ use crate::carry::wire::Note;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
-use crate::frame::encode;
+use crate::frame::{LIVENESS_LIMIT, encode};
 use crate::protocol::PROTO_MIN;
 use crate::sys::poll::{self, Waker};
 use crate::sys::rights;
@@ -51,17 +51,28 @@ impl Channel {
     /// Sends one frame; its descriptors go with the first byte.
     fn send(&self, note: &Note, descriptors: &[BorrowedFd<'_>], cancel: &Cancel) -> Result<()> {
         let frame = encode(PROTO_MIN, note)?;
-        let mut sent = 0;
+        let (mut sent, mut last_sent) = (0, Instant::now());
         while sent < frame.len() {
             let descriptors = if sent == 0 { descriptors } else { &[] };
             match rights::send_with(&self.stream, &frame[sent..], descriptors) {
-                Ok(length) => sent += length,
+                Ok(length) => (sent, last_sent) = (sent + length, Instant::now()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     cancel.wait_for(&self.stream, PollFlags::OUT, None)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                    ) =>
+                {
+                    return Err(CarryError::Closed.into());
+                }
                 // So many are on their way that the kernel wants some to arrive first.
                 Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    if last_sent.elapsed() >= LIVENESS_LIMIT {
+                        return Err(CarryError::TooManyInFlight.into());
+                    }
                     let pause = Instant::now() + IN_FLIGHT_PAUSE;
                     cancel.wait_for(&self.stream, PollFlags::empty(), Some(pause))?;
                 }
@@ -116,7 +127,9 @@ impl Cancel {
 #[derive(Debug)]
 pub(crate) struct Carrier {
     shared: Arc<Shared>,
-    thread: JoinHandle<Result<()>>,
+    /// None once it was joined.
+    thread: Option<JoinHandle<Result<()>>>,
+    handle: Thread,
 }
 
 #[derive(Debug)]
@@ -149,16 +162,21 @@ impl Carrier {
                 fenced("carry", || carry(&drainable.carriage(), &channel, &shared))
             })?
         };
-        Ok(Self { shared, thread })
+        Ok(Self { shared, handle: thread.thread().clone(), thread: Some(thread) })
     }
 
     /// The thread that is to be woken when enough has been parked.
-    pub(crate) fn thread(&self) -> &Thread {
-        self.thread.thread()
+    pub(crate) const fn thread(&self) -> &Thread {
+        &self.handle
     }
 
     pub(crate) fn stopper(&self) -> StopCarrier {
-        StopCarrier(Arc::clone(&self.shared), self.thread().clone())
+        StopCarrier(Arc::clone(&self.shared), self.handle.clone())
+    }
+
+    /// Whether it has failed already.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Everything is sealed: sends what is left, and waits until it is out.
@@ -175,12 +193,21 @@ impl Carrier {
         }
     }
 
-    fn end(self) -> Result<()> {
-        self.thread.thread().unpark();
-        self.thread.join().unwrap_or_else(|_| {
+    fn end(mut self) -> Result<()> {
+        self.handle.unpark();
+        let ended = self.thread.take().map_or(Ok(Ok(())), JoinHandle::join);
+        ended.unwrap_or_else(|_| {
             let message = "the thread panicked".to_owned();
             Err(Error::HookPanicked { hook: "carry", message })
         })
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.stopper().stop();
+        }
     }
 }
 
@@ -210,7 +237,14 @@ fn carry(carriage: &Carriage<'_>, channel: &Channel, shared: &Shared) -> Result<
             reach!(IncumbentCarried)?;
             return channel.send(&Note::End { sent }, &[], &shared.cancel);
         }
-        thread::park();
+        // Nothing of the daemon's runs between these looks and the park: what it does on this
+        // thread may use up the wake-up that is meant for it.
+        if shared.cancel.is_cancelled() {
+            return Err(CarryError::GivenUp.into());
+        }
+        if !shared.is_sealed.load(Ordering::SeqCst) {
+            thread::park();
+        }
     }
 }
 

@@ -118,8 +118,14 @@ pub(super) trait Set: Send + Sync {
     /// Another process serves.
     fn part(&self);
 
-    /// What was sent arrives in the successor. Nothing is used before it is released.
-    fn arrive(&self, name: &str, parcels: Vec<Parcel>) -> Result<CarryFate, CarryError>;
+    /// What was sent arrives in the successor. Nothing is used before it is released; connections
+    /// that this build does without go to `dropped`.
+    fn arrive(
+        &self,
+        name: &str,
+        parcels: Vec<Parcel>,
+        dropped: &mut Vec<OwnedFd>,
+    ) -> Result<CarryFate, CarryError>;
 }
 
 /// Sends a parcel: the format of its states, what it says, and the descriptors.
@@ -138,6 +144,14 @@ pub(super) struct Parcel {
 pub(super) enum Item {
     Connection { name: String, descriptor: OwnedFd, state: State },
     Memory { key: String, memory: Sealed },
+}
+
+/// The connections in these parcels.
+pub(super) fn descriptors_of(parcels: Vec<Parcel>) -> impl Iterator<Item = OwnedFd> {
+    parcels.into_iter().flat_map(|parcel| parcel.items).filter_map(|item| match item {
+        Item::Connection { descriptor, .. } => Some(descriptor),
+        Item::Memory { .. } => None,
+    })
 }
 
 /// The state of a connection, as bytes.

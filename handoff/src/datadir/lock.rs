@@ -170,6 +170,11 @@ impl DataDirLock {
         Ok(lock)
     }
 
+    /// Whether this successor found the directory as the incumbent had sealed it for that swap.
+    pub(crate) fn was_kept_for(&self, handoff_id: HandoffId) -> bool {
+        self.found.is_kept_for(handoff_id)
+    }
+
     /// The process that serves a directory, or has sealed it, by the owner record; none where
     /// that cannot be read, or is of another boot.
     pub(crate) fn incumbent_of(data_dir: &Path) -> Option<ProcessId> {

@@ -119,8 +119,7 @@ impl OwnerRecord {
 
     /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
     pub(crate) fn succession(&self, handoff_id: HandoffId, writer_died: bool) -> Succession {
-        let is_kept = self.phase == Phase::Sealed && self.handoff_id == Some(handoff_id);
-        if !is_kept && !writer_died {
+        if !self.is_kept_for(handoff_id) && !writer_died {
             return Succession::OfAnother;
         }
         let was_released = self.phase == Phase::Released && self.generation != 0;
@@ -128,6 +127,11 @@ impl OwnerRecord {
             return Succession::Stopped;
         }
         Succession::Admitted
+    }
+
+    /// Whether its writer has sealed the directory for that swap, and nobody has had it since.
+    pub(crate) fn is_kept_for(&self, handoff_id: HandoffId) -> bool {
+        self.phase == Phase::Sealed && self.handoff_id == Some(handoff_id)
     }
 
     pub(crate) fn encode(&self) -> [u8; LENGTH] {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::carry::Claim;
+use crate::carry::Rest;
 use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
@@ -48,7 +48,7 @@ pub struct Incumbent {
     /// It replaced another process, which has been told to leave.
     pub(super) is_committed: bool,
     /// Of what that process carried.
-    pub(super) claim: Option<Claim>,
+    pub(super) rest: Option<Rest>,
 }
 
 impl Incumbent {
@@ -84,7 +84,7 @@ impl Incumbent {
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
         let build_id = lock.build_id().to_vec();
         let (stop, listeners) = (StopHandle::new()?.0, Vec::new());
-        Ok(Self { socket, lock, build_id, stop, listeners, is_committed: false, claim: None })
+        Ok(Self { socket, lock, build_id, stop, listeners, is_committed: false, rest: None })
     }
 
     /// The commit point: the owner record names this process. Then it takes the control
@@ -116,8 +116,8 @@ impl Incumbent {
         self
     }
 
-    pub(crate) fn with_claim(mut self, claim: Option<Claim>) -> Self {
-        self.claim = claim;
+    pub(crate) fn with_rest(mut self, rest: Option<Rest>) -> Self {
+        self.rest = rest;
         self
     }
 

@@ -53,7 +53,13 @@ impl Hooks {
                 wake.waker.wake();
                 is_heard
             };
-            let mut work = Work { drainable: &*drainable, carrying, resumed: false, tell: &tell };
+            let mut work = Work {
+                drainable: &*drainable,
+                carrying,
+                resumed: false,
+                is_last: false,
+                tell: &tell,
+            };
             for job in queue {
                 let outcome = work.perform(job);
                 if !tell(outcome) {
@@ -95,6 +101,8 @@ struct Work<'a, D> {
     carrying: Carrying,
     /// Whether the resume hook has succeeded.
     resumed: bool,
+    /// Whether this process ends, and nobody takes its place.
+    is_last: bool,
     tell: &'a (dyn Fn(Outcome) -> bool + Sync),
 }
 
@@ -103,9 +111,10 @@ impl<D: Drainable> Work<'_, D> {
         match job {
             Job::Drain(deadline) => Outcome::Drained(fenced("drain", || self.drain(deadline))),
             Job::LastDrain(deadline) => Outcome::Drained(fenced("drain", || {
+                self.is_last = true;
                 let carriage = self.drainable.carriage();
                 carriage.stop();
-                let report = self.drainable.drain(deadline);
+                let report = fenced("drain", || self.drainable.drain(deadline));
                 carriage.wait_parked(deadline);
                 carriage.part();
                 report
@@ -115,21 +124,22 @@ impl<D: Drainable> Work<'_, D> {
         }
     }
 
-    fn drain(&self, deadline: Instant) -> Result<DrainReport> {
+    fn drain(&mut self, deadline: Instant) -> Result<DrainReport> {
         reach!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
-        let carrier = self.carrying.carrier.as_ref();
-        if carrier.is_none() {
-            carriage.check_asked_for()?;
-        }
+        self.check_asked_for()?;
         // Before any gate closes: a connection that parks has to find where to.
-        carriage.collect(carrier.map(Carrier::thread));
+        carriage.collect(self.carrying.carrier.as_ref().map(Carrier::thread));
         let mut report = self.drainable.drain(deadline)?;
         let late = carriage.wait_parked(deadline);
         if !late.is_empty() {
             let count = u32::try_from(late.len()).unwrap_or(u32::MAX);
             report.open_conns_remaining = report.open_conns_remaining.max(count);
             (self.tell)(Outcome::Late(late));
+        }
+        match self.carrying.carrier.take_if(|carrier| carrier.has_ended()) {
+            Some(failed) => failed.finish()?,
+            None => self.check_asked_for()?,
         }
         reach!(IncumbentDrained)?;
         Ok(report)
@@ -148,10 +158,19 @@ impl<D: Drainable> Work<'_, D> {
         let report = self.drainable.seal_with_progress(&progress)?;
         let shards = self.drainable.sealed_shards();
         reach!(IncumbentSealed)?;
+        // Something may have been added by a hook.
+        self.check_asked_for()?;
         if let Some(carrier) = self.carrying.carrier.take() {
             carrier.finish()?;
         }
         Ok((report, shards))
+    }
+
+    fn check_asked_for(&self) -> Result<()> {
+        if self.carrying.carrier.is_none() && !self.is_last {
+            self.drainable.carriage().check_asked_for()?;
+        }
+        Ok(())
     }
 
     /// What was resumed is not resumed again because admitting failed: requests may be inside.

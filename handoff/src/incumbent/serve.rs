@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::carry::{Channel, Claim};
+use crate::carry::{Channel, Rest};
 use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
@@ -32,7 +32,7 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed, claim } = incumbent;
+    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed, rest } = incumbent;
     let capabilities = capabilities_of(&*drainable, is_committed)?;
     lock.keep();
     if !is_committed {
@@ -40,7 +40,7 @@ pub(super) fn run<D: Drainable + 'static>(
         reach!(ColdStartRecorded)?;
     }
     admit(&*drainable, is_committed)?;
-    release(&*drainable, claim);
+    release(&*drainable, is_committed, rest)?;
     if is_committed {
         pass!(SuccessorServes);
     }
@@ -75,20 +75,28 @@ pub(super) fn run<D: Drainable + 'static>(
     }
 }
 
-/// The first admission. A cold start that fails says so; after a commit this process is the
-/// writer, and nobody else is left to serve, so it is repeated until it works.
-fn admit<D: Drainable>(drainable: &D, until_it_works: bool) -> Result<()> {
+/// The first admission.
+fn admit<D: Drainable>(drainable: &D, is_committed: bool) -> Result<()> {
+    fenced_first("admit", is_committed, || {
+        if is_committed {
+            reach!(SuccessorAdmits)?;
+        }
+        drainable.admit()
+    })
+}
+
+/// A cold start that fails says so; after a commit this process is the writer, and nobody else
+/// is left to serve, so it is repeated until it works.
+fn fenced_first(
+    hook: &'static str,
+    until_it_works: bool,
+    mut run: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let mut pause = RETRY_PAUSE;
     loop {
-        let admitted = fenced("admit", || {
-            if until_it_works {
-                reach!(SuccessorAdmits)?;
-            }
-            drainable.admit()
-        });
-        match admitted {
+        match fenced(hook, &mut run) {
             Err(error) if until_it_works => {
-                tracing::error!(%error, "cannot admit work yet");
+                tracing::error!(hook, %error, "it does not work yet");
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
             }
@@ -116,20 +124,21 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
 }
 
 /// What arrived may be used, once it can no longer be taken back.
-fn release(drainable: &impl Drainable, claim: Option<Claim>) {
-    let released = fenced("release", || {
+fn release(drainable: &impl Drainable, is_committed: bool, rest: Option<Rest>) -> Result<()> {
+    // Once: it is decided by the first try.
+    let is_ours = rest.is_none_or(Rest::take_up);
+    if !is_ours {
+        tracing::error!("the incumbent has taken its connections back");
+    }
+    fenced_first("release", is_committed, || {
         let carriage = drainable.carriage();
-        if claim.is_some_and(|claim| !claim.take_up()) {
-            tracing::error!("the incumbent has taken its connections back");
+        if !is_ours {
             carriage.forget();
         }
         pass!(SuccessorTakesUp);
         carriage.release();
         Ok(())
-    });
-    if let Err(error) = released {
-        tracing::error!(%error, "connections that arrived are not taken up");
-    }
+    })
 }
 
 /// A successor that waits for what is carried.
@@ -475,10 +484,17 @@ impl<D: Drainable + 'static> Server<D> {
             return self.say_refused(peer, &fault.into());
         }
         let opened = session.into_stream().and_then(|stream| {
-            fenced("carriage", || Channel::open(stream, &self.drainable.carriage()))
+            fenced("carriage", || match self.drainable.carriage() {
+                nothing if nothing.is_empty() => {
+                    let (message, state) = ("Fetch", "carrying nothing");
+                    Err(PeerMisbehaved::Unexpected { message, state }.into())
+                }
+                carriage => Channel::open(stream, &carriage),
+            })
         });
         match opened {
             Ok(channel) => {
+                self.asked.retain(|asked| asked.pid != peer.pid);
                 if self.asked.len() >= MOST_ASKED {
                     self.asked.remove(0);
                 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::carry::{Carrier, StopCarrier};
 use crate::datadir::{Decision, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
-use crate::error::Result;
+use crate::error::{CarryError, Error, Result};
 use crate::frame::HEARTBEAT_INTERVAL;
 use crate::incumbent::hooks::{Carrying, Hooks, Job, Outcome};
 use crate::incumbent::serve::{Asked, Server};
@@ -72,13 +72,13 @@ impl<D: Drainable + 'static> Server<D> {
 
     /// The channel of the successor of this swap, if it has asked for what is carried.
     fn carrying_for(&mut self, successor_pid: u32) -> Carrying {
-        let asked = std::mem::take(&mut self.asked);
-        let is_of_this_swap = |asked: &Asked| {
-            asked.pid == successor_pid && Some(asked.handoff_id) == self.state.handoff_id()
-        };
-        let Some(Asked { channel, .. }) = asked.into_iter().find(is_of_this_swap) else {
+        let handoff_id = self.state.handoff_id();
+        let is_of_this_swap =
+            |asked: &Asked| asked.pid == successor_pid && Some(asked.handoff_id) == handoff_id;
+        let Some(place) = self.asked.iter().position(is_of_this_swap) else {
             return Carrying::default();
         };
+        let Asked { channel, .. } = self.asked.remove(place);
         let claim = channel.claim();
         match Carrier::start(Arc::clone(&self.drainable), channel) {
             Ok(carrier) => Carrying::new(carrier, claim),
@@ -142,7 +142,11 @@ impl<D: Drainable + 'static> Server<D> {
 
     fn in_words<T>(&mut self, hook: &'static str, result: Result<T>) -> Result<T, String> {
         result.map_err(|error| {
-            tracing::error!(hook, %error, "a hook failed");
+            if matches!(error, Error::Carry(CarryError::GivenUp)) {
+                tracing::debug!(hook, "what is carried was given up with the swap");
+            } else {
+                tracing::error!(hook, %error, "a hook failed");
+            }
             let words = in_words(&error);
             self.hook_error = Some(error);
             words

@@ -117,15 +117,18 @@ impl Successor<Arrived> {
 impl Successor<Greeted> {
     /// Asks the process that serves `control_socket` for the connections and the memory that it
     /// carries. It sends them once it drains, and they are at hand from
-    /// [`wait_for_begin`](Successor::wait_for_begin) on. Does nothing where it carries none.
+    /// [`wait_for_begin`](Successor::wait_for_begin) on. Does nothing where it carries none, or
+    /// does not say hello: it may be dead.
     ///
     /// # Errors
     ///
-    /// It cannot be asked. The swap may go on: an incumbent that must not lose what it carries
-    /// refuses to drain, with [`CarryError::NotAskedFor`](crate::error::CarryError).
+    /// It carries something, and cannot be asked for it. A swap that goes on all the same closes
+    /// connections that may be lost; where they must not be, the incumbent refuses to drain, with
+    /// [`CarryError::NotAskedFor`](crate::error::CarryError).
     pub fn fetch(&mut self, control_socket: &Path) -> Result<()> {
         if let Some(handoff_id) = self.conversation.handoff_id {
-            self.receiver = Receiver::ask(control_socket, handoff_id)?;
+            let supervisor = Arc::clone(&self.conversation.link);
+            self.receiver = Receiver::ask(control_socket, handoff_id, supervisor)?;
             reach!(SuccessorFetched)?;
         }
         Ok(())
@@ -185,7 +188,8 @@ impl Successor<Warmed> {
                 if self.conversation.on_loss == OnLoss::Exit {
                     lock.keep();
                 }
-                let arrivals = self.receiver.take().map(|receiver| self.settle(receiver));
+                let arrivals = self.receiver.take();
+                let arrivals = arrivals.map(|receiver| self.settle(receiver, &lock));
                 match arrivals.transpose() {
                     Ok(arrivals) => {
                         Ok(self.into_phase(Begun { lock, socket, arrivals, verified: None }))
@@ -200,10 +204,11 @@ impl Successor<Warmed> {
 
 impl<P: Phase> Successor<P> {
     /// All has been sent, since the incumbent is sealed; or it is dead.
-    fn settle(&self, receiver: Receiver) -> Result<Arrivals> {
+    fn settle(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
         let arrivals = receiver.finish()?;
+        let is_kept = self.conversation.handoff_id.is_some_and(|id| lock.was_kept_for(id));
         let incumbent_is_dead = !arrivals.is_whole() && self.conversation.incumbent_is_dead();
-        arrivals.settle(incumbent_is_dead)
+        arrivals.settle(is_kept, incumbent_is_dead)
     }
 }
 
@@ -304,7 +309,7 @@ impl Successor<Begun> {
         let mut incumbent = Incumbent::new(socket, lock)?
             .with_build_id(conversation.build_id.clone())
             .with_listeners(&mut inherited)
-            .with_claim(arrivals.map(Arrivals::into_claim));
+            .with_rest(arrivals.map(Arrivals::into_rest));
         let ready = ReadyWords {
             listening_on: snapshot.listening_on,
             healthz_ok: snapshot.healthz_ok,

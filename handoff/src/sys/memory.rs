@@ -46,9 +46,11 @@ impl Sealed {
         let map = if length == 0 {
             None
         } else {
+            // Private, since kernels before 6.7 share nothing that is sealed against writing; what
+            // nobody writes is never copied.
             // SAFETY: the seals that were just looked at keep everybody from writing and from
             // resizing it, for as long as it exists.
-            Some(unsafe { MmapOptions::new().len(length).map(&descriptor)? })
+            Some(unsafe { MmapOptions::new().len(length).map_copy_read_only(&descriptor)? })
         };
         Ok(Self { descriptor, map })
     }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
 
@@ -34,7 +34,9 @@ pub(crate) fn send_with(
 }
 
 /// Receives what is there without waiting, with the descriptors that came with it, which are
-/// close-on-exec; how many bytes it were, 0 at the end of the stream.
+/// close-on-exec; how many bytes it were, 0 at the end of the stream. `EMFILE` where descriptors
+/// were lost on the way because this process may have no more: those that come next are then of
+/// something else, so the stream is of no use any more.
 pub(crate) fn receive_with(
     socket: impl AsFd,
     bytes: &mut [u8],
@@ -49,6 +51,9 @@ pub(crate) fn receive_with(
         if let RecvAncillaryMessage::ScmRights(received) = message {
             descriptors.extend(received);
         }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(rustix::io::Errno::MFILE.into());
     }
     Ok(received.bytes)
 }

@@ -1,7 +1,8 @@
 //! What is carried: connections that both processes have, and memory of the moment of the seal.
 
-use super::world::{Who, World, Wrong};
-use crate::carry::{Held, Usable};
+use super::line::SWAP;
+use super::world::{Record, Who, World, Wrong};
+use crate::carry::{End, Held, Usable};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Carry {
@@ -28,7 +29,7 @@ impl Carry {
         }
     }
 
-    /// The shards are sealed, and the rest was sent.
+    /// The shards are being sealed, and the rest may have been sent.
     pub(super) const fn sealed(&mut self) {
         self.is_whole = true;
     }
@@ -65,10 +66,13 @@ impl Carry {
     }
 }
 
-/// The successor has the lock; whether it can go on.
-pub(super) fn settle(world: &mut World) -> bool {
+/// The successor has the lock, and found the record like this; whether it can go on.
+pub(super) fn settle(world: &mut World, found: Record) -> bool {
     let is_dead = !world.is_alive(Who::Incumbent);
-    world.carry.usable = Usable::of(world.carry.is_whole, world.carry.held, is_dead);
+    let is_kept = found.as_owner_record().is_kept_for(SWAP);
+    let Carry { is_whole, held, .. } = world.carry;
+    let end = if is_whole { End::Whole } else { End::CutOff };
+    world.carry.usable = Usable::of(end, is_kept, held, is_dead);
     world.carry.usable.is_some()
 }
 

@@ -55,7 +55,7 @@ without! {
     a_commit_beside_a_live_incumbent: AloneWhenBothAreDead, 1 faults, BIDDEN;
     // What is carried.
     connections_without_a_claim: OneReader, 0 faults, ONE_READER;
-    memory_that_was_taken_back: TakenBackIsStale, 1 faults, NOT_STALE;
+    memory_of_another_moment: MemoryIsOfTheSeal, 1 faults, NOT_STALE;
 }
 
 fn finds(guard: Guard, faults: u8, property: &'static str) {

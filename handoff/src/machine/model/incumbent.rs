@@ -235,7 +235,6 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
             }
         }
         Effect::ReleaseLock(report) => {
-            world.carry.sealed();
             world.record.phase = RecordPhase::Sealed;
             world.free_lock(Who::Incumbent);
             feed(world, Event::LockReleased(report), None, witness);
@@ -252,10 +251,8 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
             world.incumbent.life = Life::Leaving;
             close(world);
         }
-        Effect::InterruptDrain
-        | Effect::RunSeal
-        | Effect::GiveListeners { .. }
-        | Effect::Offer { .. } => {}
+        Effect::RunSeal => world.carry.sealed(),
+        Effect::InterruptDrain | Effect::GiveListeners { .. } | Effect::Offer { .. } => {}
     }
 }
 

@@ -174,9 +174,10 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
         Step::Lock => lock(world, witness),
         Step::LockPatienceEnds | Step::Fail => fail(world, witness),
         Step::Name => {
+            let found = world.record;
             world.take_over(RecordPhase::Opening, Who::Successor);
             world.successor.opening = Opening::Named;
-            if !carry::settle(world) {
+            if !carry::settle(world, found) {
                 fail(world, witness);
             }
         }
