@@ -5,11 +5,11 @@ use std::fmt;
 use std::future::{pending, poll_fn};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_listener::{Event, IntoNotification, Listener};
 
@@ -88,13 +88,19 @@ pub struct Connections<S> {
     may_be_lost: bool,
     late: Late,
     state: Mutex<State<S>>,
-    /// What handlers are told: [`SERVE`], [`PARK`] or [`CLOSE`]. Changes with the phase, and is
-    /// looked at without the lock.
+    /// What handlers are told: [`SERVE`] and so on. Looked at without the lock.
     told: AtomicU8,
+    /// Whether handlers listen to it.
+    is_listened_to: AtomicBool,
+    /// From when on milliseconds are counted.
+    begun: Instant,
+    /// How often somebody asked for one.
+    asked: AtomicU32,
     /// There is something to take up.
     arrived: Event,
-    /// Handlers are told something else; or the last one parked or ended, or the wait for it is
-    /// pointless.
+    /// Handlers are told something else.
+    retold: Event,
+    /// The last one parked or ended, or the wait for it is pointless.
     changed: Event,
 }
 
@@ -111,8 +117,10 @@ pub enum Late {
 struct State<S> {
     phase: Phase,
     interrupted: bool,
-    /// Names of those that have a handler.
-    live: HashMap<u64, String>,
+    /// Those that have a handler.
+    live: HashMap<u64, Live>,
+    /// How many of them are awaited while the others are still served.
+    awaited: usize,
     next_key: u64,
     carrier: Option<Thread>,
     /// Parked, and not sent.
@@ -128,12 +136,20 @@ enum Phase {
     /// Nothing may be taken up yet.
     Held,
     Serving,
+    /// What parks is kept. Who is busy is still served.
+    CollectingIdle,
     /// What parks is kept.
     Collecting,
     /// The daemon is being stopped: what parks is closed.
     Stopping,
     /// Another process serves.
     Parted,
+}
+
+struct Live {
+    name: String,
+    served: Arc<AtomicU32>,
+    is_awaited: bool,
 }
 
 struct Parked<S> {
@@ -154,6 +170,7 @@ impl<S: Carried> Connections<S> {
                 phase: Phase::Held,
                 interrupted: false,
                 live: HashMap::new(),
+                awaited: 0,
                 next_key: 0,
                 carrier: None,
                 unsent: VecDeque::new(),
@@ -161,7 +178,11 @@ impl<S: Carried> Connections<S> {
                 waiting: Vec::new(),
             }),
             told: AtomicU8::new(SERVE),
+            is_listened_to: AtomicBool::new(false),
+            begun: Instant::now(),
+            asked: AtomicU32::new(0),
             arrived: Event::new(),
+            retold: Event::new(),
             changed: Event::new(),
         }
     }
@@ -208,7 +229,13 @@ impl<S: Carried> Connections<S> {
     /// busy last come first. Runs on any executor.
     pub async fn arrival(self: &Arc<Self>) -> Arrival<S> {
         let mut listener = None;
+        // Thousands may wait at once: those that were taken up have their turn in between.
+        let mut gives_way = self.asked.fetch_add(1, Ordering::Relaxed) % A_TURN == A_TURN - 1;
         poll_fn(|context| {
+            if std::mem::take(&mut gives_way) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             loop {
                 if let Some(arrival) = self.try_arrival() {
                     return Poll::Ready(arrival);
@@ -274,8 +301,10 @@ impl<S: Carried> Connections<S> {
     fn ticket(self: &Arc<Self>, state: &mut State<S>, name: String) -> Ticket<S> {
         let key = state.next_key;
         state.next_key += 1;
-        state.live.insert(key, name);
-        Ticket { set: Arc::clone(self), key }
+        let served = Arc::new(AtomicU32::new(self.now()));
+        let live = Live { name, served: Arc::clone(&served), is_awaited: false };
+        state.live.insert(key, live);
+        Ticket { set: Arc::clone(self), key, served }
     }
 }
 
@@ -288,25 +317,48 @@ impl<S> Connections<S> {
         state.phase = phase;
         let told = match phase {
             Phase::Held | Phase::Serving => SERVE,
+            Phase::CollectingIdle => PARK_IDLE,
             Phase::Collecting | Phase::Stopping => PARK,
             Phase::Parted => CLOSE,
         };
         self.told.store(told, Ordering::SeqCst);
     }
 
-    /// Waits until handlers are told that, or more.
-    async fn told(&self, what: u8) {
+    /// In milliseconds; it goes round after 49 days, and then a connection is taken for busy that
+    /// is not.
+    fn now(&self) -> u32 {
+        self.begun.elapsed().as_millis() as u32
+    }
+
+    fn is_idle(&self, served: &AtomicU32) -> bool {
+        self.now().wrapping_sub(served.load(Ordering::Relaxed)) >= IDLE_MS
+    }
+
+    fn is_told_to_park(&self, served: &AtomicU32) -> bool {
+        match self.told.load(Ordering::SeqCst) {
+            SERVE => false,
+            PARK_IDLE => self.is_idle(served),
+            _ => true,
+        }
+    }
+
+    fn is_told_to_close(&self) -> bool {
+        self.told.load(Ordering::SeqCst) == CLOSE
+    }
+
+    /// Waits until handlers are told something that makes it so.
+    async fn told(&self, is_so: impl Fn() -> bool) {
         let mut listener = None;
         poll_fn(|context| {
             loop {
-                if self.told.load(Ordering::SeqCst) >= what {
+                if is_so() {
                     return Poll::Ready(());
                 }
-                let Some(changed) = &mut listener else {
-                    listener = Some(self.changed.listen());
+                let Some(retold) = &mut listener else {
+                    listener = Some(self.retold.listen());
                     continue;
                 };
-                ready!(Pin::new(changed).poll(context));
+                ready!(Pin::new(retold).poll(context));
                 listener = None;
             }
         })
@@ -316,8 +368,12 @@ impl<S> Connections<S> {
     /// A handler has ended, with or without its connection.
     fn leave(&self, key: u64, parked: Option<(OwnedFd, S)>) {
         let mut state = self.state();
-        let Some(name) = state.live.remove(&key) else { return };
-        let is_last = state.live.is_empty();
+        let Some(Live { name, is_awaited, .. }) = state.live.remove(&key) else { return };
+        if is_awaited {
+            state.awaited -= 1;
+        }
+        let is_last =
+            state.live.is_empty() || is_awaited && state.awaited.is_multiple_of(WOKEN_AT_ONCE);
         let to_close = match parked {
             Some((descriptor, carried)) => state.park(Parked { name, descriptor, state: carried }),
             None => None,
@@ -340,7 +396,7 @@ impl<S> State<S> {
     /// Gives it back where nobody will take it up any more.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
         match self.phase {
-            Phase::Collecting => {
+            Phase::CollectingIdle | Phase::Collecting => {
                 self.unsent.push_back(parked);
                 if self.unsent.len() >= MOST_AT_ONCE
                     && let Some(carrier) = &self.carrier
@@ -391,9 +447,11 @@ pub struct Arrival<S> {
 pub struct Ticket<S> {
     set: Arc<Connections<S>>,
     key: u64,
+    /// When a request was last served.
+    served: Arc<AtomicU32>,
 }
 
-impl<S> Ticket<S> {
+impl<S: Carried> Ticket<S> {
     /// Gives the connection up at a request boundary, with what the next handler has to know.
     ///
     /// Nothing may be read from it or written to it any more, by whoever else may have a part of
@@ -402,39 +460,57 @@ impl<S> Ticket<S> {
         self.set.leave(self.key, Some((descriptor.into(), state)));
     }
 
+    /// Says that a request was served.
+    ///
+    /// A connection on which none was for a tenth of a second is idle, and parked before the
+    /// others: while these are still served, so that a thousand idle connections do not make the
+    /// busy ones wait.
+    pub fn served(&self) {
+        self.served.store(self.set.now(), Ordering::Relaxed);
+    }
+
     /// Waits until the connection is to be parked: a drain has begun. [`Gate::closed`] says so
-    /// too; this is for a daemon that has no gate, or several. Runs on any executor.
+    /// too, and later: it does not tell who is idle from who is busy. Runs on any executor.
+    ///
+    /// To wait costs a lock once, when it is first polled: keep one future a connection rather
+    /// than one a request.
     ///
     /// [`Gate::closed`]: crate::Gate::closed
-    pub async fn told_to_park(&self) {
-        self.set.told(PARK).await;
+    pub fn told_to_park(&self) -> impl Future<Output = ()> + Send + use<S> {
+        self.set.is_listened_to.store(true, Ordering::Relaxed);
+        let (set, served) = (Arc::clone(&self.set), Arc::clone(&self.served));
+        async move { set.told(|| set.is_told_to_park(&served)).await }
     }
 
     /// Whether the connection is to be parked at its next request boundary.
     #[must_use]
     pub fn is_told_to_park(&self) -> bool {
-        self.set.told.load(Ordering::SeqCst) >= PARK
+        self.set.is_listened_to.store(true, Ordering::Relaxed);
+        self.set.is_told_to_park(&self.served)
     }
 
     /// Waits until another process serves and this connection was not carried: its handler
     /// closes it. Never with [`Late::Finish`]. Runs on any executor.
-    pub async fn told_to_close(&self) {
-        match self.set.late {
-            Late::Close => self.set.told(CLOSE).await,
-            Late::Finish => pending().await,
+    pub fn told_to_close(&self) -> impl Future<Output = ()> + Send + use<S> {
+        let set = Arc::clone(&self.set);
+        async move {
+            match set.late {
+                Late::Close => set.told(|| set.is_told_to_close()).await,
+                Late::Finish => pending().await,
+            }
         }
     }
 
     /// Whether its handler is to close it now.
     #[must_use]
     pub fn is_told_to_close(&self) -> bool {
-        self.set.late == Late::Close && self.set.told.load(Ordering::SeqCst) >= CLOSE
+        self.set.late == Late::Close && self.set.is_told_to_close()
     }
 
     /// What the report of a drain calls it.
     #[must_use]
     pub fn name(&self) -> String {
-        self.set.state().live.get(&self.key).cloned().unwrap_or_default()
+        self.set.state().live.get(&self.key).map(|live| live.name.clone()).unwrap_or_default()
     }
 }
 
@@ -470,16 +546,55 @@ impl<S: Carried> Set for Connections<S> {
         state.live.is_empty() && state.waiting.is_empty() && state.unsent.is_empty()
     }
 
+    fn collect_idle(&self, carrier: &Thread) {
+        if !self.is_listened_to.load(Ordering::Relaxed) {
+            return;
+        }
+        {
+            let mut state = self.state();
+            let State { live, awaited, .. } = &mut *state;
+            *awaited = 0;
+            for live in live.values_mut() {
+                live.is_awaited = self.is_idle(&live.served);
+                *awaited += usize::from(live.is_awaited);
+            }
+            self.enter_phase(&mut state, Phase::CollectingIdle);
+            state.carrier = Some(carrier.clone());
+            // Those that nobody has taken up yet go on as they came.
+            let waiting = std::mem::take(&mut state.waiting);
+            state.unsent.extend(waiting);
+        }
+    }
+
+    fn wait_idle(&self, limit: Instant) {
+        loop {
+            let changed = self.changed.listen();
+            {
+                let state = self.state();
+                let is_sent = state.unsent.len() < MOST_AT_ONCE;
+                let is_over = state.awaited == 0 && is_sent || state.interrupted;
+                if is_over || state.phase != Phase::CollectingIdle {
+                    return;
+                }
+            }
+            // A few at a time: those that are busy have their turn in between.
+            self.retold.notify(WOKEN_AT_ONCE.additional());
+            let turn = Instant::now() + A_FEW_PARK;
+            if changed.wait_deadline(turn.min(limit)).is_none() && Instant::now() >= limit {
+                return;
+            }
+        }
+    }
+
     fn collect(&self, carrier: Option<&Thread>) {
         {
             let mut state = self.state();
             self.enter_phase(&mut state, Phase::Collecting);
             state.carrier = carrier.cloned();
-            // Those that nobody has taken up yet go on as they came.
             let waiting = std::mem::take(&mut state.waiting);
             state.unsent.extend(waiting);
         }
-        self.changed.notify(usize::MAX);
+        self.retold.notify(usize::MAX);
     }
 
     fn wait_parked(&self, deadline: Instant) -> Vec<String> {
@@ -493,7 +608,8 @@ impl<S: Carried> Set for Connections<S> {
                 state.interrupted
             };
             if late || changed.wait_deadline(deadline).is_none() {
-                let mut names: Vec<_> = self.state().live.values().cloned().collect();
+                let state = self.state();
+                let mut names: Vec<_> = state.live.values().map(|live| live.name.clone()).collect();
                 names.sort_unstable();
                 return names;
             }
@@ -588,7 +704,7 @@ impl<S: Carried> Set for Connections<S> {
             self.enter_phase(&mut state, Phase::Stopping);
             std::mem::take(&mut state.waiting)
         };
-        self.changed.notify(usize::MAX);
+        self.retold.notify(usize::MAX);
         waiting.into_iter().for_each(|parked| part_from(parked.descriptor));
     }
 
@@ -609,7 +725,7 @@ impl<S: Carried> Set for Connections<S> {
             let sent = std::mem::take(&mut state.sent);
             (sent, std::mem::take(&mut state.unsent), state.live.len())
         };
-        self.changed.notify(usize::MAX);
+        self.retold.notify(usize::MAX);
         // The successor has them, so nothing ends by this.
         drop(sent);
         if !unsent.is_empty() || live > 0 {
@@ -703,11 +819,24 @@ impl<S> Taken<'_, S> {
 
 impl<S> Drop for Taken<'_, S> {
     fn drop(&mut self) {
-        self.set.state().sent.append(&mut self.parked);
+        let is_sent = {
+            let mut state = self.set.state();
+            state.sent.append(&mut self.parked);
+            state.phase == Phase::CollectingIdle && state.unsent.len() < MOST_AT_ONCE
+        };
+        if is_sent {
+            self.set.changed.notify(usize::MAX);
+        }
     }
 }
 
 const SERVE: u8 = 0;
-const PARK: u8 = 1;
-const CLOSE: u8 = 2;
+const PARK_IDLE: u8 = 1;
+const PARK: u8 = 2;
+const CLOSE: u8 = 3;
+/// For so long no request was served on a connection that is idle.
+const IDLE_MS: u32 = 100;
+const A_TURN: u32 = 32;
+const WOKEN_AT_ONCE: usize = 64;
+const A_FEW_PARK: Duration = Duration::from_micros(500);
 const LONGEST_NAME: usize = 128;

@@ -311,6 +311,10 @@ impl Set for Memory {
         self.state().unsent = None;
     }
 
+    fn collect_idle(&self, _carrier: &Thread) {}
+
+    fn wait_idle(&self, _limit: Instant) {}
+
     fn wait_parked(&self, _deadline: Instant) -> Vec<String> {
         Vec::new()
     }

@@ -147,6 +147,8 @@ pub(crate) struct Arrivals {
     /// Connections that this build does without: closed once it serves, and not before, since
     /// the incumbent may serve again.
     dropped: Vec<OwnedFd>,
+    /// It could not be handed on: what was taken out for it is gone.
+    is_refused: bool,
 }
 
 /// What is left of it once everything was handed on.
@@ -213,6 +215,8 @@ impl Arrivals {
     /// [`Successor::take_up`](crate::successor::Successor::take_up).
     pub(crate) fn hand_on(&mut self, carriage: &Carriage<'_>) -> Result<(), CarryError> {
         carriage.check()?;
+        self.check_not_refused()?;
+        self.is_refused = true;
         for set in &mut self.sets {
             if set.fate.is_none() {
                 let parcels = std::mem::take(&mut set.parcels);
@@ -234,11 +238,20 @@ impl Arrivals {
                 });
             }
         }
+        self.is_refused = false;
         Ok(())
+    }
+
+    fn check_not_refused(&self) -> Result<(), CarryError> {
+        match self.is_refused {
+            true => Err(CarryError::Channel("it was refused before".into())),
+            false => Ok(()),
+        }
     }
 
     /// What became of each set; an error if one was not handed on that may not be lost.
     pub(crate) fn report(&self) -> Result<Vec<CarriedSet>, CarryError> {
+        self.check_not_refused()?;
         self.sets.iter().map(ArrivedSet::report).collect()
     }
 
@@ -304,7 +317,7 @@ impl Channel {
         let arrived =
             |words| ArrivedSet { words, parcels: Vec::new(), count: 0, bytes: 0, fate: None };
         let sets = sets.into_iter().map(arrived).collect();
-        Ok(Arrivals { claim, sets, end: Ok(End::CutOff), dropped: Vec::new() })
+        Ok(Arrivals { claim, sets, end: Ok(End::CutOff), dropped: Vec::new(), is_refused: false })
     }
 
     /// Receives until the end.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::carry::format::Format;
 use crate::carry::wire::{ItemWords, SetWords};
@@ -87,6 +87,12 @@ pub(super) trait Set: Send + Sync {
 
     /// Whether there is nothing in it.
     fn is_vacant(&self) -> bool;
+
+    /// A drain is about to begin: idle connections park, while the others are still served.
+    fn collect_idle(&self, carrier: &Thread);
+
+    /// Waits until those are parked and sent; not longer than that.
+    fn wait_idle(&self, limit: Instant);
 
     /// A drain begins: what parks from here on is kept for `carrier`, which is to be woken.
     fn collect(&self, carrier: Option<&Thread>);
@@ -255,6 +261,13 @@ impl<'a> Carriage<'a> {
         }
     }
 
+    /// A drain is about to begin: what is idle goes ahead, while the rest is still served.
+    pub(crate) fn send_idle(&self, carrier: &Thread, deadline: Instant) {
+        self.sets().for_each(|set| set.collect_idle(carrier));
+        let limit = deadline.min(Instant::now() + IDLE_LIMIT);
+        self.sets().for_each(|set| set.wait_idle(limit));
+    }
+
     /// A drain begins.
     pub(crate) fn collect(&self, carrier: Option<&Thread>) {
         self.sets().for_each(|set| set.collect(carrier));
@@ -300,3 +313,6 @@ impl fmt::Debug for Carriage<'_> {
         f.debug_map().entries(self.sets.iter().map(|(name, set)| (name, set))).finish()
     }
 }
+
+/// For handlers that are told to park while others are served, and do not.
+const IDLE_LIMIT: Duration = Duration::from_millis(250);

@@ -127,6 +127,12 @@ pub(crate) fn read_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String>
         0..0x1000 => bincode::serde::decode_from_slice(bytes, limited::<0x2_0000>()),
         0x1000..0x2_0000 => bincode::serde::decode_from_slice(bytes, limited::<0x40_0000>()),
         0x2_0000..0x40_0000 => bincode::serde::decode_from_slice(bytes, limited::<0x800_0000>()),
+        0x40_0000..0x800_0000 => {
+            bincode::serde::decode_from_slice(bytes, limited::<0x1_0000_0000>())
+        }
+        0x800_0000..0x1_0000_0000 => {
+            bincode::serde::decode_from_slice(bytes, limited::<0x20_0000_0000>())
+        }
         _ => bincode::serde::decode_from_slice(bytes, bincode::config::standard()),
     };
     let (value, read) = read.map_err(|error| error.to_string())?;

@@ -128,8 +128,12 @@ impl<D: Drainable> Work<'_, D> {
         reach!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
+        let carrier = self.carrying.carrier.as_ref().map(Carrier::thread);
+        if let Some(carrier) = carrier {
+            carriage.send_idle(carrier, deadline);
+        }
         // Before any gate closes: a connection that parks has to find where to.
-        carriage.collect(self.carrying.carrier.as_ref().map(Carrier::thread));
+        carriage.collect(carrier);
         let mut report = self.drainable.drain(deadline)?;
         let late = carriage.wait_parked(deadline);
         if !late.is_empty() {
