@@ -27,7 +27,7 @@ use crate::sys::socket::part_from;
 /// daemon's own: what was read of the next request, who the client is, where its session stands.
 ///
 /// A connection is a descriptor of any kind: a TCP or Unix socket, UDP, a pipe, a terminal. Its
-/// handler holds a [`Ticket`]. When the gate closes it *parks* at the next request boundary:
+/// handler holds a [`Ticket`]. When it is told to it *parks* at the next request boundary:
 /// it gives up the descriptor and the state. After the commit the new process takes them up;
 /// after a swap that was given up this one does, by the very same road:
 ///
@@ -56,9 +56,10 @@ use crate::sys::socket::part_from;
 ///                 break;
 ///             };
 ///             stream.answer(request).await; // to its end: a drain waits for the pass
+///             ticket.served(); // so it is not idle: those are parked first
 ///         }
 ///         // Waiting for more may be cut short, a request that was begun may not.
-///         match select(gate.closed(), stream.read_more(&mut client)).await {
+///         match select(ticket.told_to_park(), stream.read_more(&mut client)).await {
 ///             None => return ticket.park(stream, client),
 ///             Some(true) => {}
 ///             Some(false) => return, // the client has closed
