@@ -207,7 +207,9 @@ impl<P: Phase> Successor<P> {
     fn settle(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
         let arrivals = receiver.finish()?;
         let is_kept = self.conversation.handoff_id.is_some_and(|id| lock.was_kept_for(id));
-        let incumbent_is_dead = !arrivals.is_whole() && self.conversation.incumbent_is_dead();
+        // It takes a moment to see, so it is asked only where it matters.
+        let is_all = is_kept && arrivals.is_whole();
+        let incumbent_is_dead = !is_all && self.conversation.incumbent_is_dead();
         arrivals.settle(is_kept, incumbent_is_dead)
     }
 }
