@@ -51,6 +51,22 @@ fn without_the_attribute_every_path_begins_at_the_crate() {
 }
 
 #[test]
+fn what_is_carried_needs_no_other_path() {
+    let output = expanded(quote!(
+        struct Kv<S> {
+            #[handoff(carry)]
+            clients: Connections<S>,
+            #[handoff(carry, name = "hot")]
+            cache: Memory,
+        }
+    ));
+    let mut roots = absolute_roots(output);
+    roots.sort();
+    roots.dedup();
+    assert_eq!(roots, ["core", "handoff"]);
+}
+
+#[test]
 fn a_renamed_crate_leaves_no_path_to_its_old_name() {
     for (broken, input) in [
         (
@@ -88,6 +104,63 @@ fn a_sound_struct_has_no_errors() {
         )),
         [""; 0]
     );
+}
+
+#[test]
+fn a_set_and_a_shard_may_have_one_name() {
+    assert_eq!(
+        errors(quote!(
+            struct Kv {
+                log: Log,
+                #[handoff(carry, name = "log")]
+                cache: Memory,
+            }
+        )),
+        [""; 0]
+    );
+}
+
+#[test]
+fn what_is_carried_is_no_other_thing_and_has_a_name_of_its_own() {
+    let field = |attributes: TokenStream| {
+        errors(quote!(
+            struct Kv {
+                #[handoff(#attributes)]
+                clients: Clients,
+            }
+        ))
+    };
+    assert_eq!(field(quote!(carry)), [""; 0]);
+    assert_eq!(field(quote!(carry, name = "others")), [""; 0]);
+    for other in ["shards", "gate", "skip"] {
+        let ident = proc_macro2::Ident::new(other, proc_macro2::Span::call_site());
+        let (first, second) = if other == "skip" { ("carry", other) } else { (other, "carry") };
+        assert_eq!(
+            field(quote!(carry, #ident)),
+            [format!("a field is one thing: `{first}` or `{second}`")]
+        );
+    }
+    assert_eq!(
+        field(quote!(carry = "clients")),
+        ["`carry` takes no value: write `#[handoff(carry)]`"]
+    );
+    assert_eq!(field(quote!(carry, carry)), ["`carry` is given twice"]);
+    assert_eq!(field(quote!(carry, name = "")), ["a set's name cannot be empty"]);
+    let twice = errors(quote!(
+        struct Kv {
+            #[handoff(carry, name = "clients")]
+            one: Clients,
+            #[handoff(carry)]
+            clients: Clients,
+        }
+    ));
+    assert_eq!(twice.len(), 1);
+    assert!(twice[0].starts_with("another set is named `clients`"), "{}", twice[0]);
+    let on_the_struct = errors(quote!(
+        #[handoff(carry)]
+        struct Kv;
+    ));
+    assert_eq!(on_the_struct, ["`carry` belongs on a field, not on the struct"]);
 }
 
 #[test]
@@ -152,5 +225,11 @@ fn only_fields_with_a_parameter_get_bounds() {
             struct Kv<S>(Log, #[handoff(skip)] S);
         )),
         1
+    );
+    assert_eq!(
+        bounds(quote!(
+            struct Kv<S>(#[handoff(carry)] Arc<Connections<S>>, #[handoff(carry)] Memory);
+        )),
+        2
     );
 }

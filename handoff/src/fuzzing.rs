@@ -4,6 +4,7 @@
 //! `tests/fuzz` hands it to libFuzzer; the tests here replay the corpus that is kept there. To
 //! add one: a file beside these, a line in [`TARGETS`], some seeds, and a binary in `tests/fuzz`.
 
+mod carry;
 mod frame;
 mod journal;
 mod manifest;
@@ -12,6 +13,7 @@ mod record;
 mod seeds;
 mod session;
 
+pub use carry::carry;
 pub use frame::frame;
 pub use journal::journal;
 pub use manifest::manifest;
@@ -28,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("manifest", manifest),
     ("journal", journal),
     ("session", session),
+    ("carry", carry),
 ];
 
 /// An input that is taken apart from its front. Where nothing is left there are zeros, so that

@@ -9,8 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use handoff::carry::{Carried, Carry, Connections, Memory};
 use handoff::drainable::{Fingerprint, SealedShard};
-use handoff::{Drainable, Error, Gate, Result, SealReport, Shard, StateSnapshot};
+use handoff::error::CarryError;
+use handoff::{
+    DataDirLock, Drainable, Error, Gate, Incumbent, Result, SealReport, Shard, StateSnapshot,
+};
+use serde::{Deserialize, Serialize};
 
 /// What was called, in order, and what is to fail.
 #[derive(Clone, Default)]
@@ -439,4 +444,110 @@ fn a_raw_identifier_and_a_place_are_names() {
     assert_eq!(names(&Tuple(log(), Gate::new(), (), (log(), log()))), ["0", "3.0", "3.1"]);
     assert_eq!(names(&Unit), [""; 0]);
     assert_eq!(Unit.seal().expect("sealed"), SealReport::default());
+}
+
+#[derive(Serialize, Deserialize)]
+struct Client;
+
+impl Carried for Client {
+    const NAME: &'static str = "test.client";
+    const VERSION: u32 = 1;
+}
+
+/// The sets by name, with their kinds.
+fn sets(state: &impl Drainable) -> String {
+    format!("{:?}", state.carriage())
+}
+
+#[test]
+fn what_is_carried_is_named_by_its_field_and_its_place_there() {
+    #[derive(Drainable)]
+    struct Server<S: Carried, M> {
+        #[handoff(carry)]
+        clients: Arc<Connections<S>>,
+        #[handoff(carry)]
+        several: Vec<Arc<Connections<S>>>,
+        log: Log,
+        #[handoff(carry)]
+        optional: Option<Connections<S>>,
+        #[handoff(carry, name = "hot-keys")]
+        cache: Memory,
+        #[handoff(carry)]
+        any: M,
+        #[handoff(gate)]
+        gate: Gate,
+        #[handoff(skip)]
+        own: Memory,
+        #[handoff(carry)]
+        r#type: Box<Memory>,
+    }
+
+    let journal = Journal::default();
+    let mut server = Server {
+        clients: Arc::new(Connections::<Client>::new()),
+        several: vec![Arc::default(), Arc::default()],
+        log: Log::new("log", 1, &journal),
+        optional: None,
+        cache: Memory::new(),
+        any: [Memory::new(), Memory::new()],
+        gate: Gate::new(),
+        own: Memory::new(),
+        r#type: Box::default(),
+    };
+    let expected = "{\"clients\": connections, \"several.0\": connections, \
+        \"several.1\": connections, \"hot-keys\": memory, \"any.0\": memory, \"any.1\": memory, \
+        \"type\": memory}";
+    assert_eq!(sets(&server), expected);
+    server.several.truncate(1);
+    server.optional = Some(Connections::new());
+    assert_eq!(server.carriage().len(), 7);
+    assert!(sets(&server).contains("\"several.0\": connections, \"optional\": connections"));
+    // It is no shard.
+    assert_eq!(server.snapshot_state().shard_count, 1);
+    assert!(server.own.keys().is_empty());
+}
+
+#[test]
+fn what_is_carried_in_a_tuple_is_named_by_its_place() {
+    #[derive(Drainable)]
+    struct Tuple<'a, C: Carry + ?Sized>(
+        #[handoff(skip)] (),
+        #[handoff(carry)] &'a C,
+        #[handoff(carry)] [Memory; 2],
+    );
+
+    let clients: &[Connections<Client>] = &[Connections::new()];
+    let tuple = Tuple((), clients, <[Memory; 2]>::default());
+    assert_eq!(sets(&tuple), "{\"1.0\": connections, \"2.0\": memory, \"2.1\": memory}");
+}
+
+#[test]
+fn a_daemon_that_says_nothing_carries_nothing() {
+    assert!(Kv::new().carriage().is_empty());
+}
+
+#[test]
+fn sets_that_collide_at_run_time_are_an_error_before_anything_is_served() {
+    #[derive(Drainable)]
+    struct Clash {
+        #[handoff(carry)]
+        clients: Vec<Arc<Connections<Client>>>,
+        #[handoff(carry, name = "clients.1")]
+        other: Memory,
+    }
+
+    let clash = |count: usize| Clash {
+        clients: (0..count).map(|_| Arc::default()).collect(),
+        other: Memory::new(),
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("nobody has it");
+    let socket = directory.path().join("control.sock");
+    let incumbent = Incumbent::bind_cold_start(&socket, lock).expect("it binds");
+    assert_eq!(sets(&clash(1)), "{\"clients.0\": connections, \"clients.1\": memory}");
+    let served = incumbent.serve(clash(2));
+    assert!(
+        matches!(&served, Err(Error::Carry(CarryError::DuplicateSet { set })) if set == "clients.1"),
+        "{served:?}"
+    );
 }

@@ -109,3 +109,6 @@ impl Usable {
 
 const UP: u32 = 1;
 const BACK: u32 = 2;
+
+#[cfg(test)]
+mod tests;

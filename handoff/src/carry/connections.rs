@@ -649,7 +649,6 @@ impl<S: Carried> Set for Connections<S> {
             };
             descriptors += state.descriptors();
             if descriptors > MOST_AT_ONCE {
-                apart.pop_if(|(at, _)| *at == index);
                 break;
             }
             length += name.len();
@@ -841,3 +840,6 @@ const A_TURN: u32 = 32;
 const WOKEN_AT_ONCE: usize = 64;
 const A_FEW_PARK: Duration = Duration::from_micros(500);
 const LONGEST_NAME: usize = 128;
+
+#[cfg(test)]
+mod tests;

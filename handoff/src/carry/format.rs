@@ -161,3 +161,6 @@ impl<T> fmt::Debug for Reads<T> {
         f.debug_list().entries(self.formats.iter().map(|(format, _)| format)).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,7 @@ impl SealedMemory {
         Ok(Self(Arc::new(Sealed::seal(memory)?)))
     }
 
-    pub(super) fn as_sealed(&self) -> &Sealed {
+    pub(crate) fn as_sealed(&self) -> &Sealed {
         &self.0
     }
 }
@@ -370,3 +370,6 @@ impl Set for Memory {
 
 const NAME: &str = "handoff-carried";
 const BUFFER: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests;

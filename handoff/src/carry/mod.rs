@@ -17,15 +17,22 @@ mod claim;
 mod connections;
 mod format;
 mod memory;
+#[cfg(test)]
+mod pair;
 mod receive;
 mod send;
 mod set;
+#[cfg(not(feature = "fuzzing"))]
 mod wire;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod wire;
 
 pub(crate) use claim::Claim;
 #[cfg(test)]
 pub(crate) use claim::{End, Held, Usable};
 pub use connections::{Arrival, Connections, Late, Ticket};
+#[cfg(feature = "fuzzing")]
+pub(crate) use format::Format;
 pub use format::{Carried, Reads};
 pub use memory::{Memory, MemoryWriter, SealedMemory};
 pub(crate) use receive::{Arrivals, Receiver, Rest};

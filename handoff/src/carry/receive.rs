@@ -67,7 +67,7 @@ impl Receiver {
 
     /// Waits for the offer, and receives what follows. Tells `give_up` of what cannot be received,
     /// before the incumbent can see that nobody receives any more.
-    fn start(
+    pub(super) fn start(
         stream: UnixStream,
         reader: FrameReader,
         give_up: impl FnOnce(&Error) + Send + 'static,
@@ -298,6 +298,19 @@ impl ArrivedSet {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+impl Arrivals {
+    /// All that is said on a stream, without a thread.
+    pub(crate) fn of(stream: UnixStream) -> Result<Self> {
+        let cancel = Arc::new(Cancel::new()?);
+        let mut channel =
+            Channel { stream, reader: FrameReader::new(), descriptors: VecDeque::new(), cancel };
+        let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
+        arrivals.end = channel.receive(&mut arrivals.sets);
+        Ok(arrivals)
+    }
+}
+
 /// The stream, and what was read of the next frame.
 struct Channel {
     stream: UnixStream,
@@ -436,3 +449,6 @@ impl Channel {
 }
 
 const CHUNK: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests;

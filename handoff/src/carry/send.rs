@@ -250,3 +250,6 @@ fn carry(carriage: &Carriage<'_>, channel: &Channel, shared: &Shared) -> Result<
 
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,6 @@ impl fmt::Debug for AnySet<'_> {
 
 macro_rules! deref_carry {
     ($($pointer:ty),*) => {$(
-        #[diagnostic::do_not_recommend]
         impl<T: Carry + ?Sized> Carry for $pointer {
             fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
                 (**self).each_set(name, visit);
@@ -316,3 +315,6 @@ impl fmt::Debug for Carriage<'_> {
 
 /// For handlers that are told to park while others are served, and do not.
 const IDLE_LIMIT: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests;

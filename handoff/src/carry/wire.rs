@@ -124,3 +124,6 @@ impl CarryKind {
 pub(crate) const LONGEST_INLINE: usize = 16 << 10;
 /// A parcel is sent once it has that many bytes of states.
 pub(crate) const PARCEL_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,8 @@ use crate::error::Result;
     message = "`{Self}` is not a shard",
     note = "implement `handoff::Shard` for it",
     note = "or say what the field is, since each is a shard unless it says otherwise: \
-            `#[handoff(skip)]` where there is nothing to seal, `#[handoff(gate)]` for a gate"
+            `#[handoff(skip)]` where there is nothing to seal, `#[handoff(gate)]` for a gate, \
+            `#[handoff(carry)]` for connections and memory"
 )]
 pub trait Shard: Send + Sync {
     /// Flushes, syncs and closes for writing. Returns the last revision.
@@ -85,7 +86,8 @@ deref_shard!(&T, Box<T>, Arc<T>);
     label = "not a shard",
     note = "implement `handoff::Shard` for it, or for its elements",
     note = "or say what the field is, since each is a shard unless it says otherwise: \
-            `#[handoff(skip)]` where there is nothing to seal, `#[handoff(gate)]` for a gate"
+            `#[handoff(skip)]` where there is nothing to seal, `#[handoff(gate)]` for a gate, \
+            `#[handoff(carry)]` for connections and memory"
 )]
 pub trait Shards: Send + Sync {
     /// Calls `visit` with every shard and its name, in an order that depends on the names

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use super::Input;
 use crate::error::Error;
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode, read_message};
-use crate::protocol::{MOST_SETS, Message, ProtoVersion};
+use crate::protocol::{MOST_NAMED, MOST_SETS, Message, ProtoVersion};
 
 /// Cuts a stream into pieces and reads it in three ways. All find the same messages and the
 /// same end and hold no more than a frame, and each message survives being written again.
@@ -183,8 +183,14 @@ fn stream(input: &mut Input<'_>) -> Vec<u8> {
 
 /// A list takes no more memory than the longest frame, however few bytes it was.
 fn assert_bounded(message: &Message) {
-    if let Message::Carried { sets, .. } = message {
-        assert!(sets.len() <= MOST_SETS, "{} sets", sets.len());
+    match message {
+        Message::Carried { sets, .. } => {
+            assert!(sets.len() <= MOST_SETS, "{} sets", sets.len());
+        }
+        Message::Late { connections, .. } => {
+            assert!(connections.len() <= MOST_NAMED, "{} connections", connections.len());
+        }
+        _ => {}
     }
     let (names, revisions) = match message {
         Message::SealComplete { last_revision_per_shard, .. } => (0, last_revision_per_shard.len()),
@@ -192,7 +198,6 @@ fn assert_bounded(message: &Message) {
             (listening_on.len(), advertised_revision_per_shard.len())
         }
         Message::Adopted { listeners, .. } => (listeners.len(), 0),
-        Message::Late { connections, .. } => (connections.len(), 0),
         _ => (0, 0),
     };
     let most = MAX_FRAME_LEN as usize;
@@ -218,7 +223,7 @@ mod tests {
             input.bytes(count.into());
             read_whole(&stream(&mut input))
         };
-        for name in ["longest", "most-shards", "most-listeners"] {
+        for name in ["longest", "most-shards", "most-listeners", "most-late", "most-sets"] {
             let Heard { frames, end } = heard(name);
             assert_eq!((frames.len(), end), (1, End::Closed), "{name}");
         }
@@ -228,6 +233,8 @@ mod tests {
             ("too-short", "TooShort(1)"),
             ("too-many-shards", "invalid length 131073"),
             ("too-many-listeners", "invalid length 1025"),
+            ("too-many-late", "invalid length 65"),
+            ("too-many-sets", "invalid length 257"),
             ("trailing", "TrailingBytes(1)"),
             ("ends-in-a-prefix", "Truncated"),
             ("all-but-the-end", "Truncated"),

@@ -6,7 +6,8 @@ use crate::datadir::{OwnerRecord, Phase, SealManifest};
 use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::protocol::{
-    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_SHARDS, Message, Side,
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_NAMED, MOST_SHARDS, Message,
+    Side,
 };
 use crate::supervisor::journal::{Ending, Entry, OpenSwap};
 use crate::sys::process::ProcessId;
@@ -19,6 +20,7 @@ pub(super) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "manifest" => manifests(),
         "journal" => journals(),
         "session" => sessions(),
+        "carry" => carries(),
         _ => Vec::new(),
     }
 }
@@ -125,6 +127,21 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         head.extend_from_slice(&count.to_le_bytes());
         // Not well, and no revisions.
         seeds.push((name.into(), stretched(7, &head, 0, u32::from(count) + 2)));
+    }
+    for (name, count) in [("most-late", MOST_NAMED), ("too-many-late", MOST_NAMED + 1)] {
+        let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
+        head[2] = 20;
+        head.push(count as u8);
+        // And none unnamed.
+        seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
+    }
+    for (name, count) in [("most-sets", 256_u16), ("too-many-sets", 257)] {
+        let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
+        head[2] = 21;
+        head.push(0xfb);
+        head.extend_from_slice(&count.to_le_bytes());
+        // Without a name, of connections, of which none were taken.
+        seeds.push((name.into(), stretched(9, &head, 0, 5 * u32::from(count))));
     }
     seeds
 }
@@ -305,6 +322,49 @@ fn sessions() -> Vec<(String, Vec<u8>)> {
     seeds.push(("late-when-waiting".into(), late(&[prepare, well, seal, well, lost])));
     seeds.push(("late-when-stopping".into(), late(&[stop])));
     seeds
+}
+
+/// Steps of the `carry` target, in words; see `Incumbent::step`.
+fn carries() -> Vec<(String, Vec<u8>)> {
+    // It offers, and the directory is as it was sealed.
+    const USUAL: u8 = 0b101;
+    let [dead, not_kept, taken_back, lossy] = [0b1101, 0b1001, 0b1111, 0b1_0101];
+    let of = |circumstances: u8, steps: &[&[u8]]| [&[circumstances][..], &steps.concat()].concat();
+    let client = |length: u16| [&[2][..], &length.to_le_bytes()].concat();
+    let (short, long, end) = (client(5), client(17_000), [3]);
+    // A parcel: set, format, words; then descriptors: how many, and of which kind.
+    let damaged = [4, 0, 1, 2, 3, 5, 9, b'x', 1, 0];
+    let older = [4, 0, 2, 2, 1, 7, 1, 0];
+    let piece = [4, 2, 0, 1, 2, 1, 1, 2, b'o', b'k'];
+    let not_sealed = [4, 2, 0, 1, 0, 1, 2];
+    let no_descriptor = [4, 0, 1, 2, 1, 7, 0];
+    let another_kind = [4, 2, 1, 2, 1, 7, 1, 0];
+    let no_set = [4, 3, 1, 2, 1, 7, 1, 0];
+    let apart = [&[4, 0, 1, 0][..], &u64::MAX.to_le_bytes(), &[2, 0, 1, 1, b'x']].concat();
+    // The counts of one in the first set, and of one in the last.
+    let one = [1, 5, 2, 3, 1, 0, 0, 0];
+    let one_piece = [1, 5, 2, 3, 0, 0, 1, 0];
+    vec![
+        ("nothing".into(), Vec::new()),
+        ("nothing-to-carry".into(), of(USUAL, &[&end])),
+        ("whole".into(), of(USUAL, &[&short, &long, &short, &end])),
+        ("whole-and-dead".into(), of(dead, &[&short, &long, &end])),
+        ("whole-and-not-kept".into(), of(not_kept, &[&short, &end])),
+        ("taken-back".into(), of(taken_back, &[&short, &end])),
+        ("cut-off".into(), of(USUAL, &[&short, &short])),
+        ("cut-off-and-dead".into(), of(dead, &[&short, &long, &[0, 3, 9, 0, 0, 0]])),
+        ("no-offer".into(), of(0, &[&[1, 3, 2, 1, 0, 0]])),
+        ("damaged".into(), of(USUAL, &[&damaged, &one])),
+        ("damaged-and-lost".into(), of(lossy, &[&damaged, &one])),
+        ("older".into(), of(USUAL, &[&older, &one])),
+        ("piece".into(), of(USUAL, &[&piece, &one_piece])),
+        ("not-sealed".into(), of(USUAL, &[&not_sealed])),
+        ("no-descriptor".into(), of(USUAL, &[&no_descriptor])),
+        ("another-kind".into(), of(USUAL, &[&another_kind])),
+        ("no-set".into(), of(USUAL, &[&no_set])),
+        ("endless".into(), of(USUAL, &[&short, &apart])),
+        ("too-long".into(), of(USUAL, &[&[0, 4, 0xff, 0xff, 0xff, 0xff, 3, 0, 3, 4]])),
+    ]
 }
 
 fn id() -> HandoffId {

@@ -61,10 +61,13 @@ pub(crate) fn receive_with(
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
 
     use rustix::fs::fstat;
     use rustix::io::{FdFlags, fcntl_getfd};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     use super::*;
 
@@ -85,6 +88,36 @@ mod tests {
             let inode = |fd: BorrowedFd<'_>| fstat(fd).expect("it is open").st_ino;
             assert_eq!(inode(descriptor.as_fd()), inode(file.as_fd()));
         }
+    }
+
+    /// In a process of its own, since the limit is the process's.
+    #[test]
+    fn descriptors_for_which_there_is_no_room_are_an_error() {
+        const INSIDE: &str = "HANDOFF_TEST_INSIDE";
+        const NAME: &str =
+            "sys::rights::tests::descriptors_for_which_there_is_no_room_are_an_error";
+        if std::env::var_os(INSIDE).is_none() {
+            let status = Command::new(std::env::current_exe().expect("it has an executable"))
+                .args(["--exact", NAME])
+                .env(INSIDE, "1")
+                .stdout(Stdio::null())
+                .status()
+                .expect("it runs");
+            assert_eq!(status.code(), Some(0));
+            return;
+        }
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let file = File::open("/dev/null").expect("it is there");
+        send_with(&ours, b"all", &[file.as_fd(); 8]).expect("they are sent");
+        let next = file.try_clone().expect("a descriptor is left").as_raw_fd();
+        let current = Some(u64::try_from(next).expect("it is a number") + 3);
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("it can be lowered");
+        let mut received = Vec::new();
+        let error = receive_with(&theirs, &mut [0; 8], &mut received).expect_err("not all arrive");
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+        drop(received);
+        assert_eq!(file.try_clone().expect("none is left behind").as_raw_fd(), next);
     }
 
     #[test]

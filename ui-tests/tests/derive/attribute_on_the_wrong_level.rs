@@ -1,7 +1,7 @@
 use handoff::{Drainable, Gate};
 
 #[derive(Drainable)]
-#[handoff(skip)]
+#[handoff(skip, carry)]
 struct Kv {
     #[handoff(gate, before_drain = "flush")]
     gate: Gate,

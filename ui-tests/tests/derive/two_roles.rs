@@ -7,6 +7,10 @@ struct Kv {
     #[handoff(shards)]
     #[handoff(skip)]
     requests: u64,
+    #[handoff(carry, gate)]
+    clients: Gate,
+    #[handoff(skip, carry)]
+    cache: u64,
 }
 
 fn main() {}

@@ -8,11 +8,15 @@ struct Vec;
 struct Option;
 struct Box;
 struct Fleet;
+struct Carriage;
+struct Connections;
+struct Memory;
 struct Drainable;
 struct Ok;
 struct Some;
 const fleet: u8 = 0;
 const gates: u8 = 0;
+const carriage: u8 = 0;
 const moment: u8 = 0;
 const deadline: u8 = 0;
 const progress: u8 = 0;
@@ -46,6 +50,8 @@ impl ::handoff::Shard for Log {
 struct Kv<S> {
     #[handoff(gate)]
     gate: ::handoff::Gate,
+    #[handoff(carry)]
+    cache: ::handoff::carry::Memory,
     log: Log,
     tables: ::std::vec::Vec<S>,
     #[handoff(skip)]
@@ -62,6 +68,7 @@ trait Hooks {
     fn drain(&self) {}
     fn hook(&self) {}
     fn seal(&self) {}
+    fn carriage(&self) {}
 }
 
 impl<S> Hooks for Kv<S> {}
@@ -78,13 +85,19 @@ impl<S> Kv<S> {
 fn resumed<S>(_: &Kv<S>) {}
 
 fn main() {
-    let kv =
-        Kv { gate: ::handoff::Gate::new(), log: Log, tables: ::std::vec![Log, Log], requests: 0 };
+    let kv = Kv {
+        gate: ::handoff::Gate::new(),
+        cache: ::handoff::carry::Memory::new(),
+        log: Log,
+        tables: ::std::vec![Log, Log],
+        requests: 0,
+    };
     let sealed = ::handoff::Drainable::seal(&kv);
     ::std::assert!(::std::matches!(
         sealed,
         ::std::result::Result::Ok(report) if report.last_revision_per_shard.len() == 3
     ));
     ::std::assert!(::handoff::Drainable::resume_after_abort(&kv).is_ok());
+    ::std::assert!(::handoff::Drainable::carriage(&kv).len() == 1);
     ::std::assert!(::handoff::Drainable::seal(&Nothing).is_ok());
 }
