@@ -30,11 +30,9 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Connections refused by the kernel.
     pub(crate) refused: u64,
-    /// Connections that ended before the first byte of a reply. The request was sent again,
-    /// once, over a new connection, and is counted under what became of it there.
+    /// Connections that ended. If no byte of a reply had come, the request was sent again, once,
+    /// over a new connection, and is counted under what became of it there.
     pub(crate) closed: u64,
-    /// Those of the closed ones that ended with a reset.
-    pub(crate) reset: u64,
     /// How the first failed request failed.
     pub(crate) first_failure: Option<String>,
 }
@@ -98,6 +96,11 @@ impl Clients {
         self.logs.iter().filter_map(longest).max().unwrap_or_default()
     }
 
+    /// How many connections have ended so far that no client has ended.
+    pub(crate) fn closed(&self) -> u64 {
+        self.logs.iter().map(|log| lock(log).tally.closed).sum()
+    }
+
     /// Ends the clients, and reads every acknowledged write back.
     pub(crate) fn finish(mut self) -> Result<(Tally, ReadBack), BoxError> {
         self.stop.store(true, Ordering::Relaxed);
@@ -129,7 +132,6 @@ impl Tally {
         self.failed += other.failed;
         self.refused += other.refused;
         self.closed += other.closed;
-        self.reset += other.reset;
         self.first_failure = self.first_failure.take().or_else(|| other.first_failure.clone());
     }
 }
@@ -208,18 +210,21 @@ impl Client {
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
-        let was_reset = match error.kind() {
-            io::ErrorKind::UnexpectedEof => false,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => true,
-            _ => return Err(Lost::Failed(error.to_string())),
-        };
-        if !connection.input.is_empty() {
+        let is_closed = matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+        );
+        if !is_closed {
+            return Err(Lost::Failed(error.to_string()));
+        }
+        let is_inside_reply = !connection.input.is_empty();
+        self.connection = None;
+        lock(&self.log).tally.closed += 1;
+        if is_inside_reply {
             return Err(Lost::Failed("the connection ended inside a reply".to_owned()));
         }
-        self.connection = None;
-        let mut log = lock(&self.log);
-        log.tally.closed += 1;
-        log.tally.reset += u64::from(was_reset);
         Err(Lost::Closed)
     }
 }

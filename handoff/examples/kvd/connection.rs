@@ -1,16 +1,20 @@
-//! Connections: accepted while the gate is open, served request by request, and left at a
-//! request boundary when it closes.
+//! Connections: accepted while the gate is open, served request by request, and parked between
+//! two requests when a drain begins. The process that serves next takes them up where they stood.
 
+use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use handoff::Gate;
+use handoff::carry::{Arrival, Carried, Connections, Ticket};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::command::Command;
@@ -23,7 +27,25 @@ pub(crate) struct Server {
     pub(crate) build: u32,
     pub(crate) gate: Arc<Gate>,
     pub(crate) store: Store,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) clients: Arc<Connections<Client>>,
+}
+
+/// What goes with a connection from one process to the next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Client {
+    /// Read, and not begun: a part of a request, or requests that found the gate closed.
+    #[serde(with = "crate::blob")]
+    input: Vec<u8>,
+    /// Replies that the client did not take yet.
+    #[serde(with = "crate::blob")]
+    output: Vec<u8>,
+    /// It is closed after these.
+    ends: bool,
+}
+
+impl Carried for Client {
+    const NAME: &'static str = "kvd.client";
+    const VERSION: u32 = 1;
 }
 
 impl Server {
@@ -37,17 +59,14 @@ impl Server {
                 let accepted = tokio::select! {
                     biased;
                     () = &mut closed => break,
-                    accepted = listener.accept() => accepted,
+                    accepted = self.accept_inside(&listener) => accepted,
                 };
                 match accepted {
-                    Ok((stream, _)) => {
-                        let server = Arc::clone(&self);
-                        let token = self.connections.token();
-                        tokio::spawn(async move {
-                            // An error is the client's: it reset the connection.
-                            let _ = server.serve(stream).await;
-                            drop(token);
-                        });
+                    Ok((stream, ticket)) => {
+                        // Without it replies are slower, and no worse.
+                        let _ = stream.set_nodelay(true);
+                        let connection = Connection::new(stream, Client::default());
+                        tokio::spawn(Arc::clone(&self).serve(connection, ticket));
                     }
                     // Out of descriptors, most likely: some come back as clients leave.
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -56,81 +75,162 @@ impl Server {
         }
     }
 
-    async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let mut input = BytesMut::new();
-        let mut closed = pin!(self.gate.closed());
+    /// Whoever is accepted has a ticket before the gate can be found empty: no drain overlooks
+    /// him.
+    async fn accept_inside(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, Ticket<Client>)> {
+        poll_fn(|context| match self.gate.enter() {
+            Ok(_pass) => listener.poll_accept(context).map_ok(|(stream, address)| {
+                let ticket = self.clients.enter(address.to_string());
+                (stream, ticket)
+            }),
+            // The accept loop is woken by the gate.
+            Err(_) => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Takes up the connections of another process, and its own after a swap that was given up.
+    pub(crate) async fn take_up(self: Arc<Self>) {
         loop {
-            tokio::select! {
-                biased;
-                () = &mut closed => return leave(stream).await,
-                read = stream.read_buf(&mut input) => if read? == 0 { return Ok(()) },
-            }
-            let Requests { commands, then } = take_requests(&mut input);
-            if commands.is_empty() && then == Then::GoOn {
-                continue;
-            }
-            // From here to the end of the reply a drain waits for us. If the gate has closed,
-            // none of these requests has begun, and the client may send them again.
-            let Ok(pass) = self.gate.enter() else { return leave(stream).await };
-            let mut pipeline = Pipeline::new(&self.store, self.build);
-            for command in commands {
-                match command {
-                    Ok(command) => pipeline.push(command).await,
-                    Err(refusal) => pipeline.reply(refusal),
+            let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
+            match Connection::arrived(descriptor, state) {
+                Ok(connection) => {
+                    tokio::spawn(Arc::clone(&self).serve(connection, ticket));
                 }
-            }
-            let mut output = BytesMut::new();
-            for reply in pipeline.finish().await {
-                resp::put_reply(&mut output, &reply)?;
-            }
-            // A client that does not read its replies may not hold up a drain.
-            timeout(WRITE_LIMIT, stream.write_all(&output)).await??;
-            drop(pass);
-            if then == Then::Leave {
-                return leave(stream).await;
+                Err(error) => eprintln!("kvd: a connection is closed: {error}"),
             }
         }
     }
-}
 
-/// What was read, as far as it is whole.
-struct Requests {
-    commands: Vec<Result<Command, resp::Reply>>,
-    then: Then,
-}
+    async fn serve(self: Arc<Self>, mut connection: Connection, ticket: Ticket<Client>) {
+        // An error is the client's: it reset the connection.
+        let _ = match self.serve_until_told(&mut connection, &ticket).await {
+            Ok(Ending::ToldToPark) if ticket.is_told_to_close() => connection.leave().await,
+            Ok(Ending::ToldToPark) => connection.park(ticket),
+            Ok(Ending::Left) => Ok(()),
+            Err(error) => Err(error),
+        };
+    }
 
-#[derive(PartialEq, Eq)]
-enum Then {
-    GoOn,
-    Leave,
-}
-
-fn take_requests(input: &mut BytesMut) -> Requests {
-    let mut commands = Vec::new();
-    loop {
-        match resp::take_request(input) {
-            Ok(None) => return Requests { commands, then: Then::GoOn },
-            Ok(Some(request)) => {
-                let command = Command::parse(&request);
-                let quits = command == Ok(Command::Quit);
-                commands.push(command.map_err(resp::error));
-                if quits {
-                    return Requests { commands, then: Then::Leave };
+    async fn serve_until_told(
+        &self,
+        connection: &mut Connection,
+        ticket: &Ticket<Client>,
+    ) -> io::Result<Ending> {
+        let mut told = pin!(ticket.told_to_park());
+        loop {
+            // Replies go out although it is told to park, but a client that does not read
+            // them may not hold up a drain.
+            while !connection.output.is_empty() {
+                tokio::select! {
+                    biased;
+                    written = connection.stream.write_buf(&mut connection.output) => written?,
+                    () = &mut told => return Ok(Ending::ToldToPark),
+                };
+                ticket.served();
+            }
+            if connection.ends {
+                return tokio::select! {
+                    biased;
+                    () = &mut told => Ok(Ending::ToldToPark),
+                    left = leave(&mut connection.stream) => left.map(|()| Ending::Left),
+                };
+            }
+            // What was read may hold whole requests: the process before this one may have left
+            // them.
+            self.answer(connection).await?;
+            if !connection.output.is_empty() {
+                continue;
+            }
+            connection.input.reserve(CHUNK);
+            tokio::select! {
+                biased;
+                () = &mut told => return Ok(Ending::ToldToPark),
+                read = connection.stream.read_buf(&mut connection.input) => {
+                    if read? == 0 {
+                        return Ok(Ending::Left);
+                    }
                 }
             }
-            Err(error) => {
-                commands.push(Err(resp::error(error)));
-                return Requests { commands, then: Then::Leave };
+        }
+    }
+
+    /// Does the requests that were read, as far as they are whole. Once the gate has closed no
+    /// further one is begun: it stays in the input.
+    async fn answer(&self, connection: &mut Connection) -> io::Result<()> {
+        let Ok(_pass) = self.gate.enter() else { return Ok(()) };
+        let mut pipeline = Pipeline::new(&self.store, self.build);
+        while self.gate.is_open() && !connection.ends {
+            match resp::take_request(&mut connection.input) {
+                Ok(None) => break,
+                Ok(Some(request)) => match Command::parse(&request) {
+                    Ok(command) => {
+                        connection.ends = command == Command::Quit;
+                        pipeline.push(command).await;
+                    }
+                    Err(refusal) => pipeline.reply(resp::error(refusal)),
+                },
+                Err(error) => {
+                    connection.ends = true;
+                    pipeline.reply(resp::error(error));
+                }
             }
         }
+        for reply in pipeline.finish().await {
+            resp::put_reply(&mut connection.output, &reply)?;
+        }
+        Ok(())
+    }
+}
+
+/// A client's connection, as far as it has come.
+struct Connection {
+    stream: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+    ends: bool,
+}
+
+/// Why a connection is no longer served.
+enum Ending {
+    /// Nobody has it any more.
+    Left,
+    /// It stands between two requests.
+    ToldToPark,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, Client { input, output, ends }: Client) -> Self {
+        Self { stream, input: BytesMut::from(&*input), output: BytesMut::from(&*output), ends }
+    }
+
+    fn arrived(descriptor: OwnedFd, client: Client) -> io::Result<Self> {
+        Ok(Self::new(TcpStream::from_std(descriptor.into())?, client))
+    }
+
+    /// Gives it up, for whoever serves next.
+    fn park(self, ticket: Ticket<Client>) -> io::Result<()> {
+        let Self { stream, input, output, ends } = self;
+        // From here on this process's runtime knows nothing of it.
+        let stream = stream.into_std()?;
+        ticket.park(stream, Client { input: input.into(), output: output.into(), ends });
+        Ok(())
+    }
+
+    /// Closes it for good, with the replies that the client still takes.
+    async fn leave(mut self) -> io::Result<()> {
+        timeout(LINGER, self.stream.write_all(&self.output)).await??;
+        leave(&mut self.stream).await
     }
 }
 
 /// Closes a connection so that the client reads the end of the stream after the last reply.
 /// Bytes that lie unread at `close` would make the kernel send a reset instead, which may
 /// overtake that reply: so reading goes on until the client has closed too.
-async fn leave(mut stream: TcpStream) -> io::Result<()> {
+async fn leave(stream: &mut TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut unwanted = vec![0; 4096];
     let drained = async {
@@ -140,27 +240,11 @@ async fn leave(mut stream: TcpStream) -> io::Result<()> {
     timeout(LINGER, drained).await?
 }
 
-/// Counts connections, so that a process that was replaced ends after them.
-pub(crate) struct Connections(watch::Sender<()>);
-
-impl Connections {
-    pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(()))
-    }
-
-    /// Waits until every connection is closed; not longer than one is left open by a client.
-    pub(crate) async fn ended(&self) {
-        let _ = timeout(LINGER, self.0.closed()).await;
-    }
-
-    fn token(&self) -> watch::Receiver<()> {
-        self.0.subscribe()
-    }
-}
-
+/// At least that much is read at once, if it is there.
+const CHUNK: usize = 4 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a client is given to read its last replies and to close.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -169,7 +253,8 @@ mod tests {
 
     use super::*;
 
-    /// A server whose gate is closed, as every server's is in the beginning.
+    /// A server whose gate is closed, as every server's is in the beginning. Nothing is taken up
+    /// in it, for that is the library's to allow.
     struct Fixture {
         server: Arc<Server>,
         address: SocketAddr,
@@ -183,7 +268,7 @@ mod tests {
                 build: 1,
                 gate: Arc::default(),
                 store: Store::open(dir.path()).unwrap(),
-                connections: Arc::new(Connections::new()),
+                clients: Arc::default(),
             });
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -194,6 +279,40 @@ mod tests {
         async fn connect(&self) -> TcpStream {
             TcpStream::connect(self.address).await.unwrap()
         }
+
+        /// Waits until no connection has a handler.
+        async fn wait_left(&self) {
+            let clients = Arc::clone(&self.server.clients);
+            let waiting = move || clients.wait_ended(Instant::now() + LIMIT);
+            assert_eq!(tokio::task::spawn_blocking(waiting).await.unwrap(), 0);
+        }
+
+        fn get(&self, key: &[u8]) -> Option<bytes::Bytes> {
+            self.server.store.get(key).unwrap()
+        }
+    }
+
+    impl Server {
+        /// As the library does when this process serves.
+        fn open(&self) {
+            self.gate.open();
+            self.clients.open();
+        }
+
+        /// As a drain does.
+        fn close(&self) {
+            self.clients.close();
+            self.gate.close();
+        }
+    }
+
+    /// A connection that came from another process, and its client.
+    async fn arrived(client: Client) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let descriptor = stream.into_std().unwrap().into();
+        (Connection::arrived(descriptor, client).unwrap(), other)
     }
 
     async fn send(stream: &mut TcpStream, request: &str) {
@@ -213,26 +332,32 @@ mod tests {
         assert_eq!(rest, b"");
     }
 
+    /// On loopback the end of a stream is there as soon as the other side has closed.
+    fn expect_open(stream: TcpStream) {
+        let nothing = stream.into_std().unwrap().peek(&mut [0]).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
     #[tokio::test]
-    async fn when_the_gate_closes_connections_end_between_requests() {
+    async fn when_a_drain_begins_connections_are_parked_between_requests() {
         let fixture = Fixture::start().await;
-        fixture.server.gate.open();
+        fixture.server.open();
         let mut idle = fixture.connect().await;
         send(&mut idle, "SET k v\r\nGET k\r\n").await;
         expect(&mut idle, "+OK\r\n$1\r\nv\r\n").await;
         let mut unfinished = fixture.connect().await;
         send(&mut unfinished, "PING\r\nSET k w").await;
         expect(&mut unfinished, "+PONG\r\n").await;
+        assert_eq!(fixture.server.clients.live(), 2);
 
-        fixture.server.gate.close();
-        expect_end(&mut idle).await;
-        // What a client sends before it sees the end makes no reset of it.
-        send(&mut unfinished, "wwww\r\n").await;
-        expect_end(&mut unfinished).await;
+        fixture.server.close();
+        fixture.wait_left().await;
+        let clients = format!("{:?}", fixture.server.clients);
+        assert!(clients.contains("parked: 2"), "{clients}");
+        expect_open(idle);
+        expect_open(unfinished);
         assert_eq!(fixture.server.gate.wait_empty(Instant::now()), 0);
-        drop((idle, unfinished));
-        timeout(LIMIT, fixture.server.connections.ended()).await.unwrap();
-        assert_eq!(fixture.server.store.get(b"k").unwrap(), Some("v".into()));
+        assert_eq!(fixture.get(b"k"), Some("v".into()));
     }
 
     #[tokio::test]
@@ -241,32 +366,64 @@ mod tests {
         for _ in 0..3 {
             let mut early = fixture.connect().await;
             send(&mut early, "PING\r\n").await;
-            fixture.server.gate.open();
+            fixture.server.open();
             expect(&mut early, "+PONG\r\n").await;
-            fixture.server.gate.close();
-            expect_end(&mut early).await;
+            fixture.server.close();
+            fixture.wait_left().await;
+            expect_open(early);
         }
     }
 
     #[tokio::test]
-    async fn a_request_that_finds_the_gate_closed_is_not_begun() {
-        let fixture = Fixture::start().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        send(&mut client, "SET k v\r\n").await;
-        let (accepted, _) = listener.accept().await.unwrap();
-        let server = Arc::clone(&fixture.server);
-        let serving = tokio::spawn(async move { server.serve(accepted).await });
-        expect_end(&mut client).await;
-        drop(client);
-        serving.await.unwrap().unwrap();
-        assert_eq!(fixture.server.store.get(b"k").unwrap(), None);
+    async fn a_request_that_finds_the_gate_closed_is_left_to_whoever_serves_next() {
+        let Fixture { server, _dir, .. } = Fixture::start().await;
+        let input = "SET k v\r\nGET k\r\nGET".as_bytes().to_vec();
+        let whole = Client { input: input.clone(), ..Client::default() };
+        let (mut connection, mut client) = arrived(whole).await;
+        let ticket = server.clients.enter("test");
+        server.clients.close();
+        let ending = server.serve_until_told(&mut connection, &ticket).await.unwrap();
+        assert!(matches!(ending, Ending::ToldToPark));
+        assert_eq!(connection.input, input);
+        assert_eq!(server.store.get(b"k").unwrap(), None);
+
+        // It is answered although the client sends nothing more, and its rest with what comes.
+        server.open();
+        tokio::spawn(Arc::clone(&server).serve(connection, ticket));
+        expect(&mut client, "+OK\r\n$1\r\nv\r\n").await;
+        send(&mut client, " k\r\n").await;
+        expect(&mut client, "$1\r\nv\r\n").await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_holds_up_no_drain_and_misses_nothing() {
+        let Fixture { server, _dir, .. } = Fixture::start().await;
+        server.open();
+        let output: Vec<u8> = (0..LARGE).map(|n| b'a' + u8::try_from(n % 23).unwrap()).collect();
+        let replies = Client { output: output.clone(), ends: true, ..Client::default() };
+        let (mut connection, mut client) = arrived(replies).await;
+        let ticket = server.clients.enter("test");
+        for _ in 0..2 {
+            let serving = server.serve_until_told(&mut connection, &ticket);
+            let (ending, ()) = tokio::join!(timeout(LIMIT, serving), async {
+                // It has something from this process, so the other side writes.
+                client.readable().await.unwrap();
+                server.close();
+            });
+            assert!(matches!(ending.unwrap().unwrap(), Ending::ToldToPark));
+            assert!(!connection.output.is_empty(), "more fits into sockets than was thought");
+            server.open();
+        }
+        tokio::spawn(Arc::clone(&server).serve(connection, ticket));
+        let mut got = Vec::new();
+        timeout(LIMIT, client.read_to_end(&mut got)).await.unwrap().unwrap();
+        assert!(got == output, "{} of {} bytes", got.len(), output.len());
     }
 
     #[tokio::test]
     async fn a_connection_ends_after_quit_and_after_what_is_no_request() {
         let fixture = Fixture::start().await;
-        fixture.server.gate.open();
+        fixture.server.open();
         let error = "-ERR Protocol error: invalid bulk length\r\n";
         for (request, replies) in [
             ("PING\r\nQUIT\r\nPING\r\n", "+PONG\r\n+OK\r\n"),
@@ -277,7 +434,10 @@ mod tests {
             expect(&mut client, replies).await;
             expect_end(&mut client).await;
         }
+        fixture.wait_left().await;
     }
 
     const LIMIT: Duration = Duration::from_secs(10);
+    /// More than lies in the buffers of two sockets.
+    const LARGE: usize = 32 << 20;
 }

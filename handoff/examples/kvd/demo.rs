@@ -9,7 +9,7 @@ use crate::BoxError;
 use crate::clients::{Clients, ReadBack, Tally};
 use crate::processes::{Interrupt, Processes, log};
 use crate::report::{Order, Outcome, Serving, SwapReport};
-use crate::table::{self, Row};
+use crate::table::{self, Row, Seen};
 
 /// How much of it there is.
 pub(crate) struct DemoOptions {
@@ -63,8 +63,8 @@ impl DemoOptions {
 ///
 /// # Errors
 ///
-/// A request failed, a connection was refused, a write is missing, a swap did not end as
-/// planned, or a supervisor did not go on from where the one before it was killed.
+/// A request failed, a connection was refused or closed, a write is missing, a swap did not end
+/// as planned, or a supervisor did not go on from where the one before it was killed.
 pub(crate) fn run(options: &DemoOptions) -> Result<(), BoxError> {
     let interrupt = Interrupt::watch()?;
     // Dropped last, when no process uses it any more.
@@ -135,7 +135,7 @@ impl<'a> Demonstration<'a> {
         let start = Instant::now();
         let report = self.processes.swap(&order)?;
         let end = Instant::now();
-        let SwapReport { from, to, outcome, pid, phases, reason } = report;
+        let SwapReport { from, to, outcome, pid, phases, carried, reason } = report;
         if outcome != planned {
             let complaint = format!("swap {number} was to be {planned}, was {outcome}: {reason}");
             self.complaints.push(complaint);
@@ -144,11 +144,11 @@ impl<'a> Demonstration<'a> {
         let build = if is_new { to } else { from };
         self.serving = Serving { build, pid, ..self.serving };
         let (swap, to, outcome) = (Some(number), Some(to), outcome.to_string());
-        let row = Row { swap, from, to, outcome, phases, pause: Duration::ZERO };
-        self.add(row, start, end)
+        let seen = Seen::default();
+        self.add(Row { swap, from, to, outcome, phases, carried, seen }, start, end)
     }
 
-    /// Adds a row, with the pause that clients saw between `start` and `end`.
+    /// Adds a row, with what clients saw between `start` and `end`.
     pub(crate) fn add(
         &mut self,
         mut row: Row,
@@ -156,7 +156,11 @@ impl<'a> Demonstration<'a> {
         end: Instant,
     ) -> Result<(), BoxError> {
         self.wait_for_requests()?;
-        row.pause = self.clients.longest_wait(start, end);
+        let closed_before: u64 = self.rows.iter().map(|row| row.seen.closed).sum();
+        row.seen = Seen {
+            pause: self.clients.longest_wait(start, end),
+            closed: self.clients.closed() - closed_before,
+        };
         let title = row.swap.map_or_else(
             || "between swaps".to_owned(),
             |number| format!("swap {number:2} of {}", self.options.swaps),
@@ -164,11 +168,12 @@ impl<'a> Demonstration<'a> {
         let to = row.to.map_or_else(|| " ".repeat(5), |to| format!("to {to:2}"));
         let width = if self.options.kill_supervisor { 26 } else { 12 };
         println!(
-            "{title}: build {:2} {to} {:<width$} in {:>6} ms, pause {:>6} ms",
+            "{title}: build {:2} {to} {:<width$} in {:>6} ms, pause {:>6} ms, {} closed",
             row.from,
             row.outcome,
             table::millis(end - start),
-            table::millis(row.pause),
+            table::millis(row.seen.pause),
+            row.seen.closed,
         );
         self.rows.push(row);
         Ok(())
@@ -213,6 +218,10 @@ fn complaints_of(tally: &Tally, read_back: &ReadBack) -> Vec<String> {
     if tally.refused > 0 {
         complaints.push(format!("{} connections were refused", tally.refused));
     }
+    // No process that serves is killed here, not even with its supervisor.
+    if tally.closed > 0 {
+        complaints.push(format!("{} connections were closed", tally.closed));
+    }
     if read_back.found != read_back.acknowledged {
         complaints.push(format!(
             "{} of {} acknowledged writes are missing",
@@ -228,6 +237,14 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_was_closed_is_complained_of_although_no_request_failed() {
+        let read_back = ReadBack { acknowledged: 5, found: 5 };
+        assert_eq!(complaints_of(&Tally::default(), &read_back), [""; 0]);
+        let tally = Tally { closed: 2, ..Tally::default() };
+        assert_eq!(complaints_of(&tally, &read_back), ["2 connections were closed"]);
+    }
 
     #[test]
     fn the_supervisor_is_killed_where_it_was_ordered() {

@@ -101,6 +101,8 @@ impl<'a> Pipeline<'a> {
         let shards = self.store.shards();
         let mut info = String::from("# Server\r\n");
         let _ = write!(info, "kvd_build:{}\r\nprocess_id:{}\r\n", self.build, std::process::id());
+        let (hits, carried) = (self.store.cache_hits(), self.store.cache_carried());
+        let _ = write!(info, "# Cache\r\ncache_hits:{hits}\r\ncache_carried:{carried}\r\n");
         info.push_str("# Shards\r\n");
         for (index, shard) in shards.iter().enumerate() {
             let _ = write!(info, "shard_{index:02}:revision={}\r\n", shard.revision());
@@ -175,8 +177,11 @@ mod tests {
             run(&store, &["CONFIG GET save", "COMMAND DOCS", "SELECT 0", "ECHO hi"]).await,
             ["*2\r\n$4\r\nsave\r\n$0\r\n\r\n", "*0\r\n", "+OK\r\n", "$2\r\nhi\r\n"]
         );
+        run(&store, &["SET a 1", "GET a", "GET a"]).await;
         let info = run(&store, &["INFO"]).await;
-        assert!(info[0].contains("kvd_build:7\r\n"), "{info:?}");
+        for line in ["kvd_build:7", "cache_hits:1", "cache_carried:0"] {
+            assert!(info[0].contains(&format!("\r\n{line}\r\n")), "{info:?}");
+        }
     }
 
     #[tokio::test]

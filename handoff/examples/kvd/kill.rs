@@ -6,7 +6,7 @@ use crate::BoxError;
 use crate::clients::who_serves;
 use crate::demo::Demonstration;
 use crate::report::{Order, Origin, Outcome, Phases, Said, Serving};
-use crate::table::Row;
+use crate::table::{Row, Seen};
 
 impl Demonstration<'_> {
     /// Kills the supervisor while no swap is under way.
@@ -18,8 +18,9 @@ impl Demonstration<'_> {
         let expected = Serving { origin: Origin::Adopted, settled: None, ..self.serving };
         self.go_on(found, &expected);
         let outcome = "supervisor killed: adopted".to_owned();
-        let (from, phases, pause) = (expected.build, Phases::default(), Duration::ZERO);
-        self.add(Row { swap: None, from, to: None, outcome, phases, pause }, start, end)
+        let (from, phases, seen) = (expected.build, Phases::default(), Seen::default());
+        let row = Row { swap: None, from, to: None, outcome, phases, carried: None, seen };
+        self.add(row, start, end)
     }
 
     /// Kills the supervisor while the successor opens the data. The two servers decide without
@@ -51,8 +52,8 @@ impl Demonstration<'_> {
         self.go_on(found, &Serving { origin: Origin::Adopted, ..expected });
         let (swap, to) = (Some(number), Some(order.build));
         let outcome = format!("supervisor killed: {ending}");
-        let (phases, pause) = (Phases::default(), Duration::ZERO);
-        self.add(Row { swap, from, to, outcome, phases, pause }, start, end)
+        let (phases, seen) = (Phases::default(), Seen::default());
+        self.add(Row { swap, from, to, outcome, phases, carried: None, seen }, start, end)
     }
 
     /// Goes on with what another supervisor has found, and complains if it is anything but the

@@ -2,13 +2,16 @@
 //! while its clients stay connected.
 //!
 //! What makes it replaceable is in `serve.rs` (the state and how it is opened), `store.rs` (a
-//! shard that can be sealed and resumed) and `connection.rs` (requests pass a gate). Who replaces
-//! it is in `supervise.rs` (adopt, or start) and `swap.rs`. Without arguments it demonstrates
+//! shard that can be sealed and resumed) and `connection.rs` (requests pass a gate, and
+//! connections go from process to process); `cache.rs` is what goes with them. Who replaces it is
+//! in `supervise.rs` (adopt, or start) and `swap.rs`. Without arguments it demonstrates
 //! itself: `cargo run --release --example kvd`; and `-- --kill-supervisor` behind that has it
 //! outlive its supervisor.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by it"))]
 
+mod blob;
+mod cache;
 mod cli;
 mod clients;
 mod command;

@@ -68,8 +68,19 @@ pub(crate) struct SwapReport {
     pub(crate) pid: u32,
     /// How long each of [`PHASES`] took; `None` from the one that failed on.
     pub(crate) phases: Phases,
+    /// `None` where no successor serves.
+    pub(crate) carried: Option<Carried>,
     /// Why it was not committed; empty when it was.
     pub(crate) reason: String,
+}
+
+/// What went from the old process to the new one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// How many.
+    pub(crate) connections: u64,
+    /// Bytes.
+    pub(crate) memory: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,12 +215,15 @@ impl fmt::Display for Serving {
 
 impl fmt::Display for SwapReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, outcome, pid, phases, reason } = self;
+        let Self { from, to, outcome, pid, phases, carried, reason } = self;
         write!(f, "swapped from={from} to={to} outcome={} pid={pid}", outcome.word())?;
         for (phase, took) in PHASES.iter().zip(phases) {
             if let Some(took) = took {
                 write!(f, " {phase}_us={}", took.as_micros())?;
             }
+        }
+        if let Some(Carried { connections, memory }) = carried {
+            write!(f, " connections={connections} memory={memory}")?;
         }
         write!(f, " reason={}", reason.replace('\n', " "))
     }
@@ -233,6 +247,13 @@ impl FromStr for SwapReport {
             outcome: fields.value("outcome")?.parse()?,
             pid: fields.value("pid")?.parse()?,
             phases,
+            carried: match fields.value("connections") {
+                Ok(connections) => Some(Carried {
+                    connections: connections.parse()?,
+                    memory: fields.value("memory")?.parse()?,
+                }),
+                Err(_) => None,
+            },
             reason: reason.to_owned(),
         })
     }
@@ -273,18 +294,25 @@ mod tests {
             settled: None,
         };
         let settled = Some(Outcome::RolledBack);
+        let rolled_back = SwapReport {
+            from: 1,
+            to: 2,
+            outcome: Outcome::RolledBack,
+            pid: 17,
+            phases: [ms(3), ms(1), ms(4), None, None, None],
+            carried: None,
+            reason: "it failed: connections=3 b c".into(),
+        };
         for said in [
             Said::Launched { pid: 17 },
             Said::Entered { phase: "opening".into() },
             Said::Serving(Serving { origin: Origin::Adopted, settled, ..started.clone() }),
             Said::Serving(started),
+            Said::Swapped(rolled_back.clone()),
             Said::Swapped(SwapReport {
-                from: 1,
-                to: 2,
-                outcome: Outcome::RolledBack,
-                pid: 17,
-                phases: [ms(3), ms(1), ms(4), None, None, None],
-                reason: "it failed: a=b c".into(),
+                outcome: Outcome::Committed,
+                carried: Some(Carried { connections: 8, memory: 4096 }),
+                ..rolled_back
             }),
         ] {
             assert_eq!(said.to_string().parse::<Said>().unwrap(), said);

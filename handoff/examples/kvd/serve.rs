@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use handoff::carry::{Connections, Memory, Reads};
 use handoff::daemon::{Daemon, Ended, Opening};
 use handoff::error::ListenerError;
 use handoff::{Gate, StopHandle};
@@ -15,7 +16,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::BoxError;
-use crate::connection::{Connections, Server};
+use crate::connection::{Client, LINGER, Server};
 use crate::store::{RedbShard, Store};
 
 /// `kvd serve`.
@@ -31,6 +32,7 @@ pub(crate) struct ServeOptions {
 
 /// What a swap has to know of this daemon.
 #[derive(handoff::Drainable)]
+#[handoff(after_seal = "pack_cache", after_resume = "unpack_cache")]
 struct Kv {
     /// Every request passes through it; a drain closes it.
     #[handoff(gate)]
@@ -38,24 +40,44 @@ struct Kv {
     /// What is sealed: `shards.0`, `shards.1`, and so on.
     #[handoff(shards)]
     shards: Vec<Arc<RedbShard>>,
+    /// Every connection goes to the process that serves next.
+    #[handoff(carry)]
+    clients: Arc<Connections<Client>>,
+    /// So do the values that were read last: put in once nothing can change them any more.
+    #[handoff(carry)]
+    cache: Memory,
+    #[handoff(skip)]
+    store: Store,
+}
+
+impl Kv {
+    /// The next process does without, if need be.
+    fn pack_cache(&self) {
+        if let Err(error) = self.cache.put_value(HOT_VALUES, &self.store.hot_values()) {
+            eprintln!("kvd: the cache is not carried: {error}");
+        }
+    }
+
+    fn unpack_cache(&self) {
+        self.cache.remove(HOT_VALUES);
+    }
 }
 
 /// Serves until this process has been replaced, or is told to end by `SIGTERM`.
 pub(crate) fn serve(options: &ServeOptions) -> Result<(), BoxError> {
-    let connections = Arc::new(Connections::new());
+    let clients = Arc::new(Connections::new());
     // It outlives the state, for the last connections are closed after it.
     let mut runtime = None;
     let ended =
         Daemon::new(&options.control, &options.data).build_id(options.build.to_string()).run(
             |_warm| Ok(runtime.insert(Runtime::new()?).handle().clone()),
-            |runtime, opening| open(&runtime, opening, options, &connections),
+            |runtime, opening| open(&runtime, opening, options, &clients),
         )?;
     match ended {
         Ended::Replaced | Ended::Stopped => {}
     }
-    if let Some(runtime) = runtime {
-        runtime.block_on(connections.ended());
-    }
+    // Those that were not carried close, or are left to clients that do not.
+    clients.wait_ended(Instant::now() + LINGER);
     Ok(())
 }
 
@@ -65,12 +87,17 @@ fn open(
     runtime: &Handle,
     opening: &mut Opening<'_>,
     options: &ServeOptions,
-    connections: &Arc<Connections>,
+    clients: &Arc<Connections<Client>>,
 ) -> handoff::Result<Kv> {
     if options.fail_open {
         return Err(io::Error::other("told to fail by --fail-open").into());
     }
     let store = Store::open(opening.data_dir())?;
+    let cache = opening.memory("cache")?.may_be_lost();
+    if let Some(hot_values) = cache.value(HOT_VALUES, &Reads::new())? {
+        store.warm(hot_values);
+        cache.remove(HOT_VALUES);
+    }
     thread::sleep(options.open_delay);
 
     let listener = match opening.listeners().take_tcp(LISTENER) {
@@ -84,13 +111,20 @@ fn open(
         Err(error) => return Err(error.into()),
     };
     let gate = Arc::new(Gate::new());
-    let kv = Kv { gate: Arc::clone(&gate), shards: store.shards().to_vec() };
+    let kv = Kv {
+        gate: Arc::clone(&gate),
+        shards: store.shards().to_vec(),
+        clients: Arc::clone(clients),
+        cache,
+        store: store.clone(),
+    };
 
     let _in_runtime = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let connections = Arc::clone(connections);
-    let server = Server { build: options.build, gate, store, connections };
-    runtime.spawn(Arc::new(server).accept(listener));
+    let clients = Arc::clone(clients);
+    let server = Arc::new(Server { build: options.build, gate, store, clients });
+    runtime.spawn(Arc::clone(&server).accept(listener));
+    runtime.spawn(server.take_up());
     runtime.spawn(stop_on(signal(SignalKind::terminate())?, opening.stop_handle()));
     Ok(kv)
 }
@@ -120,6 +154,8 @@ fn bind(address: SocketAddr) -> handoff::Result<TcpListener> {
 
 /// The listener's name, by which the supervisor hands it over.
 pub(crate) const LISTENER: &str = "resp";
+/// The key of the cache's values in what is carried.
+const HOT_VALUES: &str = "hot-values";
 
 #[cfg(test)]
 mod tests {
@@ -167,8 +203,10 @@ mod tests {
         client.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"+PONG\r\n");
 
-        drop(client);
         kill_process(getpid(), Signal::TERM).unwrap();
+        // It is closed in an orderly way: nobody serves it any more.
+        assert_eq!(client.read(&mut reply).unwrap(), 0);
+        drop(client);
         server.join().unwrap().unwrap();
     }
 

@@ -8,9 +8,12 @@ use std::thread;
 
 use bytes::Bytes;
 use handoff::Shard;
+use handoff::carry::Carried;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::cache::Cache;
 use crate::writer::{Answer, Change, DATA, Mark, Write, WriteError, write_queued};
 
 /// All shards, in the order of their files. A clone is a handle to the same ones.
@@ -66,6 +69,35 @@ impl Store {
         self.shards.iter().map(|shard| shard.key_count()).sum()
     }
 
+    /// What the caches of the sealed shards hold.
+    pub(crate) fn hot_values(&self) -> HotValues {
+        let of_shard = |shard: &Arc<RedbShard>| ShardValues {
+            digest: shard.mark().digest,
+            values: shard.cache.pack(),
+        };
+        HotValues(self.shards.iter().map(of_shard).collect())
+    }
+
+    /// Fills the caches with what those of another process held, where the shard has not
+    /// changed since. Before anything is written.
+    pub(crate) fn warm(&self, HotValues(shards): HotValues) {
+        for (shard, ShardValues { digest, values }) in self.shards.iter().zip(shards) {
+            if shard.mark().digest == digest {
+                shard.cache.load(values);
+            }
+        }
+    }
+
+    /// How often a value was not read from its file.
+    pub(crate) fn cache_hits(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.cache.hits()).sum()
+    }
+
+    /// How many values the caches had from the process before this one.
+    pub(crate) fn cache_carried(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.cache.carried()).sum()
+    }
+
     /// The same in every build, since it says in which file a key lies.
     fn shard_of(&self, key: &[u8]) -> &RedbShard {
         let hash = blake3::hash(key);
@@ -80,6 +112,25 @@ pub(crate) struct RedbShard {
     open: RwLock<Option<OpenShard>>,
     /// What is on disk: of the last commit, also once sealed.
     mark: Arc<Mutex<Mark>>,
+    cache: Arc<Cache>,
+}
+
+/// The caches of all shards, on their way to the next process.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct HotValues(Vec<ShardValues>);
+
+#[derive(Serialize, Deserialize)]
+struct ShardValues {
+    /// Of the shard as it was sealed: see [`Mark`].
+    digest: [u8; 32],
+    /// See [`Cache::pack`].
+    #[serde(with = "crate::blob")]
+    values: Bytes,
+}
+
+impl Carried for HotValues {
+    const NAME: &'static str = "kvd.hot-values";
+    const VERSION: u32 = 1;
 }
 
 struct OpenShard {
@@ -91,15 +142,23 @@ struct OpenShard {
 
 impl RedbShard {
     pub(crate) fn open(path: PathBuf) -> handoff::Result<Self> {
-        let shard = Self { path, open: RwLock::new(None), mark: Arc::default() };
+        let (mark, cache) = (Arc::default(), Arc::new(Cache::new()));
+        let shard = Self { path, open: RwLock::new(None), mark, cache };
         shard.resume()?;
         Ok(shard)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> handoff::Result<Option<Bytes>> {
         self.read(|db| {
-            let data = db.begin_read()?.open_table(DATA)?;
-            Ok(data.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
+            let miss = match self.cache.get(key) {
+                Ok(value) => return Ok(Some(value)),
+                Err(miss) => miss,
+            };
+            let value = read_file(db, key)?;
+            if let Some(value) = &value {
+                self.cache.fill(&miss, key, value);
+            }
+            Ok(value)
         })
     }
 
@@ -122,6 +181,8 @@ impl RedbShard {
         answered
     }
 
+    /// Nothing is read of what is sealed, not even from the cache: another process may have
+    /// changed it.
     fn read<T>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, redb::Error>,
@@ -168,16 +229,26 @@ impl Shard for RedbShard {
             .create(&self.path)
             .map_err(io::Error::other)?;
         let db = Arc::new(db);
-        *self.mark() = Mark::load(&db).map_err(io::Error::other)?;
+        let found = Mark::load(&db).map_err(io::Error::other)?;
+        let sealed = std::mem::replace(&mut *self.mark(), found);
+        if found != sealed {
+            self.cache.clear();
+        }
 
         let (queue, queued) = mpsc::channel();
         let writer = {
             let (db, mark) = (Arc::clone(&db), Arc::clone(&self.mark));
-            thread::Builder::new().spawn(move || write_queued(&db, &queued, &mark))?
+            let cache = Arc::clone(&self.cache);
+            thread::Builder::new().spawn(move || write_queued(&db, &queued, &mark, &cache))?
         };
         *open = Some(OpenShard { db, queue, writer });
         Ok(())
     }
+}
+
+fn read_file(db: &Database, key: &[u8]) -> Result<Option<Bytes>, redb::Error> {
+    let data = db.begin_read()?.open_table(DATA)?;
+    Ok(data.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
 }
 
 fn panicked() -> handoff::Error {
@@ -190,6 +261,8 @@ const CACHE_PER_SHARD: usize = 32 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
     use super::*;
 
     fn store(dir: &Path) -> Store {
@@ -297,5 +370,108 @@ mod tests {
         assert_eq!(first.fingerprint().unwrap(), second.fingerprint().unwrap());
         answer(first.queue(set("newest"))).unwrap();
         assert_eq!(first.revision(), 3);
+    }
+
+    #[test]
+    fn a_value_that_was_read_before_a_write_is_not_served_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = RedbShard::open(dir.path().join("shard")).unwrap();
+        let set = |value: &'static str| Change::Set { key: "k".into(), value: value.into() };
+        let read = |shard: &RedbShard| {
+            shard.read(|db| read_file(db, b"k")).unwrap().expect("it was written")
+        };
+        answer(shard.queue(set("old"))).unwrap();
+        let miss = shard.cache.get(b"k").err().unwrap();
+        let old = read(&shard);
+        answer(shard.queue(set("new"))).unwrap();
+        // The reader was slow.
+        shard.cache.fill(&miss, b"k", &old);
+        assert_eq!((old, shard.get(b"k").unwrap()), ("old".into(), Some("new".into())));
+
+        assert_eq!((shard.cache.hits(), shard.get(b"k").unwrap()), (0, Some("new".into())));
+        assert_eq!(shard.cache.hits(), 1);
+        answer(shard.queue(Change::Del { key: "k".into() })).unwrap();
+        assert_eq!((shard.get(b"k").unwrap(), shard.cache.hits()), (None, 1));
+        answer(shard.queue(Change::Incr { key: "k".into() })).unwrap();
+        assert_eq!(shard.get(b"k").unwrap(), Some("1".into()));
+    }
+
+    #[test]
+    fn no_reader_goes_back_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = RedbShard::open(dir.path().join("shard")).unwrap();
+        let (acknowledged, done) = (AtomicI64::new(0), AtomicBool::new(false));
+        let number = |value: Option<Bytes>| -> i64 {
+            value.map_or(0, |value| std::str::from_utf8(&value).unwrap().parse().unwrap())
+        };
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while !done.load(Ordering::SeqCst) {
+                        let least = acknowledged.load(Ordering::SeqCst).max(last);
+                        last = number(shard.get(b"n").unwrap());
+                        assert!(last >= least, "{last} was read after {least}");
+                    }
+                });
+            }
+            for n in 1..=500 {
+                assert_eq!(answer(shard.queue(Change::Incr { key: "n".into() })), Ok(n));
+                acknowledged.store(n, Ordering::SeqCst);
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        assert!(shard.cache.hits() > 0);
+    }
+
+    #[test]
+    fn a_cache_is_carried_where_its_shard_is_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        for n in 0..100 {
+            answer(first.set(format!("k{n}").into(), format!("v{n}").into())).unwrap();
+            first.get(format!("k{n}").as_bytes()).unwrap();
+        }
+        seal_all(&first);
+        let hot_values = first.hot_values();
+
+        let second = store(dir.path());
+        second.warm(hot_values);
+        assert_eq!((second.cache_carried(), second.cache_hits()), (100, 0));
+        for n in 0..100 {
+            let value = second.get(format!("k{n}").as_bytes()).unwrap();
+            assert_eq!(value, Some(format!("v{n}").into()));
+        }
+        assert_eq!(second.cache_hits(), 100);
+        let hot_values = second.hot_values();
+        answer(second.set("k0".into(), "other".into())).unwrap();
+        seal_all(&second);
+
+        let third = store(dir.path());
+        third.warm(hot_values);
+        assert!(third.cache_carried() < 100);
+        assert_eq!(third.get(b"k0").unwrap(), Some("other".into()));
+    }
+
+    #[test]
+    fn resuming_keeps_the_cache_where_nobody_wrote_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard");
+        let first = RedbShard::open(path.clone()).unwrap();
+        let set = |value: &'static str| Change::Set { key: "k".into(), value: value.into() };
+        answer(first.queue(set("old"))).unwrap();
+        let get = || first.get(b"k").unwrap();
+        assert_eq!((get(), get(), first.cache.hits()), (Some("old".into()), Some("old".into()), 1));
+        first.seal().unwrap();
+        assert!(first.get(b"k").is_err_and(|error| error.to_string().contains("sealed")));
+        first.resume().unwrap();
+        assert_eq!((get(), first.cache.hits()), (Some("old".into()), 2));
+
+        first.seal().unwrap();
+        let second = RedbShard::open(path).unwrap();
+        answer(second.queue(set("new"))).unwrap();
+        second.seal().unwrap();
+        first.resume().unwrap();
+        assert_eq!((get(), first.cache.hits()), (Some("new".into()), 2));
     }
 }

@@ -4,13 +4,14 @@ use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use handoff::carry::CarryKind;
 use handoff::supervisor::{
-    AdoptedProcess, ChildProcess, Failed, HandoffOutcome, IncumbentFate, Timings,
+    AdoptedProcess, CarryReport, ChildProcess, Failed, HandoffOutcome, IncumbentFate, Timings,
 };
 use handoff::{SpawnSpec, Supervisor};
 
 use crate::BoxError;
-use crate::report::{Order, Outcome, Phases, SwapReport};
+use crate::report::{Carried, Order, Outcome, Phases, SwapReport};
 use crate::supervise::SuperviseOptions;
 
 /// The process that serves. Dropping it ends the process.
@@ -49,21 +50,23 @@ impl Supervised {
         self.replaced.retain_mut(Server::runs);
         let spec = spec(&self.options, order)?;
         let (from, to) = (self.build, order.build);
-        let (outcome, timings, reason) = match self.supervisor.perform_handoff(spec)? {
+        let (outcome, timings, carried, reason) = match self.supervisor.perform_handoff(spec)? {
             HandoffOutcome::Committed(committed) => {
+                let carried = carried(&committed.carried);
                 self.replace(committed.successor, to);
-                (Outcome::Committed, committed.timings, String::new())
+                (Outcome::Committed, committed.timings, Some(carried), String::new())
             }
             HandoffOutcome::Failed(mut failed) => {
-                let outcome = outcome_of(&failed);
-                if let Some(promoted) = failed.promoted.take() {
+                let (outcome, reason) = (outcome_of(&failed), failed.to_string());
+                let carried = failed.promoted.take().map(|promoted| {
                     self.replace(promoted.successor, to);
-                }
-                (outcome, *failed.timings, failed.to_string())
+                    carried(&promoted.carried)
+                });
+                (outcome, *failed.timings, carried, reason)
             }
         };
         let pid = self.server.pid();
-        Ok(SwapReport { from, to, outcome, pid, phases: phases(timings), reason })
+        Ok(SwapReport { from, to, outcome, pid, phases: phases(timings), carried, reason })
     }
 
     fn replace(&mut self, successor: ChildProcess, build: u32) {
@@ -133,6 +136,15 @@ fn outcome_of(failed: &Failed) -> Outcome {
         IncumbentFate::Lost => Outcome::Lost,
         IncumbentFate::Unknown => Outcome::Unknown,
     }
+}
+
+fn carried(report: &CarryReport) -> Carried {
+    report.sets.iter().fold(Carried::default(), |carried, set| match set.kind {
+        CarryKind::Connections => {
+            Carried { connections: carried.connections + set.count, ..carried }
+        }
+        CarryKind::Memory => Carried { memory: carried.memory + set.bytes, ..carried },
+    })
 }
 
 /// A phase that was not reached took no time; nor did one that was over before it was begun.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::clients::{ReadBack, Tally};
-use crate::report::Phases;
+use crate::report::{Carried, Phases};
 
 /// A line of the table: a swap, or what happened between two.
 pub(crate) struct Row {
@@ -17,37 +17,48 @@ pub(crate) struct Row {
     pub(crate) outcome: String,
     /// By the supervisor's account, so that there are none of one that was killed.
     pub(crate) phases: Phases,
+    pub(crate) carried: Option<Carried>,
+    /// By the clients' account, as all that follows.
+    pub(crate) seen: Seen,
+}
+
+/// What the clients saw of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
     /// The longest that any client waited.
     pub(crate) pause: Duration,
+    /// How many connections were closed.
+    pub(crate) closed: u64,
 }
 
 /// What happened, in order: the supervisor's account of it, and the clients'.
 pub(crate) fn swaps(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
-        "swap",
-        "builds",
-        "outcome",
-        "pair",
-        "warm",
-        "drain",
-        "seal",
-        "begin→ready",
-        "commit",
-        "pause",
+        "swap", "builds", "outcome", "pair", "warm", "drain", "seal", "begin", "commit", "pause",
+        "carried", "cache", "closed",
     ]);
-    for Row { swap, from, to, outcome, phases, pause } in rows {
+    for Row { swap, from, to, outcome, phases, carried, seen } in rows {
         let number = swap.map_or_else(|| "-".to_owned(), |swap| swap.to_string());
         let builds = to.map_or_else(|| from.to_string(), |to| format!("{from} → {to}"));
         let mut row = vec![number, builds, outcome.clone()];
         row.extend(phases.map(|took| took.map_or_else(|| "-".to_owned(), millis)));
-        row.push(millis(*pause));
+        row.push(millis(seen.pause));
+        let [connections, memory] = carried.map_or_else(
+            || ["-".to_owned(), "-".to_owned()],
+            |Carried { connections, memory }| [connections.to_string(), kib(memory)],
+        );
+        row.extend([connections, memory, seen.closed.to_string()]);
         table.add_row(row);
     }
     for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    format!("{table}\nmilliseconds; pause: the longest that any client waited for a reply")
+    format!(
+        "{table}\nmilliseconds; pause: the longest that any client waited for a reply\n\
+         carried: connections that the new process took over; cache: KiB that came with them; \
+         closed: connections that clients lost"
+    )
 }
 
 /// What the clients counted.
@@ -57,8 +68,7 @@ pub(crate) fn totals(tally: &Tally, read_back: &ReadBack) -> String {
         ("requests served", tally.served),
         ("requests failed", tally.failed),
         ("connections refused", tally.refused),
-        ("connections closed between requests", tally.closed),
-        ("... of these by a reset", tally.reset),
+        ("connections closed", tally.closed),
         ("writes acknowledged", read_back.acknowledged),
         ("writes read back", read_back.found),
         ("writes lost", lost),
@@ -72,6 +82,10 @@ pub(crate) fn totals(tally: &Tally, read_back: &ReadBack) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
+}
+
+fn kib(bytes: u64) -> String {
+    bytes.div_ceil(1024).to_string()
 }
 
 pub(crate) fn millis(took: Duration) -> String {

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use tokio::sync::oneshot;
 
+use crate::cache::Cache;
+
 /// One write that waits for the next transaction. It is answered once it is durable.
 pub(crate) struct Write {
     pub(crate) change: Change,
@@ -21,6 +23,14 @@ pub(crate) enum Change {
     Del { key: Bytes },
     /// Answered with the new value.
     Incr { key: Bytes },
+}
+
+impl Change {
+    const fn key(&self) -> &Bytes {
+        match self {
+            Self::Set { key, .. } | Self::Del { key } | Self::Incr { key } => key,
+        }
+    }
 }
 
 pub(crate) type Answer = Result<i64, WriteError>;
@@ -84,12 +94,13 @@ pub(crate) fn write_queued(
     db: &Database,
     queue: &mpsc::Receiver<Write>,
     mark: &Mutex<Mark>,
+    cache: &Cache,
 ) -> Result<(), redb::Error> {
     let mut outcome = Ok(());
     while let Ok(first) = queue.recv() {
         let batch: Vec<Write> =
             std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH - 1)).collect();
-        match commit(db, &batch) {
+        match commit(db, &batch, cache) {
             Ok((committed, answers)) => {
                 *mark.lock().unwrap_or_else(PoisonError::into_inner) = committed;
                 for (write, answer) in batch.into_iter().zip(answers) {
@@ -109,7 +120,11 @@ pub(crate) fn write_queued(
     outcome
 }
 
-fn commit(db: &Database, batch: &[Write]) -> Result<(Mark, Vec<Answer>), redb::Error> {
+fn commit(
+    db: &Database,
+    batch: &[Write],
+    cache: &Cache,
+) -> Result<(Mark, Vec<Answer>), redb::Error> {
     // Durability::Immediate is the default: commit returns once the file is synced.
     let transaction = db.begin_write()?;
     let mut answers = Vec::with_capacity(batch.len());
@@ -127,6 +142,8 @@ fn commit(db: &Database, batch: &[Write]) -> Result<(Mark, Vec<Answer>), redb::E
         meta.insert(MARK, (mark.revision, &mark.digest))?;
         mark
     };
+    // Nobody is answered before it is dropped, so that who is answered reads what he wrote.
+    let _changing = cache.changing(batch.iter().map(|write| write.change.key()));
     transaction.commit()?;
     Ok((mark, answers))
 }

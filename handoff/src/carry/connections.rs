@@ -213,9 +213,15 @@ impl<S: Carried> Connections<S> {
         self
     }
 
-    /// Lets what is parked be taken up, in a daemon or a test without handoff: there nobody says
-    /// that this process serves.
+    /// Tells handlers to park, as a drain does: for a test of a daemon's, and whoever has no
+    /// [`Incumbent`](crate::Incumbent).
+    pub fn close(&self) {
+        self.collect(None);
+    }
+
+    /// Lets what is parked be taken up, as serving does; likewise.
     pub fn open(&self) {
+        self.take_back(true);
         self.release();
     }
 
