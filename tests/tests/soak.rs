@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use handoff_tests::arena::{Arena, Report, Victim};
+use handoff_tests::arena::{Arena, Daemon, Kept, Report, Victim};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -78,8 +78,11 @@ fn play(swaps: usize, mut random: Random) -> Sum {
     arena.until_sound();
     arena.start_clients(2);
     arena.wait_for_progress();
+    arena.open_connections(CONNECTIONS);
+    let mut may_be_closed = false;
     for _ in 0..swaps {
         let before = arena.reports.len();
+        let served = arena.daemon.clone().expect("it is sound");
         arena.order_swap();
         let begun = Instant::now();
         let mut struck = Struck::default();
@@ -111,6 +114,17 @@ fn play(swaps: usize, mut random: Random) -> Sum {
         let reports = &arena.reports[before..];
         struck.explain(reports);
         sum.outcome(reports);
+        let kept = arena.probe_connections();
+        let is_excused = struck.may_close(&arena, &served);
+        assert!(
+            kept.closed() == 0 || is_excused,
+            "connections were closed, and nobody who held them died: {kept:?} {struck:?}, {:?}",
+            &arena.reports[before..]
+        );
+        may_be_closed |= is_excused;
+        sum.kept.add(kept);
+        arena.end_connections(kept.open.min(1));
+        arena.open_connections(CONNECTIONS);
     }
     arena.wait_for_progress();
     arena.stop_clients();
@@ -121,6 +135,11 @@ fn play(swaps: usize, mut random: Random) -> Sum {
         assert_eq!(tally.refused, 0, "connections were refused: {:?}", arena.reports);
     }
     assert_eq!(tally.unanswered, 0, "requests were not answered: {:?}", arena.reports);
+    if !may_be_closed {
+        let closed = (tally.reset, tally.moved);
+        assert_eq!(closed, (0, 0), "connections were closed: {:?}", arena.reports);
+    }
+    arena.assert_none_is_left_open();
     sum.died_out += usize::from(arena.has_died_out);
     sum
 }
@@ -144,6 +163,17 @@ impl Struck {
             Victim::Supervisor => self.supervisor |= is_deadly,
             Victim::Incumbent => self.incumbent |= is_deadly,
             Victim::Successor => self.successors.extend(is_deadly.then_some(pid)),
+        }
+    }
+
+    /// Whether one who held the connections as the server was struck: the incumbent, a successor
+    /// that may have read from them before the incumbent served again, or both.
+    fn may_close(&self, arena: &Arena, served: &Daemon) -> bool {
+        let now = arena.daemon.as_ref().map(|daemon| daemon.pid);
+        match now == Some(served.pid) {
+            true => !self.successors.is_empty(),
+            false if arena.was_swapped() => self.incumbent,
+            false => self.incumbent || !self.successors.is_empty(),
         }
     }
 
@@ -212,9 +242,11 @@ struct Sum {
     refused: usize,
     untrue: usize,
     split: usize,
+    read_twice: usize,
     stuck: usize,
     /// Daemons of which at some time nobody was left, so that connections were refused.
     died_out: usize,
+    kept: Kept,
     failures: Vec<String>,
 }
 
@@ -241,6 +273,7 @@ impl Sum {
         self.swaps += other.swaps;
         self.acknowledged += other.acknowledged;
         self.died_out += other.died_out;
+        self.kept.add(other.kept);
         for (name, count) in other.strikes {
             *self.strikes.entry(name).or_default() += count;
         }
@@ -257,6 +290,7 @@ impl Sum {
             _ if text.contains("connections were") || text.contains("requests ") => {
                 &mut self.refused
             }
+            _ if text.contains("ReadTwice") || text.contains("read twice") => &mut self.read_twice,
             _ if text.contains("untrue: ") => &mut self.untrue,
             _ if text.contains("have the lock") || text.contains("answers clients") => {
                 &mut self.split
@@ -278,12 +312,15 @@ impl std::fmt::Display for Sum {
                 writeln!(f, "  {count:>7} {name}")?;
             }
         }
-        let Self { swaps, acknowledged, lost, refused, untrue, split, stuck, .. } = self;
+        let Self { swaps, acknowledged, lost, refused, untrue, split, read_twice, stuck, .. } =
+            self;
         writeln!(f, "{swaps} swaps, {acknowledged} acknowledged writes read back")?;
         let died_out = self.died_out;
         writeln!(f, "{died_out} daemons of {A_ROUND} swaps had nobody left at some time")?;
+        let Kept { all, open } = self.kept;
+        writeln!(f, "{all} connections went through a swap, {open} were kept")?;
         writeln!(f, "{refused} refused or failed, {untrue} reported untruly")?;
-        write!(f, "{lost} lost, {split} split, {stuck} stuck, ")
+        write!(f, "{lost} lost, {read_twice} read twice, {split} split, {stuck} stuck, ")
     }
 }
 
@@ -330,6 +367,8 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// Most of them idle.
+const CONNECTIONS: usize = 28;
 /// Swaps of one daemon.
 const A_ROUND: usize = 40;
 const AT_A_TIME: usize = 4;

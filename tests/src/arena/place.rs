@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use handoff::faults::{Fault, Planned, Role, struck};
 use rustix::process::Signal;
 
+use super::kept::Connections;
 use super::supervisor::plan;
 use super::{DEADLINE, LiveSupervisor, Report};
 use crate::fixture::{MARKS, Options};
@@ -27,15 +28,22 @@ pub struct Arena {
     /// What the swap under way leads to.
     pub(super) successor: Option<String>,
     pub(super) incumbent: Option<Daemon>,
+    /// What the last swap was to lead to.
+    swapped_to: Option<String>,
     /// For the processes that are started next.
     faults: Vec<Planned>,
     pub(super) clients: Option<Clients>,
+    /// Those that should outlive each swap.
+    pub(super) connections: Connections,
     pub(super) tally: Tally,
     builds: u32,
     /// Whether at some time nobody was left who had the listening socket.
     pub has_died_out: bool,
     /// What the supervisors said, in order.
     pub reports: Vec<Report>,
+    ordered: Option<Instant>,
+    /// How long the first word about the last swap took.
+    pub answered_in: Option<Duration>,
     /// The processes that were killed from outside.
     pub(super) struck_down: Vec<u32>,
 }
@@ -88,12 +96,16 @@ impl Arena {
             daemon: None,
             successor: None,
             incumbent: None,
+            swapped_to: None,
             faults: others,
             clients: None,
+            connections: Connections::default(),
             tally: Tally::default(),
             builds: 0,
             has_died_out: false,
             reports: Vec::new(),
+            ordered: None,
+            answered_in: None,
             struck_down: Vec::new(),
         }
     }
@@ -118,14 +130,18 @@ impl Arena {
         self.clients = Some(Clients::start(self.address, count, &prefix));
     }
 
-    /// Orders a swap. It goes on by itself until [`until_sound`](Self::until_sound).
+    /// Orders a swap. It goes on by itself until [`until_sound`](Self::until_sound); some of the
+    /// connections that are open ask meanwhile.
     pub fn order_swap(&mut self) {
         let faults = self.take_faults(&[Role::Successor]);
         let build = self.next_build();
         let mut words = vec!["swap".to_owned(), DEADLINE.as_millis().to_string(), plan(&faults)];
         words.extend(self.options(&build).to_args());
+        self.swapped_to = Some(build.clone());
+        (self.ordered, self.answered_in) = (Some(Instant::now()), None);
         (self.incumbent, self.successor) = (self.daemon.clone(), Some(build));
         self.supervisor.order(&words);
+        self.ask_meanwhile();
     }
 
     /// Does what has to be done until the supervisor has nothing to do, and one process serves
@@ -153,6 +169,8 @@ impl Arena {
         loop {
             assert!(Instant::now() < deadline, "nobody serves; {:?}", self.reports);
             if let Some(report) = self.supervisor.report(TURN) {
+                let took = self.ordered.take().map(|ordered| ordered.elapsed());
+                self.answered_in = took.or(self.answered_in);
                 self.heed(report);
             } else if self.supervisor.has_ended() {
                 // What it said last may still be on its way.
@@ -174,6 +192,12 @@ impl Arena {
                 }
             }
         }
+    }
+
+    /// Whether the one that serves is what the last swap was to lead to.
+    #[must_use]
+    pub fn was_swapped(&self) -> bool {
+        self.daemon.as_ref().map(|daemon| &daemon.build) == self.swapped_to.as_ref()
     }
 
     /// Kills the supervisor; [`until_sound`](Self::until_sound) starts another one.

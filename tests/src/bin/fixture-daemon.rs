@@ -5,22 +5,24 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use handoff::carry;
+use handoff::carry::Late;
 use handoff::daemon::Daemon as EasyRoad;
 use handoff::frame::write_message;
 use handoff::protocol::{Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, Side};
 use handoff::successor::{Listeners, OnLoss, Role, detect};
 use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
-    Connections, Daemon, Faults, LogShard, Options, Server, take_no_more,
+    Cache, Client, ClientV1, ClientV2, Connections, Daemon, Faults, LogShard, Options, Server,
+    Stranger, take_no_more,
 };
 use tracing_subscriber::filter::LevelFilter;
 
@@ -52,9 +54,20 @@ fn run() -> Result<()> {
     if faults.planned("hello").is_some() {
         return say_a_wrong_hello(&faults);
     }
+    // What a build carries is among the faults too: `carry=WORD`.
+    if faults.plans("carry", "v2") {
+        serve::<ClientV2>(&options, &faults)
+    } else if faults.plans("carry", "stranger") {
+        serve::<Stranger>(&options, &faults)
+    } else {
+        serve::<ClientV1>(&options, &faults)
+    }
+}
+
+fn serve<C: Client>(options: &Options, faults: &Arc<Faults>) -> Result<()> {
     let mut server = None;
     let ended = if faults.planned("ready").is_some() {
-        take_steps(&options, &faults, &mut server)
+        take_steps::<C>(options, faults, &mut server)
     } else {
         EasyRoad::new(&options.control, &options.data)
             .build_id(options.build.as_bytes())
@@ -63,7 +76,9 @@ fn run() -> Result<()> {
                 |(), opening| {
                     let healthy = faults.planned("health").is_none();
                     let data = opening.data_dir().to_owned();
-                    let (daemon, opened) = open(&data, opening.listeners(), &options, &faults)?;
+                    let cache = Cache::new(faults, || opening.memory(MEMORY))?;
+                    let (daemon, opened) =
+                        open::<C>(&data, opening.listeners(), cache, options, faults)?;
                     opened.stop.get_or_init(|| opening.stop_handle());
                     server = Some(opened);
                     if !healthy {
@@ -76,41 +91,67 @@ fn run() -> Result<()> {
             .map(drop)
     };
     if let Some(server) = &server {
+        // Where they are told to close, none is waited for but to see the client close.
         server.connections.wait_ended();
+        if let Some(clients) = &server.clients {
+            clients.wait_ended(Instant::now() + LONGEST_FINISH);
+        }
     }
     ended
 }
 
 /// Opens the logs and begins to accept, as far as the gate lets it.
-fn open(
+fn open<C: Client>(
     data: &Path,
     listeners: &mut Listeners,
+    cache: Option<Arc<Cache>>,
     options: &Options,
     faults: &Arc<Faults>,
-) -> Result<(Daemon, Arc<Server>)> {
+) -> Result<(Daemon<C>, Arc<Server<C>>)> {
     let struck = faults.strike("open")?;
     let logs = (0..options.shards)
         .map(|index| Ok(Arc::new(LogShard::open(&data.join(format!("{index}.log")))?)))
         .collect::<io::Result<Vec<_>>>()?;
     let main = listeners.take_tcp(&options.listener)?;
+    let local = take_local(listeners)?;
     let listeners = take_all(listeners)?;
     let gate = Arc::new(Gate::new());
-    let clients = options.carry.then(|| Arc::new(carry::Connections::new()));
+    let clients = options.carry.then(|| {
+        let mut clients = C::connections();
+        if faults.plans("carry", "may-be-lost") {
+            clients = clients.may_be_lost();
+        }
+        if faults.plans("carry", "finish") {
+            clients = clients.late(Late::Finish);
+        }
+        Arc::new(clients)
+    });
+    let compared = cache.as_ref().map(|cache| cache.compared(&logs)).transpose()?;
     let server = Arc::new(Server {
         gate: Arc::clone(&gate),
         logs: logs.clone(),
         faults: Arc::clone(faults),
         build: options.build.clone(),
         listeners,
+        cache: compared.unwrap_or_default(),
+        unparsed: AtomicUsize::new(0),
         connections: Connections::default(),
         clients: clients.clone(),
         stop: OnceLock::new(),
     });
-    Arc::clone(&server).start(main)?;
+    Arc::clone(&server).start(main, local)?;
     if struck == Some("full") {
         take_no_more(true);
     }
-    Ok((Daemon::new(gate, logs, clients, Arc::clone(faults)), server))
+    Ok((Daemon::new(gate, logs, clients, cache, Arc::clone(faults)), server))
+}
+
+/// The listener for connections of other kinds.
+fn take_local(listeners: &mut Listeners) -> Result<Option<UnixListener>> {
+    if listeners.names().iter().any(|name| name == LOCAL) {
+        return Ok(Some(listeners.take_unix(LOCAL)?));
+    }
+    Ok(None)
 }
 
 /// Takes the other listeners as they come, keeps them open, and says what they are.
@@ -148,18 +189,21 @@ fn file_name(address: &std::os::unix::net::SocketAddr) -> io::Result<String> {
 }
 
 /// The way of a successor step by step, with a false word at `Ready`.
-fn take_steps(
+fn take_steps<C: Client>(
     options: &Options,
     faults: &Arc<Faults>,
-    server: &mut Option<Arc<Server>>,
+    server: &mut Option<Arc<Server<C>>>,
 ) -> Result<()> {
     let Role::Successor(successor) = detect()? else {
         return Err(io::Error::other("a fault at ready is for a successor").into());
     };
     let mut successor = successor.greet(options.build.as_bytes(), OnLoss::Exit)?;
-    successor.fetch(&options.control)?;
+    if !faults.plans("ready", "no-fetch") {
+        successor.fetch(&options.control)?;
+    }
     let mut successor = successor.warmed()?.wait_for_begin(&options.control, &options.data)?;
-    let (daemon, opened) = open(&options.data, successor.listeners(), options, faults)?;
+    let cache = Cache::new(faults, || successor.memory(MEMORY))?;
+    let (daemon, opened) = open::<C>(&options.data, successor.listeners(), cache, options, faults)?;
     *server = Some(opened);
     let fault = faults.due("ready");
     successor.take_up(&daemon)?;
@@ -250,4 +294,9 @@ fn with_the_supervisor_on_standard_input() -> io::Error {
 
 const GRANDCHILD: &str = "FIXTURE_GRANDCHILD";
 const RAW: &str = "FIXTURE_SUPERVISOR_ON_STDIN";
+/// The listener over which any descriptor may be brought.
+const LOCAL: &str = "local";
+/// The field of the daemon.
+const MEMORY: &str = "memory";
+const LONGEST_FINISH: Duration = Duration::from_secs(10);
 const LONGEST_LIFE: Duration = Duration::from_secs(180);

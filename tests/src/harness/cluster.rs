@@ -5,11 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::str::FromStr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use handoff::Supervisor;
-use handoff::supervisor::{AdoptedDaemon, ChildProcess, Committed, Failed, HandoffOutcome};
+use handoff::supervisor::{
+    AdoptedDaemon, CarryReport, ChildProcess, Committed, Failed, HandoffOutcome,
+};
 use rustix::process::Signal;
 
 use super::process::{eventually, executable, is_alive, kill, kill_and_wait};
@@ -28,6 +31,8 @@ pub struct Cluster {
     pub reported: Option<u32>,
     /// Whether the scenario kills processes that serve, and so resets connections.
     pub resets_expected: bool,
+    /// What the last swap that was committed carried, by its report.
+    pub carried: CarryReport,
     carries: bool,
     pub(super) clients: Option<Clients>,
     pub(super) tally: Tally,
@@ -52,7 +57,13 @@ impl Cluster {
     /// A first daemon that carries its connections, as the ones that follow do.
     #[must_use]
     pub fn start_carrying(faults: &[&str]) -> Self {
-        Self::start_as(faults, Vec::new(), true)
+        Self::start_carrying_passed(faults, Vec::new())
+    }
+
+    /// So, and it is passed these sockets besides its own.
+    #[must_use]
+    pub fn start_carrying_passed(faults: &[&str], others: Vec<(&str, OwnedFd)>) -> Self {
+        Self::start_as(faults, others, true)
     }
 
     /// A first daemon that is passed these sockets besides its own.
@@ -82,6 +93,7 @@ impl Cluster {
             listener,
             reported: None,
             resets_expected: false,
+            carried: CarryReport::default(),
             carries,
             clients: None,
             tally: Tally::default(),
@@ -159,9 +171,12 @@ impl Cluster {
         self.directory.path()
     }
 
-    /// Options for a daemon of the next build, with these faults.
+    /// Options for a daemon of the next build, with these faults: the fixture's own, and those
+    /// of [`handoff::faults`].
     pub fn successor(&mut self, faults: &[&str]) -> SuccessorSpec {
         self.builds += 1;
+        let is_of_the_library = |fault: &&&str| handoff::faults::Planned::from_str(fault).is_ok();
+        let (planned, faults): (Vec<&str>, Vec<&str>) = faults.iter().partition(is_of_the_library);
         let options = Options {
             control: self.control(),
             data: self.data(),
@@ -170,9 +185,16 @@ impl Cluster {
             shards: 3,
             listener: "main".to_owned(),
             carry: self.carries,
-            faults: faults.iter().map(|fault| (*fault).to_owned()).collect(),
+            faults: owned(faults),
         };
-        SuccessorSpec { options, deadline: LIMIT, hello_limit: Duration::from_secs(10) }
+        SuccessorSpec {
+            options,
+            deadline: LIMIT,
+            hello_limit: Duration::from_secs(10),
+            drain_grace: LIMIT,
+            planned: owned(planned),
+            prelude: None,
+        }
     }
 
     /// Swaps to a successor with these faults.
@@ -219,14 +241,14 @@ impl Cluster {
 
     /// Remembers that a successor serves, as reported.
     pub fn commit(&mut self, committed: Committed) {
+        self.carried = committed.carried;
         self.keep(committed.successor);
     }
 
     /// Remembers a successor that was promoted, as reported.
     pub fn note(&mut self, mut failed: Failed) -> Failed {
         if let Some(committed) = failed.promoted.take() {
-            self.reported = Some(committed.successor.pid());
-            self.children.push(committed.successor);
+            self.commit(*committed);
         }
         failed
     }
@@ -352,6 +374,10 @@ impl Cluster {
         self.reported = Some(child.pid());
         self.children.push(child);
     }
+}
+
+fn owned(texts: Vec<&str>) -> Vec<String> {
+    texts.into_iter().map(str::to_owned).collect()
 }
 
 /// Waits until a fault has struck.

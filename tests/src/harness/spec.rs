@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use handoff::SpawnSpec;
 use handoff::supervisor::{Launch, LaunchRequest};
+use handoff::{SpawnSpec, faults};
 
 use super::process::executable;
-use crate::fixture::Options;
+use crate::fixture::{MARKS, Options};
 
 /// A successor to be started.
 #[derive(Debug, Clone)]
@@ -21,29 +21,49 @@ pub struct SuccessorSpec {
     pub deadline: Duration,
     /// From its start to its hello.
     pub hello_limit: Duration,
+    /// Of its incumbent.
+    pub drain_grace: Duration,
+    /// What is to go wrong in the library.
+    pub(super) planned: Vec<String>,
+    /// What a shell does before it becomes the daemon.
+    pub prelude: Option<String>,
 }
 
 impl SuccessorSpec {
     /// As the library wants it.
     #[must_use]
     pub fn spec(&self) -> SpawnSpec {
-        SpawnSpec {
+        let marks = self.options.state.join(MARKS);
+        let spec = SpawnSpec {
             args: self.options.to_args(),
+            env: vec![
+                (faults::VARIABLE.to_owned(), self.planned.join(",")),
+                (faults::MARKS.to_owned(), marks.display().to_string()),
+            ],
             deadline: self.deadline,
             hello_limit: self.hello_limit,
+            drain_grace: self.drain_grace,
             ..SpawnSpec::new(executable("fixture-daemon"))
+        };
+        match &self.prelude {
+            Some(prelude) => behind(prelude, spec),
+            None => spec,
         }
     }
 
     /// The same, started so that a file that may not grow is an error and no signal.
     #[must_use]
     pub fn spec_ignoring_xfsz(&self) -> SpawnSpec {
-        let mut spec = self.spec();
-        let script = "trap '' XFSZ; exec \"$0\" \"$@\"".to_owned();
-        let binary = spec.binary.display().to_string();
-        spec.args.splice(0..0, ["-c".to_owned(), script, binary]);
-        SpawnSpec { binary: "sh".into(), ..spec }
+        behind("trap '' XFSZ", self.spec())
     }
+}
+
+/// The same, in a shell that does something before.
+fn behind(prelude: &str, mut spec: SpawnSpec) -> SpawnSpec {
+    let script = format!("{prelude}; exec \"$0\" \"$@\"");
+    let binary = spec.binary.display().to_string();
+    spec.args.splice(0..0, ["-c".to_owned(), script, binary]);
+    SpawnSpec { binary: "sh".into(), ..spec }
 }
 
 /// Starts processes with their standard error in a file.

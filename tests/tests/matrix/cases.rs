@@ -28,16 +28,13 @@ impl Case {
     pub(crate) fn may_leave_nobody(&self) -> bool {
         use Point::*;
         let all = || self.faults.iter().chain(&self.scene);
-        let dies = |planned: &&Planned| match planned.fault {
-            Fault::Kill => true,
-            Fault::Panic => !is_fenced(planned.point),
-            _ => false,
-        };
         let supervisor_died_first = self.between_swaps
-            || self.faults[0].point.role() == Role::Supervisor && dies(&&self.faults[0]);
-        let dead: Vec<Point> = all().filter(dies).map(|planned| planned.point).collect();
+            || self.faults[0].point.role() == Role::Supervisor && dies(&self.faults[0]);
+        let dead: Vec<Point> =
+            all().filter(|planned| dies(planned)).map(|planned| planned.point).collect();
         // Its predecessor has been told to leave, or has seen the owner record.
-        let alone: &[Point] = &[SuccessorSaidServing, SuccessorAdmits, SuccessorServes];
+        let alone: &[Point] =
+            &[SuccessorSaidServing, SuccessorAdmits, SuccessorTakesUp, SuccessorServes];
         let early: &[Point] = &[SuccessorRecordedServing, SuccessorTookPath];
         let is_last = dead
             .iter()
@@ -76,6 +73,15 @@ impl Case {
     }
 }
 
+/// Whether it ends the process.
+pub(crate) fn dies(planned: &Planned) -> bool {
+    match planned.fault {
+        Fault::Kill => true,
+        Fault::Panic => !is_fenced(planned.point),
+        _ => false,
+    }
+}
+
 /// Whether a panic there is caught, as one of a hook.
 fn is_fenced(point: Point) -> bool {
     use Point::*;
@@ -83,11 +89,16 @@ fn is_fenced(point: Point) -> bool {
         point,
         IncumbentDrains
             | IncumbentDrained
+            | IncumbentCarries
             | IncumbentSeals
             | IncumbentSealed
+            | IncumbentCarried
+            | IncumbentTakesBack
             | IncumbentResumes
             | IncumbentResumed
+            | SuccessorReceived
             | SuccessorAdmits
+            | SuccessorTakesUp
     )
 }
 
@@ -108,6 +119,7 @@ pub(crate) fn pairs() -> Vec<Case> {
         IncumbentTriesLock,
         IncumbentRetook,
         IncumbentRecordedAgain,
+        IncumbentTakesBack,
         IncumbentResumes,
         IncumbentResumed,
         IncumbentServesAgain,
@@ -146,6 +158,7 @@ pub(crate) fn pairs() -> Vec<Case> {
         SuccessorTookPath,
         SuccessorSaidServing,
         SuccessorAdmits,
+        SuccessorTakesUp,
     ];
     let before_commit = [
         SupervisorSentSeal,
@@ -154,7 +167,7 @@ pub(crate) fn pairs() -> Vec<Case> {
         SupervisorHeardReady,
         SupervisorCommits,
     ];
-    let sealing = [IncumbentUnlocks, IncumbentUnlocked, IncumbentSaidSealed];
+    let sealing = [IncumbentCarried, IncumbentUnlocks, IncumbentUnlocked, IncumbentSaidSealed];
     let after = [SupervisorSentCommit, SupervisorHeardServing, SupervisorToldIncumbent];
 
     let mut cases = Vec::new();
@@ -182,6 +195,15 @@ pub(crate) fn pairs() -> Vec<Case> {
     // The successor dies: both others undo.
     cross(&mut cases, &opening, &undoing);
     cross(&mut cases, &opening, &giving_up);
+    // Whether the lock was released before it is noticed is a race.
+    let received = [SuccessorReceived];
+    cross(&mut cases, &received, &[IncumbentUndoes]);
+    cross(&mut cases, &received, &undoing[4..]);
+    cross(
+        &mut cases,
+        &received,
+        &[SupervisorGivesUp, SupervisorAskedIncumbent, SupervisorHeardEcho],
+    );
     cross(&mut cases, &committing[..3], &undoing);
     cross(&mut cases, &committing[..3], &giving_up);
     // It hangs when it has committed, and its supervisor dies when it has killed it for that.
@@ -195,7 +217,7 @@ pub(crate) fn pairs() -> Vec<Case> {
     cross(&mut cases, &[IncumbentSaidSealed], &going_on);
     cross(
         &mut cases,
-        &sealing[..2],
+        &sealing[..3],
         &[SupervisorSentBegin, SupervisorCommits, SupervisorSentCommit],
     );
     cross(&mut cases, &sealing, &opening);
@@ -227,6 +249,7 @@ fn scene_of(point: Point) -> Vec<Planned> {
         | IncumbentTriesLock
         | IncumbentRetook
         | IncumbentRecordedAgain
+        | IncumbentTakesBack
         | IncumbentResumes
         | IncumbentResumed
         | IncumbentServesAgain => vec![opening_fails],

@@ -6,6 +6,7 @@
 //! are. It ends with a table, also when the output of tests is captured.
 
 mod cases;
+mod kept;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,11 +14,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use handoff::faults::{Fault, Planned, Role, WHILE_OUT};
-use handoff_tests::arena::{Arena, Report};
+use handoff::faults::{Fault, Planned, WHILE_OUT};
+use handoff_tests::arena::{Arena, Daemon, Kept, Report};
 use handoff_tests::harness::{LIMIT, eventually};
 
 use crate::cases::Case;
+use crate::kept::who_held_them_died;
 use crate::table::{Row, print};
 
 #[test]
@@ -68,6 +70,8 @@ pub(crate) struct Played {
     pub(crate) acknowledged: usize,
     pub(crate) refused: usize,
     pub(crate) reset: usize,
+    /// Of the connections that were open before a swap.
+    pub(crate) kept: Kept,
 }
 
 /// A first daemon, a swap, and one more, with clients all the while.
@@ -77,10 +81,15 @@ fn play(case: &Case) -> Played {
     arena.until_sound();
     arena.start_clients(2);
     arena.wait_for_progress();
+    arena.open_connections(CONNECTIONS);
+    let (mut kept, mut excuses) = (Kept::default(), 0);
     if case.between_swaps {
+        let served = arena.daemon.clone().expect("it is sound");
         arena.kill_supervisor();
         arena.until_sound();
+        probe(&mut arena, &served, &mut kept, &mut excuses);
     }
+    let served = arena.daemon.clone().expect("it is sound");
     arena.order_swap();
     arena.until_sound();
     let settled_in = arena.since_first_strike().unwrap_or_default();
@@ -88,11 +97,12 @@ fn play(case: &Case) -> Played {
     let bound = if hangs { HUNG_BOUND } else { BOUND };
     assert!(settled_in < bound, "it took {settled_in:?}: {:?}", arena.reports);
     arena.wait_for_progress();
-    explain(case, &arena.reports);
+    explain(case, &arena);
     let struck: Vec<Planned> = arena.struck().into_iter().map(|(planned, _)| planned).collect();
     for planned in &faults {
         assert!(struck.contains(planned), "{planned} did not strike: {:?}", arena.reports);
     }
+    probe(&mut arena, &served, &mut kept, &mut excuses);
 
     let runs_out = |planned: &Planned| matches!(planned.fault, Fault::Disk | Fault::Descriptors);
     if faults.iter().any(runs_out) {
@@ -101,38 +111,59 @@ fn play(case: &Case) -> Played {
     }
     arena.order_swap();
     arena.until_sound();
+    let after = arena.probe_connections();
+    assert_eq!(after.closed(), 0, "connections were closed by a clean swap: {:?}", arena.reports);
+    kept.add(after);
     let last = arena.reports.last();
     assert!(matches!(last, Some(Report::Committed(_))), "the next swap: {:?}", arena.reports);
     arena.wait_for_progress();
     arena.stop_clients();
     let acknowledged = arena.assert_nothing_lost();
+    arena.assert_none_is_left_open();
     let tally = arena.tally();
     if !arena.has_died_out {
         assert_eq!(tally.refused, 0, "connections were refused: {:?}", arena.reports);
     }
     assert_eq!(tally.unanswered, 0, "requests were not answered: {:?}", arena.reports);
-    let strikes_a_daemon = |planned: &Planned| {
-        let is_daemon = !matches!(planned.point.role(), Role::Supervisor | Role::Adopter);
-        is_daemon && planned.fault != Fault::Slow
-    };
-    if !faults.iter().any(strikes_a_daemon) {
-        assert_eq!(tally.reset, 0, "connections were reset: {:?}", arena.reports);
+    if excuses == 0 {
+        let closed = (tally.reset, tally.moved);
+        assert_eq!(closed, (0, 0), "connections were closed: {:?}", arena.reports);
     }
     if !faults.iter().any(runs_out) {
         assert!(tally.failed.is_empty(), "{:?}: {:?}", tally.failed, arena.reports);
     }
     let (refused, reset) = (tally.refused, tally.reset);
-    Played { settled_in, reports: arena.reports.clone(), acknowledged, refused, reset }
+    Played { settled_in, reports: arena.reports.clone(), acknowledged, refused, reset, kept }
+}
+
+/// The connections outlive whatever strikes a process that does not hold them. Then half of them
+/// are closed by their clients, which has to be seen, and others are opened.
+fn probe(arena: &mut Arena, served: &Daemon, kept: &mut Kept, excuses: &mut usize) {
+    let probed = arena.probe_connections();
+    let excuse = who_held_them_died(arena, served);
+    assert!(
+        probed.closed() == 0 || excuse.is_some(),
+        "connections were closed, and nobody who held them died: {probed:?} {:?}, {:?}",
+        arena.struck(),
+        arena.reports
+    );
+    *excuses += usize::from(excuse.is_some());
+    kept.add(probed);
+    arena.end_connections(probed.open / 2);
+    arena.open_connections(CONNECTIONS);
 }
 
 /// Nothing happened that the faults of the case do not account for.
-fn explain(case: &Case, reports: &[Report]) {
+fn explain(case: &Case, arena: &Arena) {
+    let reports = &arena.reports;
     let starts = reports.iter().filter(|report| matches!(report, Report::Started(_))).count();
     assert!(starts == 1 || case.may_leave_nobody(), "nobody was left: {reports:?}");
     for report in reports {
         match report {
             Report::Failed(fate, ..) if fate == "Unknown" => {
                 assert!(case.may_be_unknown(), "nothing kept it from an answer: {reports:?}");
+                let took = arena.answered_in.unwrap_or_default();
+                assert!(took < UNKNOWN_BOUND, "that nobody knows took {took:?}: {reports:?}");
             }
             Report::Failed(..) | Report::Error(_) => {
                 assert!(!case.is_only_slow(), "a slow step is no failed one: {reports:?}");
@@ -145,8 +176,13 @@ fn explain(case: &Case, reports: &[Report]) {
 /// By then it is settled, however slow the machine: what dies is noticed at once, what is silent
 /// after 5 s, and the swap's deadline is 3 s.
 const BOUND: Duration = Duration::from_secs(20);
+/// Nobody waits longer for an incumbent that hangs: the deadline, and as long again as whoever
+/// is silent is waited for.
+const UNKNOWN_BOUND: Duration = Duration::from_secs(3 + 5 + 2);
 /// A process that hangs goes on after 13 s at the latest.
 const HUNG_BOUND: Duration = Duration::from_secs(33);
+/// Most of them idle.
+const CONNECTIONS: usize = 28;
 /// They wait more than they work.
 const AT_A_TIME: usize = 12;
 /// A case takes seconds, and there are many.
