@@ -10,7 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::Error;
+use crate::carry::format::Format;
 use crate::carry::pair::{Client, Inode, assert_closed, inode, socket, soon};
+use crate::carry::set::{Item, Parcel};
+use crate::carry::wire::{LONGEST_INLINE, StateWords};
+use crate::error::{CarryError, Result};
+use crate::frame::write_value;
+use crate::protocol::CarryFate;
 
 mod arriving;
 mod waiting;

@@ -186,7 +186,7 @@ fn a_handler_is_told_to_park_once_a_drain_has_begun_and_until_it_is_given_up() {
 /// A connection on which nothing was served for long.
 fn idle(set: &Shared) -> Ticket<Client> {
     let ticket = set.enter("idle");
-    ticket.served.store(set.now().wrapping_sub(10 * IDLE_MS), Ordering::SeqCst);
+    set.told.forget(&ticket.served);
     ticket
 }
 

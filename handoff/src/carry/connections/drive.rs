@@ -1,0 +1,324 @@
+//! What the library does with connections, in the order of a swap.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use event_listener::Listener;
+
+use super::{Connections, Parked, Phase, State, WOKEN_AT_ONCE};
+use crate::carry::SealedMemory;
+use crate::carry::format::{Carried, Format};
+use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set, descriptors_of};
+use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, PARCEL_BYTES, StateWords};
+use crate::error::{CarryError, Result};
+use crate::frame::write_value;
+use crate::protocol::{CarryFate, CarryKind};
+use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::socket::part_from;
+
+impl<S: Carried> Carry for Connections<S> {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        visit(name.to_owned(), AnySet(self));
+    }
+}
+
+impl<S: Carried> Set for Connections<S> {
+    fn kind(&self) -> CarryKind {
+        CarryKind::Connections
+    }
+
+    fn may_be_lost(&self) -> bool {
+        self.may_be_lost
+    }
+
+    fn is_vacant(&self) -> bool {
+        let state = self.state();
+        state.live.is_empty() && state.waiting.is_empty() && state.unsent.is_empty()
+    }
+
+    fn collect_idle(&self, carrier: &Thread) {
+        if !self.told.has_listeners() {
+            return;
+        }
+        {
+            let mut state = self.state();
+            let State { live, awaited, .. } = &mut *state;
+            *awaited = 0;
+            for live in live.values_mut() {
+                live.is_awaited = self.told.is_idle(&live.served);
+                *awaited += usize::from(live.is_awaited);
+            }
+            self.enter_phase(&mut state, Phase::CollectingIdle);
+            state.carrier = Some(carrier.clone());
+            // Those that nobody has taken up yet go on as they came.
+            let waiting = std::mem::take(&mut state.waiting);
+            state.unsent.extend(waiting);
+        }
+    }
+
+    fn wait_idle(&self, limit: Instant) {
+        loop {
+            let changed = self.changed.listen();
+            {
+                let state = self.state();
+                let is_sent = state.unsent.len() < MOST_AT_ONCE;
+                let is_over = state.awaited == 0 && is_sent || state.interrupted;
+                if is_over || state.phase != Phase::CollectingIdle {
+                    return;
+                }
+            }
+            // A few at a time: those that are busy have their turn in between.
+            self.told.wake(WOKEN_AT_ONCE);
+            let turn = Instant::now() + A_FEW_PARK;
+            if changed.wait_deadline(turn.min(limit)).is_none() && Instant::now() >= limit {
+                return;
+            }
+        }
+    }
+
+    fn collect(&self, carrier: Option<&Thread>) {
+        {
+            let mut state = self.state();
+            self.enter_phase(&mut state, Phase::Collecting);
+            state.carrier = carrier.cloned();
+            let waiting = std::mem::take(&mut state.waiting);
+            state.unsent.extend(waiting);
+        }
+        self.told.wake_all();
+    }
+
+    fn wait_parked(&self, deadline: Instant) -> Vec<String> {
+        loop {
+            let changed = self.changed.listen();
+            let late = {
+                let state = self.state();
+                if state.live.is_empty() {
+                    return Vec::new();
+                }
+                state.interrupted
+            };
+            if late || changed.wait_deadline(deadline).is_none() {
+                let state = self.state();
+                let mut names: Vec<_> = state.live.values().map(|live| live.name.clone()).collect();
+                names.sort_unstable();
+                return names;
+            }
+        }
+    }
+
+    fn interrupt(&self) {
+        self.state().interrupted = true;
+        self.changed.notify(usize::MAX);
+    }
+
+    fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool> {
+        let mut taken = self.take_unsent(is_last);
+        if taken.parked.is_empty() {
+            return Ok(false);
+        }
+        let mut items = Vec::with_capacity(taken.parked.len());
+        // Where a state is too long for the frame, the memory that it went to.
+        let mut apart = Vec::new();
+        let (mut length, mut descriptors) = (0, 0);
+        for (index, Parked { name, state, .. }) in taken.parked.iter().enumerate() {
+            let unwritable =
+                |why| CarryError::Unwritable { set: S::NAME.to_owned(), item: name.clone(), why };
+            let mut bytes = Vec::new();
+            write_value(state, &mut bytes).map_err(unwritable)?;
+            let state = if bytes.len() > LONGEST_INLINE {
+                let length = bytes.len() as u64;
+                let memory = SealedMemory::of_bytes(&bytes).map_err(|source| {
+                    CarryError::NoMemory { set: S::NAME.to_owned(), item: name.clone(), source }
+                })?;
+                apart.push((index, memory));
+                StateWords::Apart { length }
+            } else {
+                length += bytes.len();
+                StateWords::Inline(Bytes(bytes))
+            };
+            descriptors += state.descriptors();
+            if descriptors > MOST_AT_ONCE {
+                break;
+            }
+            length += name.len();
+            items.push(ItemWords { name: name.clone(), state });
+            if length > PARCEL_BYTES {
+                break;
+            }
+        }
+        taken.put_back_from(items.len());
+        let mut apart = apart.iter().peekable();
+        let mut descriptors = Vec::with_capacity(descriptors);
+        for (index, parked) in taken.parked.iter().enumerate() {
+            descriptors.push(parked.descriptor.as_fd());
+            if let Some((_, memory)) = apart.next_if(|(at, _)| *at == index) {
+                descriptors.push(memory.as_sealed().as_fd());
+            }
+        }
+        send(Some(Format::of::<S>()), items, &descriptors)?;
+        Ok(true)
+    }
+
+    fn take_back(&self, kept_off: bool) {
+        let closed = {
+            let mut state = self.state();
+            self.enter_phase(&mut state, Phase::Held);
+            state.carrier = None;
+            let sent = std::mem::take(&mut state.sent);
+            let closed = if kept_off {
+                state.waiting.extend(sent);
+                Vec::new()
+            } else {
+                sent
+            };
+            let unsent = std::mem::take(&mut state.unsent);
+            state.waiting.extend(unsent);
+            closed
+        };
+        if !closed.is_empty() {
+            let count = closed.len();
+            tracing::warn!(count, "connections end with the successor that had taken them up");
+            closed.into_iter().for_each(|parked| part_from(parked.descriptor));
+        }
+    }
+
+    fn forget(&self) {
+        let forgotten = std::mem::take(&mut self.state().waiting);
+        drop(forgotten);
+    }
+
+    fn stop(&self) {
+        let waiting = {
+            let mut state = self.state();
+            self.enter_phase(&mut state, Phase::Stopping);
+            std::mem::take(&mut state.waiting)
+        };
+        self.told.wake_all();
+        waiting.into_iter().for_each(|parked| part_from(parked.descriptor));
+    }
+
+    fn release(&self) {
+        {
+            let mut state = self.state();
+            self.enter_phase(&mut state, Phase::Serving);
+            state.interrupted = false;
+        }
+        self.arrived.notify(usize::MAX);
+    }
+
+    fn part(&self) {
+        let (sent, unsent, live) = {
+            let mut state = self.state();
+            self.enter_phase(&mut state, Phase::Parted);
+            state.carrier = None;
+            let sent = std::mem::take(&mut state.sent);
+            (sent, std::mem::take(&mut state.unsent), state.live.len())
+        };
+        self.told.wake_all();
+        // The successor has them, so nothing ends by this.
+        drop(sent);
+        if !unsent.is_empty() || live > 0 {
+            let (parked, busy) = (unsent.len(), live);
+            tracing::warn!(parked, busy, "connections that were not carried end here");
+        }
+        unsent.into_iter().for_each(|parked| part_from(parked.descriptor));
+    }
+
+    fn arrive(
+        &self,
+        name: &str,
+        parcels: Vec<Parcel>,
+        dropped: &mut Vec<OwnedFd>,
+    ) -> Result<CarryFate, CarryError> {
+        match self.read_states(name, &parcels) {
+            Ok((states, older)) => {
+                let items = parcels.into_iter().flat_map(|parcel| parcel.items).zip(states);
+                let parked = items.filter_map(|(item, state)| match item {
+                    Item::Connection { name, descriptor, .. } => {
+                        Some(Parked { name, descriptor, state })
+                    }
+                    Item::Memory { .. } => None,
+                });
+                self.state().waiting.extend(parked);
+                Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
+            }
+            Err(error) if self.may_be_lost => {
+                dropped.extend(descriptors_of(parcels));
+                Ok(CarryFate::Dropped { why: error.to_string() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<S: Carried> Connections<S> {
+    /// A state for each item, in their order; and the format that was converted, if one was.
+    fn read_states(
+        &self,
+        set: &str,
+        parcels: &[Parcel],
+    ) -> Result<(Vec<S>, Option<String>), CarryError> {
+        let (mut states, mut older) = (Vec::new(), None);
+        for Parcel { format, items } in parcels {
+            let no_format = || CarryError::Channel("connections of no format".into());
+            let decoder = self.reads.decoder(set, format.as_ref().ok_or_else(no_format)?)?;
+            for item in items {
+                let (name, bytes) = match item {
+                    Item::Connection { name, state, .. } => (name, state.bytes()),
+                    Item::Memory { key, .. } => {
+                        let words = format!("memory {key:?} among connections");
+                        return Err(CarryError::Channel(words));
+                    }
+                };
+                let state = (decoder.read)(bytes).map_err(|why| CarryError::Damaged {
+                    set: set.to_owned(),
+                    item: name.clone(),
+                    why,
+                })?;
+                states.push(state);
+            }
+            older = decoder.older.or(older);
+        }
+        Ok((states, older))
+    }
+
+    fn take_unsent(&self, is_last: bool) -> Taken<'_, S> {
+        let mut state = self.state();
+        let count = state.unsent.len().min(MOST_AT_ONCE);
+        let count = if is_last || count == MOST_AT_ONCE { count } else { 0 };
+        Taken { set: self, parked: state.unsent.drain(..count).collect() }
+    }
+}
+
+/// Parked connections that are being sent. Whatever happens, they count as sent after it: none
+/// is lost by an error or a panic.
+struct Taken<'a, S> {
+    set: &'a Connections<S>,
+    parked: Vec<Parked<S>>,
+}
+
+impl<S> Taken<'_, S> {
+    /// These go with another parcel.
+    fn put_back_from(&mut self, first: usize) {
+        let left = self.parked.split_off(first);
+        let mut state = self.set.state();
+        left.into_iter().rev().for_each(|parked| state.unsent.push_front(parked));
+    }
+}
+
+impl<S> Drop for Taken<'_, S> {
+    fn drop(&mut self) {
+        let is_sent = {
+            let mut state = self.set.state();
+            state.sent.append(&mut self.parked);
+            state.phase == Phase::CollectingIdle && state.unsent.len() < MOST_AT_ONCE
+        };
+        if is_sent {
+            self.set.changed.notify(usize::MAX);
+        }
+    }
+}
+
+/// From one wake-up of a few to the next, if they have not parked before.
+const A_FEW_PARK: Duration = Duration::from_micros(500);

@@ -1,0 +1,128 @@
+//! What handlers are told: one word, looked at without a lock.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::{Poll, ready};
+use std::time::Instant;
+
+use event_listener::{Event, IntoNotification};
+
+/// The word, and who waits for another one.
+pub(super) struct Told {
+    word: AtomicU8,
+    retold: Event,
+    /// Whether any handler has ever listened.
+    is_heard: AtomicBool,
+    /// From when on milliseconds are counted.
+    begun: Instant,
+}
+
+/// What handlers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    Serve,
+    /// Who is idle parks, and who is busy serves.
+    ParkIfIdle,
+    Park,
+    /// Another process serves.
+    Close,
+}
+
+/// When a request was last served on a connection, in milliseconds.
+#[derive(Debug)]
+pub(super) struct Served(AtomicU32);
+
+impl Told {
+    pub(super) fn new() -> Self {
+        Self {
+            word: AtomicU8::new(Word::Serve as u8),
+            retold: Event::new(),
+            is_heard: AtomicBool::new(false),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Nobody is woken by it.
+    pub(super) fn set(&self, word: Word) {
+        self.word.store(word as u8, Ordering::SeqCst);
+    }
+
+    /// Wakes that many of those that wait, in the order in which they began to.
+    pub(super) fn wake(&self, count: usize) {
+        self.retold.notify(count.additional());
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.retold.notify(usize::MAX);
+    }
+
+    /// Waits until handlers are told what makes it so.
+    pub(super) async fn wait(&self, is_so: impl Fn(&Self) -> bool) {
+        let mut listener = None;
+        poll_fn(|context| {
+            loop {
+                if is_so(self) {
+                    return Poll::Ready(());
+                }
+                let Some(retold) = &mut listener else {
+                    listener = Some(self.retold.listen());
+                    continue;
+                };
+                ready!(Pin::new(retold).poll(context));
+                listener = None;
+            }
+        })
+        .await;
+    }
+
+    pub(super) fn to_park(&self, served: &Served) -> bool {
+        match self.word.load(Ordering::SeqCst) {
+            word if word == Word::Serve as u8 => false,
+            word if word == Word::ParkIfIdle as u8 => self.is_idle(served),
+            _ => true,
+        }
+    }
+
+    pub(super) fn to_close(&self) -> bool {
+        self.word.load(Ordering::SeqCst) == Word::Close as u8
+    }
+
+    pub(super) fn is_listened_to(&self) {
+        self.is_heard.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_listeners(&self) -> bool {
+        self.is_heard.load(Ordering::Relaxed)
+    }
+
+    /// A connection that was served just now.
+    pub(super) fn served(&self) -> Served {
+        Served(AtomicU32::new(self.now()))
+    }
+
+    pub(super) fn note(&self, served: &Served) {
+        served.0.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_idle(&self, served: &Served) -> bool {
+        self.now().wrapping_sub(served.0.load(Ordering::Relaxed)) >= IDLE_MS
+    }
+
+    /// In milliseconds; it goes round after 49 days, and then a connection is taken for busy that
+    /// is not.
+    fn now(&self) -> u32 {
+        self.begun.elapsed().as_millis() as u32
+    }
+}
+
+#[cfg(test)]
+impl Told {
+    /// As if nothing had been served for long.
+    pub(super) fn forget(&self, served: &Served) {
+        served.0.store(self.now().wrapping_sub(10 * IDLE_MS), Ordering::SeqCst);
+    }
+}
+
+/// For so long no request was served on a connection that is idle.
+const IDLE_MS: u32 = 100;
