@@ -141,7 +141,9 @@ impl Server {
             }
             // What was read may hold whole requests: the process before this one may have left
             // them.
-            self.answer(connection).await?;
+            if !self.answer(connection).await? {
+                return Ok(Ending::ToldToPark);
+            }
             if !connection.output.is_empty() {
                 continue;
             }
@@ -159,9 +161,10 @@ impl Server {
     }
 
     /// Does the requests that were read, as far as they are whole. Once the gate has closed no
-    /// further one is begun: it stays in the input.
-    async fn answer(&self, connection: &mut Connection) -> io::Result<()> {
-        let Ok(_pass) = self.gate.enter() else { return Ok(()) };
+    /// further one is begun: it stays in the input, and the connection is to be parked, so that
+    /// whoever admits it next finds it.
+    async fn answer(&self, connection: &mut Connection) -> io::Result<bool> {
+        let Ok(_pass) = self.gate.enter() else { return Ok(false) };
         let mut pipeline = Pipeline::new(&self.store, self.build);
         while self.gate.is_open() && !connection.ends {
             match resp::take_request(&mut connection.input) {
@@ -182,7 +185,7 @@ impl Server {
         for reply in pipeline.finish().await {
             resp::put_reply(&mut connection.output, &reply)?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

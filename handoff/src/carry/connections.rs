@@ -55,7 +55,7 @@ use told::{Served, Told, Word};
 ///         while let Some(request) = client.next_request() {
 ///             let Ok(_pass) = gate.enter() else {
 ///                 client.put_back(request); // it was not begun
-///                 break;
+///                 return ticket.park(stream, client); // whoever serves next begins it
 ///             };
 ///             stream.answer(request).await; // to its end: a drain waits for the pass
 ///             ticket.served(); // so it is not idle: those are parked first
@@ -316,9 +316,10 @@ impl<S> Connections<S> {
     fn enter_phase(&self, state: &mut State<S>, phase: Phase) {
         state.phase = phase;
         self.told.set(match phase {
-            Phase::Held | Phase::Serving => Word::Serve,
+            Phase::Serving => Word::Serve,
             Phase::CollectingIdle => Word::ParkIfIdle,
-            Phase::Collecting | Phase::Stopping => Word::Park,
+            // Nothing is admitted: who parks is taken up once something is.
+            Phase::Held | Phase::Collecting | Phase::Stopping => Word::Park,
             Phase::Parted => Word::Close,
         });
     }

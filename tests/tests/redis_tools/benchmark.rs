@@ -26,7 +26,7 @@ impl Progress {
     }
 
     const fn is_far_from(self, before: Self) -> bool {
-        self.transactions >= before.transactions + 50 || self.hits >= before.hits + 20_000
+        self.transactions >= before.transactions + 25 || self.hits >= before.hits + 10_000
     }
 }
 

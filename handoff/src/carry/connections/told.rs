@@ -36,7 +36,7 @@ pub(super) struct Served(AtomicU32);
 impl Told {
     pub(super) fn new() -> Self {
         Self {
-            word: AtomicU8::new(Word::Serve as u8),
+            word: AtomicU8::new(Word::Park as u8),
             retold: Event::new(),
             is_heard: AtomicBool::new(false),
             begun: Instant::now(),
