@@ -352,16 +352,28 @@ impl<S> Connections<S> {
 }
 
 impl<S> State<S> {
+    /// Those that nobody has taken up yet go on as they came.
+    fn send_waiting(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.unsent.extend(waiting);
+        self.wake_carrier();
+    }
+
+    /// There may be enough for a parcel.
+    fn wake_carrier(&self) {
+        if self.unsent.len() >= MOST_AT_ONCE
+            && let Some(carrier) = &self.carrier
+        {
+            carrier.unpark();
+        }
+    }
+
     /// Gives it back where nobody will take it up any more.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
         match self.phase {
             Phase::CollectingIdle | Phase::Collecting => {
                 self.unsent.push_back(parked);
-                if self.unsent.len() >= MOST_AT_ONCE
-                    && let Some(carrier) = &self.carrier
-                {
-                    carrier.unpark();
-                }
+                self.wake_carrier();
             }
             // The drain that it parks for is over already.
             Phase::Held | Phase::Serving => self.waiting.push(parked),

@@ -128,10 +128,12 @@ impl<D: Drainable> Work<'_, D> {
         reach!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
-        let carrier = self.carrying.carrier.as_ref().map(Carrier::thread);
-        if let Some(carrier) = carrier {
-            carriage.send_idle(carrier, deadline);
+        if let Some(carrier) = &self.carrying.carrier {
+            carriage.send_idle(carrier.thread(), deadline);
         }
+        // One that was stopped with the swap, too: no gate has closed yet.
+        self.check_carrier()?;
+        let carrier = self.carrying.carrier.as_ref().map(Carrier::thread);
         // Before any gate closes: a connection that parks has to find where to.
         carriage.collect(carrier);
         let mut report = self.drainable.drain(deadline)?;
@@ -141,10 +143,8 @@ impl<D: Drainable> Work<'_, D> {
             report.open_conns_remaining = report.open_conns_remaining.max(count);
             (self.tell)(Outcome::Late(late));
         }
-        match self.carrying.carrier.take_if(|carrier| carrier.has_ended()) {
-            Some(failed) => failed.finish()?,
-            None => self.check_asked_for()?,
-        }
+        self.check_carrier()?;
+        self.check_asked_for()?;
         reach!(IncumbentDrained)?;
         Ok(report)
     }
@@ -168,6 +168,14 @@ impl<D: Drainable> Work<'_, D> {
             carrier.finish()?;
         }
         Ok((report, shards))
+    }
+
+    /// Why it has ended, if it has: it goes on until everything is sealed.
+    fn check_carrier(&mut self) -> Result<()> {
+        match self.carrying.carrier.take_if(|carrier| carrier.has_ended()) {
+            Some(failed) => failed.finish(),
+            None => Ok(()),
+        }
     }
 
     fn check_asked_for(&self) -> Result<()> {

@@ -51,9 +51,7 @@ impl<S: Carried> Set for Connections<S> {
             }
             self.enter_phase(&mut state, Phase::CollectingIdle);
             state.carrier = Some(carrier.clone());
-            // Those that nobody has taken up yet go on as they came.
-            let waiting = std::mem::take(&mut state.waiting);
-            state.unsent.extend(waiting);
+            state.send_waiting();
         }
     }
 
@@ -71,8 +69,11 @@ impl<S: Carried> Set for Connections<S> {
             // A few at a time: those that are busy have their turn in between.
             self.told.wake(WOKEN_AT_ONCE);
             let turn = Instant::now() + A_FEW_PARK;
-            if changed.wait_deadline(turn.min(limit)).is_none() && Instant::now() >= limit {
-                return;
+            if changed.wait_deadline(turn.min(limit)).is_none() {
+                if Instant::now() >= limit {
+                    return;
+                }
+                self.let_go_of_the_busy();
             }
         }
     }
@@ -82,8 +83,7 @@ impl<S: Carried> Set for Connections<S> {
             let mut state = self.state();
             self.enter_phase(&mut state, Phase::Collecting);
             state.carrier = carrier.cloned();
-            let waiting = std::mem::take(&mut state.waiting);
-            state.unsent.extend(waiting);
+            state.send_waiting();
         }
         self.told.wake_all();
     }
@@ -248,6 +248,18 @@ impl<S: Carried> Set for Connections<S> {
                 Ok(CarryFate::Dropped { why: error.to_string() })
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+impl<S> Connections<S> {
+    /// Who has got a request since it was counted among the idle is no longer waited for.
+    fn let_go_of_the_busy(&self) {
+        let mut state = self.state();
+        let State { live, awaited, .. } = &mut *state;
+        for live in live.values_mut().filter(|live| live.is_awaited) {
+            live.is_awaited = self.told.is_idle(&live.served);
+            *awaited -= usize::from(!live.is_awaited);
         }
     }
 }
