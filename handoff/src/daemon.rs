@@ -165,14 +165,14 @@ impl Daemon {
     /// role, adopts what was inherited, takes the lock, verifies what was opened against what
     /// was sealed, says that it is ready, and serves the control socket.
     ///
+    /// Connections that were not carried may still have handlers when it returns
+    /// [`Ended::Replaced`], and end with the process: give them the time with
+    /// [`Connections::wait_ended`](crate::carry::Connections::wait_ended).
+    ///
     /// # Errors
     ///
     /// Whatever failed before this process became the writer: the process that is to be
     /// replaced, if there is one, serves on. After that, as [`Incumbent::serve`].
-    ///
-    /// Connections that were not carried may still have handlers when it returns
-    /// [`Ended::Replaced`], and end with the process: see
-    /// [`Connections::wait_ended`](crate::carry::Connections::wait_ended).
     pub fn run<W, D: Drainable + 'static>(
         self,
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,

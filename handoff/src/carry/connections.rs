@@ -207,19 +207,31 @@ impl<S: Carried> Connections<S> {
     }
 
     /// Tells handlers to park, as a drain does: for a test of a daemon's, and whoever has no
-    /// [`Incumbent`](crate::Incumbent).
+    /// [`Incumbent`](crate::Incumbent). Does nothing while a swap is under way.
     pub fn close(&self) {
-        self.collect(None);
+        if !self.is_being_carried() {
+            self.collect(None);
+        }
     }
 
     /// Lets what is parked be taken up, as serving does; likewise.
     pub fn open(&self) {
-        self.take_back(true);
-        self.release();
+        if !self.is_being_carried() {
+            self.take_back(true);
+            self.release();
+        }
+    }
+
+    fn is_being_carried(&self) -> bool {
+        let state = self.state();
+        state.carrier.is_some() || !state.sent.is_empty() || state.phase == Phase::Parted
     }
 
     /// Counts a connection that was accepted. `name` is what the report of a drain calls it: the
     /// client's address, say.
+    ///
+    /// Accept and enter inside the gate, with a pass in hand: then a drain, which waits for the
+    /// pass, cannot overlook the connection.
     pub fn enter(self: &Arc<Self>, name: impl Into<String>) -> Ticket<S> {
         let mut state = self.state();
         self.ticket(&mut state, cut(name.into(), LONGEST_NAME))

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::frame::{FrameReader, LIVENESS_LIMIT, Link, write_message};
 use crate::machine::{Greeting, judge_hello};
 use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side, in_words};
 use crate::sys::memory::Sealed;
-use crate::sys::rights;
 use crate::sys::socket::{self, Peer, part_from};
+use crate::sys::{poll, rights};
 
 /// Receives on a thread of its own, from before the drain to the end.
 #[derive(Debug)]
@@ -81,9 +81,13 @@ impl Receiver {
             match channel.receive(&mut arrivals.sets) {
                 Ok(end) => arrivals.end = Ok(end),
                 Err(error) => {
+                    // Of an incumbent that has died this process may be all there is.
+                    let is_over = poll::is_ready(channel.stream.as_fd(), PollFlags::RDHUP);
                     if !channel.cancel.is_cancelled() {
                         tracing::error!(%error, "what the incumbent carries cannot be received");
-                        give_up(&error);
+                        if !is_over.unwrap_or(true) {
+                            give_up(&error);
+                        }
                     }
                     arrivals.end = Err(error);
                 }

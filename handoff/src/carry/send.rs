@@ -12,7 +12,7 @@ use rustix::event::PollFlags;
 
 use crate::carry::claim::Claim;
 use crate::carry::set::Carriage;
-use crate::carry::wire::Note;
+use crate::carry::wire::{Note, SetWords};
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
@@ -26,6 +26,7 @@ use crate::sys::rights;
 pub(crate) struct Channel {
     stream: UnixStream,
     claim: Arc<Claim>,
+    offered: Vec<SetWords>,
 }
 
 impl Channel {
@@ -33,9 +34,10 @@ impl Channel {
     /// sent before has room for it.
     pub(crate) fn open(stream: UnixStream, carriage: &Carriage<'_>) -> Result<Self> {
         let claim = Claim::new()?;
-        let offer = encode(PROTO_MIN, &Note::Offer { sets: carriage.words() })?;
+        let offered = carriage.words();
+        let offer = encode(PROTO_MIN, &Note::Offer { sets: offered.clone() })?;
         match rights::send_with(&stream, &offer, &[claim.as_fd()]) {
-            Ok(sent) if sent == offer.len() => Ok(Self { stream, claim: Arc::new(claim) }),
+            Ok(sent) if sent == offer.len() => Ok(Self { stream, claim: Arc::new(claim), offered }),
             Ok(_) => Err(PeerMisbehaved::DoesNotRead.into()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 Err(PeerMisbehaved::DoesNotRead.into())
@@ -212,6 +214,10 @@ impl Drop for Carrier {
 }
 
 fn carry(carriage: &Carriage<'_>, channel: &Channel, shared: &Shared) -> Result<()> {
+    if carriage.words() != channel.offered {
+        let words = "the daemon has other sets than when the successor asked".to_owned();
+        return Err(CarryError::Channel(words).into());
+    }
     let mut sent = vec![0; carriage.len()];
     loop {
         let is_sealed = shared.is_sealed.load(Ordering::SeqCst);

@@ -82,6 +82,7 @@ pub trait Drainable: Send + Sync {
     /// What goes to the next process without being closed or rebuilt: the library sends it
     /// there between [`drain`](Self::drain) and [`seal`](Self::seal), and gives it back where the
     /// swap is given up. The names tell the sets apart; the next build finds them by these.
+    /// It is asked several times in a swap: the same sets in the same order, each time.
     fn carriage(&self) -> Carriage<'_> {
         Carriage::new()
     }

@@ -144,6 +144,11 @@ impl Swap {
         self.machine.handoff_id
     }
 
+    /// It says so in its hello. Whether that arrives, the successor tells.
+    pub(super) const fn incumbent_carries(&mut self) {
+        self.learnt.carried.not_asked_for = true;
+    }
+
     pub(super) const fn successor_pid(&self) -> u32 {
         self.successor_pid
     }

@@ -34,6 +34,9 @@ pub struct CarryReport {
     pub late: LateConnections,
     /// What arrived in the successor, in the incumbent's declared order; empty before it said.
     pub sets: Vec<CarriedSet>,
+    /// The incumbent carries something, and the successor has not said that it got anything: at
+    /// a commit those connections are closed, since the incumbent may lose them.
+    pub not_asked_for: bool,
 }
 
 /// Connections that were not parked when the grace of a drain was over.
@@ -76,6 +79,9 @@ impl fmt::Display for CarryReport {
                 CarryFate::Converted { from } => writeln!(f, "converted from {from}")?,
                 CarryFate::Dropped { why } => writeln!(f, "dropped: {why}")?,
             }
+        }
+        if self.not_asked_for {
+            writeln!(f, "nothing was carried: the successor did not ask for it")?;
         }
         match self.late.count() {
             0 => Ok(()),

@@ -291,7 +291,7 @@ impl Supervisor {
                 return Err(self.not_begun(handoff_id, error));
             }
         };
-        let swap = Swap::new(
+        let mut swap = Swap::new(
             Machine::new(handoff_id),
             peers,
             pulse,
@@ -302,6 +302,9 @@ impl Supervisor {
             self.observer.clone(),
             self.journal.clone(),
         );
+        if incumbent_hello.capabilities.carries() {
+            swap.incumbent_carries();
+        }
         pass!(SupervisorPaired);
         Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
     }

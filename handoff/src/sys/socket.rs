@@ -254,8 +254,9 @@ impl Peer {
 }
 
 const BACKLOG: i32 = 1024;
-/// How unpublished sockets are called: this, the pid, a dash, a count.
+/// Reads of 4 KiB that may lie unread in a connection that is closed.
 const MOST_UNWANTED: usize = 256;
+/// How unpublished sockets are called: this, the pid, a dash, a count.
 const HIDDEN: &str = ".handoff-";
 
 #[cfg(test)]

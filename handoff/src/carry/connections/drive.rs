@@ -56,24 +56,30 @@ impl<S: Carried> Set for Connections<S> {
     }
 
     fn wait_idle(&self, limit: Instant) {
+        let (mut woken, mut turns_of_nobody) = (0, 0);
         loop {
             let changed = self.changed.listen();
             {
                 let state = self.state();
                 let is_sent = state.unsent.len() < MOST_AT_ONCE;
                 let is_over = state.awaited == 0 && is_sent || state.interrupted;
-                if is_over || state.phase != Phase::CollectingIdle {
+                let is_told = woken >= state.live.len() && turns_of_nobody >= TURNS_OF_NOBODY;
+                if is_over || is_told || state.phase != Phase::CollectingIdle {
                     return;
                 }
             }
             // A few at a time: those that are busy have their turn in between.
             self.told.wake(WOKEN_AT_ONCE);
+            woken += WOKEN_AT_ONCE;
             let turn = Instant::now() + A_FEW_PARK;
             if changed.wait_deadline(turn.min(limit)).is_none() {
                 if Instant::now() >= limit {
                     return;
                 }
+                turns_of_nobody += 1;
                 self.let_go_of_the_busy();
+            } else {
+                turns_of_nobody = 0;
             }
         }
     }
@@ -334,3 +340,5 @@ impl<S> Drop for Taken<'_, S> {
 
 /// From one wake-up of a few to the next, if they have not parked before.
 const A_FEW_PARK: Duration = Duration::from_micros(500);
+/// All were told, and who has not parked since is busy with a long request.
+const TURNS_OF_NOBODY: u32 = 16;

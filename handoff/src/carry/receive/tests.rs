@@ -15,6 +15,8 @@ use crate::protocol::{MOST_SETS, PROTO_MIN};
 use crate::sys::memory;
 use crate::sys::rights::MOST_AT_ONCE;
 
+mod asking;
+
 /// An incumbent that says what it is told to.
 struct Incumbent {
     stream: UnixStream,

@@ -196,7 +196,10 @@ impl Swap {
                     advertised_revision_per_shard: advertised_revision_per_shard.clone(),
                 });
             }
-            Message::Carried { sets, .. } => self.learnt.carried.sets.clone_from(sets),
+            Message::Carried { sets, .. } => {
+                self.learnt.carried.sets.clone_from(sets);
+                self.learnt.carried.not_asked_for = false;
+            }
             Message::Serving { generation, .. } => self.learnt.generation = *generation,
             _ => {}
         }

@@ -75,7 +75,13 @@ fn where_they_may_be_lost_they_are_closed_in_order_and_the_report_says_why() {
         fleet.halves[0].line.assert_closed();
         match why {
             Some(why) => assert_dropped(&cluster.carried, fleet.count(), &why),
-            None => assert_eq!(cluster.carried, CarryReport::default(), "it was not asked"),
+            None => {
+                let not_asked_for = true;
+                assert_eq!(
+                    cluster.carried,
+                    CarryReport { not_asked_for, ..CarryReport::default() }
+                );
+            }
         }
         let next = another(&mut cluster, &["carry=may-be-lost"]);
         cluster.swap_to(&next).expect("they may be lost again");
@@ -96,5 +102,6 @@ fn assert_dropped(report: &CarryReport, count: usize, why: &CarryError) {
         fate: CarryFate::Dropped { why: why.to_string() },
     };
     assert_eq!(*clients, expected);
+    assert!(!report.not_asked_for, "{report}");
     assert!(bytes > 0, "{report}");
 }
