@@ -118,6 +118,8 @@ struct State<S> {
     live: HashMap<u64, Live>,
     /// How many of them are awaited while the others are still served.
     awaited: usize,
+    /// Those of them that were not woken yet.
+    unwoken: Vec<Arc<Served>>,
     next_key: u64,
     carrier: Option<Thread>,
     /// Parked, and not sent.
@@ -168,6 +170,7 @@ impl<S: Carried> Connections<S> {
                 interrupted: false,
                 live: HashMap::new(),
                 awaited: 0,
+                unwoken: Vec::new(),
                 next_key: 0,
                 carrier: None,
                 unsent: VecDeque::new(),
@@ -334,6 +337,13 @@ impl<S> Connections<S> {
             Phase::Held | Phase::Collecting | Phase::Stopping => Word::Park,
             Phase::Parted => Word::Close,
         });
+    }
+
+    /// Every handler looks at what it is told.
+    fn wake_all(&self) {
+        let live: Vec<_> =
+            self.state().live.values().map(|live| Arc::clone(&live.served)).collect();
+        live.iter().for_each(|served| served.wake());
     }
 
     /// A handler has ended, with or without its connection.

@@ -132,8 +132,10 @@ impl Gate {
 
     /// Waits until the gate is closed. Runs on any executor.
     ///
-    /// An idle connection waits for it beside its socket. To wait costs a lock once, when the
-    /// future is first polled: keep one future a connection rather than one a request.
+    /// An idle connection waits for it beside its socket. Each poll takes a lock that all who wait
+    /// have in common; a new future besides registers anew: keep one a connection rather than one
+    /// a request. Connections that are carried wait for
+    /// [`Ticket::told_to_park`](crate::carry::Ticket::told_to_park) instead, which has a lock each.
     pub async fn closed(&self) {
         self.turned_to(false).await;
     }

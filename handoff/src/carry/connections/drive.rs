@@ -1,6 +1,7 @@
 //! What the library does with connections, in the order of a swap.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -43,12 +44,15 @@ impl<S: Carried> Set for Connections<S> {
         }
         {
             let mut state = self.state();
-            let State { live, awaited, .. } = &mut *state;
-            *awaited = 0;
+            let State { live, awaited, unwoken, .. } = &mut *state;
+            unwoken.clear();
             for live in live.values_mut() {
                 live.is_awaited = self.told.is_idle(&live.served);
-                *awaited += usize::from(live.is_awaited);
+                if live.is_awaited {
+                    unwoken.push(Arc::clone(&live.served));
+                }
             }
+            *awaited = unwoken.len();
             self.enter_phase(&mut state, Phase::CollectingIdle);
             state.carrier = Some(carrier.clone());
             state.send_waiting();
@@ -56,21 +60,22 @@ impl<S: Carried> Set for Connections<S> {
     }
 
     fn wait_idle(&self, limit: Instant) {
-        let (mut woken, mut turns_of_nobody) = (0, 0);
+        let mut turns_of_nobody = 0;
         loop {
             let changed = self.changed.listen();
-            {
-                let state = self.state();
+            let woken = {
+                let mut state = self.state();
                 let is_sent = state.unsent.len() < MOST_AT_ONCE;
                 let is_over = state.awaited == 0 && is_sent || state.interrupted;
-                let is_told = woken >= state.live.len() && turns_of_nobody >= TURNS_OF_NOBODY;
+                let is_told = state.unwoken.is_empty() && turns_of_nobody >= TURNS_OF_NOBODY;
                 if is_over || is_told || state.phase != Phase::CollectingIdle {
                     return;
                 }
-            }
+                let left = state.unwoken.len().saturating_sub(WOKEN_AT_ONCE);
+                state.unwoken.split_off(left)
+            };
             // A few at a time: those that are busy have their turn in between.
-            self.told.wake(WOKEN_AT_ONCE);
-            woken += WOKEN_AT_ONCE;
+            woken.iter().for_each(|served| served.wake());
             let turn = Instant::now() + A_FEW_PARK;
             if changed.wait_deadline(turn.min(limit)).is_none() {
                 if Instant::now() >= limit {
@@ -91,7 +96,7 @@ impl<S: Carried> Set for Connections<S> {
             state.carrier = carrier.cloned();
             state.send_waiting();
         }
-        self.told.wake_all();
+        self.wake_all();
     }
 
     fn wait_parked(&self, deadline: Instant) -> Vec<String> {
@@ -200,7 +205,7 @@ impl<S: Carried> Set for Connections<S> {
             self.enter_phase(&mut state, Phase::Stopping);
             std::mem::take(&mut state.waiting)
         };
-        self.told.wake_all();
+        self.wake_all();
         waiting.into_iter().for_each(|parked| part_from(parked.descriptor));
     }
 
@@ -221,7 +226,7 @@ impl<S: Carried> Set for Connections<S> {
             let sent = std::mem::take(&mut state.sent);
             (sent, std::mem::take(&mut state.unsent), state.live.len())
         };
-        self.told.wake_all();
+        self.wake_all();
         // The successor has them, so nothing ends by this.
         drop(sent);
         if !unsent.is_empty() || live > 0 {

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::told::{Served, Told};
+use super::told::Served;
 use super::{Connections, Late};
 use crate::carry::format::Carried;
 
@@ -51,14 +51,14 @@ impl<S: Carried> Ticket<S> {
     /// Waits until the connection is to be parked: a drain has begun. [`Gate::closed`] says so
     /// too, and later: it does not tell who is idle from who is busy. Runs on any executor.
     ///
-    /// To wait costs a lock once, when it is first polled: keep one future a connection rather
-    /// than one a request.
+    /// Keep one future a connection rather than one a request: to poll it costs a lock that nobody
+    /// else has, a new one an allocation besides.
     ///
     /// [`Gate::closed`]: crate::Gate::closed
     pub fn told_to_park(&self) -> impl Future<Output = ()> + Send + use<S> {
         self.set.told.is_listened_to();
         let (set, served) = (Arc::clone(&self.set), Arc::clone(&self.served));
-        async move { set.told.wait(|told| told.to_park(&served)).await }
+        async move { served.wait(|| set.told.to_park(&served)).await }
     }
 
     /// Whether the connection is to be parked at its next request boundary.
@@ -71,10 +71,10 @@ impl<S: Carried> Ticket<S> {
     /// Waits until another process serves and this connection was not carried: its handler
     /// closes it. Never with [`Late::Finish`]. Runs on any executor.
     pub fn told_to_close(&self) -> impl Future<Output = ()> + Send + use<S> {
-        let set = Arc::clone(&self.set);
+        let (set, served) = (Arc::clone(&self.set), Arc::clone(&self.served));
         async move {
             match set.late {
-                Late::Close => set.told.wait(Told::to_close).await,
+                Late::Close => served.wait(|| set.told.to_close()).await,
                 Late::Finish => pending().await,
             }
         }

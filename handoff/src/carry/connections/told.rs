@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Poll, ready};
 use std::time::Instant;
 
-use event_listener::{Event, IntoNotification};
+use event_listener::Event;
 
-/// The word, and who waits for another one.
+/// The word that is for all of them.
 pub(super) struct Told {
     word: AtomicU8,
-    retold: Event,
     /// Whether any handler has ever listened.
     is_heard: AtomicBool,
     /// From when on milliseconds are counted.
@@ -29,15 +28,20 @@ pub(super) enum Word {
     Close,
 }
 
-/// When a request was last served on a connection, in milliseconds.
+/// What a handler is woken by, and what it says of itself.
 #[derive(Debug)]
-pub(super) struct Served(AtomicU32);
+pub(super) struct Served {
+    /// When a request was last served on the connection, in milliseconds.
+    at: AtomicU32,
+    /// There is another word. Each connection has its own, since every poll takes the lock in
+    /// it: on one for all of them the threads of a runtime would meet with every request.
+    retold: Event,
+}
 
 impl Told {
     pub(super) fn new() -> Self {
         Self {
             word: AtomicU8::new(Word::Park as u8),
-            retold: Event::new(),
             is_heard: AtomicBool::new(false),
             begun: Instant::now(),
         }
@@ -46,34 +50,6 @@ impl Told {
     /// Nobody is woken by it.
     pub(super) fn set(&self, word: Word) {
         self.word.store(word as u8, Ordering::SeqCst);
-    }
-
-    /// Wakes that many of those that wait, in the order in which they began to.
-    pub(super) fn wake(&self, count: usize) {
-        self.retold.notify(count.additional());
-    }
-
-    pub(super) fn wake_all(&self) {
-        self.retold.notify(usize::MAX);
-    }
-
-    /// Waits until handlers are told what makes it so.
-    pub(super) async fn wait(&self, is_so: impl Fn(&Self) -> bool) {
-        let mut listener = None;
-        poll_fn(|context| {
-            loop {
-                if is_so(self) {
-                    return Poll::Ready(());
-                }
-                let Some(retold) = &mut listener else {
-                    listener = Some(self.retold.listen());
-                    continue;
-                };
-                ready!(Pin::new(retold).poll(context));
-                listener = None;
-            }
-        })
-        .await;
     }
 
     pub(super) fn to_park(&self, served: &Served) -> bool {
@@ -98,15 +74,15 @@ impl Told {
 
     /// A connection that was served just now.
     pub(super) fn served(&self) -> Served {
-        Served(AtomicU32::new(self.now()))
+        Served { at: AtomicU32::new(self.now()), retold: Event::new() }
     }
 
     pub(super) fn note(&self, served: &Served) {
-        served.0.store(self.now(), Ordering::Relaxed);
+        served.at.store(self.now(), Ordering::Relaxed);
     }
 
     pub(super) fn is_idle(&self, served: &Served) -> bool {
-        self.now().wrapping_sub(served.0.load(Ordering::Relaxed)) >= IDLE_MS
+        self.now().wrapping_sub(served.at.load(Ordering::Relaxed)) >= IDLE_MS
     }
 
     /// In milliseconds; it goes round after 49 days, and then a connection is taken for busy that
@@ -116,11 +92,36 @@ impl Told {
     }
 }
 
+impl Served {
+    pub(super) fn wake(&self) {
+        self.retold.notify(usize::MAX);
+    }
+
+    /// Waits until the handler is told what makes it so.
+    pub(super) async fn wait(&self, is_so: impl Fn() -> bool) {
+        let mut listener = None;
+        poll_fn(|context| {
+            loop {
+                if is_so() {
+                    return Poll::Ready(());
+                }
+                let Some(retold) = &mut listener else {
+                    listener = Some(self.retold.listen());
+                    continue;
+                };
+                ready!(Pin::new(retold).poll(context));
+                listener = None;
+            }
+        })
+        .await;
+    }
+}
+
 #[cfg(test)]
 impl Told {
     /// As if nothing had been served for long.
     pub(super) fn forget(&self, served: &Served) {
-        served.0.store(self.now().wrapping_sub(10 * IDLE_MS), Ordering::SeqCst);
+        served.at.store(self.now().wrapping_sub(10 * IDLE_MS), Ordering::SeqCst);
     }
 }
 

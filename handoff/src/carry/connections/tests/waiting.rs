@@ -229,6 +229,32 @@ fn those_that_are_idle_are_told_to_park_before_those_that_are_busy() {
     assert_eq!(sent, ["idle", "busy"]);
 }
 
+/// Whoever is woken for nothing gets slower by it.
+#[test]
+fn those_that_are_busy_are_not_woken_while_the_idle_go_ahead() {
+    let alarms: [Arc<Alarm>; 2] = Default::default();
+    let wakers = alarms.clone().map(Waker::from);
+    let mut contexts = wakers.each_ref().map(Context::from_waker);
+    let set = serving();
+    let (busy, idle) = (set.enter("busy"), idle(&set));
+    let mut told = [Box::pin(busy.told_to_park()), Box::pin(idle.told_to_park())];
+    for (told, context) in told.iter_mut().zip(&mut contexts) {
+        assert!(told.as_mut().poll(context).is_pending());
+    }
+    // On a slow machine the busy one may be taken for idle.
+    for _ in 0..1000 {
+        busy.served();
+        set.collect_idle(&thread::current());
+        if set.state().awaited == 1 {
+            break;
+        }
+    }
+    set.wait_idle(Instant::now());
+    assert_eq!(alarms.each_ref().map(|alarm| alarm.0.load(Ordering::SeqCst)), [0, 1]);
+    set.collect(None);
+    assert!(alarms.iter().all(|alarm| alarm.0.load(Ordering::SeqCst) == 1));
+}
+
 #[test]
 fn those_that_are_idle_are_waited_for_until_the_limit_or_an_abort() {
     let set = serving();
