@@ -157,13 +157,32 @@ impl Client {
     }
 }
 
-/// How long a connection waited for an answer.
+/// How long a connection waited for an answer, at the longest.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Waited {
+    /// Between two answers of the old process.
+    pub(crate) before: Duration,
     /// From the last answer of the old process to the first of the new one.
     pub(crate) pause: Duration,
+    /// Between two answers of the new process.
+    pub(crate) after: Duration,
+}
+
+impl Waited {
     /// Between any two answers.
-    pub(crate) longest: Duration,
+    pub(crate) fn longest(&self) -> Duration {
+        self.before.max(self.pause).max(self.after)
+    }
+
+    fn note(&mut self, gap: Duration, is_first_of_its_process: bool) {
+        if is_first_of_its_process {
+            self.pause = gap;
+        } else if self.pause.is_zero() {
+            self.before = self.before.max(gap);
+        } else {
+            self.after = self.after.max(gap);
+        }
+    }
 }
 
 /// What the busy clients are told, and tell, while they are busy.
@@ -262,11 +281,8 @@ impl Busy<'_> {
     fn hear(&mut self, watch: &Watch) -> io::Result<()> {
         let answer = self.client.answer()?;
         let now = Instant::now();
-        let gap = now - self.answered;
-        self.waited.longest = self.waited.longest.max(gap);
-        if self.by.replace(answer.pid).is_some_and(|last| last != answer.pid) {
-            self.waited.pause = gap;
-        }
+        let is_another = self.by.replace(answer.pid).is_some_and(|last| last != answer.pid);
+        self.waited.note(now - self.answered, is_another);
         self.answered = now;
         if answer.pid == watch.pid.load(Ordering::SeqCst) {
             self.count += 1;

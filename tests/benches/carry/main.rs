@@ -14,9 +14,9 @@ mod report;
 
 use std::io;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use clients::{Clients, Faults};
+use clients::{Clients, Faults, Waited};
 use daemon::Daemon;
 use handoff::Result;
 use report::{Series, Target, Targets, Times, median};
@@ -77,8 +77,12 @@ struct Variant {
     pause: Series,
     /// Of the slowest.
     slowest: Series,
-    /// Between any two answers, of the connection in the middle: also while idle connections are
-    /// sent ahead.
+    /// Between two answers of the old process, of the connection in the middle: idle connections
+    /// are sent ahead meanwhile.
+    before: Series,
+    /// Between two answers of the new process: idle connections are taken up meanwhile.
+    after: Series,
+    /// Between any two answers.
     longest: Series,
     phases: [Series; 4],
 }
@@ -94,14 +98,16 @@ impl Variant {
             clients,
             pause: Series::new(format!("{name}: median connection")),
             slowest: Series::new(format!("{name}: slowest connection")),
-            longest: Series::new(format!("{name}: longest gap before, in or after it")),
+            before: Series::new(format!("{name}: longest gap before")),
+            after: Series::new(format!("{name}: longest gap after")),
+            longest: Series::new(format!("{name}: longest gap of all")),
             phases: phases.map(|phase| Series::new(format!("{name}: {phase}"))),
             name,
         })
     }
 
     fn swap(&mut self) -> Result<()> {
-        let Self { daemon, clients, pause, slowest, longest, phases, .. } = self;
+        let Self { daemon, clients, pause, slowest, before, after, longest, phases, .. } = self;
         let (swapped, waited) = clients.keep_busy(|watch| -> Result<_> {
             watch.begin(daemon.pid())?;
             let swapped = daemon.swap()?;
@@ -112,11 +118,12 @@ impl Variant {
         if swapped.carried < clients.len() as u64 {
             println!("{}: {} of {} were carried", self.name, swapped.carried, clients.len());
         }
-        let pauses: Vec<_> = waited.iter().map(|waited| waited.pause).collect();
-        let gaps: Vec<_> = waited.iter().map(|waited| waited.longest).collect();
-        pause.push(median(&pauses));
-        slowest.push(pauses.into_iter().max().unwrap_or_default());
-        longest.push(median(&gaps));
+        let each = |of: fn(&Waited) -> Duration| waited.iter().map(of).collect::<Vec<_>>();
+        pause.push(median(&each(|waited| waited.pause)));
+        slowest.push(each(|waited| waited.pause).into_iter().max().unwrap_or_default());
+        before.push(median(&each(|waited| waited.before)));
+        after.push(median(&each(|waited| waited.after)));
+        longest.push(median(&each(Waited::longest)));
         let took = swapped.phases;
         for (series, took) in phases.iter_mut().zip([took.drain, took.seal, took.open, took.commit])
         {
@@ -154,11 +161,16 @@ fn run(effort: &Effort, measured: bool) -> Result<Verdict> {
         }
         turns.rotate_left(1);
     }
-    let [many, _, few, small, large] = &variants;
+    let [many, same, few, small, large] = &variants;
     let added = |more: &Variant| more.pause.pairwise(&few.pause, |more, few| more - few);
-    let per_bare = added(many).into_iter().zip(bare.values()).map(|(added, bare)| added / bare);
+    let added_to_any = many.longest.pairwise(&few.longest, |more, few| more - few);
+    let per_bare = |added: Vec<f64>| {
+        added.into_iter().zip(bare.values()).map(|(added, bare)| added / bare).collect()
+    };
+    let carrying = format!("carrying {count}");
     let targets = [
-        Target::new(format!("carrying {count}: added / bare"), per_bare.collect(), "", 3.0),
+        Target::new(format!("{carrying}: added / bare"), per_bare(added(many)), "", 3.0),
+        Target::new(format!("{carrying}: of any gap, so"), per_bare(added_to_any), "", 3.0),
         Target::new(format!("{}: added", large.name), added(large), " ms", 5.0),
         Target::new(
             format!("{}: added beside the smaller", large.name),
@@ -171,8 +183,11 @@ fn run(effort: &Effort, measured: bool) -> Result<Verdict> {
     if measured {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         println!("{rounds} rounds, {:.0?}, load {load}", start.elapsed());
-        let pauses = variants.iter().flat_map(|one| [&one.pause, &one.slowest, &one.longest]);
+        let pauses = variants.iter().flat_map(|one| [&one.pause, &one.slowest]);
         println!("pauses\n{}\n", Times(pauses.chain([&bare]).collect()));
+        let around = [many, same].into_iter();
+        let around = around.flat_map(|one| [&one.before, &one.after, &one.longest]);
+        println!("around the pause, median connection\n{}\n", Times(around.collect()));
         let phases = [many, few].into_iter().flat_map(|one| &one.phases);
         println!("of which, as the supervisor sees it\n{}\n", Times(phases.collect()));
         println!("{}\n", Targets(&targets));
