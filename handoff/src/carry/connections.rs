@@ -34,7 +34,7 @@ use told::{Served, Told, Word};
 /// after a swap that was given up this one does, by the very same road:
 ///
 /// ```
-/// # use std::sync::Arc;
+/// # use std::{pin::pin, sync::Arc};
 /// # use handoff::Gate;
 /// # use handoff::carry::{Arrival, Carried, Connections, Ticket};
 /// # use serde::{Deserialize, Serialize};
@@ -51,6 +51,7 @@ use told::{Served, Told, Word};
 /// # async fn select<T>(_: impl Future<Output = ()>, _: impl Future<Output = T>) -> Option<T> { None }
 /// # fn spawn(_: impl Future<Output = ()>) {}
 /// async fn serve(gate: Arc<Gate>, mut stream: Stream, mut client: Client, ticket: Ticket<Client>) {
+///     let mut told_to_park = pin!(ticket.told_to_park());
 ///     loop {
 ///         while let Some(request) = client.next_request() {
 ///             let Ok(_pass) = gate.enter() else {
@@ -61,7 +62,7 @@ use told::{Served, Told, Word};
 ///             ticket.served(); // so it is not idle: those are parked first
 ///         }
 ///         // Waiting for more may be cut short, a request that was begun may not.
-///         match select(ticket.told_to_park(), stream.read_more(&mut client)).await {
+///         match select(&mut told_to_park, stream.read_more(&mut client)).await {
 ///             None => return ticket.park(stream, client),
 ///             Some(true) => {}
 ///             Some(false) => return, // the client has closed

@@ -94,6 +94,8 @@ impl<S: Carried> Set for Connections<S> {
             let mut state = self.state();
             self.enter_phase(&mut state, Phase::Collecting);
             state.carrier = carrier.cloned();
+            // From here on all of them are woken.
+            state.unwoken.clear();
             state.send_waiting();
         }
         self.wake_all();
