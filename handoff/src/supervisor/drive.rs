@@ -466,11 +466,12 @@ impl Drop for Swap {
     }
 }
 
-/// A value that nobody else sends: eight of the random bytes of the identifier.
+/// A value that nobody else sends: eight of the random bytes of the identifier. Whoever made it
+/// up, the value is neither 0 nor a time, as other heartbeats are.
 pub(super) fn echo_value(id: HandoffId) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&id.as_bytes()[8..]);
-    u64::from_le_bytes(bytes)
+    u64::from_le_bytes(bytes) | NO_TIME
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -480,3 +481,21 @@ fn milliseconds(duration: Duration) -> u64 {
 /// How long an undo may take before it is reported as not confirmed.
 const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// Milliseconds since the epoch do not reach it.
+const NO_TIME: u64 = 1 << 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An incumbent whose hook runs sends 0, and echoes the times of this process's pulse.
+    #[test]
+    fn no_other_heartbeat_is_taken_for_the_echo_whatever_the_swap_is_called() {
+        for byte in [0, 1, 0x7f, 0xff] {
+            let echo = echo_value(HandoffId::from_bytes([byte; 16]));
+            assert!(echo > u64::try_from(i64::MAX).unwrap_or_default(), "{byte}: {echo}");
+        }
+        let [one, another] = [HandoffId::new(), HandoffId::new()].map(echo_value);
+        assert_ne!(one, another);
+    }
+}

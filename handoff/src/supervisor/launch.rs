@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 
 use crate::error::{LaunchError, Result};
+use crate::protocol::HandoffId;
 use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;
@@ -39,6 +40,10 @@ pub struct SpawnSpec {
     /// From the start of a first daemon until it serves: opening its data is part of it. 5
     /// minutes by default.
     pub start_limit: Duration,
+    /// What the swap is called: for whoever tells somebody its name before it is begun. It names
+    /// one swap and has to be [new](HandoffId::new) for each, also where the one before came to
+    /// nothing. None by default: each swap gets a new one.
+    pub handoff_id: Option<HandoffId>,
 }
 
 impl SpawnSpec {
@@ -53,6 +58,7 @@ impl SpawnSpec {
             drain_grace: Duration::from_secs(60),
             hello_limit: Duration::from_secs(10),
             start_limit: Duration::from_secs(300),
+            handoff_id: None,
         }
     }
 

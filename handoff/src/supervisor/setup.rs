@@ -235,7 +235,7 @@ impl Supervisor {
     pub fn pair(&self, spec: SpawnSpec) -> Result<Session<Paired>> {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
-        let handoff_id = HandoffId::new();
+        let handoff_id = spec.handoff_id.unwrap_or_else(HandoffId::new);
         if self.left != Left::default() {
             tracing::warn!("the journal names what another supervisor left: adopt it first");
         }
