@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -95,6 +96,8 @@ impl Launch for Exec {
 #[derive(Debug)]
 pub struct LaunchRequest<'a> {
     spec: &'a SpawnSpec,
+    /// Executed in place of the binary.
+    program: Option<PathBuf>,
     listeners: &'a [(String, OwnedFd)],
     /// The successor's end of its control connection; none in a cold start.
     control: Option<OwnedFd>,
@@ -106,13 +109,29 @@ impl<'a> LaunchRequest<'a> {
         listeners: &'a [(String, OwnedFd)],
         control: Option<OwnedFd>,
     ) -> Self {
-        Self { spec, listeners, control }
+        Self { spec, program: None, listeners, control }
     }
 
     /// What is asked for.
     #[must_use]
     pub const fn spec(&self) -> &SpawnSpec {
         self.spec
+    }
+
+    /// Executes the file at that path in place of [`SpawnSpec::binary`], which stays the first
+    /// argument and the name in errors. It is not searched for in `PATH`.
+    ///
+    /// For whoever has checked a file and wants that one executed, whatever lies at the binary's
+    /// path by then: it is `/proc/PID/fd/N` for a descriptor of the process `PID`, which has to
+    /// stay open until the process is started. A script is opened by its interpreter, which is
+    /// passed this path: there it has to stay open until the interpreter has read it, and `PID`
+    /// may not be `self`.
+    #[must_use]
+    pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        let is_bare = is_searched_for(&program);
+        self.program = Some(if is_bare { Path::new(".").join(program) } else { program });
+        self
     }
 
     /// Starts it, after `configure` has had its way with the command. Environment,
@@ -123,8 +142,10 @@ impl<'a> LaunchRequest<'a> {
     /// [`LaunchError`].
     pub fn spawn(self, configure: impl FnOnce(&mut Command)) -> Result<Child> {
         let binary = &self.spec.binary;
-        check_binary(binary)?;
-        let mut command = Command::new(binary);
+        let program = self.program.as_ref().unwrap_or(binary);
+        check_binary(program, binary)?;
+        let mut command = Command::new(program);
+        command.arg0(binary);
         command.args(&self.spec.args).envs(self.spec.env.iter().map(|(name, value)| (name, value)));
         for stale in [CONTROL_VARIABLE, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"] {
             command.env_remove(stale);
@@ -179,27 +200,33 @@ fn number_of(index: usize) -> Result<RawFd> {
     Ok(number.ok_or(LaunchError::TooManyListeners(index))?)
 }
 
-fn check_binary(binary: &Path) -> Result<(), LaunchError> {
-    if binary.components().count() < 2 && !binary.is_absolute() {
-        return Ok(()); // searched for in PATH, by the spawn itself
+/// In `PATH`, by the spawn itself.
+fn is_searched_for(binary: &Path) -> bool {
+    binary.components().count() < 2 && !binary.is_absolute()
+}
+
+/// What is executed, and how it is called in errors.
+fn check_binary(program: &Path, binary: &Path) -> Result<(), LaunchError> {
+    if is_searched_for(program) {
+        return Ok(());
     }
     let path = || binary.to_owned();
-    match std::fs::metadata(binary) {
+    match std::fs::metadata(program) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LaunchError::Missing(path())),
         Err(source) => Err(LaunchError::Exec { path: path(), source }),
         Ok(metadata) if !metadata.is_file() => Err(LaunchError::NotAFile(path())),
         Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
             Err(LaunchError::NotExecutable(path()))
         }
-        Ok(_) => check_format(binary).map_err(|source| LaunchError::Exec { path: path(), source }),
+        Ok(_) => check_format(program).map_err(|source| LaunchError::Exec { path: path(), source }),
     }
 }
 
 /// The C library hands a file that the kernel cannot execute to a shell, which would run its
 /// lines, whatever they are, with the listeners at hand. So what is no script with an
 /// interpreter line has to be a program of this machine's kind.
-fn check_format(binary: &Path) -> io::Result<()> {
-    let head = match read_head(binary) {
+fn check_format(program: &Path) -> io::Result<()> {
+    let head = match read_head(program) {
         // Executable and not readable is a thing; the kernel will judge.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         head => head?,
@@ -306,3 +333,6 @@ impl AsFd for ChildProcess {
 
 const ELF: &[u8] = b"\x7fELF";
 const HEAD: usize = 20;
+
+#[cfg(test)]
+mod tests;
