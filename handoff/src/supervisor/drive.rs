@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::frame::{LIVENESS_LIMIT, Link, Pulse};
@@ -18,7 +17,7 @@ use crate::supervisor::journal::{Ending, Entry, Journal};
 use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
     Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy,
-    RolledBack, Timings,
+    RolledBack, Timings, observe,
 };
 use crate::sys::process::Process;
 use crate::sys::socket;
@@ -446,15 +445,7 @@ impl Swap {
     }
 
     fn tell(&self, progress: &Progress) {
-        let Some(observer) = &self.observer else { return };
-        // A session that is dropped by a panic tells of its rollback too.
-        let told = fenced("observe", || {
-            observer.observe(progress);
-            Ok(())
-        });
-        if let Err(error) = told {
-            tracing::error!(%error, "the observer was not told");
-        }
+        observe::tell(self.observer.as_ref(), progress);
     }
 }
 

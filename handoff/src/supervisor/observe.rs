@@ -1,8 +1,10 @@
 //! Who hears how a swap goes on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::drainable::SealProgress;
+use crate::drainable::fence::fenced;
 use crate::machine::cause::Cause;
 use crate::protocol::HandoffId;
 use crate::supervisor::LateConnections;
@@ -11,6 +13,15 @@ use crate::supervisor::LateConnections;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
+    /// The successor's process was started. Whether it says hello is open.
+    Launched {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Its pid.
+        successor_pid: u32,
+        /// Since the swap began.
+        elapsed: Duration,
+    },
     /// A phase was entered.
     Entered {
         /// The swap.
@@ -55,5 +66,18 @@ pub trait Observe: Send + Sync {
 impl<F: Fn(&Progress) + Send + Sync> Observe for F {
     fn observe(&self, progress: &Progress) {
         self(progress);
+    }
+}
+
+/// Tells it, if somebody observes. A session that is dropped by a panic tells of its rollback
+/// too, so a panic of the observer's ends here.
+pub(super) fn tell(observer: Option<&Arc<dyn Observe>>, progress: &Progress) {
+    let Some(observer) = observer else { return };
+    let told = fenced("observe", || {
+        observer.observe(progress);
+        Ok(())
+    });
+    if let Err(error) = told {
+        tracing::error!(%error, "the observer was not told");
     }
 }

@@ -18,7 +18,7 @@ use crate::supervisor::drive::{Peers, Swap};
 use crate::supervisor::journal::{Ending, Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest, Observe, Paired,
-    ReadyPolicy, Session, Settled, SpawnSpec,
+    Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
 };
 use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
@@ -264,6 +264,9 @@ impl Supervisor {
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
             }))?;
             reach!(SupervisorJournaled)?;
+            let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
+            let launched = Progress::Launched { handoff_id, successor_pid, elapsed };
+            observe::tell(self.observer.as_ref(), &launched);
             wait_for_hello(&successor, &child, hello_deadline)?;
             greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
         };

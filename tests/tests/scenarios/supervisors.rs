@@ -17,6 +17,7 @@ fn heard(cluster: &mut Cluster) -> Arc<Mutex<Vec<String>>> {
                 Progress::Entered { phase, .. } => (*phase).to_owned(),
                 Progress::Sealing { progress, .. } => format!("of {}", progress.shards_total),
                 Progress::GivenUp { cause, .. } => format!("because {cause}"),
+                Progress::Launched { .. } => "launched".to_owned(),
                 other => format!("{other:?}"),
             };
             hearing.lock().expect("whole").push(words);
@@ -36,6 +37,7 @@ fn an_observer_hears_of_every_phase_in_order() {
     words.retain(|word| word != "warming");
     words.dedup();
     let expected = [
+        "launched",
         "paired",
         "warmed",
         "draining",
