@@ -169,6 +169,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// The caller used an [`AbortHandle`](crate::supervisor::AbortHandle), with these words.
+    #[error("aborted by the supervisor: {0}")]
+    Requested(String),
+
     /// A time limit passed.
     #[error("timed out while {0}")]
     TimedOut(&'static str),

@@ -248,21 +248,10 @@ impl Machine {
                 }
                 state => (state, Vec::new()),
             },
-            // Told to commit, the successor may be all there is: an incumbent that does not
-            // wait for this supervisor's word may have left by the owner record.
-            Event::DeadlinePassed
-                if state == State::Committing
-                    && self.incumbent != Incumbent::Connected
-                    && stands(Guard::DeadlineSparesCommit) =>
-            {
-                (state, Vec::new())
-            }
-            Event::DeadlinePassed if state.is_forward() => {
+            Event::DeadlinePassed => {
                 let cause = Cause::DeadlinePassed(state.name());
-                self.roll_back(state, cause)
+                self.give_up(state, cause)
             }
-            // A deadline protects an incumbent: with none left, an opening may take its time.
-            Event::DeadlinePassed => (state, Vec::new()),
             Event::IncumbentSilent => (state, Vec::new()),
             Event::Echoed => match state {
                 State::Confirming(cause) => rolled_back(IncumbentFate::Serving, cause),
@@ -313,9 +302,7 @@ impl Machine {
                 let commit = Effect::ToSuccessor(Message::Commit { handoff_id });
                 (State::Committing, [commit].into_iter().chain(early).collect())
             }
-            (state, Command::Abort(reason)) if state.is_forward() => {
-                self.roll_back(state, Cause::Requested(reason))
-            }
+            (state, Command::Abort(reason)) => self.give_up(state, Cause::Requested(reason)),
             (state, _) => (state, Vec::new()),
         }
     }
@@ -466,6 +453,20 @@ impl Machine {
             }
             state => (state, Vec::new()),
         }
+    }
+
+    /// At any time, and by no fault of either process: the caller or the clock wants it.
+    fn give_up(&self, state: State, cause: Cause) -> Step {
+        // Told to commit, the successor may be all there is: an incumbent that does not wait for
+        // this supervisor's word may have left by the owner record.
+        let may_be_all_there_is = state == State::Committing
+            && self.incumbent != Incumbent::Connected
+            && stands(Guard::DeadlineSparesCommit);
+        // With no incumbent left to protect, an opening may take its time.
+        if may_be_all_there_is || !state.is_forward() {
+            return (state, Vec::new());
+        }
+        self.roll_back(state, cause)
     }
 
     /// The one way back: nothing else kills a successor or resumes an incumbent.

@@ -16,8 +16,8 @@ use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::journal::{Ending, Entry, Journal};
 use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
-    Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy,
-    RolledBack, Timings, observe,
+    AbortHandle, Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress,
+    ReadyPolicy, RolledBack, Timings, observe,
 };
 use crate::sys::process::Process;
 use crate::sys::socket;
@@ -88,6 +88,8 @@ pub(super) struct Swap {
     policy: Arc<dyn ReadyPolicy>,
     observer: Option<Arc<dyn Observe>>,
     journal: Option<Arc<Journal>>,
+    /// Until the machine was told.
+    abort: Option<AbortHandle>,
 }
 
 impl Swap {
@@ -134,6 +136,7 @@ impl Swap {
             policy,
             observer,
             journal,
+            abort: None,
         };
         swap.tell_phase();
         swap
@@ -141,6 +144,11 @@ impl Swap {
 
     pub(super) const fn handoff_id(&self) -> HandoffId {
         self.machine.handoff_id
+    }
+
+    /// Another thread may give it up from here on.
+    pub(super) fn heed(&mut self, abort: Option<AbortHandle>) {
+        self.abort = abort;
     }
 
     /// It says so in its hello. Whether that arrives, the successor tells.
@@ -378,7 +386,7 @@ impl Swap {
             let (said, expected) = (peer.pid, self.incumbent_pid);
             return Err(PeerMisbehaved::WrongPid { said, expected }.into());
         }
-        greet(&link, Side::Incumbent, self.incumbent_pid, self.handoff_id(), deadline)?;
+        greet(&link, Side::Incumbent, self.incumbent_pid, self.handoff_id(), deadline, None)?;
         self.incumbent = Arc::new(link);
         (self.incumbent_closed, self.asked_anew) = (false, true);
         Ok(())

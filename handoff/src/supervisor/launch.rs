@@ -14,6 +14,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use crate::error::{LaunchError, Result};
 use crate::protocol::HandoffId;
 use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
+use crate::supervisor::AbortHandle;
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;
 use crate::sys::process::Process;
@@ -45,6 +46,9 @@ pub struct SpawnSpec {
     /// one swap and has to be [new](HandoffId::new) for each, also where the one before came to
     /// nothing. None by default: each swap gets a new one.
     pub handoff_id: Option<HandoffId>,
+    /// Gives the swap up from another thread, also while it waits; and the start of a first
+    /// daemon. None by default.
+    pub abort: Option<AbortHandle>,
 }
 
 impl SpawnSpec {
@@ -60,6 +64,7 @@ impl SpawnSpec {
             hello_limit: Duration::from_secs(10),
             start_limit: Duration::from_secs(300),
             handoff_id: None,
+            abort: None,
         }
     }
 

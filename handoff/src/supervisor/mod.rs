@@ -17,6 +17,7 @@
 //! A transition that fails has rolled the swap back before it returns, and
 //! [`Failed::incumbent`] says whether the old process has confirmed that it serves.
 
+mod abort;
 mod adopt;
 mod call;
 mod drive;
@@ -30,6 +31,7 @@ mod settle;
 mod setup;
 
 pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+pub use abort::AbortHandle;
 pub use adopt::{AdoptedDaemon, AdoptedProcess, Adoption};
 pub use launch::{ChildProcess, Exec, Launch, LaunchRequest, SpawnSpec};
 pub use observe::{Observe, Progress};

@@ -17,8 +17,8 @@ use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::drive::{Peers, Swap};
 use crate::supervisor::journal::{Ending, Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
-    AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest, Observe, Paired,
-    Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
+    AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
+    Observe, Paired, Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
 };
 use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
@@ -162,9 +162,11 @@ impl Supervisor {
     ///
     /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
     /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`];
-    /// [`Error::Path`] when the journal cannot be written. The process is ended then.
+    /// [`Error::Path`] when the journal cannot be written; [`Error::Requested`] when
+    /// [`SpawnSpec::abort`] was used. The process is ended then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_limit);
+        AbortHandle::check(spec.abort.as_ref())?;
         if let Ok((_, peer)) = connect_stream(&self.control_socket, Instant::now()) {
             let (pid, path) = (peer.pid, self.control_socket.clone());
             return Err(ControlSocketError::Served { pid, path }.into());
@@ -207,15 +209,15 @@ impl Supervisor {
             if let Ok((link, peer)) = connect(&self.control_socket, deadline)
                 && peer.pid == child.pid()
             {
-                match greet(&link, Side::Incumbent, child.pid(), HandoffId::new(), deadline) {
+                let abort = spec.abort.as_ref();
+                let handoff_id = HandoffId::new();
+                match greet(&link, Side::Incumbent, child.pid(), handoff_id, deadline, abort) {
                     Ok(_) => return Ok(()),
-                    // It will say no better another time.
-                    Err(error @ (Error::VersionMismatch { .. } | Error::PeerMisbehaved(_))) => {
-                        return Err(error);
-                    }
+                    Err(error) if is_final(&error) => return Err(error),
                     Err(error) => tracing::debug!(%error, "the daemon does not serve yet"),
                 }
             }
+            AbortHandle::check(spec.abort.as_ref())?;
             if Instant::now() >= deadline {
                 return Err(Error::TimedOut("waiting for the daemon to serve its control socket"));
             }
@@ -231,7 +233,8 @@ impl Supervisor {
     /// is dead. [`Error::Path`] when no daemon serves the control socket, or the journal cannot
     /// be written;
     /// [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
-    /// [`Error::VersionMismatch`]; [`Error::TimedOut`].
+    /// [`Error::VersionMismatch`]; [`Error::TimedOut`]; [`Error::Requested`] when
+    /// [`SpawnSpec::abort`] was used.
     pub fn pair(&self, spec: SpawnSpec) -> Result<Session<Paired>> {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
@@ -243,8 +246,9 @@ impl Supervisor {
         reach!(SupervisorPairs)?;
         let (incumbent, peer) = connect(&self.control_socket, hello_deadline)?;
         let incumbent_process = Process::open(peer.pid)?;
+        let abort = spec.abort.as_ref();
         let incumbent_hello =
-            greet(&incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline)?;
+            greet(&incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline, abort)?;
         reach!(SupervisorGreetedIncumbent)?;
 
         if let Some(journal) = &self.journal {
@@ -267,8 +271,7 @@ impl Supervisor {
             let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
             let launched = Progress::Launched { handoff_id, successor_pid, elapsed };
             observe::tell(self.observer.as_ref(), &launched);
-            wait_for_hello(&successor, &child, hello_deadline)?;
-            greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline)
+            greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline, abort)
         };
         let successor_hello = match greet_successor() {
             Ok(greeting) => greeting,
@@ -308,6 +311,7 @@ impl Supervisor {
         if incumbent_hello.capabilities.carries() {
             swap.incumbent_carries();
         }
+        swap.heed(spec.abort);
         pass!(SupervisorPaired);
         Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
     }
@@ -367,21 +371,25 @@ pub(super) fn connect_stream(path: &Path, deadline: Instant) -> Result<(UnixStre
     Ok((stream, peer))
 }
 
-/// Reads and checks a hello, and answers it.
+/// Reads and checks a hello, and answers it. It is not waited for once `abort` was used.
 pub(super) fn greet(
     link: &Link,
     role: Side,
     pid: u32,
     handoff_id: HandoffId,
     deadline: Instant,
+    abort: Option<&AbortHandle>,
 ) -> Result<Greeting> {
-    let peer = match role {
-        Side::Incumbent => "incumbent",
-        Side::Successor => "successor",
+    let (peer, what) = match role {
+        Side::Incumbent => ("incumbent", "waiting for a hello"),
+        Side::Successor => (
+            "successor",
+            "waiting for the successor's hello; does it call handoff::successor::detect()?",
+        ),
     };
-    let hello = match link.attend().wait(deadline)? {
+    let hello = match wait_for_hello(link, deadline, abort)? {
         Received::Message(message) => message,
-        Received::Nothing => return Err(Error::TimedOut("waiting for a hello")),
+        Received::Nothing => return Err(Error::TimedOut(what)),
         Received::Closed => return Err(Error::PeerLost { peer, during: "waiting for its hello" }),
         Received::Broken(error) => return Err(error.into()),
     };
@@ -392,17 +400,18 @@ pub(super) fn greet(
     Ok(greeting)
 }
 
-/// Waits until a started process says something, or ends.
-fn wait_for_hello(link: &Link, child: &ChildProcess, deadline: Instant) -> Result<()> {
-    let mut fds = [
-        PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN),
-        PollFd::new(child.process(), PollFlags::IN),
-    ];
-    match poll::poll(&mut fds, Some(deadline))? {
-        0 => Err(Error::TimedOut(
-            "waiting for the successor's hello; does it call handoff::successor::detect()?",
-        )),
-        _ => Ok(()),
+/// What a process says first; `Nothing` if that does not come before the deadline.
+fn wait_for_hello(link: &Link, deadline: Instant, abort: Option<&AbortHandle>) -> Result<Received> {
+    let mut attending = link.attend();
+    loop {
+        AbortHandle::check(abort)?;
+        match attending.next() {
+            Received::Nothing if Instant::now() < deadline => {}
+            received => return Ok(received),
+        }
+        let mut fds = vec![PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN)];
+        fds.extend(abort.map(|abort| PollFd::new(abort.waker(), PollFlags::IN)));
+        poll::poll(&mut fds, Some(deadline))?;
     }
 }
 
@@ -420,6 +429,11 @@ fn explain(error: Error, child: &mut ChildProcess, spec: &SpawnSpec) -> Error {
     let _ = child.kill();
     let _ = child.wait();
     error
+}
+
+/// It will say no better another time.
+const fn is_final(error: &Error) -> bool {
+    matches!(error, Error::VersionMismatch { .. } | Error::PeerMisbehaved(_) | Error::Requested(_))
 }
 
 pub(super) fn deadline_of(limit: Duration) -> Instant {

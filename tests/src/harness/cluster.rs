@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use handoff::Supervisor;
 use handoff::supervisor::{
-    AdoptedDaemon, CarryReport, ChildProcess, Committed, Failed, HandoffOutcome,
+    AbortHandle, AdoptedDaemon, CarryReport, ChildProcess, Committed, Failed, HandoffOutcome,
 };
 use rustix::process::Signal;
 
@@ -194,6 +194,7 @@ impl Cluster {
             drain_grace: LIMIT,
             planned: owned(planned),
             prelude: None,
+            abort: None,
         }
     }
 
@@ -323,6 +324,15 @@ impl Cluster {
         })
     }
 
+    /// Gives a swap up as soon as a fault has struck.
+    pub fn abort_when(&self, at: &str, abort: &AbortHandle) -> JoinHandle<()> {
+        let (state, at, abort) = (self.state().to_owned(), at.to_owned(), abort.clone());
+        std::thread::spawn(move || {
+            wait_struck(&state, &at);
+            abort.abort(ON_A_WHIM);
+        })
+    }
+
     /// Waits until only the process that was reported to serve lives.
     pub fn wait_until_alone(&self) {
         let alone = || (self.alive() == [self.serving()]).then_some(());
@@ -375,6 +385,9 @@ impl Cluster {
         self.children.push(child);
     }
 }
+
+/// Why swaps are given up.
+pub const ON_A_WHIM: &str = "on a whim";
 
 fn owned(texts: Vec<&str>) -> Vec<String> {
     texts.into_iter().map(str::to_owned).collect()

@@ -14,7 +14,7 @@ mod steps;
 
 pub use check::{control_owner, lock_holders};
 pub use clients::{Client, Clients, Tally};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, ON_A_WHIM};
 pub use helper::HelperSupervisor;
 pub use peer::{Hostile, Peer};
 pub use process::{eventually, executable, is_alive, kill};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use handoff::supervisor::{Launch, LaunchRequest};
+use handoff::supervisor::{AbortHandle, Launch, LaunchRequest};
 use handoff::{SpawnSpec, faults};
 
 use super::process::executable;
@@ -27,6 +27,8 @@ pub struct SuccessorSpec {
     pub(super) planned: Vec<String>,
     /// What a shell does before it becomes the daemon.
     pub prelude: Option<String>,
+    /// Gives the swap up.
+    pub abort: Option<AbortHandle>,
 }
 
 impl SuccessorSpec {
@@ -43,6 +45,7 @@ impl SuccessorSpec {
             deadline: self.deadline,
             hello_limit: self.hello_limit,
             drain_grace: self.drain_grace,
+            abort: self.abort.clone(),
             ..SpawnSpec::new(executable("fixture-daemon"))
         };
         match &self.prelude {

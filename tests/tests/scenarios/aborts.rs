@@ -1,10 +1,13 @@
 //! Swaps that are given up by whoever drives them, in every phase.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use handoff::Session;
-use handoff::supervisor::{Cause, Failed, IncumbentFate, Phase};
-use handoff_tests::harness::Cluster;
+use handoff::protocol::HandoffId;
+use handoff::supervisor::{AbortHandle, Cause, Failed, IncumbentFate, Phase, Progress};
+use handoff::{Error, Session, SpawnSpec};
+use handoff_tests::fixture::MARKS;
+use handoff_tests::harness::{Cluster, ON_A_WHIM, is_alive};
 
 /// Aborts one session and drops another, both of which `reach` has brought to a phase.
 fn given_up<P: Phase>(reach: impl Fn(&mut Cluster) -> Session<P>) {
@@ -126,3 +129,151 @@ fn a_second_swap_at_the_same_time_is_refused_and_the_first_commits() {
     cluster.commit(commit().expect("it goes on"));
     cluster.assert_sound();
 }
+
+/// Another thread gives a swap up while its driver waits for a process, as soon as a fault has
+/// struck there; returns how long the swap took.
+fn given_up_meanwhile(first: &[&str], successor: &[&str], at: &str) -> Duration {
+    let mut cluster = Cluster::start_with(first);
+    let serving = cluster.serving();
+    let abort = AbortHandle::new().expect("a descriptor is left");
+    let mut spec = cluster.successor(successor);
+    spec.abort = Some(abort.clone());
+    let aborts = cluster.abort_when(at, &abort);
+    let begun = Instant::now();
+    let failed = cluster.swap_to(&spec).expect_err("it is given up");
+    let took = begun.elapsed();
+    aborts.join().expect("it strikes");
+    assert_eq!(failed.cause, Cause::Requested(ON_A_WHIM.into()), "{failed}");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    assert_eq!(cluster.serving(), serving);
+    cluster.assert_struck(at, 1);
+    cluster.assert_one_serves();
+    cluster.wait_for_progress();
+    cluster.assert_sound();
+    took
+}
+
+#[test]
+fn a_drain_that_would_take_long_is_given_up_by_another_thread() {
+    let took = given_up_meanwhile(&["drain=linger:20000"], &[], "drain");
+    assert!(took < Duration::from_secs(10), "the drain was waited for: {took:?}");
+}
+
+#[test]
+fn a_warm_up_or_an_opening_that_would_take_long_is_given_up_by_another_thread() {
+    for at in ["warm", "open"] {
+        let took = given_up_meanwhile(&[], &[&format!("{at}=slow:20000")], at);
+        assert!(took < Duration::from_secs(10), "{at} was waited for: {took:?}");
+    }
+}
+
+/// Its hook is waited for: nothing can be undone beside it.
+#[test]
+fn a_seal_is_given_up_by_another_thread_and_undone_when_its_hook_has_ended() {
+    let took = given_up_meanwhile(&["seal=slow:1500"], &[], "seal");
+    assert!(took >= Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn a_successor_that_never_says_hello_is_given_up_by_another_thread() {
+    let mut cluster = Cluster::start();
+    let (tell, launched) = mpsc::channel();
+    cluster.supervise(|supervisor| {
+        supervisor.with_observer(move |progress: &Progress| {
+            let _ = tell.send(progress.clone());
+        })
+    });
+    let abort = AbortHandle::new().expect("a descriptor is left");
+    let mut spec = cluster.successor(&["hello=never"]);
+    (spec.abort, spec.hello_limit) = (Some(abort.clone()), Duration::from_secs(60));
+    let aborts = cluster.abort_when("hello", &abort);
+    let begun = Instant::now();
+    match cluster.supervisor.pair(spec.spec()) {
+        Err(Error::Requested(reason)) => assert_eq!(reason, ON_A_WHIM),
+        other => panic!("{other:?}"),
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "its hello was waited for");
+    aborts.join().expect("it strikes");
+    let told: Vec<_> = launched.try_iter().collect();
+    let [Progress::Launched { successor_pid, elapsed, .. }] = told[..] else { panic!("{told:?}") };
+    assert!(elapsed < begun.elapsed());
+    let word = cluster.state().display().to_string();
+    assert!(!is_alive(successor_pid, &word), "the successor lives");
+    cluster.assert_struck("hello", 1);
+    cluster.assert_one_serves();
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_first_daemon_that_would_take_long_is_given_up_by_another_thread() {
+    let mut cluster = Cluster::start();
+    cluster.kill(cluster.serving());
+    // One that is opening has the control socket; one that is not yet the daemon has none.
+    let (daemon, mut shell) = (cluster.successor(&["open=slow:20000"]), cluster.successor(&[]));
+    let mark = cluster.state().join(MARKS).join("shell.0.0");
+    shell.prelude = Some(format!("touch {}; exec sleep 20", mark.display()));
+    for (mut spec, at) in [(daemon, "open"), (shell, "shell")] {
+        let abort = AbortHandle::new().expect("a descriptor is left");
+        spec.abort = Some(abort.clone());
+        let aborts = cluster.abort_when(at, &abort);
+        let begun = Instant::now();
+        match cluster.supervisor.start(&spec.spec()) {
+            Err(Error::Requested(reason)) => assert_eq!(reason, ON_A_WHIM),
+            other => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "it was waited for");
+        aborts.join().expect("it strikes");
+        assert_eq!(cluster.alive(), []);
+        // Once more, and nothing is started.
+        let missing = SpawnSpec { binary: "/nowhere/demo".into(), ..spec.spec() };
+        match cluster.supervisor.start(&missing) {
+            Err(Error::Requested(reason)) => assert_eq!(reason, ON_A_WHIM),
+            other => panic!("{other:?}"),
+        }
+        cluster.assert_struck(at, 1);
+    }
+    let spec = cluster.successor(&[]).spec();
+    let first = cluster.supervisor.start(&spec).expect("it starts");
+    cluster.begin_anew(first);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_swap_that_is_over_is_not_given_up_and_one_between_two_transitions_is_by_the_next() {
+    let mut cluster = Cluster::start();
+    let abort = AbortHandle::new().expect("a descriptor is left");
+    let mut spec = cluster.successor(&[]);
+    spec.abort = Some(abort.clone());
+    cluster.swap_to(&spec).expect("it commits");
+    let session = cluster.supervisor.pair(spec.spec()).expect("both say hello");
+    let session = session.warm().expect("it warms up");
+    abort.abort(ON_A_WHIM);
+    abort.abort("for another reason");
+    let failed = session.prepare().expect_err("it was given up");
+    assert_eq!(failed.cause, Cause::Requested(ON_A_WHIM.into()), "{failed}");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    match cluster.supervisor.pair(spec.spec()) {
+        Err(Error::Requested(reason)) => assert_eq!(reason, ON_A_WHIM),
+        other => panic!("{other:?}"),
+    }
+    cluster.assert_sound();
+}
+
+/// An incumbent whose hook runs sends heartbeats of 0, and none of them is its echo.
+#[test]
+fn a_swap_whose_name_was_made_up_is_reported_when_it_is_undone() {
+    let mut cluster = Cluster::start_with(&["resume=slow:1500"]);
+    let handoff_id = Some(HandoffId::from_bytes([0; 16]));
+    let spec = SpawnSpec { handoff_id, ..cluster.successor(&[]).spec() };
+    let session = cluster.supervisor.pair(spec).expect("both say hello");
+    assert_eq!(Some(session.handoff_id()), handoff_id);
+    let session = session.warm().and_then(Session::prepare).expect("it drains");
+    let begun = Instant::now();
+    let rolled_back = session.abort(ON_A_WHIM);
+    assert_eq!((Some(rolled_back.handoff_id), rolled_back.incumbent), (handoff_id, SERVING));
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "it does not serve yet");
+    cluster.assert_struck("resume", 1);
+    cluster.assert_sound();
+}
+
+const SERVING: IncumbentFate = IncumbentFate::Serving;

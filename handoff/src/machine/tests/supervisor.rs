@@ -113,6 +113,10 @@ fn rolled_back(state: &State, (machine, effects): &(Machine, Vec<Effect>)) -> Op
     }
 }
 
+fn abort() -> Event {
+    Event::Command(Command::Abort("why".into()))
+}
+
 fn to_incumbent(index: usize) -> Effect {
     Effect::ToIncumbent(messages(ours()).swap_remove(index))
 }
@@ -145,7 +149,7 @@ fn a_command_moves_the_phase_it_belongs_to() {
                 assert_eq!((machine.state, made), (state.clone(), vec![]), "{command:?}");
             }
         }
-        let stepped = step(&state, Event::Command(Command::Abort("why".into())));
+        let stepped = step(&state, abort());
         if is_forward(&state) {
             let expected = Cause::Requested("why".into());
             assert_eq!(rolled_back(&state, &stepped), Some(expected), "{state:?}");
@@ -450,7 +454,7 @@ fn a_state_at_rest_awaits_nothing() {
 fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_is() {
     let state = State::Committing;
     for incumbent in [Incumbent::Disconnected, Incumbent::Dead] {
-        for event in [Event::DeadlinePassed, Event::SuccessorLost] {
+        for event in [Event::DeadlinePassed, abort(), Event::SuccessorLost] {
             let (machine, effects) = step_with(&state, incumbent, event);
             assert_eq!((&machine.state, effects), (&state, vec![]), "{incumbent:?}");
         }
@@ -461,7 +465,7 @@ fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_i
         let cause = Cause::SuccessorSilent("committing");
         assert_eq!(rolled_back(&state, &silent), Some(cause), "{incumbent:?}");
     }
-    for event in [Event::DeadlinePassed, Event::SuccessorLost] {
+    for event in [Event::DeadlinePassed, abort(), Event::SuccessorLost] {
         let (machine, effects) = step(&state, event);
         assert!(matches!(machine.state, State::Ending(_)));
         assert_eq!(effects, [Effect::KillSuccessor]);
@@ -478,10 +482,8 @@ fn with_a_dead_incumbent_there_is_nobody_to_roll_back_to() {
         (State::Sealed, Opening, vec![to_successor(BEGIN)]),
         (State::Opening, Opening, vec![]),
         (State::Ready, Committing, vec![to_successor(COMMIT)]),
-        (State::Committing, Committing, vec![]),
     ] {
-        let abort = Event::Command(Command::Abort("why".into()));
-        let (machine, made) = step_with(&state, Incumbent::Dead, abort);
+        let (machine, made) = step_with(&state, Incumbent::Dead, abort());
         assert_eq!((machine.state, made), (State::Promoting(stage, why()), effects), "{state:?}");
         // What speaks against the successor ends it all the same.
         let silent = step_with(&state, Incumbent::Dead, Event::SuccessorSilent);

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::{ROLLBACK_PATIENCE, Swap};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
 use crate::frame::{LIVENESS_LIMIT, Link, Received};
-use crate::machine::supervisor::{Event, State};
+use crate::machine::supervisor::{Command, Event, State};
 use crate::protocol::Message;
 use crate::supervisor::{LateConnections, Progress};
 use crate::sys::poll;
@@ -19,7 +19,8 @@ impl Swap {
     /// nothing has happened by then.
     pub(super) fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
         loop {
-            if let Some(event) = self.heard_event().or_else(|| self.overdue_event()) {
+            let event = self.heard_event().or_else(|| self.abort_event());
+            if let Some(event) = event.or_else(|| self.overdue_event()) {
                 return Some(event);
             }
             let now = Instant::now();
@@ -32,6 +33,13 @@ impl Swap {
             }
             self.poll();
         }
+    }
+
+    /// That another thread has given it up. Told once.
+    fn abort_event(&mut self) -> Option<Event> {
+        let abort = self.abort.take_if(|abort| abort.reason().is_some())?;
+        let reason = abort.reason()?.to_owned();
+        Some(Event::Command(Command::Abort(reason)))
     }
 
     /// What the links and the processes have to tell. What a process said comes before its end.
@@ -131,7 +139,8 @@ impl Swap {
             _ => self.deadline,
         };
         let due = self.ask_again.unwrap_or(soon).min(limit).min(soon);
-        let mut fds = Vec::with_capacity(4);
+        let mut fds = Vec::with_capacity(5);
+        fds.extend(self.abort.iter().map(|abort| PollFd::new(abort.waker(), PollFlags::IN)));
         if !self.incumbent_closed {
             fds.push(PollFd::from_borrowed_fd(self.incumbent.as_fd(), PollFlags::IN));
         }
