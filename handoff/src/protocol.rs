@@ -284,6 +284,20 @@ pub enum Message {
         #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
         sets: Vec<CarriedSet>,
     },
+    /// Incumbent to supervisor, about every second of a drain that takes longer than that: what
+    /// is still open.
+    Draining {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Connections (or requests), by the daemon's own account.
+        open_conns: u32,
+        /// Of the connections that are carried, those that are not parked, as the daemon calls
+        /// them; at most [`MOST_NAMED`].
+        #[serde(deserialize_with = "bounded::list::<MOST_NAMED, _, _>")]
+        connections: Vec<String>,
+        /// How many of those there are besides.
+        unnamed: u32,
+    },
 }
 
 /// What became of one set of connections, or of memory, that was carried.
@@ -355,6 +369,7 @@ impl Message {
             Self::Fetch { .. } => "Fetch",
             Self::Late { .. } => "Late",
             Self::Carried { .. } => "Carried",
+            Self::Draining { .. } => "Draining",
         }
     }
 
@@ -379,7 +394,8 @@ impl Message {
             | Self::Adopted { handoff_id, .. }
             | Self::Fetch { handoff_id }
             | Self::Late { handoff_id, .. }
-            | Self::Carried { handoff_id, .. } => Some(*handoff_id),
+            | Self::Carried { handoff_id, .. }
+            | Self::Draining { handoff_id, .. } => Some(*handoff_id),
             Self::Hello { .. }
             | Self::Drained { .. }
             | Self::SealProgress { .. }

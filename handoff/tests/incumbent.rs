@@ -34,6 +34,8 @@ struct Script {
     /// How often admitting fails before it works.
     admit_failures: u32,
     released: bool,
+    snapshot: Does,
+    open_conns: u32,
 }
 
 /// A daemon without data that does as it is told and remembers what it was asked.
@@ -101,7 +103,11 @@ impl Drainable for Scripted {
     }
 
     fn snapshot_state(&self) -> StateSnapshot {
-        StateSnapshot::default()
+        let script = self.0.0.lock().expect("not poisoned");
+        let (does, open_conns) = (script.snapshot, script.open_conns);
+        drop(script);
+        let _ = self.call("snapshot", does);
+        StateSnapshot { open_conns, ..StateSnapshot::default() }
     }
 
     fn admit(&self) -> Result<()> {
@@ -230,6 +236,12 @@ impl Supervisor {
         }
     }
 
+    /// The next that is not about a drain that runs, however many of those there are.
+    fn read_behind_looks(&mut self) -> Message {
+        let is_a_look = |message: &Message| matches!(message, Message::Draining { .. });
+        std::iter::repeat_with(|| self.read()).find(|message| !is_a_look(message)).expect("endless")
+    }
+
     fn assert_closed(&mut self) {
         loop {
             match read_message(&mut self.stream) {
@@ -280,6 +292,53 @@ fn a_swap_runs_to_its_end_and_resumes_nothing() {
     supervisor.say(&Message::Commit { handoff_id });
     cluster.serving.join().expect("it does not panic").expect("it was replaced");
     assert_eq!(cluster.daemon.calls(), ["drain", "seal"]);
+}
+
+#[test]
+fn while_a_drain_takes_long_it_is_told_what_is_open() {
+    let cluster = Cluster::start();
+    cluster.daemon.set(|script| (script.drain, script.open_conns) = (Does::Blocks, 3));
+    let mut supervisor = cluster.connect();
+    let begun = Instant::now();
+    supervisor.prepare(60_000);
+    for open_conns in [3, 2] {
+        let (handoff_id, connections) = (supervisor.id, Vec::new());
+        let draining = Message::Draining { handoff_id, open_conns, connections, unnamed: 0 };
+        assert_eq!(supervisor.read(), draining);
+        cluster.daemon.set(|script| script.open_conns -= 1);
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    cluster.daemon.set(|script| script.released = true);
+    let drained = Message::Drained { open_conns_remaining: 2, accept_closed: true };
+    assert_eq!(supervisor.read(), drained);
+    let supervisor = supervisor.assert_resumes();
+    assert_eq!(cluster.daemon.calls(), ["drain", "snapshot", "snapshot", "resume"]);
+    drop(supervisor);
+    cluster.daemon.set(|script| script.drain = Does::Works);
+    cluster.assert_serves_and_can_be_swapped();
+}
+
+#[test]
+fn nobody_waits_for_a_look_that_blocks_or_panics_and_there_is_no_other() {
+    for does in [Does::Blocks, Does::Panics] {
+        let cluster = Cluster::start();
+        cluster.daemon.set(|script| (script.drain, script.snapshot) = (Does::Blocks, does));
+        let mut supervisor = cluster.connect();
+        supervisor.prepare(60_000);
+        cluster.daemon.wait_for("snapshot", 1);
+        let looked = Instant::now();
+        while looked.elapsed() < Duration::from_millis(1500) {
+            supervisor = supervisor.assert_answers();
+        }
+        cluster.daemon.set(|script| script.released = true);
+        let drained = Message::Drained { open_conns_remaining: 2, accept_closed: true };
+        // A look that had blocked may end before the drain.
+        assert_eq!(supervisor.read_behind_looks(), drained);
+        assert_eq!(cluster.daemon.calls(), ["drain", "snapshot"]);
+        drop(supervisor.assert_resumes());
+        cluster.daemon.set(|script| script.drain = Does::Works);
+        cluster.assert_serves_and_can_be_swapped();
+    }
 }
 
 #[test]
@@ -447,7 +506,7 @@ fn a_hook_that_takes_long_is_accompanied_by_signs_of_life() {
     let first = read_message(&mut supervisor.stream).expect("it goes on").1;
     assert_eq!(first, Message::Heartbeat { ts_ms: 0 });
     cluster.daemon.set(|script| script.released = true);
-    assert!(matches!(supervisor.read(), Message::Drained { .. }));
+    assert!(matches!(supervisor.read_behind_looks(), Message::Drained { .. }));
     drop(supervisor);
     cluster.daemon.wait_for("resume", 1);
 }

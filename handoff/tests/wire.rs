@@ -6,8 +6,8 @@ use handoff::Error;
 use handoff::error::FrameError;
 use handoff::frame::{FrameReader, MAX_FRAME_LEN, read_message, write_message};
 use handoff::protocol::{
-    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_LISTENERS, MOST_SHARDS,
-    Message, Side,
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_LISTENERS, MOST_NAMED,
+    MOST_SHARDS, Message, Side,
 };
 use proptest::prelude::*;
 
@@ -134,6 +134,15 @@ fn golden() -> Vec<(Message, String)> {
                 "15 {id} 03 01 61 00 02 fb2c01 00 01 62 01 01 00 01 01 66 01 63 01 00 00 02 01 77"
             ),
         ),
+        (
+            Message::Draining {
+                handoff_id,
+                open_conns: 3,
+                connections: vec!["b".into()],
+                unnamed: 300,
+            },
+            format!("16 {id} 03 01 01 62 fb2c01"),
+        ),
     ]
 }
 
@@ -250,9 +259,16 @@ fn a_list_that_would_take_more_memory_than_a_frame_is_refused() {
         healthz_ok: true,
         advertised_revision_per_shard: Vec::new(),
     };
+    let draining = |count| Message::Draining {
+        handoff_id,
+        open_conns: 0,
+        connections: vec![String::new(); count],
+        unnamed: 0,
+    };
     for (most, more) in [
         (revisions(MOST_SHARDS), revisions(MOST_SHARDS + 1)),
         (names(MOST_LISTENERS), names(MOST_LISTENERS + 1)),
+        (draining(MOST_NAMED), draining(MOST_NAMED + 1)),
     ] {
         assert_eq!(read_message(&mut frame(1, &most).as_slice()).expect("it is a frame").1, most);
         match read_message(&mut frame(1, &more).as_slice()) {

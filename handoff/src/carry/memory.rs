@@ -319,6 +319,10 @@ impl Set for Memory {
         Vec::new()
     }
 
+    fn not_parked(&self, _most: usize) -> (Vec<String>, usize) {
+        (Vec::new(), 0)
+    }
+
     fn interrupt(&self) {}
 
     fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool> {

@@ -100,6 +100,9 @@ pub(super) trait Set: Send + Sync {
     /// deadline passes, or when the wait is interrupted.
     fn wait_parked(&self, deadline: Instant) -> Vec<String>;
 
+    /// Of the connections that have a handler now, the first `most` by name; and how many more.
+    fn not_parked(&self, most: usize) -> (Vec<String>, usize);
+
     /// Cuts [`wait_parked`](Self::wait_parked) short, also one that has not begun, until this
     /// process serves again.
     fn interrupt(&self);
@@ -275,6 +278,17 @@ impl<'a> Carriage<'a> {
     /// Waits until every connection is parked or over; those that are not, by name.
     pub(crate) fn wait_parked(&self, deadline: Instant) -> Vec<String> {
         self.sets().flat_map(|set| set.wait_parked(deadline)).collect()
+    }
+
+    /// The connections that are neither parked nor over, at most so many by name; and how many
+    /// more.
+    pub(crate) fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
+        self.sets().fold((Vec::new(), 0), |(mut names, mut more), set| {
+            let (named, unnamed) = set.not_parked(most - names.len());
+            names.extend(named);
+            more += unnamed;
+            (names, more)
+        })
     }
 
     pub(crate) fn interrupt(&self) {

@@ -51,7 +51,9 @@ pub trait Drainable: Send + Sync {
     /// An error is logged, and the call repeated after a pause.
     fn resume_after_abort(&self) -> Result<()>;
 
-    /// The state at a glance; called at any time.
+    /// The state at a glance; called at any time, and from another thread while the hooks run:
+    /// about once a second during a drain, so that whoever looks on sees what it waits for. No hook
+    /// waits for it.
     fn snapshot_state(&self) -> StateSnapshot;
 
     /// Begins to admit work: this process is the writer. Called when serving begins, at a
@@ -82,7 +84,8 @@ pub trait Drainable: Send + Sync {
     /// What goes to the next process without being closed or rebuilt: the library sends it
     /// there between [`drain`](Self::drain) and [`seal`](Self::seal), and gives it back where the
     /// swap is given up. The names tell the sets apart; the next build finds them by these.
-    /// It is asked several times in a swap: the same sets in the same order, each time.
+    /// It is asked several times in a swap, also while a hook runs: the same sets in the same
+    /// order, each time.
     fn carriage(&self) -> Carriage<'_> {
         Carriage::new()
     }

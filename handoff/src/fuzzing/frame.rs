@@ -187,7 +187,7 @@ fn assert_bounded(message: &Message) {
         Message::Carried { sets, .. } => {
             assert!(sets.len() <= MOST_SETS, "{} sets", sets.len());
         }
-        Message::Late { connections, .. } => {
+        Message::Late { connections, .. } | Message::Draining { connections, .. } => {
             assert!(connections.len() <= MOST_NAMED, "{} connections", connections.len());
         }
         _ => {}
@@ -223,7 +223,9 @@ mod tests {
             input.bytes(count.into());
             read_whole(&stream(&mut input))
         };
-        for name in ["longest", "most-shards", "most-listeners", "most-late", "most-sets"] {
+        for name in
+            ["longest", "most-shards", "most-listeners", "most-late", "most-draining", "most-sets"]
+        {
             let Heard { frames, end } = heard(name);
             assert_eq!((frames.len(), end), (1, End::Closed), "{name}");
         }
@@ -234,6 +236,7 @@ mod tests {
             ("too-many-shards", "invalid length 131073"),
             ("too-many-listeners", "invalid length 1025"),
             ("too-many-late", "invalid length 65"),
+            ("too-many-draining", "invalid length 65"),
             ("too-many-sets", "invalid length 257"),
             ("trailing", "TrailingBytes(1)"),
             ("ends-in-a-prefix", "Truncated"),

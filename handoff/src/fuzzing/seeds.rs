@@ -80,6 +80,12 @@ fn messages() -> Vec<Message> {
                 fate: CarryFate::Dropped { why: "why".into() },
             }],
         },
+        Message::Draining {
+            handoff_id,
+            open_conns: 3,
+            connections: vec!["10.0.0.1:80".into()],
+            unnamed: 2,
+        },
     ]
 }
 
@@ -133,6 +139,13 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         head[2] = 20;
         head.push(count as u8);
         // And none unnamed.
+        seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
+    }
+    for (name, count) in [("most-draining", MOST_NAMED), ("too-many-draining", MOST_NAMED + 1)] {
+        let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
+        head[2] = 22;
+        // None open, by the daemon's account.
+        head.extend([0, count as u8]);
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
     for (name, count) in [("most-sets", 256_u16), ("too-many-sets", 257)] {

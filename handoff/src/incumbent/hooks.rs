@@ -9,6 +9,7 @@ use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::Result;
 use crate::incumbent::bind::Stop;
+use crate::incumbent::look::{self, Open};
 
 /// What the thread is to run.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) enum Job {
 pub(super) enum Outcome {
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
+    /// While it drains, from another thread: not the end of a job.
+    Open(Result<Open>),
     Drained(Result<DrainReport>),
     Progress(SealProgress),
     Sealed(Result<(SealReport, Vec<SealedShard>)>),
@@ -36,6 +39,8 @@ pub(super) enum Outcome {
 pub(super) struct Hooks {
     jobs: Sender<Job>,
     outcomes: Receiver<Outcome>,
+    results: Sender<Outcome>,
+    wake: Arc<Stop>,
 }
 
 impl Hooks {
@@ -47,6 +52,7 @@ impl Hooks {
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
+        let hooks = Self { jobs, outcomes, results: results.clone(), wake: Arc::clone(&wake) };
         std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
             let tell = |outcome| {
                 let is_heard = results.send(outcome).is_ok();
@@ -67,12 +73,21 @@ impl Hooks {
                 }
             }
         })?;
-        Ok(Self { jobs, outcomes })
+        Ok(hooks)
     }
 
     pub(super) fn run(&self, job: Job) {
         // The thread ends only after this sender is gone.
         let _ = self.jobs.send(job);
+    }
+
+    /// Begins to look at what a drain waits for; what is seen is an outcome too.
+    pub(super) fn look<D: Drainable + 'static>(&self, drainable: Arc<D>) -> std::io::Result<()> {
+        let (results, wake) = (self.results.clone(), Arc::clone(&self.wake));
+        look::begin(drainable, move |open| {
+            let _ = results.send(Outcome::Open(open));
+            wake.waker.wake();
+        })
     }
 
     pub(super) fn next(&self) -> Option<Outcome> {

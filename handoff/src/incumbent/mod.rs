@@ -3,6 +3,7 @@
 mod accept;
 mod bind;
 mod hooks;
+mod look;
 mod quota;
 mod serve;
 mod session;

@@ -220,7 +220,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let swap = self.swap.as_ref().map_or([None; 4], |swap| self.due_of(swap));
+        let swap = self.swap.as_ref().map_or([None; 5], |swap| self.due_of(swap));
         let sessions = self.sessions.values().filter_map(Session::greeting_deadline);
         let publish = self.publish_again.filter(|_| self.state == State::Serving);
         let own = [self.accept_again, publish, self.refusals.due(), self.steps.due()];

@@ -191,6 +191,11 @@ impl Session {
         self.flush()
     }
 
+    /// Whether the peer has not read all that was said.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Sends what can be sent now.
     pub(super) fn flush(&mut self) -> Result<()> {
         while let Some(out) = self.out.front_mut() {

@@ -10,6 +10,7 @@ use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::frame::HEARTBEAT_INTERVAL;
 use crate::incumbent::hooks::{Carrying, Hooks, Job, Outcome};
+use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::serve::{Asked, Server};
 use crate::incumbent::standing::Standing;
 use crate::machine::incumbent::{Event, State};
@@ -26,6 +27,8 @@ pub(super) struct Swap {
     lease: Instant,
     lease_ended: bool,
     next_beat: Instant,
+    /// None while somebody looks, and once no drain is waited for.
+    next_look: Option<Instant>,
     next_try: Option<Instant>,
     retry: Option<Instant>,
     retry_pause: Duration,
@@ -62,6 +65,7 @@ impl<D: Drainable + 'static> Server<D> {
             lease,
             lease_ended: false,
             next_beat: now + HEARTBEAT_INTERVAL,
+            next_look: matches!(first, Job::Drain(_)).then(|| now + LOOK_INTERVAL),
             next_try: None,
             retry: None,
             retry_pause: RETRY_PAUSE,
@@ -119,6 +123,10 @@ impl<D: Drainable + 'static> Server<D> {
                     self.tell_of_late(names);
                     continue;
                 }
+                Outcome::Open(open) => {
+                    self.tell_of_open(open);
+                    continue;
+                }
                 Outcome::Drained(result) => Event::DrainEnded(self.in_words("drain", result)),
                 Outcome::Sealed(result) => {
                     let result = self.in_words("seal", result);
@@ -158,6 +166,39 @@ impl<D: Drainable + 'static> Server<D> {
         let unnamed = u32::try_from(names.len().saturating_sub(MOST_NAMED)).unwrap_or(u32::MAX);
         names.truncate(MOST_NAMED);
         self.tell(&Message::Late { handoff_id, connections: names, unnamed });
+    }
+
+    /// While a drain is waited for, and its supervisor listens.
+    fn looks(&self) -> bool {
+        matches!(self.state, State::Draining(_)) && self.holder.is_some()
+    }
+
+    fn look(&mut self) {
+        let Some(swap) = &mut self.swap else { return };
+        swap.next_look = None;
+        if let Err(error) = swap.hooks.look(Arc::clone(&self.drainable)) {
+            tracing::warn!(%error, "nobody is told what the drain waits for");
+        }
+    }
+
+    /// What was seen too late is nobody's concern any more.
+    fn tell_of_open(&mut self, open: Result<Open>) {
+        let (true, Some(handoff_id)) = (self.looks(), self.state.handoff_id()) else { return };
+        let Open { open_conns, connections, unnamed } = match open {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::warn!(%error, "nobody is told what the drain waits for");
+                return;
+            }
+        };
+        if let Some(swap) = &mut self.swap {
+            swap.next_look = Some(Instant::now() + LOOK_INTERVAL);
+        }
+        // One that reads late is told less, and is not lost for it.
+        let session = self.holder.and_then(|key| self.sessions.get(&key));
+        if session.is_some_and(|session| !session.has_unsent()) {
+            self.tell(&Message::Draining { handoff_id, open_conns, connections, unnamed });
+        }
     }
 
     fn tell(&mut self, message: &Message) {
@@ -298,10 +339,11 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    pub(super) fn due_of(&self, swap: &Swap) -> [Option<Instant>; 4] {
+    pub(super) fn due_of(&self, swap: &Swap) -> [Option<Instant>; 5] {
         let lease = (!swap.lease_ended).then_some(swap.lease);
         let beat = self.beats(swap).then_some(swap.next_beat);
-        [lease, beat, swap.next_try, swap.retry]
+        let look = swap.next_look.filter(|_| self.looks());
+        [lease, beat, look, swap.next_try, swap.retry]
     }
 
     pub(super) fn on_time_of_swap(&mut self, now: Instant) {
@@ -317,6 +359,10 @@ impl<D: Drainable + 'static> Server<D> {
             if self.swap.as_ref().is_some_and(|swap| self.beats(swap)) {
                 self.tell(&Message::Heartbeat { ts_ms: 0 });
             }
+        }
+        let look = self.swap.as_ref().and_then(|swap| swap.next_look);
+        if self.looks() && look.is_some_and(|due| due <= now) {
+            self.look();
         }
         if lease {
             if self.steps.admits(now) {

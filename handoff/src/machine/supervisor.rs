@@ -316,7 +316,9 @@ impl Machine {
                 (state, Vec::new())
             }
             (state, Message::Heartbeat { .. }) => (state, Vec::new()),
-            (State::Draining, Message::Late { .. }) if is_ours => (State::Draining, Vec::new()),
+            (State::Draining, Message::Late { .. } | Message::Draining { .. }) if is_ours => {
+                (State::Draining, Vec::new())
+            }
             (State::Draining, Message::Drained { .. }) => (State::Prepared, Vec::new()),
             (State::Sealing, Message::SealProgress { .. }) => (State::Sealing, Vec::new()),
             (State::Sealing, Message::SealComplete { .. }) if is_ours => {

@@ -32,6 +32,16 @@ pub enum Progress {
         /// Since the swap began.
         elapsed: Duration,
     },
+    /// A drain takes longer than a second; told about every second while it does.
+    Draining {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Connections (or requests) that are open, by the daemon's own account:
+        /// [`StateSnapshot::open_conns`](crate::StateSnapshot::open_conns).
+        open_conns: u32,
+        /// Of the connections that are carried, those that are not parked yet.
+        waiting: LateConnections,
+    },
     /// Connections did not reach a request boundary within the grace of the drain.
     Late {
         /// The swap.

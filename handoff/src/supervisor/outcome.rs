@@ -39,7 +39,8 @@ pub struct CarryReport {
     pub not_asked_for: bool,
 }
 
-/// Connections that were not parked when the grace of a drain was over.
+/// Connections that were not parked when the grace of a drain was over; in
+/// [`Progress::Draining`](crate::supervisor::Progress::Draining), those that are not parked yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LateConnections {
     /// As the daemon calls them; the first few, by name.

@@ -174,3 +174,18 @@ fn a_request_that_outlives_a_drain_that_was_cut_short_is_not_lost() {
     cluster.wait_for_progress();
     cluster.assert_sound();
 }
+
+/// What a drain waits for is asked on a thread that nobody waits for.
+#[test]
+fn a_look_at_the_state_that_hangs_or_panics_holds_no_drain_up() {
+    for fault in ["snapshot=slow:60000", "snapshot=panic"] {
+        let mut cluster = Cluster::start_with(&["drain=linger:1500", fault]);
+        let old = cluster.serving();
+        let begun = Instant::now();
+        cluster.swap(&[]).expect("it commits");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{fault}: {:?}", begun.elapsed());
+        assert_eq!(cluster.struck("snapshot", Some(old)), 1, "{fault}");
+        cluster.wait_until_alone();
+        cluster.assert_sound();
+    }
+}

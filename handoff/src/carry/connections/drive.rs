@@ -120,6 +120,19 @@ impl<S: Carried> Set for Connections<S> {
         }
     }
 
+    fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
+        let state = self.state();
+        let mut names: Vec<_> = state.live.values().map(|live| live.name.as_str()).collect();
+        // Under the lock, so the many that are not told are neither copied nor sorted.
+        if names.len() > most {
+            names.select_nth_unstable(most);
+        }
+        let more = names.len().saturating_sub(most);
+        names.truncate(most);
+        names.sort_unstable();
+        (names.into_iter().map(str::to_owned).collect(), more)
+    }
+
     fn interrupt(&self) {
         self.state().interrupted = true;
         self.changed.notify(usize::MAX);

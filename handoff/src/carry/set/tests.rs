@@ -99,3 +99,17 @@ fn all_that_are_late_are_named() {
     let _tickets = [sets[1].enter("z"), sets[0].enter("b"), sets[0].enter("a")];
     assert_eq!(carriage.wait_parked(Instant::now()), ["a", "b", "z"]);
 }
+
+#[test]
+fn those_that_are_not_parked_are_named_set_by_set_as_far_as_there_is_room() {
+    let sets: [Arc<Connections<Client>>; 2] = Default::default();
+    let cache = Memory::new();
+    let carriage = Carriage::new().with("cache", &cache).with("sets", &sets);
+    assert_eq!(carriage.not_parked(3), (vec![], 0));
+    let _first = ["d", "c"].map(|name| sets[0].enter(name));
+    let _second = ["b", "a"].map(|name| sets[1].enter(name));
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(carriage.not_parked(1), (names(&["c"]), 3));
+    assert_eq!(carriage.not_parked(3), (names(&["c", "d", "a"]), 1));
+    assert_eq!(carriage.not_parked(4), (names(&["c", "d", "a", "b"]), 0));
+}

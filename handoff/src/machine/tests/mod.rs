@@ -58,7 +58,12 @@ fn messages(handoff_id: HandoffId) -> Vec<Message> {
         Message::Fetch { handoff_id },
         Message::Late { handoff_id, connections: vec!["c".into()], unnamed: 1 },
         Message::Carried { handoff_id, sets: vec![carried_set()] },
+        draining(handoff_id),
     ]
+}
+
+fn draining(handoff_id: HandoffId) -> Message {
+    Message::Draining { handoff_id, open_conns: 3, connections: vec!["c".into()], unnamed: 1 }
 }
 
 fn carried_set() -> CarriedSet {
@@ -75,7 +80,6 @@ fn carried_set() -> CarriedSet {
 #[test]
 fn the_walk_covers_every_message() {
     let all = messages(ours());
-    assert_eq!(all.len(), 22);
-    let last = Message::Carried { handoff_id: ours(), sets: vec![carried_set()] };
-    assert_eq!(all.last(), Some(&last));
+    assert_eq!(all.len(), 23);
+    assert_eq!(all.last(), Some(&draining(ours())));
 }

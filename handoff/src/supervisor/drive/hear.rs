@@ -19,6 +19,7 @@ impl Swap {
     /// nothing has happened by then.
     pub(super) fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
         loop {
+            // That the incumbent has gone is heard first: then the successor may be all there is.
             let event = self.heard_event().or_else(|| self.abort_event());
             if let Some(event) = event.or_else(|| self.overdue_event()) {
                 return Some(event);
@@ -177,6 +178,12 @@ impl Swap {
                 let handoff_id = self.handoff_id();
                 self.tell(&Progress::Late { handoff_id, late: late.clone() });
                 self.learnt.carried.late = late;
+            }
+            &Message::Draining { handoff_id, open_conns, ref connections, unnamed }
+                if handoff_id == self.handoff_id() && self.machine.state == State::Draining =>
+            {
+                let waiting = LateConnections { connections: connections.clone(), unnamed };
+                self.tell(&Progress::Draining { handoff_id, open_conns, waiting });
             }
             Message::SealComplete { last_revision_per_shard, data_dir_fingerprint, .. } => {
                 self.learnt.sealed = Some(SealReport {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use handoff::Session;
-use handoff::supervisor::{IncumbentFate, LateConnections, Prepared, Progress};
+use handoff::supervisor::{AbortHandle, Cause, IncumbentFate, LateConnections, Prepared, Progress};
 use handoff_tests::fixture::NAP;
 use handoff_tests::harness::{Cluster, LIMIT, eventually};
 
@@ -30,11 +30,7 @@ fn prepared_while_busy(
     spec.drain_grace = Duration::from_millis(50);
     let session = cluster.supervisor.pair(spec.spec()).expect("both say hello");
     let session = session.warm().expect("it warms up");
-    let mut line = Line::open(cluster);
-    let before = cluster.struck(NAP, None);
-    line.send(&format!("nap {busy}\n"));
-    let begun = || (cluster.struck(NAP, None) > before).then_some(());
-    eventually("the request is begun", LIMIT, begun);
+    let line = busy_for(cluster, busy);
     let session = session.prepare().expect("it is not waited for");
     let late = LateConnections { connections: vec![line.name()], unnamed: 0 };
     assert_eq!(session.carry_report().late, late);
@@ -109,5 +105,74 @@ fn a_late_connection_that_parks_before_all_is_sealed_is_carried() {
     assert_eq!(cluster.carried.sets[0].count, fleet.count() as u64);
     assert_eq!(fleet.idle.last_mut().map(Line::reply), Some(old));
     fleet.assert_served(&cluster);
+    fleet.assert_sound(cluster, &[]);
+}
+
+/// What was told of a drain, by the swap's observer.
+type Told = Arc<Mutex<Vec<(u32, LateConnections)>>>;
+
+/// A supervisor that hears what its drains wait for, and gives a swap up then if it is told to.
+fn hears_of_drains(cluster: &mut Cluster, abort: Option<AbortHandle>) -> Told {
+    let told = Told::default();
+    let hears = Arc::clone(&told);
+    cluster.supervise(|supervisor| {
+        supervisor.with_observer(move |progress: &Progress| {
+            if let Progress::Draining { open_conns, waiting, .. } = progress {
+                hears.lock().expect("nobody panics").push((*open_conns, waiting.clone()));
+                abort.iter().for_each(|abort| abort.abort(waiting.to_string()));
+            }
+        })
+    });
+    told
+}
+
+/// A connection that is busy for so many milliseconds from now on.
+fn busy_for(cluster: &Cluster, milliseconds: u32) -> Line {
+    let (mut line, before) = (Line::open(cluster), cluster.struck(NAP, None));
+    line.send(&format!("nap {milliseconds}\n"));
+    let begun = || (cluster.struck(NAP, None) > before).then_some(());
+    eventually("the request is begun", LIMIT, begun);
+    line
+}
+
+#[test]
+fn who_holds_a_drain_up_is_named_while_it_does() {
+    let mut cluster = Cluster::start_carrying(&[]);
+    let told = hears_of_drains(&mut cluster, None);
+    let mut fleet = Fleet::open(&cluster);
+    // Quick drains have nothing to tell.
+    cluster.swap(&[]).expect("it commits");
+    fleet.assert_served(&cluster);
+    assert_eq!(*told.lock().expect("nobody panics"), []);
+    let old = cluster.serving().to_string();
+    let busy = busy_for(&cluster, 3000);
+    cluster.swap(&[]).expect("it commits");
+    let told = told.lock().expect("nobody panics").clone();
+    let waiting = LateConnections { connections: vec![busy.name()], unnamed: 0 };
+    assert!((1..=3).contains(&told.len()), "about every second: {told:?}");
+    assert!(told.iter().all(|told| *told == (1, waiting.clone())), "{told:?}");
+    fleet.idle.push(busy);
+    assert_eq!(fleet.idle.last_mut().map(Line::reply), Some(old));
+    fleet.assert_served(&cluster);
+    fleet.assert_sound(cluster, &[]);
+}
+
+#[test]
+fn a_drain_is_given_up_by_who_sees_whom_it_waits_for() {
+    let mut cluster = Cluster::start_carrying(&[]);
+    let serving = cluster.serving().to_string();
+    let abort = AbortHandle::new().expect("a descriptor is left");
+    let told = hears_of_drains(&mut cluster, Some(abort.clone()));
+    let mut fleet = Fleet::open(&cluster);
+    let busy = busy_for(&cluster, 5000);
+    let mut spec = cluster.successor(&[]);
+    spec.abort = Some(abort);
+    let begun = Instant::now();
+    let failed = fleet.assert_swap_fails(&mut cluster, &spec);
+    assert!(begun.elapsed() < Duration::from_secs(4), "it was waited for: {:?}", begun.elapsed());
+    assert_eq!(failed.cause, Cause::Requested(busy.name()), "{failed}");
+    assert_eq!(told.lock().expect("nobody panics").len(), 1);
+    fleet.idle.push(busy);
+    assert_eq!(fleet.idle.last_mut().map(Line::reply), Some(serving));
     fleet.assert_sound(cluster, &[]);
 }

@@ -97,6 +97,20 @@ fn a_drain_waits_for_those_that_have_a_handler_and_names_them() {
 }
 
 #[test]
+fn who_is_not_parked_is_named_as_far_as_there_is_room() {
+    let set = draining::<Client>();
+    assert_eq!(set.not_parked(2), (vec![], 0));
+    let mut tickets: Vec<_> = ["d", "b", "e", "a", "c"].map(|name| set.enter(name)).into();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(set.not_parked(0), (vec![], 5));
+    assert_eq!(set.not_parked(2), (names(&["a", "b"]), 3));
+    assert_eq!(set.not_parked(5), (names(&["a", "b", "c", "d", "e"]), 0));
+    tickets.remove(3).park(socket(), Client::new(1, 0));
+    drop(tickets.remove(1));
+    assert_eq!(set.not_parked(2), (names(&["c", "d"]), 1));
+}
+
+#[test]
 fn a_drain_that_is_given_up_is_waited_for_no_longer() {
     let set = draining::<Client>();
     let ticket = set.enter("busy");
