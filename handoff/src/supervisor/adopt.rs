@@ -167,7 +167,7 @@ impl Supervisor {
         }
         let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
-        tracing::info!(pid = id.pid, generation, ?settled, "adopted the daemon");
+        tracing::debug!(pid = id.pid, generation, ?settled, "adopted the daemon");
         if names.is_empty() {
             tracing::warn!(pid = id.pid, "it has no listener to give back: see Listeners::keep");
         }

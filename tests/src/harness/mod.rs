@@ -11,6 +11,7 @@ mod peer;
 mod process;
 mod spec;
 mod steps;
+mod terminal;
 
 pub use check::{control_owner, lock_holders};
 pub use clients::{Client, Clients, Tally};
@@ -19,6 +20,7 @@ pub use helper::HelperSupervisor;
 pub use peer::{Hostile, Peer};
 pub use process::{eventually, executable, is_alive, kill};
 pub use spec::SuccessorSpec;
+pub use terminal::Terminal;
 
 use std::time::Duration;
 

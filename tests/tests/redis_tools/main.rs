@@ -7,4 +7,3 @@ mod commands;
 mod halves;
 mod kvd;
 mod session;
-mod terminal;

@@ -2,10 +2,9 @@
 
 use std::process::Command;
 
-use handoff_tests::harness::{LIMIT, eventually};
+use handoff_tests::harness::{LIMIT, Terminal, eventually};
 
 use crate::kvd::Kvd;
-use crate::terminal::Terminal;
 
 #[test]
 fn a_session_of_redis_cli_at_a_terminal_outlives_commits_and_rollbacks() {

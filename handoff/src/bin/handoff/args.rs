@@ -1,0 +1,136 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Replaces the binary of a running, stateful daemon while its clients stay connected.
+///
+/// `handoff run` supervises a daemon; the other commands tell that supervisor what to do, or ask
+/// it what became of something. All of them find it by its configuration.
+#[derive(Debug, Parser)]
+#[command(
+    name = "handoff",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "More: `handoff help TOPIC`, with errors, config, exit-codes, metrics or signals.\n\nExit codes: 0 done, 1 an error, 2 a wrong command line, 3 rolled back (the old process serves,\nand has confirmed it), 4 nobody has confirmed that they serve, 5 refused or not begun."
+)]
+pub(crate) struct Args {
+    /// The configuration of the supervisor and its daemon
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HANDOFF_CONFIG",
+        default_value = "handoff.toml"
+    )]
+    pub(crate) config: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Supervise a daemon, in the foreground
+    ///
+    /// Adopts the daemon that runs, or binds (or inherits) the listeners and starts one; starts it
+    /// again when it dies, with a growing pause, and goes back to what served before when it keeps
+    /// dying. Killed, it leaves the daemon serving, for the next `handoff run` to adopt.
+    ///
+    /// SIGHUP swaps to the configured binary. SIGTERM and SIGINT stop the daemon cleanly; a second
+    /// one ends it at once.
+    Run {
+        /// How to log, in place of log.format
+        #[arg(long, value_name = "FORMAT")]
+        log_format: Option<LogFormat>,
+        /// How much to log, in place of log.level
+        #[arg(long, value_name = "LEVEL")]
+        log_level: Option<LogLevel>,
+    },
+    /// Replace the daemon by another binary, while its clients stay connected
+    ///
+    /// Without --wait it returns once the swap has begun. With --wait it shows each phase, and its
+    /// exit code says what the swap came to. Ending it with Ctrl-C does not end the swap: see
+    /// `handoff abort`.
+    Swap {
+        /// A binary that the configuration lists, in place of daemon.binary
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Follow it to its end
+        #[arg(long)]
+        wait: bool,
+        /// Go as far as the warm-up of the new process, and end it; nothing is drained
+        #[arg(long)]
+        dry_run: bool,
+        /// Say it in JSON, a line each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what serves, since when, and where a swap stands
+    Status {
+        /// Say it in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List past swaps, and what happened to daemons, newest last
+    ///
+    /// Also where no supervisor runs.
+    History {
+        /// How many of the last ones
+        #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
+        last: usize,
+        /// Say it in JSON, a line each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one swap: its phases with their times, and what it came to
+    Show {
+        /// Its id, or the first digits of it, or `last`
+        id: String,
+        /// Say it in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw one swap: supervisor, old and new process, and the pause
+    Timeline {
+        /// Its id, or the first digits of it, or `last`
+        id: String,
+        /// Where to; `-` is standard output
+        #[arg(short, long, default_value = "-", value_name = "FILE.svg")]
+        output: PathBuf,
+    },
+    /// Undo the swap in flight, and wait until that is done
+    Abort {
+        /// What the history is to say of it
+        #[arg(long, default_value = "an operator wished it")]
+        reason: String,
+        /// Say it in JSON, a line each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace the supervisor itself by a newer version; the daemon is not touched
+    ///
+    /// The new program (the setting `supervisor`, or whatever lies where this one did) first has to
+    /// accept the configuration. Its process is the same one: the pid stays, and so do the listeners.
+    Upgrade,
+    /// Stop the daemon cleanly, and then the supervisor
+    Stop,
+    /// Check the configuration, and the binaries that it lists
+    Check,
+    /// Print what the supervisor counts and measures, in Prometheus's text format
+    Metrics,
+    /// Explain errors, the configuration, exit codes, metrics or signals
+    Help {
+        /// Nothing for the list of commands
+        topic: Option<crate::help::Topic>,
+    },
+    /// Print completions for a shell
+    Completions { shell: Shell },
+    /// Print the manual page, in roff
+    Man,
+}

@@ -1,0 +1,242 @@
+//! The commands of an operator.
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::binary::Binary;
+use crate::config::Config;
+use crate::history::{self, Entry};
+use crate::record::{Outcome, SwapRecord};
+use crate::show::{self, Live};
+use crate::status::Status;
+use crate::timeline;
+use crate::trigger::{Client, ClientError, Reply, Request};
+
+type Outcoming = Result<ExitCode, Box<dyn Error>>;
+
+pub(crate) fn swap(
+    config: &Config,
+    binary: Option<PathBuf>,
+    wait: bool,
+    dry_run: bool,
+    json: bool,
+) -> Outcoming {
+    // The supervisor stands somewhere else.
+    let binary = binary.map(std::path::absolute).transpose()?;
+    let client = Client::ask(&config.socket, &Request::Swap { binary, dry_run, follow: wait })?;
+    follow(client, wait, json)
+}
+
+pub(crate) fn abort(config: &Config, reason: String, json: bool) -> Outcoming {
+    let code = follow(Client::ask(&config.socket, &Request::Abort { reason })?, true, json)?;
+    // To be rolled back is what was wished here.
+    Ok(if code == ExitCode::from(ROLLED_BACK) { ExitCode::SUCCESS } else { code })
+}
+
+/// Shows a swap as it goes on.
+fn follow(mut client: Client, to_its_end: bool, json: bool) -> Outcoming {
+    let mut live = Live::new(json);
+    loop {
+        let Some(reply) = client.next()? else { return Err(client.cut().into()) };
+        live.hear(&reply)?;
+        match reply {
+            Reply::Begun { id } if !to_its_end => {
+                if !json {
+                    println!("follow it with: handoff status, handoff show {:.8}", id);
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            Reply::Ended(record) => return Ok(code_of(&record)),
+            Reply::Refused { .. } => return Ok(ExitCode::from(REFUSED)),
+            _ => {}
+        }
+    }
+}
+
+fn code_of(record: &SwapRecord) -> ExitCode {
+    match record.outcome() {
+        Some(Outcome::Committed | Outcome::Promoted | Outcome::DryRun) => ExitCode::SUCCESS,
+        Some(Outcome::RolledBack) => ExitCode::from(ROLLED_BACK),
+        Some(Outcome::NotBegun) => ExitCode::from(REFUSED),
+        Some(Outcome::Lost | Outcome::Unknown) | None => ExitCode::from(UNCONFIRMED),
+    }
+}
+
+pub(crate) fn status(config: &Config, json: bool) -> Outcoming {
+    let status = match Client::ask(&config.socket, &Request::Status)?.answer()? {
+        Reply::Status(status) => status,
+        other => return unexpected(&other),
+    };
+    if json {
+        print(&serde_json::to_string(&status)?)?;
+    } else {
+        print(show::status(&status).trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn history(config: &Config, last: usize, json: bool) -> Outcoming {
+    let entries = entries(config)?;
+    let mut lines = Vec::new();
+    for entry in &entries {
+        if json {
+            lines.push(serde_json::to_string(entry)?);
+        } else {
+            lines.extend(show::entry(entry));
+        }
+    }
+    lines.drain(..lines.len().saturating_sub(last));
+    if lines.is_empty() && !json {
+        lines.push("nothing has happened yet".to_owned());
+    }
+    print(&lines.join("\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn show(config: &Config, id: &str, json: bool) -> Outcoming {
+    let record = record(config, id)?;
+    let text = if json { serde_json::to_string(&record)? } else { show::record(&record) };
+    print(text.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn timeline(config: &Config, id: &str, output: &Path) -> Outcoming {
+    let svg = timeline::draw(&record(config, id)?);
+    if output == Path::new("-") {
+        print(&svg)?;
+    } else {
+        fs::write(output, svg)
+            .map_err(|error| format!("cannot write {}: {error}", output.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// By the supervisor's word, and where none runs by the file.
+fn entries(config: &Config) -> Result<Vec<Entry>, Box<dyn Error>> {
+    match Client::ask(&config.socket, &Request::History) {
+        Ok(client) => match client.answer()? {
+            Reply::History(entries) => Ok(entries),
+            Reply::Refused { why, .. } => Err(why.into()),
+            other => Err(format!("the supervisor said {other:?}").into()),
+        },
+        Err(ClientError::Nobody { .. }) => {
+            let path = config.state_dir.join("history.jsonl");
+            let read = history::read(&path);
+            let read = read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            Ok(read.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn record(config: &Config, id: &str) -> Result<SwapRecord, Box<dyn Error>> {
+    let entries = entries(config)?;
+    match history::find(entries.iter(), id) {
+        Some(record) => Ok(record.clone()),
+        None => Err(format!(
+            "no swap, or more than one, has an id that begins with {id:?}; those that are known says `handoff history`"
+        )
+        .into()),
+    }
+}
+
+pub(crate) fn upgrade(config: &Config) -> Outcoming {
+    let ask = || -> Result<Box<Status>, Box<dyn Error>> {
+        match Client::ask(&config.socket, &Request::Status)?.answer()? {
+            Reply::Status(status) => Ok(status),
+            other => Err(format!("the supervisor said {other:?}").into()),
+        }
+    };
+    let before = ask()?;
+    // The connection ends with the old program, without a word unless it refuses.
+    let mut client = Client::ask(&config.socket, &Request::Upgrade)?;
+    match client.next() {
+        Ok(Some(Reply::Refused { why, .. })) => return refused(&why),
+        Ok(Some(other)) => return unexpected(&other),
+        Ok(None) | Err(ClientError::Cut { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let deadline = Instant::now() + UPGRADE_LIMIT;
+    loop {
+        let last = match ask() {
+            Ok(after) if after.supervisor.since_ms > before.supervisor.since_ms => {
+                println!(
+                    "supervisor {}: version {} before, {} now; its process and the daemon are the same",
+                    after.supervisor.pid, before.supervisor.version, after.supervisor.version
+                );
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ok(_) => "the old program answers still".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return Err(format!(
+                "the new supervisor does not answer: {last}. The daemon serves without one; start it by hand: handoff run --config {}",
+                config.file.display()
+            )
+            .into());
+        }
+        thread::sleep(RETRY_PAUSE);
+    }
+}
+
+pub(crate) fn stop(config: &Config) -> Outcoming {
+    match Client::ask(&config.socket, &Request::Stop)?.answer()? {
+        Reply::Stopped { status } => {
+            println!("stopped; the daemon: {status}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Reply::Refused { why, .. } => refused(&why),
+        other => unexpected(&other),
+    }
+}
+
+pub(crate) fn check(config: &Config) -> Outcoming {
+    for program in &config.programs {
+        let binary = Binary::open(program)?;
+        println!("{}  {}", binary.blake3, binary.path.display());
+    }
+    println!("{} is in order", config.file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn metrics(config: &Config) -> Outcoming {
+    match Client::ask(&config.socket, &Request::Metrics)?.answer()? {
+        Reply::Text(text) => {
+            print(text.trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        other => unexpected(&other),
+    }
+}
+
+fn refused(why: &str) -> Outcoming {
+    eprintln!("handoff: refused: {why}");
+    Ok(ExitCode::from(REFUSED))
+}
+
+fn unexpected(reply: &Reply) -> Outcoming {
+    match reply {
+        Reply::Refused { why, .. } => refused(why),
+        other => Err(format!("the supervisor said {other:?}").into()),
+    }
+}
+
+/// Not println!, which panics where a pipe was closed.
+fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+const ROLLED_BACK: u8 = 3;
+const UNCONFIRMED: u8 = 4;
+const REFUSED: u8 = 5;
+const UPGRADE_LIMIT: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);

@@ -1,0 +1,453 @@
+//! The configuration: strict TOML, read whole and checked before anything is done with it.
+
+mod address;
+mod duration;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub(crate) use address::Address;
+
+use duration::human;
+
+/// What the supervisor is to do, with every path made absolute.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    /// The file that it was read from.
+    pub(crate) file: PathBuf,
+    /// Where the supervisor keeps what is its own.
+    pub(crate) state_dir: PathBuf,
+    /// Its own socket, over which it is told what to do.
+    pub(crate) socket: PathBuf,
+    /// The program of the supervisor itself, which `handoff upgrade` goes over to.
+    pub(crate) supervisor: Option<PathBuf>,
+    /// The daemon's control socket.
+    pub(crate) control: PathBuf,
+    /// Where the daemon's relative paths begin.
+    pub(crate) directory: PathBuf,
+    pub(crate) env: BTreeMap<String, String>,
+    /// What may be executed; the first is what is started, and what a swap goes to.
+    pub(crate) programs: Vec<Program>,
+    pub(crate) listeners: Vec<ListenerConfig>,
+    pub(crate) limits: Limits,
+    pub(crate) restart: Restart,
+    pub(crate) probation: Option<ProbationConfig>,
+    pub(crate) log: LogConfig,
+}
+
+/// A binary that may be executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) args: Vec<String>,
+    /// If it is given, the file has to have it.
+    pub(crate) blake3: Option<String>,
+}
+
+/// A socket that is bound, held, and passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListenerConfig {
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    /// Whether `accept` on it waits; the flag is shared by all processes that have it.
+    pub(crate) blocking: bool,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    #[serde(deserialize_with = "human")]
+    pub(crate) deadline: Duration,
+    #[serde(deserialize_with = "human")]
+    pub(crate) drain_grace: Duration,
+    #[serde(deserialize_with = "human")]
+    pub(crate) hello: Duration,
+    #[serde(deserialize_with = "human")]
+    pub(crate) start: Duration,
+    #[serde(deserialize_with = "human")]
+    pub(crate) stop: Duration,
+    #[serde(deserialize_with = "human")]
+    pub(crate) adopt: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(300),
+            drain_grace: Duration::from_secs(60),
+            hello: Duration::from_secs(10),
+            start: Duration::from_secs(300),
+            stop: Duration::from_secs(90),
+            adopt: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is done when the daemon dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Restart {
+    /// The pause before the second start in a row; it doubles with each, and there is none
+    /// before the first.
+    #[serde(deserialize_with = "human")]
+    pub(crate) pause: Duration,
+    #[serde(deserialize_with = "human")]
+    pub(crate) longest_pause: Duration,
+    /// Who serves for so long has not died in a row.
+    #[serde(deserialize_with = "human")]
+    pub(crate) stable: Duration,
+    /// After so many deaths in a row the last binary that served is started instead.
+    pub(crate) attempts: u32,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(30),
+            stable: Duration::from_secs(10),
+            attempts: 3,
+        }
+    }
+}
+
+/// How a successor is watched after its commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProbationConfig {
+    pub(crate) length: Duration,
+    pub(crate) every: Duration,
+    pub(crate) timeout: Duration,
+    /// So many in a row.
+    pub(crate) failures: u32,
+    pub(crate) check: Check,
+}
+
+/// A question whether the daemon is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// A connection can be made.
+    Tcp(String),
+    /// The answer to a GET has a status of 200 to 299.
+    Http(String),
+    /// The command exits with 0.
+    Command(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogConfig {
+    pub(crate) format: LogFormat,
+    pub(crate) level: LogLevel,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: LogLevel::Info }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// A line a person reads.
+    Human,
+    /// An object a line.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogLevel {
+    /// What keeps somebody from being served.
+    Error,
+    /// And what went another way than it was wished.
+    Warn,
+    /// And what was done.
+    Info,
+    /// And what was tried.
+    Debug,
+}
+
+impl Config {
+    /// Reads and checks the file. Nothing else is touched.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let file = std::path::absolute(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, &file)
+    }
+
+    /// Checks the text of a file at that absolute path.
+    pub(crate) fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: file.to_owned(),
+            words: error.to_string().trim_end().to_owned(),
+        })?;
+        raw.check(file).map_err(|fault| ConfigError::Value {
+            path: file.to_owned(),
+            line: fault.at.map(|at| 1 + text[..at.min(text.len())].matches('\n').count()),
+            words: fault.words,
+        })
+    }
+
+    /// The listed program that is meant by a path.
+    pub(crate) fn program(&self, path: &Path) -> Option<&Program> {
+        let canonical = |path: &Path| fs::canonicalize(path).ok();
+        let is_it = |program: &&Program| {
+            program.path == path
+                || canonical(path).is_some_and(|path| canonical(&program.path) == Some(path))
+        };
+        self.programs.iter().find(is_it)
+    }
+
+    /// What a running supervisor cannot go over to, if it differs.
+    pub(crate) fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
+        [
+            ("state_dir", self.state_dir != other.state_dir),
+            ("socket", self.socket != other.socket),
+            ("daemon.control", self.control != other.control),
+            ("listeners", self.listeners != other.listeners),
+        ]
+        .into_iter()
+        .find_map(|(name, differs)| differs.then_some(name))
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error(
+        "cannot read the configuration {}: {source}; name another with --config, or write one: see `handoff help config`",
+        path.display()
+    )]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{} is not a configuration: {words}\nwhat it may say is in `handoff help config`", path.display())]
+    Syntax { path: PathBuf, words: String },
+    #[error("{}{}: {words}", path.display(), Line(*line))]
+    Value { path: PathBuf, line: Option<usize>, words: String },
+}
+
+struct Line(Option<usize>);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}
+
+/// As it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    state_dir: PathBuf,
+    socket: Option<PathBuf>,
+    supervisor: Option<PathBuf>,
+    daemon: RawDaemon,
+    #[serde(default)]
+    binaries: Vec<Spanned<RawProgram>>,
+    #[serde(default)]
+    listeners: Vec<RawListener>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    restart: Restart,
+    probation: Option<Spanned<RawProbation>>,
+    #[serde(default)]
+    log: LogConfig,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDaemon {
+    binary: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
+    blake3: Option<Spanned<String>>,
+    control: Spanned<PathBuf>,
+    directory: Option<PathBuf>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProgram {
+    path: PathBuf,
+    args: Option<Vec<String>>,
+    blake3: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListener {
+    name: Spanned<String>,
+    address: Spanned<String>,
+    #[serde(default)]
+    blocking: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProbation {
+    #[serde(rename = "for", deserialize_with = "human")]
+    length: Duration,
+    #[serde(default = "a_second", deserialize_with = "human")]
+    every: Duration,
+    #[serde(default = "two_seconds", deserialize_with = "human")]
+    timeout: Duration,
+    #[serde(default = "three")]
+    failures: u32,
+    tcp: Option<String>,
+    http: Option<Spanned<String>>,
+    command: Option<Vec<String>>,
+}
+
+const fn a_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+const fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+
+const fn three() -> u32 {
+    3
+}
+
+/// A value that cannot be, and where it begins in the text.
+struct Fault {
+    at: Option<usize>,
+    words: String,
+}
+
+impl Fault {
+    fn at<T>(value: &Spanned<T>, words: impl Into<String>) -> Self {
+        Self { at: Some(value.span().start), words: words.into() }
+    }
+}
+
+impl Raw {
+    fn check(self, file: &Path) -> Result<Config, Fault> {
+        let base = file.parent().unwrap_or(Path::new("/"));
+        let absolute = |path: &Path| base.join(path);
+        let state_dir = absolute(&self.state_dir);
+        let first = Program {
+            path: absolute(&self.daemon.binary),
+            args: self.daemon.args.clone(),
+            blake3: self.daemon.blake3.map(checked_hash).transpose()?,
+        };
+        let mut programs = vec![first];
+        for raw in self.binaries {
+            let path = absolute(&raw.get_ref().path);
+            if programs.iter().any(|program| program.path == path) {
+                let words = format!("{} is listed twice", path.display());
+                return Err(Fault::at(&raw, words));
+            }
+            let RawProgram { args, blake3, .. } = raw.into_inner();
+            let blake3 = blake3.map(checked_hash).transpose()?;
+            let args = args.unwrap_or_else(|| self.daemon.args.clone());
+            programs.push(Program { path, args, blake3 });
+        }
+        let control = absolute(self.daemon.control.get_ref());
+        if control.as_os_str().len() > LONGEST_SOCKET {
+            let words = format!("the path {} {TOO_LONG}", control.display());
+            return Err(Fault::at(&self.daemon.control, words));
+        }
+        let socket = match &self.socket {
+            Some(socket) => absolute(socket),
+            None => state_dir.join("supervisor.sock"),
+        };
+        if socket.as_os_str().len() > LONGEST_SOCKET {
+            let words = format!("the path {} {TOO_LONG}: set `socket`", socket.display());
+            return Err(Fault { at: None, words });
+        }
+        Ok(Config {
+            file: file.to_owned(),
+            state_dir,
+            socket,
+            supervisor: self.supervisor.map(|path| absolute(&path)),
+            control,
+            directory: self
+                .daemon
+                .directory
+                .map_or_else(|| base.to_owned(), |path| absolute(&path)),
+            env: self.daemon.env,
+            programs,
+            listeners: listeners_of(self.listeners, base)?,
+            limits: self.limits,
+            restart: self.restart,
+            probation: self.probation.map(checked_probation).transpose()?,
+            log: self.log,
+        })
+    }
+}
+
+fn listeners_of(raw: Vec<RawListener>, base: &Path) -> Result<Vec<ListenerConfig>, Fault> {
+    let mut listeners: Vec<ListenerConfig> = Vec::with_capacity(raw.len());
+    for RawListener { name, address, blocking } in raw {
+        let is_bad = |character: char| character == ':' || character.is_control();
+        if name.get_ref().is_empty() || name.get_ref().contains(is_bad) {
+            let words = "a listener's name may not be empty, nor contain ':' or control characters";
+            return Err(Fault::at(&name, words));
+        }
+        if name.get_ref() == crate::listen::OWN {
+            return Err(Fault::at(&name, format!("the name {:?} is taken", crate::listen::OWN)));
+        }
+        let parsed =
+            Address::parse(address.get_ref(), base).map_err(|words| Fault::at(&address, words))?;
+        if listeners.iter().any(|other| other.address == parsed && !parsed.is_any_port()) {
+            return Err(Fault::at(&address, format!("{parsed} is listed twice")));
+        }
+        let name = name.into_inner();
+        listeners.push(ListenerConfig { name, address: parsed, blocking });
+    }
+    Ok(listeners)
+}
+
+fn checked_hash(hash: Spanned<String>) -> Result<String, Fault> {
+    let text = hash.get_ref().to_ascii_lowercase();
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text);
+    }
+    let words = "a BLAKE3 hash has 64 hexadecimal digits, as `b3sum FILE` prints it";
+    Err(Fault::at(&hash, words))
+}
+
+fn checked_probation(spanned: Spanned<RawProbation>) -> Result<ProbationConfig, Fault> {
+    let at = spanned.span().start;
+    let fault = |words: &str| Fault { at: Some(at), words: words.to_owned() };
+    let raw = spanned.into_inner();
+    let check = match (raw.tcp, raw.http, raw.command) {
+        (Some(address), None, None) => Check::Tcp(address),
+        (None, Some(url), None) if url.get_ref().starts_with("http://") => {
+            Check::Http(url.into_inner())
+        }
+        (None, Some(url), None) => {
+            return Err(Fault::at(&url, "the URL has to begin with http://"));
+        }
+        (None, None, Some(command)) if !command.is_empty() => Check::Command(command),
+        (None, None, Some(_)) => return Err(fault("the command of a probation is empty")),
+        _ => return Err(fault("a probation needs one check: `tcp`, `http` or `command`")),
+    };
+    if raw.every.is_zero() || raw.timeout.is_zero() || raw.failures == 0 {
+        return Err(fault("`every`, `timeout` and `failures` of a probation may not be 0"));
+    }
+    let RawProbation { length, every, timeout, failures, .. } = raw;
+    Ok(ProbationConfig { length, every, timeout, failures, check })
+}
+
+/// What the kernel takes, without the byte behind it.
+const LONGEST_SOCKET: usize = 107;
+const TOO_LONG: &str = "is too long for a socket (the kernel takes 107 bytes)";
+
+#[cfg(test)]
+mod tests;

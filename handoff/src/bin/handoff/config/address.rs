@@ -1,0 +1,63 @@
+//! Where a listener listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// An address of one of the kinds that can be passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// `127.0.0.1:6380`, `[::]:6380`
+    Tcp(SocketAddr),
+    /// `udp:127.0.0.1:53`
+    Udp(SocketAddr),
+    /// `unix:/run/demo.sock`
+    Unix(PathBuf),
+    /// `unix-datagram:/run/demo.sock`
+    UnixDatagram(PathBuf),
+}
+
+impl Address {
+    /// A relative path begins at `base`.
+    pub(super) fn parse(text: &str, base: &Path) -> Result<Self, String> {
+        let unix = |path: &str| {
+            let path = base.join(path);
+            match path.as_os_str().len() {
+                length if length > super::LONGEST_SOCKET => {
+                    Err(format!("the path {} {}", path.display(), super::TOO_LONG))
+                }
+                _ => Ok(path),
+            }
+        };
+        let inet = |text: &str| {
+            text.parse::<SocketAddr>().map_err(|_| {
+                format!(
+                    "{text:?} is no address; write \"127.0.0.1:6380\", \"[::]:6380\", \"udp:127.0.0.1:53\", \"unix:/run/demo.sock\" or \"unix-datagram:/run/demo.sock\""
+                )
+            })
+        };
+        match text.split_once(':') {
+            Some(("unix", path)) => Ok(Self::Unix(unix(path)?)),
+            Some(("unix-datagram", path)) => Ok(Self::UnixDatagram(unix(path)?)),
+            Some(("udp", address)) => Ok(Self::Udp(inet(address)?)),
+            Some(("tcp", address)) => Ok(Self::Tcp(inet(address)?)),
+            _ => Ok(Self::Tcp(inet(text)?)),
+        }
+    }
+
+    /// Whether the kernel chooses the port, so that it may stand twice.
+    pub(crate) fn is_any_port(&self) -> bool {
+        matches!(self, Self::Tcp(address) | Self::Udp(address) if address.port() == 0)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Udp(address) => write!(f, "udp:{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::UnixDatagram(path) => write!(f, "unix-datagram:{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Durations as people write them: "30s", "1m 30s", "250ms".
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserializer;
+use serde::de::{Error, Visitor};
+
+/// For `deserialize_with`.
+pub(super) fn human<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    deserializer.deserialize_str(Human)
+}
+
+struct Human;
+
+impl Visitor<'_> for Human {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration with its unit, in quotes: \"250ms\", \"30s\", \"1m 30s\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+        humantime::parse_duration(text)
+            .map_err(|error| E::custom(format!("{text:?} is no duration: {error}")))
+    }
+}

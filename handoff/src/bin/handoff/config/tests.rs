@@ -1,0 +1,179 @@
+use super::*;
+
+const LEAST: &str = r#"
+state_dir = "state"
+[daemon]
+binary = "bin/notesd"
+control = "run/control.sock"
+"#;
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, Path::new("/etc/notes/handoff.toml")).unwrap()
+}
+
+fn fault(text: &str) -> String {
+    Config::parse(text, Path::new("/etc/notes/handoff.toml")).unwrap_err().to_string()
+}
+
+fn with(more: &str) -> String {
+    format!("{LEAST}{more}")
+}
+
+#[test]
+fn the_least_that_is_needed_has_defaults_and_paths_begin_at_the_file() {
+    let config = parse(LEAST);
+    assert_eq!(config.state_dir, Path::new("/etc/notes/state"));
+    assert_eq!(config.socket, Path::new("/etc/notes/state/supervisor.sock"));
+    assert_eq!(config.control, Path::new("/etc/notes/run/control.sock"));
+    assert_eq!(config.directory, Path::new("/etc/notes"));
+    let program = Program { path: "/etc/notes/bin/notesd".into(), args: Vec::new(), blake3: None };
+    assert_eq!(config.programs, [program]);
+    assert_eq!((config.limits, config.restart), (Limits::default(), Restart::default()));
+    assert_eq!((config.listeners.len(), config.probation), (0, None));
+}
+
+#[test]
+fn durations_are_as_people_write_them() {
+    let config = parse(&with("[limits]\ndeadline = \"1m 30s\"\ndrain_grace = \"250ms\"\n"));
+    assert_eq!(config.limits.deadline, Duration::from_secs(90));
+    assert_eq!(config.limits.drain_grace, Duration::from_millis(250));
+    let words = fault(&with("[limits]\ndeadline = 30\n"));
+    assert!(words.contains("line 7"), "{words}");
+    assert!(words.contains("a duration with its unit, in quotes: \"250ms\""), "{words}");
+    let words = fault(&with("[limits]\ndeadline = \"30 parsecs\"\n"));
+    assert!(words.contains("line 7"), "{words}");
+    assert!(words.contains("\"30 parsecs\" is no duration"), "{words}");
+}
+
+#[test]
+fn what_is_unknown_is_an_error_that_points_at_the_line() {
+    for (text, line, word) in [
+        (with("[limits]\ndeadlin = \"30s\"\n"), 7, "deadlin"),
+        (with("[probation]\nfor = \"1s\"\ntcp = \"x\"\nshape = 1\n"), 9, "shape"),
+        (format!("grace = 1\n{LEAST}"), 1, "grace"),
+        (with("color = true\n"), 6, "color"),
+        (with("[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\nport = 1\n"), 9, "port"),
+        (with("[log]\nlevel = \"loud\"\n"), 7, "loud"),
+    ] {
+        let words = fault(&text);
+        assert!(words.contains(&format!("line {line}, column")), "{words}");
+        assert!(words.contains(&format!("`{word}`")), "{words}");
+        assert!(words.contains("handoff help config"), "{words}");
+    }
+}
+
+#[test]
+fn what_is_lacking_is_named() {
+    assert!(fault("").contains("missing field `state_dir`"));
+    let words = fault("state_dir = \"s\"\n[daemon]\nbinary = \"b\"\n");
+    assert!(words.contains("missing field `control`"), "{words}");
+}
+
+#[test]
+fn garbage_is_an_error_whatever_it_is() {
+    for text in ["\u{0}", "state_dir", "= = =", "[[[", "state_dir = 1", "\u{feff}{}", "daemon = []"]
+    {
+        let words = fault(text);
+        assert!(words.starts_with("/etc/notes/handoff.toml is not a configuration: "), "{words}");
+    }
+}
+
+#[test]
+fn values_that_cannot_be_are_told_with_their_line() {
+    let hash = "0".repeat(64);
+    for (more, line, told) in [
+        (
+            "[[listeners]]\nname = \"a:b\"\naddress = \"[::]:1\"\n",
+            7,
+            "may not be empty, nor contain ':'",
+        ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"nowhere\"\n",
+            8,
+            "\"nowhere\" is no address; write",
+        ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\n[[listeners]]\nname = \"b\"\naddress = \"[::]:1\"\n",
+            11,
+            "[::]:1 is listed twice",
+        ),
+        ("[[listeners]]\nname = \"handoff.supervisor\"\naddress = \"[::]:1\"\n", 7, "is taken"),
+        ("[[binaries]]\npath = \"bin/notesd\"\n", 6, "/etc/notes/bin/notesd is listed twice"),
+        ("[[binaries]]\npath = \"b\"\nblake3 = \"12\"\n", 8, "64 hexadecimal digits"),
+        ("[probation]\nfor = \"1s\"\n", 6, "a probation needs one check"),
+        ("[probation]\nfor = \"1s\"\ntcp = \"a\"\ncommand = [\"b\"]\n", 6, "needs one check"),
+        ("[probation]\nfor = \"1s\"\nhttp = \"https://a\"\n", 8, "has to begin with http://"),
+        ("[probation]\nfor = \"1s\"\ncommand = []\n", 6, "is empty"),
+        ("[probation]\nfor = \"1s\"\ntcp = \"a\"\nfailures = 0\n", 6, "may not be 0"),
+    ] {
+        let words = fault(&with(more));
+        let begin = format!("/etc/notes/handoff.toml, line {line}: ");
+        assert!(words.starts_with(&begin) && words.contains(told), "{more}: {words}");
+    }
+    // Any port may stand twice, and so may a hash.
+    let any = "[[listeners]]\nname = \"a\"\naddress = \"[::]:0\"\n".repeat(2);
+    assert_eq!(parse(&with(&any)).listeners.len(), 2);
+    let upper = format!("[[binaries]]\npath = \"b\"\nblake3 = \"{}\"\n", hash.replace('0', "A"));
+    assert_eq!(parse(&with(&upper)).programs[1].blake3, Some("a".repeat(64)));
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_told() {
+    let long = "d".repeat(120);
+    let text = LEAST.replace("run/control.sock", &long);
+    assert!(fault(&text).contains("line 5: the path /etc/notes/ddd"), "{}", fault(&text));
+    let text = LEAST.replace("\"state\"", &format!("{long:?}"));
+    assert!(fault(&text).ends_with("107 bytes): set `socket`"), "{}", fault(&text));
+    let more = format!("[[listeners]]\nname = \"a\"\naddress = \"unix:{long}\"\n");
+    assert!(fault(&with(&more)).contains("is too long for a socket"));
+}
+
+#[test]
+fn each_kind_of_address_is_shown_as_it_is_written() {
+    for text in
+        ["127.0.0.1:80", "[::]:80", "udp:127.0.0.1:53", "unix:/run/a", "unix-datagram:/run/a"]
+    {
+        let parsed = Address::parse(text, Path::new("/etc")).unwrap();
+        assert_eq!(parsed.to_string(), text);
+    }
+    assert_eq!(Address::parse("unix:a", Path::new("/etc")), Ok(Address::Unix("/etc/a".into())));
+}
+
+#[test]
+fn a_binary_has_the_daemon_s_arguments_unless_it_has_its_own() {
+    let text = LEAST.replace("[daemon]", "[daemon]\nargs = [\"serve\"]");
+    let text = format!("{text}[[binaries]]\npath = \"b\"\n[[binaries]]\npath = \"c\"\nargs = []\n");
+    let config = parse(&text);
+    let args: Vec<_> = config.programs.iter().map(|program| program.args.clone()).collect();
+    assert_eq!(args, [vec!["serve".to_owned()], vec!["serve".to_owned()], vec![]]);
+}
+
+#[test]
+fn a_program_is_found_by_any_path_that_leads_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let real = directory.path().join("v1");
+    fs::write(&real, "").unwrap();
+    std::os::unix::fs::symlink(&real, directory.path().join("current")).unwrap();
+    let text = LEAST.replace("bin/notesd", &directory.path().join("current").display().to_string());
+    let config = parse(&text);
+    assert_eq!(config.program(&real), Some(&config.programs[0]));
+    assert_eq!(config.program(&directory.path().join("./current")), Some(&config.programs[0]));
+    assert_eq!(config.program(&directory.path().join("v2")), None);
+}
+
+#[test]
+fn what_a_running_supervisor_cannot_change_is_named() {
+    let config = parse(LEAST);
+    let listener = with("[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\n");
+    assert_eq!(config.fixed_difference(&parse(&listener)), Some("listeners"));
+    let moved = LEAST.replace("run/", "var/");
+    assert_eq!(config.fixed_difference(&parse(&moved)), Some("daemon.control"));
+    assert_eq!(config.fixed_difference(&parse(&LEAST.replace("notesd", "v2"))), None);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_with_what_to_do() {
+    let words = Config::load(Path::new("/nowhere/handoff.toml")).unwrap_err().to_string();
+    assert!(words.starts_with("cannot read the configuration /nowhere/handoff.toml: No such file"));
+    assert!(words.ends_with("or write one: see `handoff help config`"), "{words}");
+}

@@ -1,0 +1,291 @@
+//! The history: what became of each swap and of each daemon, kept across restarts.
+//!
+//! A file of JSON lines, only ever appended to. A line that cannot be read is passed over, so a
+//! supervisor that was killed while it wrote spoils one. What cannot be written is kept in memory
+//! and told: a full disk keeps no daemon from serving, and no swap from being made.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{End, Party, Probation, Step, SwapRecord};
+
+/// One line of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Line {
+    /// A swap is about to begin.
+    Begun(SwapRecord),
+    /// What a process calls its build, or its pid or generation, has become known.
+    Known {
+        id: String,
+        from: Party,
+        to: Party,
+    },
+    Step {
+        id: String,
+        step: Step,
+    },
+    Ended {
+        id: String,
+        end: End,
+    },
+    Probation {
+        id: String,
+        probation: Probation,
+    },
+    Daemon(DaemonEvent),
+}
+
+/// Something that happened to the daemon outside of a swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DaemonEvent {
+    /// Milliseconds since the epoch.
+    pub(crate) at_ms: u64,
+    pub(crate) kind: DaemonEventKind,
+    pub(crate) daemon: Party,
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DaemonEventKind {
+    /// It was started and serves.
+    Started,
+    /// It was there when the supervisor was started.
+    Adopted,
+    /// It took the place of another one in a swap.
+    Succeeded,
+    /// It ended, with that status, if anybody knows it.
+    Died { status: String },
+    /// It was started and did not come to serve.
+    NotStarted { why: String },
+    /// It was told to stop, and did.
+    Stopped { status: String },
+}
+
+/// What is shown of the history: swaps and daemons, oldest first.
+#[expect(clippy::large_enum_variant, reason = "there are a thousand at most, and half are large")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Entry {
+    Swap(SwapRecord),
+    Daemon(DaemonEvent),
+}
+
+/// The history of one daemon, in memory and on disk.
+#[derive(Debug)]
+pub(crate) struct History {
+    path: PathBuf,
+    entries: VecDeque<Entry>,
+    /// Not written yet, since the disk would not take them.
+    unwritten: VecDeque<Line>,
+    /// Why the last line could not be written.
+    fault: Option<String>,
+}
+
+impl History {
+    /// Reads what there is. What cannot be read is told as a fault, and is no reason not to
+    /// supervise.
+    pub(crate) fn open(path: &Path) -> Self {
+        let (entries, fault) = match read(path) {
+            Ok(entries) => (entries, None),
+            Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
+        };
+        let mut history =
+            Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault };
+        history.shorten();
+        history
+    }
+
+    pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
+        &self.entries
+    }
+
+    /// Why the file lacks something, if it does.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let why = self.fault.as_ref()?;
+        let count = self.unwritten.len();
+        Some(format!("the history {} lacks {count} lines: {why}", self.path.display()))
+    }
+
+    /// The swap with that id.
+    pub(crate) fn swap(&self, id: &str) -> Option<&SwapRecord> {
+        find(self.entries.iter(), id)
+    }
+
+    /// Takes one line in, and writes it.
+    pub(crate) fn add(&mut self, line: Line) {
+        fold(&mut self.entries, line.clone());
+        self.unwritten.push_back(line);
+        self.write();
+        while self.unwritten.len() > MOST_UNWRITTEN {
+            self.unwritten.pop_front();
+        }
+    }
+
+    /// Tries again to write what the disk would not take.
+    pub(crate) fn write(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let had_fault = self.fault.is_some();
+        match self.write_all() {
+            Ok(()) => {
+                self.fault = None;
+                if had_fault {
+                    tracing::info!(path = %self.path.display(), "the history is whole again");
+                }
+            }
+            Err(error) => {
+                self.fault = Some(error.to_string());
+                if !had_fault {
+                    tracing::error!(
+                        path = %self.path.display(), %error,
+                        "the history cannot be written; it is kept in memory, and tried again"
+                    );
+                }
+            }
+        }
+    }
+
+    fn write_all(&mut self) -> io::Result<()> {
+        let mut file = open(&self.path)?;
+        while let Some(line) = self.unwritten.front() {
+            let mut text = serde_json::to_vec(line)?;
+            text.push(b'\n');
+            // A line that was not written whole spoils no other.
+            if ends_torn(&mut file)? {
+                text.insert(0, b'\n');
+            }
+            file.write_all(&text)?;
+            self.unwritten.pop_front();
+        }
+        // What ended is to outlive the machine, too. Nobody waits for it.
+        file.sync_data()
+    }
+
+    /// Begins the file anew once it has grown long, with the last entries.
+    fn shorten(&mut self) {
+        let is_long = fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONG);
+        if !is_long {
+            return;
+        }
+        let beside = self.path.with_added_extension("new");
+        let written = (|| {
+            let _ = fs::remove_file(&beside);
+            let mut file = open(&beside)?;
+            for entry in &self.entries {
+                let line = match entry {
+                    Entry::Swap(record) => Line::Begun(record.clone()),
+                    Entry::Daemon(event) => Line::Daemon(event.clone()),
+                };
+                let mut text = serde_json::to_vec(&line)?;
+                text.push(b'\n');
+                file.write_all(&text)?;
+            }
+            file.sync_data()?;
+            fs::rename(&beside, &self.path)
+        })();
+        if let Err(error) = written {
+            tracing::warn!(path = %self.path.display(), %error, "the history stays long");
+        }
+    }
+}
+
+/// What the file says, oldest first; nothing where there is none.
+pub(crate) fn read(path: &Path) -> io::Result<VecDeque<Entry>> {
+    let mut entries = VecDeque::new();
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+        Err(error) => return Err(error),
+    };
+    let skipped = file.metadata()?.len().saturating_sub(4 * LONG);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(4 * LONG).read_to_end(&mut bytes)?;
+    let mut unreadable = 0_usize;
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(line) => fold(&mut entries, line),
+            Err(_) => unreadable += 1,
+        }
+    }
+    if unreadable > 0 {
+        tracing::warn!(path = %path.display(), unreadable, "lines of the history are passed over");
+    }
+    Ok(entries)
+}
+
+/// The swap whose id begins with these digits, if there is just one; the last one for `last`.
+pub(crate) fn find<'a>(
+    entries: impl DoubleEndedIterator<Item = &'a Entry>,
+    id: &str,
+) -> Option<&'a SwapRecord> {
+    let mut swaps = entries.rev().filter_map(|entry| match entry {
+        Entry::Swap(record) => Some(record),
+        Entry::Daemon(_) => None,
+    });
+    if id == "last" {
+        return swaps.next();
+    }
+    let mut found = swaps.filter(|record| !id.is_empty() && record.id.starts_with(id));
+    let first = found.next();
+    if found.next().is_some() { None } else { first }
+}
+
+fn fold(entries: &mut VecDeque<Entry>, line: Line) {
+    match line {
+        Line::Begun(record) => entries.push_back(Entry::Swap(record)),
+        Line::Daemon(event) => entries.push_back(Entry::Daemon(event)),
+        Line::Known { id, from, to } => change(entries, &id, |record| {
+            (record.from, record.to) = (from, to);
+        }),
+        Line::Step { id, step } => change(entries, &id, |record| record.steps.push(step)),
+        Line::Ended { id, end } => change(entries, &id, |record| record.end = Some(end)),
+        Line::Probation { id, probation } => {
+            change(entries, &id, |record| record.probation = Some(probation));
+        }
+    }
+    while entries.len() > MOST_ENTRIES {
+        entries.pop_front();
+    }
+}
+
+fn change(entries: &mut VecDeque<Entry>, id: &str, change: impl FnOnce(&mut SwapRecord)) {
+    let found = entries.iter_mut().rev().find_map(|entry| match entry {
+        Entry::Swap(record) if record.id == id => Some(record),
+        _ => None,
+    });
+    if let Some(record) = found {
+        change(record);
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+fn ends_torn(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != [b'\n'])
+}
+
+/// From this length on, in bytes, the file is begun anew at the next start.
+const LONG: u64 = 4 << 20;
+/// Kept in memory, and in a file that is begun anew.
+const MOST_ENTRIES: usize = 1000;
+const MOST_UNWRITTEN: usize = 10_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use super::*;
+use crate::record::{Outcome, Trigger, What};
+
+fn record(id: &str) -> SwapRecord {
+    SwapRecord {
+        id: id.to_owned(),
+        begun_ms: 7,
+        trigger: Trigger::Hangup,
+        dry_run: false,
+        from: Party::default(),
+        to: Party { binary: "/opt/b".into(), blake3: "ab".into(), ..Party::default() },
+        steps: Vec::new(),
+        end: None,
+        probation: None,
+    }
+}
+
+fn step(phase: &str, at_us: u64) -> Step {
+    Step { at_us, what: What::Entered { phase: phase.to_owned() } }
+}
+
+fn end() -> End {
+    End { outcome: Outcome::RolledBack, took_us: 9, cause: Some("why".into()), carried: Vec::new() }
+}
+
+fn lines(id: &str) -> [Line; 5] {
+    let to = Party { pid: Some(4), ..record(id).to };
+    [
+        Line::Begun(record(id)),
+        Line::Known { id: id.into(), from: Party::default(), to },
+        Line::Step { id: id.into(), step: step("warming", 3) },
+        Line::Ended { id: id.into(), end: end() },
+        Line::Probation { id: id.into(), probation: Probation::Passed },
+    ]
+}
+
+fn whole(id: &str) -> SwapRecord {
+    let mut whole = record(id);
+    whole.to.pid = Some(4);
+    whole.steps.push(step("warming", 3));
+    whole.end = Some(end());
+    whole.probation = Some(Probation::Passed);
+    whole
+}
+
+#[test]
+fn what_was_added_is_read_by_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let mut history = History::open(&path);
+    for line in lines("aa").into_iter().chain(lines("ab")) {
+        history.add(line);
+    }
+    let event = DaemonEvent {
+        at_ms: 5,
+        kind: DaemonEventKind::Died { status: "killed by SIGKILL".into() },
+        daemon: Party::default(),
+        args: vec!["serve".into()],
+    };
+    history.add(Line::Daemon(event.clone()));
+    assert_eq!(history.swap("aa"), Some(&whole("aa")));
+    let again = History::open(&path);
+    let all = [Entry::Swap(whole("aa")), Entry::Swap(whole("ab")), Entry::Daemon(event)];
+    assert_eq!(again.entries(), &all);
+    assert_eq!((again.fault(), history.fault()), (None, None));
+}
+
+#[test]
+fn a_swap_is_found_by_what_its_id_begins_with() {
+    let entries = [Entry::Swap(record("aabb")), Entry::Swap(record("abbb"))];
+    let found = |id: &str| find(entries.iter(), id).map(|record| record.id.as_str());
+    assert_eq!(found("aa"), Some("aabb"));
+    assert_eq!(found("abbb"), Some("abbb"));
+    assert_eq!(found("last"), Some("abbb"));
+    assert_eq!((found("a"), found(""), found("c")), (None, None, None));
+}
+
+#[test]
+fn a_line_that_is_cut_off_costs_that_line_and_not_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let mut history = History::open(&path);
+    for line in lines("aa") {
+        history.add(line);
+    }
+    let written = fs::read(&path).unwrap();
+    for length in 0..written.len() {
+        fs::write(&path, &written[..length]).unwrap();
+        let mut cut = History::open(&path);
+        cut.add(Line::Begun(record("bb")));
+        let read = read(&path).unwrap();
+        assert_eq!(read.back(), Some(&Entry::Swap(record("bb"))), "cut at {length}");
+        assert!(read.len() <= 2);
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_is_told_and_what_it_did_not_take_is_written_when_it_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let real = directory.path().join("real");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let mut history = History::open(&path);
+    for line in lines("aa") {
+        history.add(line);
+    }
+    assert_eq!(history.swap("aa"), Some(&whole("aa")), "it is known all the same");
+    let fault = history.fault().unwrap();
+    assert!(fault.contains("lacks 5 lines: No space left on device"), "{fault}");
+    fs::remove_file(&path).unwrap();
+    fs::write(&real, "").unwrap();
+    std::os::unix::fs::symlink(&real, &path).unwrap();
+    history.write();
+    assert_eq!(history.fault(), None);
+    assert_eq!(read(&real).unwrap(), [Entry::Swap(whole("aa"))]);
+}
+
+#[test]
+fn one_that_cannot_be_read_is_told_and_keeps_nobody_from_supervising() {
+    let directory = tempfile::tempdir().unwrap();
+    let history = History::open(directory.path());
+    assert!(history.entries().is_empty());
+    let fault = history.fault().unwrap();
+    assert!(fault.contains("cannot read it: Is a directory"), "{fault}");
+}
+
+#[test]
+fn a_long_one_is_begun_anew_with_the_last_entries() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let mut history = History::open(&path);
+    for line in lines("aa") {
+        history.add(line);
+    }
+    let mut file = open(&path).unwrap();
+    let filler = format!("{}\n", " ".repeat(1 << 20));
+    for _ in 0..5 {
+        file.write_all(filler.as_bytes()).unwrap();
+    }
+    let shortened = History::open(&path);
+    assert_eq!(shortened.entries(), &[Entry::Swap(whole("aa"))]);
+    assert!(fs::metadata(&path).unwrap().len() < 10_000);
+    assert_eq!(read(&path).unwrap(), [Entry::Swap(whole("aa"))]);
+}
+
+#[test]
+fn only_so_many_are_kept_in_memory() {
+    let mut entries = VecDeque::new();
+    for number in 0..2 * MOST_ENTRIES {
+        fold(&mut entries, Line::Begun(record(&number.to_string())));
+    }
+    assert_eq!(entries.len(), MOST_ENTRIES);
+    assert_eq!(entries.back(), Some(&Entry::Swap(record(&(2 * MOST_ENTRIES - 1).to_string()))));
+}

@@ -1,0 +1,168 @@
+//! The sockets that the supervisor holds: inherited, or bound.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+
+use handoff::error::ListenerError;
+use handoff::successor::Listeners;
+
+use crate::config::{Address, ListenerConfig};
+
+/// The name under which a supervisor that is upgraded passes its own socket on.
+pub(crate) const OWN: &str = "handoff.supervisor";
+
+/// A socket that cannot be had.
+#[derive(Debug)]
+pub(crate) struct ListenError {
+    name: String,
+    address: Address,
+    source: io::Error,
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, address, source } = self;
+        write!(f, "cannot listen on {address} for {name:?}: {source}")?;
+        match (source.kind(), address) {
+            (io::ErrorKind::AddrInUse, Address::Tcp(at)) => {
+                write!(f, "; who has it says: ss -ltnp 'sport = :{}'", at.port())
+            }
+            (io::ErrorKind::AddrInUse, Address::Udp(at)) => {
+                write!(f, "; who has it says: ss -lunp 'sport = :{}'", at.port())
+            }
+            (io::ErrorKind::AddrInUse, Address::Unix(path) | Address::UnixDatagram(path)) => {
+                write!(f, "; who has it says: ss -lxp src {}", path.display())
+            }
+            (io::ErrorKind::PermissionDenied, Address::Tcp(_) | Address::Udp(_)) => {
+                f.write_str("; a port below 1024 is root's, or takes CAP_NET_BIND_SERVICE")
+            }
+            (io::ErrorKind::AddrNotAvailable, _) => {
+                f.write_str("; no interface of this machine has that address")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The socket of that name and kind that a service manager passed, if it did.
+pub(crate) fn inherited(
+    listeners: &mut Listeners,
+    config: &ListenerConfig,
+) -> Result<Option<OwnedFd>, ListenerError> {
+    let name = &config.name;
+    let taken = match config.address {
+        Address::Tcp(_) => listeners.take_tcp(name).map(OwnedFd::from),
+        Address::Udp(_) => listeners.take_udp(name).map(OwnedFd::from),
+        Address::Unix(_) => listeners.take_unix(name).map(OwnedFd::from),
+        Address::UnixDatagram(_) => listeners.take_unix_datagram(name).map(OwnedFd::from),
+    };
+    match taken {
+        Ok(socket) => Ok(Some(socket)),
+        Err(ListenerError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Binds it.
+pub(crate) fn bind(config: &ListenerConfig) -> Result<OwnedFd, ListenError> {
+    let nonblocking = !config.blocking;
+    let bound = match &config.address {
+        Address::Tcp(address) => TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(nonblocking)?;
+            Ok(listener.into())
+        }),
+        Address::Udp(address) => UdpSocket::bind(address).and_then(|socket| {
+            socket.set_nonblocking(nonblocking)?;
+            Ok(socket.into())
+        }),
+        Address::Unix(path) => {
+            clear(path).and_then(|()| UnixListener::bind(path)).and_then(|listener| {
+                listener.set_nonblocking(nonblocking)?;
+                Ok(listener.into())
+            })
+        }
+        Address::UnixDatagram(path) => {
+            clear(path).and_then(|()| UnixDatagram::bind(path)).and_then(|socket| {
+                socket.set_nonblocking(nonblocking)?;
+                Ok(socket.into())
+            })
+        }
+    };
+    bound.map_err(|source| ListenError {
+        name: config.name.clone(),
+        address: config.address.clone(),
+        source,
+    })
+}
+
+/// Removes a socket that nobody listens on any more.
+fn clear(path: &Path) -> io::Result<()> {
+    let is_socket = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type().is_socket(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !is_socket {
+        let words = "there is a file of that name, and it is no socket; it was left alone";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, words));
+    }
+    let stream = UnixStream::connect(path).err().map(|error| error.kind());
+    let datagram = UnixDatagram::unbound()?.connect(path).err().map(|error| error.kind());
+    let refused = Some(io::ErrorKind::ConnectionRefused);
+    if stream == refused && datagram == refused {
+        fs::remove_file(path)
+    } else {
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(address: std::net::SocketAddr) -> ListenerConfig {
+        ListenerConfig { name: "resp".into(), address: Address::Tcp(address), blocking: false }
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_with_the_command_that_says_by_whom() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let words = bind(&tcp(address)).unwrap_err().to_string();
+        let begin = format!("cannot listen on {address} for \"resp\": Address already in use");
+        assert!(words.starts_with(&begin), "{words}");
+        assert!(words.ends_with(&format!("ss -ltnp 'sport = :{}'", address.port())), "{words}");
+    }
+
+    #[test]
+    fn a_socket_that_nobody_listens_on_is_replaced_and_one_in_use_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("daemon.sock");
+        for kind in [Address::Unix, Address::UnixDatagram] {
+            let config =
+                ListenerConfig { name: "own".into(), address: kind(path.clone()), blocking: false };
+            let bound = bind(&config).unwrap();
+            let words = bind(&config).unwrap_err().to_string();
+            assert!(words.contains("use; who has it says: ss -lxp src "), "{words}");
+            drop(bound);
+            drop(bind(&config).unwrap());
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, "mine").unwrap();
+            let words = bind(&config).unwrap_err().to_string();
+            assert!(words.contains("it is no socket; it was left alone"), "{words}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What is known of a swap: what is shown of it, told while it is in flight, and kept.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// One swap, from its first step to whatever is known of it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SwapRecord {
+    /// The handoff id, as the library shows it.
+    pub(crate) id: String,
+    /// Milliseconds since the epoch.
+    pub(crate) begun_ms: u64,
+    pub(crate) trigger: Trigger,
+    /// It goes as far as the warm-up.
+    pub(crate) dry_run: bool,
+    /// The process that is to be replaced.
+    pub(crate) from: Party,
+    /// The one that is to replace it.
+    pub(crate) to: Party,
+    /// In the order in which they were made.
+    pub(crate) steps: Vec<Step>,
+    /// None while the swap is in flight.
+    pub(crate) end: Option<End>,
+    /// What became of the successor after the commit, if it was on probation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) probation: Option<Probation>,
+}
+
+/// Who wanted a swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Trigger {
+    /// `handoff swap`, by a process of that user.
+    Operator { uid: u32, pid: u32 },
+    /// `SIGHUP`.
+    Hangup,
+    /// A health check failed in the probation of that swap, which this one undoes.
+    Probation { of: String },
+}
+
+/// One of the two processes, and what it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Party {
+    /// The path that the configuration names.
+    pub(crate) binary: String,
+    /// Of the file that was executed, 64 hexadecimal digits; empty where it cannot be read.
+    pub(crate) blake3: String,
+    /// What the process calls its build, once it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) build: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pid: Option<u32>,
+    /// In the owner record: grows with every change of writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<u64>,
+}
+
+/// Something that happened in a swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    /// Microseconds since the swap began.
+    pub(crate) at_us: u64,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "step")]
+pub(crate) enum What {
+    /// The successor was started.
+    Launched { pid: u32 },
+    /// A phase was entered: "paired", "warming", "warmed", "draining", "prepared", "sealing",
+    /// "sealed", "opening", "ready", "committing", "committed"; "ending the successor",
+    /// "rolling back", "rolled back"; "promoting the successor", "promoted".
+    Entered { phase: String },
+    /// The drain has not ended yet, because of these.
+    Waiting { open_conns: u32, connections: Vec<String>, unnamed: u32 },
+    /// These did not reach a request boundary within the grace of the drain.
+    Late { connections: Vec<String>, unnamed: u32 },
+    /// So many shards are sealed.
+    Sealing { sealed: u32, total: u32 },
+    /// The swap is given up.
+    GivenUp { cause: String },
+}
+
+/// How a swap ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    pub(crate) outcome: Outcome,
+    /// Microseconds from its beginning to its end.
+    pub(crate) took_us: u64,
+    /// Why it did not commit, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cause: Option<String>,
+    /// What was carried, a line a set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) carried: Vec<String>,
+}
+
+/// What a swap came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// The successor serves.
+    Committed,
+    /// The old process serves, and has confirmed it.
+    RolledBack,
+    /// The old process died, and the successor serves in its place.
+    Promoted,
+    /// Nothing was begun: the old process was not touched.
+    NotBegun,
+    /// A dry run: the successor warmed up and was ended; the old process was not touched.
+    DryRun,
+    /// The old process is dead, and nobody took its place.
+    Lost,
+    /// The old process has not confirmed that it serves.
+    Unknown,
+}
+
+/// What became of a successor that was watched after its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Probation {
+    Passed,
+    Failed {
+        why: String,
+    },
+    /// Another swap, or the end of the supervisor, came first.
+    Ended {
+        why: String,
+    },
+}
+
+impl SwapRecord {
+    /// When the clients began to wait and when they did no more, in microseconds since the swap
+    /// began: from the start of the drain to the commit, or until the old process had confirmed
+    /// that it serves again. None where nothing was drained, while they wait, and where nobody has
+    /// confirmed that they serve.
+    pub(crate) fn pause_us(&self) -> Option<(u64, u64)> {
+        let over = match self.outcome()? {
+            Outcome::Committed => "committed",
+            Outcome::Promoted => "promoted",
+            Outcome::RolledBack => "rolled back",
+            Outcome::NotBegun | Outcome::DryRun | Outcome::Lost | Outcome::Unknown => return None,
+        };
+        let begun = self.entered("draining")?;
+        Some((begun, self.entered(over)?.max(begun)))
+    }
+
+    /// When a phase was entered, in microseconds since the swap began.
+    pub(crate) fn entered(&self, name: &str) -> Option<u64> {
+        self.phases().find(|(_, phase)| *phase == name).map(|(at, _)| at)
+    }
+
+    /// The phases that were entered, and when.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.steps.iter().filter_map(|step| match &step.what {
+            What::Entered { phase } => Some((step.at_us, phase.as_str())),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.end.as_ref().map(|end| end.outcome)
+    }
+}
+
+impl Outcome {
+    /// As it is shown, and counted.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled back",
+            Self::Promoted => "promoted",
+            Self::NotBegun => "not begun",
+            Self::DryRun => "dry run",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn to_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn from_ms(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+pub(crate) fn to_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,284 @@
+//! `handoff run`: one thread has all the state and hears of everything as events. Whatever may
+//! take long (a swap, a start, an adoption, a health check, an operator's connection) is on a
+//! thread of its own, and sends one.
+//!
+//! The library's `Supervisor` goes to the thread that needs it and comes back with the event: one
+//! of those jobs runs at a time.
+
+mod boot;
+mod check;
+mod children;
+mod daemon;
+mod job;
+mod probation;
+mod restarts;
+mod signals;
+mod status;
+mod stop;
+mod swap;
+mod upgrade;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime};
+
+use handoff::Supervisor;
+use handoff::supervisor::{AbortHandle, Progress};
+
+use crate::binary::{Binary, BinaryError, ByDescriptor};
+use crate::config::Config;
+use crate::history::History;
+use crate::listen::ListenError;
+use crate::record::Party;
+use crate::trigger::{Asked, Reply, Request, Trigger};
+use daemon::Daemon;
+use probation::Watch;
+use restarts::Restarts;
+use signals::Said;
+use swap::InFlight;
+
+/// Supervises until it is told to stop.
+pub(crate) fn run(config: Config) -> Result<ExitCode, RunError> {
+    let mut runner = boot::boot(config)?;
+    let result = loop {
+        match runner.turn() {
+            Ok(None) => {}
+            Ok(Some(code)) => break Ok(code),
+            Err(error) => break Err(error),
+        }
+    };
+    runner.trigger.drain(LAST_WORDS);
+    result
+}
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Path { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Handoff(#[from] handoff::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Inherited(#[from] handoff::error::ListenerError),
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    #[error("{0}")]
+    NotStarted(String),
+    #[error("cannot hear signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    #[error("{0}; handoff run is a supervisor and no daemon")]
+    NoSupervisor(&'static str),
+    #[error(
+        "a bug in handoff: {0}; the daemon is left alone, and the next `handoff run` adopts it"
+    )]
+    Broken(String),
+    #[error("the metrics cannot be counted: {0}")]
+    Metrics(String),
+}
+
+/// What happens.
+enum Event {
+    Signal(Said),
+    Asked(Asked),
+    /// A step of the swap in flight.
+    Progress(Instant, Progress),
+    /// Both processes of the swap in flight have said what they call their builds.
+    Paired {
+        incumbent: String,
+        successor: String,
+    },
+    /// The process with that pid, watched since then, has ended.
+    Ended {
+        pid: u32,
+        watched: Instant,
+    },
+    JobDone(job::Done),
+    /// Of the probation of that swap.
+    Checked {
+        swap: String,
+        result: Result<(), String>,
+    },
+    /// The new program of the supervisor was tried.
+    UpgradeTried {
+        result: Result<PathBuf, String>,
+        replies: Sender<Reply>,
+    },
+}
+
+/// Where the library's supervisor is.
+enum Work {
+    Idle(Box<Supervisor>),
+    /// At a job, which can be given up.
+    Busy(Job, AbortHandle),
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Adopt,
+    Start,
+    Swap,
+}
+
+/// All that the supervisor knows.
+struct Runner {
+    config: Config,
+    since: SystemTime,
+    launcher: ByDescriptor,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+    work: Work,
+    trigger: Trigger,
+    history: History,
+    /// Who serves, as far as is known.
+    daemon: Option<Daemon>,
+    /// What served before, and may serve again.
+    previous: Option<Arc<Binary>>,
+    restarts: Restarts,
+    /// What is started next, and when.
+    next_start: Option<(Instant, Arc<Binary>)>,
+    swap: Option<InFlight>,
+    watch: Option<Watch>,
+    stopping: Option<stop::Stopping>,
+    /// Whether a daemon has served under this supervisor: until then a failure ends it.
+    has_served: bool,
+    /// What somebody should see to.
+    fell_back: Option<String>,
+    /// Free descriptors where those begin that an upgraded supervisor inherits.
+    places: upgrade::Places,
+}
+
+impl Runner {
+    /// Waits for the next event and acts on it; an exit code ends the supervisor.
+    fn turn(&mut self) -> Result<Option<ExitCode>, RunError> {
+        let wait = self.next_due().saturating_duration_since(Instant::now());
+        match self.events.recv_timeout(wait) {
+            Ok(event) => {
+                if let Some(code) = self.on(event)? {
+                    return Ok(Some(code));
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(RunError::Broken("nothing can be heard any more".into()));
+            }
+        }
+        self.on_time()
+    }
+
+    fn on(&mut self, event: Event) -> Result<Option<ExitCode>, RunError> {
+        match event {
+            Event::Signal(Said::Stop) => return Ok(self.stop(None)),
+            Event::Signal(Said::Swap) => self.swap_on_hangup(),
+            Event::Signal(Said::Child) => {} // collected below
+            Event::Signal(Said::Forward(signal)) => self.forward(signal),
+            Event::Asked(asked) => return Ok(self.on_asked(asked)),
+            Event::Progress(at, progress) => self.on_progress(at, progress),
+            Event::Paired { incumbent, successor } => self.on_paired(incumbent, successor),
+            Event::Ended { pid, watched } => return self.on_ended(pid, watched),
+            Event::JobDone(done) => return self.on_job_done(done),
+            Event::Checked { swap, result } => self.on_checked(&swap, result),
+            Event::UpgradeTried { result, replies } => self.upgrade(result, &replies),
+        }
+        Ok(None)
+    }
+
+    fn on_asked(&mut self, Asked { request, asker, replies }: Asked) -> Option<ExitCode> {
+        // Who asked may be gone by now.
+        let answer = |reply| drop(replies.send(reply));
+        match request {
+            Request::Status => answer(Reply::Status(Box::new(self.status()))),
+            Request::History => {
+                answer(Reply::History(self.history.entries().iter().cloned().collect()));
+            }
+            Request::Metrics => answer(Reply::Text(crate::metrics::render())),
+            Request::Swap { binary, dry_run, follow } => {
+                self.swap_on_request(binary.as_deref(), dry_run, follow, asker, replies);
+            }
+            Request::Abort { reason } => self.abort(reason, replies),
+            Request::Upgrade => self.try_upgrade(replies),
+            Request::Stop => return self.stop(Some(replies)),
+        }
+        None
+    }
+
+    /// When something is to be done although nothing happens.
+    fn next_due(&self) -> Instant {
+        let mut due = Instant::now() + TICK;
+        if let Some((at, _)) = &self.next_start {
+            due = due.min(*at);
+        }
+        if let Some(watch) = &self.watch {
+            due = due.min(watch.until());
+        }
+        if let Some(stopping) = &self.stopping {
+            due = due.min(stopping.deadline());
+        }
+        due
+    }
+
+    fn on_time(&mut self) -> Result<Option<ExitCode>, RunError> {
+        self.history.write();
+        if matches!(self.work, Work::Idle(_)) {
+            children::reap(self.daemon.as_ref().map(Daemon::pid));
+        }
+        self.end_probation_on_time();
+        self.start_on_time()?;
+        Ok(self.stop_on_time())
+    }
+
+    fn tell(&self) -> impl Fn(Event) -> bool + Send + Clone + 'static {
+        let sender = self.sender.clone();
+        move |event| sender.send(event).is_ok()
+    }
+
+    /// Gives the library's supervisor to a thread.
+    fn take_supervisor(&mut self, job: Job) -> Option<(Box<Supervisor>, AbortHandle)> {
+        let abort = match AbortHandle::new() {
+            Ok(abort) => abort,
+            Err(error) => {
+                tracing::error!(%error, "no descriptor is left");
+                return None;
+            }
+        };
+        match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone())) {
+            Work::Idle(supervisor) => Some((supervisor, abort)),
+            busy @ Work::Busy(..) => {
+                self.work = busy;
+                None
+            }
+        }
+    }
+
+    const fn is_busy(&self) -> Option<Job> {
+        match self.work {
+            Work::Idle(_) => None,
+            Work::Busy(job, _) => Some(job),
+        }
+    }
+}
+
+/// What is known of a binary before it runs.
+fn party_of(binary: &Binary) -> Party {
+    Party {
+        binary: binary.path.display().to_string(),
+        blake3: binary.blake3.clone(),
+        ..Party::default()
+    }
+}
+
+fn channel() -> (Sender<Event>, Receiver<Event>) {
+    mpsc::channel()
+}
+
+/// How often is looked for what makes no event.
+const TICK: Duration = Duration::from_secs(1);
+/// For answers to go out when the supervisor ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -1,0 +1,303 @@
+//! The start of the supervisor: what it inherits, what it finds, and what it starts.
+
+use std::fs::{self, DirBuilder};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use handoff::Supervisor;
+use handoff::error::ListenerError;
+use handoff::successor::{Role, detect};
+use handoff::supervisor::{Adoption, Settled, Settlement};
+
+use super::daemon::{Daemon, Process};
+use super::job::said_of;
+use super::restarts::Restarts;
+use super::upgrade::{self, Places};
+use super::{Event, RunError, Runner, Work, channel, signals};
+use crate::binary::{Binary, ByDescriptor};
+use crate::config::{Config, Program};
+use crate::history::{DaemonEventKind, Entry, History, Line};
+use crate::record::{End, Outcome, to_ms, to_us};
+use crate::trigger::Trigger;
+use crate::{listen, metrics};
+
+/// Gets everything ready and begins to look for a daemon. No other thread runs yet.
+pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
+    let Inherited { own, listeners } = inherit(&config)?;
+    // Before anything else is opened: the numbers that it wants are the first free ones.
+    let places = Places::new(config.listeners.len() + SPARE_PLACES)
+        .map_err(|source| RunError::Path { action: "open", path: "/dev/null".into(), source })?;
+    metrics::install().map_err(RunError::Metrics)?;
+    let at = |action, path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| RunError::Path { action, path, source }
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state_dir)
+        .map_err(at("create the directory", &config.state_dir))?;
+    if let Some(parent) = config.control.parent() {
+        fs::create_dir_all(parent).map_err(at("create the directory", parent))?;
+    }
+    let launcher =
+        ByDescriptor::new(&config).map_err(at("use the directory", &config.state_dir))?;
+    let (sender, events) = channel();
+    let heard = sender.clone();
+    // Whoever has the journal is the only supervisor of the daemon with that control socket.
+    let mut supervisor = Supervisor::new(&config.control)?
+        .with_journal(config.control.with_added_extension("journal"))?
+        .with_launch(launcher.clone())
+        .with_observer(move |progress: &handoff::supervisor::Progress| {
+            let _ = heard.send(Event::Progress(Instant::now(), progress.clone()));
+        });
+    for (name, socket) in listeners {
+        supervisor.add_listener(name, socket);
+    }
+    let told = sender.clone();
+    signals::listen(move |said| told.send(Event::Signal(said)).is_ok())
+        .map_err(RunError::Signals)?;
+    let trigger = open_trigger(&config, own, &sender)?;
+    let history = History::open(&config.state_dir.join("history.jsonl"));
+    let mut runner = Runner {
+        since: SystemTime::now(),
+        launcher,
+        sender,
+        events,
+        work: Work::Idle(Box::new(supervisor)),
+        trigger,
+        history,
+        daemon: None,
+        previous: None,
+        restarts: Restarts::new(config.restart),
+        next_start: None,
+        swap: None,
+        watch: None,
+        stopping: None,
+        has_served: false,
+        fell_back: None,
+        places,
+        config,
+    };
+    tracing::info!(
+        version = crate::VERSION, config = %runner.config.file.display(),
+        socket = %runner.config.socket.display(), "the supervisor looks for a daemon"
+    );
+    runner.adopt()?;
+    Ok(runner)
+}
+
+/// What came with this process.
+struct Inherited {
+    /// Of this supervisor before its upgrade.
+    own: Option<UnixListener>,
+    listeners: Vec<(String, OwnedFd)>,
+}
+
+/// Takes the sockets of a service manager, or of this supervisor before its upgrade. It reads the
+/// environment, so it comes first of all.
+fn inherit(config: &Config) -> Result<Inherited, RunError> {
+    let mut inherited = match detect()? {
+        Role::ColdStart(start) => start.into_listeners(),
+        Role::Successor(_) => {
+            return Err(RunError::NoSupervisor("another supervisor started this as a successor"));
+        }
+    };
+    let own = match inherited.take_unix(listen::OWN) {
+        Ok(socket) => Some(out_of_the_way(socket.into(), config)?.into()),
+        Err(ListenerError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        if let Some(socket) = listen::inherited(&mut inherited, listener)? {
+            listeners.push((listener.name.clone(), out_of_the_way(socket, config)?));
+        }
+    }
+    for name in inherited.names() {
+        tracing::warn!(name, "a socket was inherited that the configuration does not list");
+    }
+    Ok(Inherited { own, listeners })
+}
+
+/// The first numbers are kept for an upgrade.
+fn out_of_the_way(socket: OwnedFd, config: &Config) -> Result<OwnedFd, RunError> {
+    let kept = upgrade::FIRST + i32::try_from(config.listeners.len() + SPARE_PLACES).unwrap_or(0);
+    let moved = rustix::io::fcntl_dupfd_cloexec(&socket, kept);
+    Ok(moved.map_err(|errno| handoff::Error::from(std::io::Error::from(errno)))?)
+}
+
+fn open_trigger(
+    config: &Config,
+    own: Option<UnixListener>,
+    sender: &std::sync::mpsc::Sender<Event>,
+) -> Result<Trigger, RunError> {
+    let asked = sender.clone();
+    Trigger::open(&config.socket, own, move |what| asked.send(Event::Asked(what)).is_ok()).map_err(
+        |source| RunError::Path {
+            action: "serve the supervisor's socket",
+            path: config.socket.clone(),
+            source,
+        },
+    )
+}
+
+impl Runner {
+    pub(super) fn on_adopted(
+        &mut self,
+        mut supervisor: Box<Supervisor>,
+        adoption: handoff::Result<Adoption>,
+    ) -> Result<(), RunError> {
+        let adoption = adoption?;
+        let settled = match &adoption {
+            Adoption::Daemon(daemon) => daemon.settled.clone(),
+            Adoption::Nothing { settled } => settled.clone(),
+        };
+        self.settle_history(settled.as_ref());
+        self.bind_missing(&mut supervisor)?;
+        self.work = Work::Idle(supervisor);
+        match adoption {
+            Adoption::Daemon(adopted) => {
+                let pid = adopted.process.pid();
+                let binary = Binary::of_process(pid).map_err(|source| RunError::Path {
+                    action: "look at the binary of",
+                    path: format!("/proc/{pid}").into(),
+                    source,
+                })?;
+                let binary = Arc::new(self.as_listed(binary));
+                let said = said_of(&adopted.build_id, adopted.generation);
+                self.previous = self.previous_in_history(&binary);
+                let since = self.since_in_history(pid).unwrap_or_else(SystemTime::now);
+                let daemon = Daemon::new(Process::Adopted(adopted.process), binary, said, since);
+                tracing::info!(
+                    pid, build = daemon.said.build, generation = daemon.said.generation,
+                    settled = ?settled.as_ref().map(|settled| settled.outcome),
+                    "adopted the daemon that serves"
+                );
+                self.serve(daemon, DaemonEventKind::Adopted);
+                self.resume_probation();
+            }
+            Adoption::Nothing { .. } => {
+                let binary = Arc::new(Binary::open(&self.config.programs[0])?);
+                self.previous = self.previous_in_history(&binary);
+                self.next_start = Some((Instant::now(), binary));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the configuration lists and nobody has given back is bound.
+    fn bind_missing(&self, supervisor: &mut Supervisor) -> Result<(), RunError> {
+        let mut held: Vec<String> =
+            supervisor.listeners().map(|(name, _)| name.to_owned()).collect();
+        for listener in &self.config.listeners {
+            match held.iter().position(|name| *name == listener.name) {
+                Some(index) => drop(held.swap_remove(index)),
+                None => {
+                    supervisor.add_listener(&listener.name, listen::bind(listener)?);
+                    tracing::info!(name = listener.name, address = %listener.address, "listening");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An adopted binary by the name and with the arguments that the configuration has for it.
+    fn as_listed(&self, binary: Binary) -> Binary {
+        match self.config.program(&binary.path) {
+            Some(program) => binary.listed_as(&program.path),
+            None => binary,
+        }
+    }
+
+    /// Swaps that the supervisor before this one did not see the end of.
+    fn settle_history(&mut self, settled: Option<&Settled>) {
+        let now_ms = to_ms(SystemTime::now());
+        let open: Vec<(String, u64)> = self
+            .history
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Swap(record) if record.end.is_none() => {
+                    Some((record.id.clone(), record.begun_ms))
+                }
+                _ => None,
+            })
+            .collect();
+        for (id, begun_ms) in open {
+            let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
+            let outcome = match settled.map(|settled| settled.outcome) {
+                Some(Settlement::Committed) => Outcome::Committed,
+                Some(Settlement::RolledBack) => Outcome::RolledBack,
+                Some(Settlement::Lost) => Outcome::Lost,
+                Some(_) => Outcome::Unknown,
+                // Its supervisor died before it had begun anything, or after it was over.
+                None => Outcome::Unknown,
+            };
+            let cause = match settled {
+                Some(_) => "its supervisor died; the next one settled it",
+                None => "its supervisor died, and left no word of it",
+            };
+            let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
+            let end = End {
+                outcome,
+                took_us: took_us.max(to_us(std::time::Duration::ZERO)),
+                cause: Some(cause.into()),
+                carried: Vec::new(),
+            };
+            tracing::info!(id, outcome = outcome.name(), "a swap of the supervisor before is over");
+            self.history.add(Line::Ended { id, end });
+        }
+    }
+
+    /// What served before this binary, by the history, if it is still there and listed.
+    fn previous_in_history(&self, current: &Binary) -> Option<Arc<Binary>> {
+        let event = self.history.entries().iter().rev().find_map(|entry| match entry {
+            Entry::Daemon(event)
+                if matches!(
+                    event.kind,
+                    DaemonEventKind::Started
+                        | DaemonEventKind::Succeeded
+                        | DaemonEventKind::Adopted
+                ) && (event.daemon.blake3 != current.blake3 || event.args != current.args) =>
+            {
+                Some(event)
+            }
+            _ => None,
+        })?;
+        let listed = self.config.program(event.daemon.binary.as_ref())?;
+        let program = Program {
+            path: listed.path.clone(),
+            args: event.args.clone(),
+            blake3: Some(event.daemon.blake3.clone()),
+        };
+        match Binary::open(&program) {
+            Ok(binary) => Some(Arc::new(binary)),
+            Err(error) => {
+                tracing::info!(%error, "what served before cannot be fallen back to");
+                None
+            }
+        }
+    }
+
+    fn since_in_history(&self, pid: u32) -> Option<SystemTime> {
+        self.history.entries().iter().rev().find_map(|entry| match entry {
+            Entry::Daemon(event)
+                if event.daemon.pid == Some(pid)
+                    && matches!(
+                        event.kind,
+                        DaemonEventKind::Started | DaemonEventKind::Succeeded
+                    ) =>
+            {
+                Some(crate::record::from_ms(event.at_ms))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// For the supervisor's own socket, and for what a daemon gives back that is not listed.
+const SPARE_PLACES: usize = 8;

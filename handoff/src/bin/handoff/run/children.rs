@@ -1,0 +1,154 @@
+//! Child processes: commands that are waited for, and those that nobody waits for.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+/// Commands that run and are waited for: the reaper leaves them alone. Starting and reaping
+/// exclude each other, so that none is reaped before it stands here.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Runs a command to its end, or kills it and what it started at the limit. What it writes is
+/// returned, at most as much as a pipe holds while it runs.
+pub(super) fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = command.spawn()?;
+        running.insert(child.id());
+        child
+    };
+    let pid = child.id();
+    let ended = wait(child, limit);
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+    ended
+}
+
+fn wait(child: Child, limit: Duration) -> io::Result<Output> {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    let ended = pidfd_open(pid, PidfdFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|process| wait_readable(&process, Instant::now() + limit));
+    if !matches!(ended, Ok(true)) {
+        // The group is the child's own, and lives at least until it is waited for.
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    let output = child.wait_with_output()?;
+    if ended? {
+        return Ok(output);
+    }
+    let words = format!("it did not end within {}", humantime::format_duration(limit));
+    Err(io::Error::new(io::ErrorKind::TimedOut, words))
+}
+
+/// Whether a descriptor is readable before the deadline; a pidfd is once its process has ended.
+pub(super) fn wait_readable(fd: impl std::os::fd::AsFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Collects children that have ended and that nobody waits for: processes that were replaced, and
+/// in a container those that lost their parent. `daemon` is left to whoever watches it. Not to be
+/// called while the library starts a process, which it waits for itself.
+pub(super) fn reap(daemon: Option<u32>) {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let ended = match waitid(Id::All, look) {
+            Ok(status) => status.pid(),
+            Err(Errno::EINTR) => continue,
+            Err(_) => None,
+        };
+        let Some(pid) = ended else { return };
+        let id = u32::try_from(pid.as_raw()).ok();
+        // Those behind it in the kernel's list come when it has been waited for.
+        if id.is_some_and(|id| running.contains(&id) || Some(id) == daemon) {
+            return;
+        }
+        match collect(pid) {
+            Some(status) => tracing::debug!(pid = pid.as_raw(), %status, "collected"),
+            None => return,
+        }
+    }
+}
+
+/// How a process ended, if it was a child of this one and nobody has collected it.
+pub(super) fn collect(pid: Pid) -> Option<String> {
+    match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+        Ok(WaitStatus::Exited(_, code)) => Some(format!("exit status: {code}")),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("killed by {signal}")),
+        _ => None,
+    }
+}
+
+/// In the words of [`collect`].
+pub(super) fn words_of(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+
+    let signal = status.signal().map(nix::sys::signal::Signal::try_from);
+    match (status.code(), signal) {
+        (Some(code), _) => format!("exit status: {code}"),
+        (None, Some(Ok(signal))) => format!("killed by {signal}"),
+        _ => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_killed_at_its_limit_with_what_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        // Long enough to write the pid; it ends by the limit alone.
+        let mut limit = Duration::from_millis(100);
+        let started = loop {
+            let ended = output(Command::new("sh").args(["-c", &script]), limit);
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            let said = std::fs::read_to_string(&pid).unwrap_or_default();
+            match said.trim().parse::<i32>() {
+                Ok(pid) => break pid,
+                Err(_) => limit *= 2,
+            }
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        assert!(matches!(state, None | Some('Z' | 'X' | 'R' | 'S')), "{stat}");
+        let process = rustix::process::Pid::from_raw(started).unwrap();
+        if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
+            let limit = Instant::now() + Duration::from_secs(20);
+            assert!(wait_readable(&process, limit).unwrap(), "it was killed");
+        }
+    }
+
+    #[test]
+    fn a_command_s_status_and_words_are_returned() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo why >&2; exit 7"]);
+        let ended = output(&mut command, Duration::from_secs(60)).unwrap();
+        assert_eq!(words_of(ended.status), "exit status: 7");
+        assert_eq!(ended.stderr, b"why\n");
+        let killed = output(Command::new("sh").args(["-c", "kill -9 $$"]), Duration::from_secs(60));
+        assert_eq!(words_of(killed.unwrap().status), "killed by SIGKILL");
+    }
+}

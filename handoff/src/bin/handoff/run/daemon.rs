@@ -1,0 +1,333 @@
+//! The daemon: watched, started again when it dies, and told what signals say.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use handoff::error::{ControlSocketError, LaunchError};
+use handoff::supervisor::{AdoptedProcess, ChildProcess};
+use nix::unistd::Pid;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::job::{Done, Said, Started};
+use super::restarts::Next;
+use super::{Event, Job, RunError, Runner, Work, children, party_of, signals};
+use crate::binary::Binary;
+use crate::history::{DaemonEvent, DaemonEventKind, Line};
+use crate::metrics;
+use crate::record::{Party, to_ms};
+
+/// The process that serves, or did until a moment ago.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    process: Process,
+    pub(super) binary: Arc<Binary>,
+    pub(super) said: Said,
+    pub(super) since: SystemTime,
+    /// When this supervisor began to watch it.
+    pub(super) watched: Instant,
+}
+
+/// A child of this process or not.
+#[derive(Debug)]
+pub(super) enum Process {
+    Child(ChildProcess),
+    Adopted(AdoptedProcess),
+}
+
+impl Daemon {
+    pub(super) fn new(
+        process: Process,
+        binary: Arc<Binary>,
+        said: Said,
+        since: SystemTime,
+    ) -> Self {
+        Self { process, binary, said, since, watched: Instant::now() }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        match &self.process {
+            Process::Child(child) => child.pid(),
+            Process::Adopted(process) => process.pid(),
+        }
+    }
+
+    pub(super) fn party(&self) -> Party {
+        Party {
+            build: self.said.build.clone(),
+            pid: Some(self.pid()),
+            generation: self.said.generation,
+            ..party_of(&self.binary)
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        children::wait_readable(self, Instant::now()).unwrap_or(false)
+    }
+
+    /// How it ended, and whether that was of its own will; nobody knows of one that was no child.
+    fn status(&mut self) -> (String, bool) {
+        let status = match &mut self.process {
+            Process::Child(child) => match child.wait() {
+                Ok(status) => Some(children::words_of(status)),
+                Err(_) => None,
+            },
+            Process::Adopted(process) => {
+                let pid = i32::try_from(process.pid()).unwrap_or(0);
+                children::collect(Pid::from_raw(pid))
+            }
+        };
+        let is_clean = status.as_deref().is_none_or(|status| status == "exit status: 0");
+        (status.unwrap_or_else(|| "exit status unknown".into()), is_clean)
+    }
+
+    /// By descriptor, so that nobody else is meant who may have its pid by now.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for Daemon {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.process {
+            Process::Child(child) => child.as_fd(),
+            Process::Adopted(process) => process.as_fd(),
+        }
+    }
+}
+
+impl Runner {
+    /// This daemon serves from here on.
+    pub(super) fn serve(&mut self, daemon: Daemon, kind: DaemonEventKind) {
+        metrics::serves(daemon.said.generation);
+        self.note_daemon(kind, daemon.party(), &daemon.binary);
+        self.watch_process(&daemon);
+        self.has_served = true;
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Ready,
+            sd_notify::NotifyState::Status(&format!(
+                "{} serves as process {}",
+                daemon.binary.path.display(),
+                daemon.pid()
+            )),
+        ]);
+        self.daemon = Some(daemon);
+    }
+
+    pub(super) fn note_daemon(&mut self, kind: DaemonEventKind, daemon: Party, binary: &Binary) {
+        let (at_ms, args) = (to_ms(SystemTime::now()), binary.args.clone());
+        self.history.add(Line::Daemon(DaemonEvent { at_ms, kind, daemon, args }));
+    }
+
+    /// Waits for its end on a thread of its own.
+    fn watch_process(&self, daemon: &Daemon) {
+        let (pid, watched, tell) = (daemon.pid(), daemon.watched, self.tell());
+        let started = daemon.as_fd().try_clone_to_owned().and_then(|process| {
+            thread::Builder::new().name("watch".into()).spawn(move || {
+                loop {
+                    let far = Instant::now() + Duration::from_secs(3600);
+                    match children::wait_readable(&process, far) {
+                        Ok(false) => {}
+                        Ok(true) => break,
+                        Err(error) => return tracing::error!(%error, "cannot watch the daemon"),
+                    }
+                }
+                tell(Event::Ended { pid, watched });
+            })
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, pid, "the daemon is not watched: its death will not be seen");
+        }
+    }
+
+    pub(super) fn on_ended(
+        &mut self,
+        pid: u32,
+        watched: Instant,
+    ) -> Result<Option<ExitCode>, RunError> {
+        let is_it = |daemon: &Daemon| (daemon.pid(), daemon.watched) == (pid, watched);
+        if !self.daemon.as_ref().is_some_and(is_it) {
+            return Ok(None); // it was replaced, and left
+        }
+        match self.work {
+            // The swap says what its death comes to.
+            Work::Busy(Job::Swap, _) => Ok(None),
+            _ => self.on_death(),
+        }
+    }
+
+    /// The daemon has ended.
+    pub(super) fn on_death(&mut self) -> Result<Option<ExitCode>, RunError> {
+        let Some(mut daemon) = self.daemon.take() else { return Ok(None) };
+        let served = daemon.since.elapsed().unwrap_or_default();
+        let (status, is_clean) = daemon.status();
+        if self.stopping.is_some() {
+            let kind = DaemonEventKind::Stopped { status: status.clone() };
+            self.note_daemon(kind, daemon.party(), &daemon.binary);
+            return Ok(Some(self.stopped(&status, is_clean)));
+        }
+        metrics::died();
+        tracing::error!(pid = daemon.pid(), status, "the daemon has died");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status("the daemon has died")]);
+        let kind = DaemonEventKind::Died { status: status.clone() };
+        self.note_daemon(kind, daemon.party(), &daemon.binary);
+        if let Some(previous) = self.fail_probation_by_death(&status) {
+            self.fall_back_to(previous, &daemon.binary);
+        } else {
+            self.plan_start(daemon.binary, served);
+        }
+        Ok(None)
+    }
+
+    /// Decides what is started after a death, or a start that failed.
+    fn plan_start(&mut self, binary: Arc<Binary>, served: Duration) {
+        let other = self.previous.clone().filter(|previous| !previous.is(&binary));
+        match self.restarts.on_death(served, other.is_some()) {
+            Next::Again(pause) => {
+                let in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(binary = %binary.path.display(), in_ms, "it is started again");
+                self.next_start = Some((Instant::now() + pause, binary));
+            }
+            Next::FallBack => {
+                if let Some(previous) = other {
+                    self.fall_back_to(previous, &binary);
+                }
+            }
+        }
+    }
+
+    fn fall_back_to(&mut self, previous: Arc<Binary>, failing: &Binary) {
+        let words = format!(
+            "{} (blake3 {:.16}) kept dying, so {} (blake3 {:.16}), which served before, is started instead",
+            failing.path.display(),
+            failing.blake3,
+            previous.path.display(),
+            previous.blake3
+        );
+        tracing::error!("{words}");
+        self.fell_back = Some(words);
+        self.restarts.forget();
+        self.next_start = Some((Instant::now(), previous));
+    }
+
+    pub(super) fn start_on_time(&mut self) -> Result<(), RunError> {
+        let is_due = matches!(&self.next_start, Some((at, _)) if *at <= Instant::now());
+        if !is_due || self.is_busy().is_some() || self.stopping.is_some() {
+            return Ok(());
+        }
+        match self.next_start.take() {
+            Some((_, binary)) => self.start(binary),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn on_job_done(&mut self, done: Done) -> Result<Option<ExitCode>, RunError> {
+        match done {
+            Done::Panicked(job) => {
+                Err(RunError::Broken(format!("the thread that does {job:?} panicked")))
+            }
+            Done::Adopted(supervisor, adoption) => {
+                self.on_adopted(supervisor, adoption)?;
+                Ok(self.go_on_stopping())
+            }
+            Done::Started(supervisor, started, binary) => {
+                self.work = Work::Idle(supervisor);
+                self.on_started(started, binary)?;
+                Ok(self.go_on_stopping())
+            }
+            Done::Swapped(supervisor, swapped) => {
+                self.work = Work::Idle(supervisor);
+                self.on_swapped(swapped);
+                // It may have died meanwhile, which then nobody heard.
+                if self.daemon.as_ref().is_none_or(Daemon::has_ended)
+                    && let Some(code) = self.on_death()?
+                {
+                    return Ok(Some(code));
+                }
+                Ok(self.go_on_stopping())
+            }
+        }
+    }
+
+    fn on_started(
+        &mut self,
+        started: handoff::Result<Started>,
+        binary: Arc<Binary>,
+    ) -> Result<(), RunError> {
+        match started {
+            Ok(Started { child, said }) => {
+                metrics::started();
+                let daemon = Daemon::new(Process::Child(child), binary, said, SystemTime::now());
+                tracing::info!(
+                    pid = daemon.pid(), binary = %daemon.binary.path.display(),
+                    build = daemon.said.build, generation = daemon.said.generation,
+                    "the daemon serves"
+                );
+                self.serve(daemon, DaemonEventKind::Started);
+                Ok(())
+            }
+            // Somebody has started one by hand, or it is one that was thought to be dead.
+            Err(handoff::Error::ControlSocket(ControlSocketError::Served { pid, .. })) => {
+                tracing::warn!(pid, "a daemon serves already: it is adopted");
+                self.adopt()
+            }
+            Err(error) => {
+                let why = self.explain_start(&error, &binary);
+                if self.stopping.is_some() {
+                    return Ok(());
+                }
+                let kind = DaemonEventKind::NotStarted { why: why.clone() };
+                self.note_daemon(kind, party_of(&binary), &binary);
+                let has_other = self.previous.as_ref().is_some_and(|other| !other.is(&binary));
+                if !self.has_served && !has_other {
+                    return Err(RunError::NotStarted(why));
+                }
+                tracing::error!("{why}");
+                self.plan_start(binary, Duration::ZERO);
+                Ok(())
+            }
+        }
+    }
+
+    /// A failed start, with what an operator can do.
+    fn explain_start(&self, error: &handoff::Error, binary: &Binary) -> String {
+        let (path, control) = (binary.path.display(), self.config.control.display());
+        match error {
+            handoff::Error::TimedOut(_) => format!(
+                "{path} was started, and did not serve its control socket {control} within {}, so it was ended. Either it opens its data for longer (raise limits.start), or it serves another path (its arguments and daemon.control have to agree), or it is no daemon of this kind (it has to run handoff::daemon::Daemon)",
+                humantime::format_duration(self.config.limits.start)
+            ),
+            handoff::Error::Launch(LaunchError::ExitedEarly { status, .. }) => format!(
+                "{path} ended ({status}) before it served its control socket {control}; why, it has said itself, above this line: its arguments were {:?}",
+                binary.args
+            ),
+            error => format!("{path} was not started: {error}"),
+        }
+    }
+
+    pub(super) fn forward(&self, signal: i32) {
+        let Some(daemon) = &self.daemon else {
+            return tracing::warn!(signal, "a signal is for a daemon that does not serve");
+        };
+        if !signals::is_handled(daemon.pid(), signal) {
+            let name =
+                nix::sys::signal::Signal::try_from(signal).map_or("?", |known| known.as_str());
+            return tracing::warn!(
+                name,
+                "not forwarded: the daemon does not handle it, and would die"
+            );
+        }
+        let sent = Signal::from_named_raw(signal).map(|signal| daemon.signal(signal));
+        match sent {
+            Some(Ok(())) => tracing::info!(signal, pid = daemon.pid(), "forwarded"),
+            Some(Err(error)) => tracing::error!(%error, signal, "cannot forward a signal"),
+            None => {}
+        }
+    }
+}

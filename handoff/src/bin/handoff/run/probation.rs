@@ -1,0 +1,137 @@
+//! Probation: for a while after a commit the successor is asked whether it is well, and where it
+//! is not, the daemon goes back to what served before, by the same road.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Runner;
+use super::check::Prober;
+use crate::binary::Binary;
+use crate::config::ProbationConfig;
+use crate::history::Line;
+use crate::metrics;
+use crate::record::{Outcome, Probation, Trigger, from_ms};
+
+/// A successor that is watched.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The swap by which it came.
+    pub(super) swap: String,
+    until: Instant,
+    /// In a row.
+    pub(super) failures: u32,
+    pub(super) last_failure: Option<String>,
+    most_failures: u32,
+    _prober: Prober,
+}
+
+impl Watch {
+    pub(super) const fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+impl Runner {
+    /// A successor that itself undoes a probation is not watched: it served before, and a swap
+    /// back and forth helps nobody.
+    pub(super) fn begin_probation(&mut self, swap: &str, trigger: &Trigger) {
+        if matches!(trigger, Trigger::Probation { .. }) {
+            return;
+        }
+        if let Some(config) = self.config.probation.clone() {
+            self.watch_for(swap.to_owned(), &config, config.length);
+        }
+    }
+
+    /// The one before this supervisor had begun a probation that is not over yet.
+    pub(super) fn resume_probation(&mut self) {
+        let Some(config) = self.config.probation.clone() else { return };
+        let pid = self.daemon.as_ref().map(super::Daemon::pid);
+        let Some(record) = self.history.swap("last") else { return };
+        let is_unproven = record.outcome() == Some(Outcome::Committed)
+            && record.probation.is_none()
+            && record.to.pid == pid
+            && !matches!(record.trigger, Trigger::Probation { .. });
+        let took = Duration::from_micros(record.end.as_ref().map_or(0, |end| end.took_us));
+        let over = from_ms(record.begun_ms) + took + config.length;
+        let left = over.duration_since(SystemTime::now()).unwrap_or_default();
+        if is_unproven && !left.is_zero() {
+            let id = record.id.clone();
+            self.watch_for(id, &config, left.min(config.length));
+        }
+    }
+
+    fn watch_for(&mut self, swap: String, config: &ProbationConfig, left: Duration) {
+        let (tell, of) = (self.tell(), swap.clone());
+        let prober = Prober::start(config, &self.config.directory, move |result| {
+            tell(super::Event::Checked { swap: of.clone(), result })
+        });
+        match prober {
+            Ok(prober) => {
+                tracing::info!(swap, left = ?left, "on probation");
+                self.watch = Some(Watch {
+                    swap,
+                    until: Instant::now() + left,
+                    failures: 0,
+                    last_failure: None,
+                    most_failures: config.failures,
+                    _prober: prober,
+                });
+            }
+            Err(error) => tracing::error!(%error, swap, "no probation: it cannot be asked"),
+        }
+    }
+
+    pub(super) fn on_checked(&mut self, swap: &str, result: Result<(), String>) {
+        let Some(watch) = self.watch.as_mut().filter(|watch| watch.swap == swap) else { return };
+        metrics::checked(result.is_ok());
+        let Err(why) = result else {
+            watch.failures = 0;
+            return;
+        };
+        watch.failures += 1;
+        tracing::warn!(swap, failures = watch.failures, why, "a health check has failed");
+        watch.last_failure = Some(why.clone());
+        // A dry run, a start: whatever is being done is done first, and the next check decides.
+        if watch.failures >= watch.most_failures && self.is_busy().is_none() {
+            self.swap_back(why);
+        }
+    }
+
+    fn swap_back(&mut self, why: String) {
+        let Some(watch) = self.watch.take() else { return };
+        let probation = Probation::Failed { why: why.clone() };
+        self.history.add(Line::Probation { id: watch.swap.clone(), probation });
+        let Some(previous) = self.previous.clone() else {
+            return tracing::error!(why, "it is not well, and what served before is not at hand");
+        };
+        tracing::error!(why, to = %previous.path.display(), "it is not well: back to what served before");
+        let trigger = Trigger::Probation { of: watch.swap };
+        if let Err(error) = self.begin(previous, trigger, false) {
+            tracing::error!(error, "cannot go back");
+        }
+    }
+
+    /// A daemon on probation has died; what served before, if it is at hand.
+    pub(super) fn fail_probation_by_death(&mut self, status: &str) -> Option<Arc<Binary>> {
+        let watch = self.watch.take()?;
+        let probation = Probation::Failed { why: format!("it died: {status}") };
+        self.history.add(Line::Probation { id: watch.swap, probation });
+        self.previous.clone()
+    }
+
+    pub(super) fn end_probation(&mut self, why: &str) {
+        if let Some(watch) = self.watch.take() {
+            let probation = Probation::Ended { why: why.to_owned() };
+            self.history.add(Line::Probation { id: watch.swap, probation });
+        }
+    }
+
+    pub(super) fn end_probation_on_time(&mut self) {
+        if let Some(watch) = self.watch.take_if(|watch| watch.until <= Instant::now()) {
+            tracing::info!(swap = watch.swap, "the probation is passed");
+            let probation = Probation::Passed;
+            self.history.add(Line::Probation { id: watch.swap, probation });
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Signals, as events.
+
+use std::fs;
+use std::io;
+use std::thread;
+
+use nix::sys::signal::SigSet;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::Signals;
+
+/// What somebody, or the kernel, says to the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// `SIGHUP`: swap to the configured binary.
+    Swap,
+    /// `SIGTERM` or `SIGINT`: stop; again: at once.
+    Stop,
+    /// A child has ended.
+    Child,
+    /// For the daemon.
+    Forward(i32),
+}
+
+/// Tells of signals on a thread of its own. Those that came while an upgraded supervisor was not
+/// ready for them come now.
+pub(super) fn listen(tell: impl Fn(Said) -> bool + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGCHLD, SIGUSR1, SIGUSR2, SIGWINCH])?;
+    SigSet::all().thread_unblock().map_err(io::Error::from)?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let said = match signal {
+                SIGHUP => Said::Swap,
+                SIGTERM | SIGINT => Said::Stop,
+                SIGCHLD => Said::Child,
+                other => Said::Forward(other),
+            };
+            if !tell(said) {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether a process handles or ignores a signal. One that does neither would die of it.
+pub(super) fn is_handled(pid: u32, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    let bit = 1_u64 << (signal - 1);
+    (mask("SigCgt:") | mask("SigIgn:")) & bit != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_seen_what_a_process_handles() {
+        // The harness ignores SIGPIPE, as every Rust program does, and leaves SIGUSR2 alone.
+        let own = std::process::id();
+        assert!(is_handled(own, signal_hook::consts::SIGPIPE));
+        assert!(!is_handled(own, SIGUSR2));
+    }
+}

@@ -1,0 +1,95 @@
+//! What `handoff status` is told.
+
+use std::time::Instant;
+
+use super::{Job, Runner};
+use crate::history::Entry;
+use crate::record::{Outcome, to_ms};
+use crate::status::{
+    DaemonState, DaemonStatus, LastSwap, ProbationStatus, Status, SupervisorStatus, SwapStatus,
+};
+
+impl Runner {
+    pub(super) fn status(&self) -> Status {
+        Status {
+            supervisor: SupervisorStatus {
+                pid: std::process::id(),
+                version: crate::VERSION.to_owned(),
+                config: self.config.file.display().to_string(),
+                since_ms: to_ms(self.since),
+            },
+            daemon: self.daemon_status(),
+            swap: self.swap.as_ref().map(|swap| SwapStatus {
+                id: swap.id.clone(),
+                to: self.history.swap(&swap.id).map(|record| record.to.clone()).unwrap_or_default(),
+                phase: swap.phase.clone(),
+                elapsed_ms: milliseconds(swap.begun.elapsed()),
+                waits_for: swap.waits_for.clone(),
+            }),
+            probation: self.watch.as_ref().map(|watch| ProbationStatus {
+                swap: watch.swap.clone(),
+                left_ms: milliseconds(watch.until().saturating_duration_since(Instant::now())),
+                failures: watch.failures,
+                last_failure: watch.last_failure.clone(),
+            }),
+            last_swap: self.last_swap(),
+            listeners: self
+                .config
+                .listeners
+                .iter()
+                .map(|listener| format!("{} at {}", listener.name, listener.address))
+                .collect(),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn daemon_status(&self) -> DaemonStatus {
+        let state = match (&self.daemon, self.is_busy()) {
+            _ if self.stopping.is_some() => DaemonState::Stopping,
+            (_, Some(Job::Adopt)) => DaemonState::Adopting,
+            (_, Some(Job::Start)) => DaemonState::Starting,
+            (Some(_), _) => DaemonState::Serving,
+            (None, _) => DaemonState::Dead,
+        };
+        let starts_in_ms = self
+            .next_start
+            .as_ref()
+            .map(|(at, _)| milliseconds(at.saturating_duration_since(Instant::now())));
+        DaemonStatus {
+            state,
+            party: self.daemon.as_ref().map(super::Daemon::party),
+            since_ms: self.daemon.as_ref().map(|daemon| to_ms(daemon.since)),
+            previous: self.previous.as_deref().map(super::party_of),
+            failures: self.restarts.failures(),
+            starts_in_ms,
+        }
+    }
+
+    fn last_swap(&self) -> Option<LastSwap> {
+        self.history.entries().iter().rev().find_map(|entry| match entry {
+            Entry::Swap(record) => record.end.as_ref().map(|end| LastSwap {
+                id: record.id.clone(),
+                begun_ms: record.begun_ms,
+                outcome: end.outcome,
+                cause: end.cause.clone(),
+            }),
+            Entry::Daemon(_) => None,
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.fell_back.iter().cloned().collect();
+        warnings.extend(self.history.fault());
+        if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
+            warnings.push(format!(
+                "swap {} was given up, and the old process has not confirmed that it serves",
+                last.id
+            ));
+        }
+        warnings
+    }
+}
+
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

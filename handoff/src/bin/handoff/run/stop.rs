@@ -1,0 +1,105 @@
+//! The end: the swap in flight is undone, the daemon drains, seals and leaves, and then this does.
+
+use std::process::ExitCode;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::{Job, Runner, Work};
+use crate::trigger::Reply;
+
+/// The supervisor is being stopped.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    /// When the daemon is killed.
+    deadline: Instant,
+    /// Whether the daemon has been told.
+    is_told: bool,
+    is_killed: bool,
+    askers: Vec<Sender<Reply>>,
+}
+
+impl Stopping {
+    pub(super) fn deadline(&self) -> Instant {
+        if self.is_killed { Instant::now() + super::TICK } else { self.deadline }
+    }
+}
+
+impl Runner {
+    /// Told once it stops, told again it hastens.
+    pub(super) fn stop(&mut self, asker: Option<Sender<Reply>>) -> Option<ExitCode> {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.askers.extend(asker);
+            tracing::warn!("told to stop again: the daemon is ended at once");
+            stopping.deadline = Instant::now();
+            return self.stop_on_time();
+        }
+        tracing::info!("told to stop");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.stopping = Some(Stopping {
+            deadline: Instant::now() + self.config.limits.stop,
+            is_told: false,
+            is_killed: false,
+            askers: asker.into_iter().collect(),
+        });
+        self.end_probation("the supervisor was stopped");
+        self.next_start = None;
+        if let Work::Busy(job, abort) = &self.work {
+            match job {
+                // Nothing of it was this supervisor's yet.
+                Job::Adopt => {
+                    tracing::warn!(
+                        "a daemon, if there is one, is left alone: it was not found yet"
+                    );
+                    return Some(self.stopped("not found yet", true));
+                }
+                Job::Start | Job::Swap => abort.abort("the supervisor is stopping"),
+            }
+        }
+        self.go_on_stopping()
+    }
+
+    /// Tells the daemon, once no job has it in hand.
+    pub(super) fn go_on_stopping(&mut self) -> Option<ExitCode> {
+        let is_idle = matches!(self.work, Work::Idle(_));
+        let stopping = self.stopping.as_mut().filter(|stopping| is_idle && !stopping.is_told)?;
+        stopping.is_told = true;
+        let Some(daemon) = &self.daemon else {
+            return Some(self.stopped("none served", true));
+        };
+        tracing::info!(pid = daemon.pid(), "the daemon is told to stop");
+        if let Err(error) = daemon.signal(Signal::TERM) {
+            tracing::error!(%error, "cannot tell the daemon to stop");
+        }
+        None
+    }
+
+    pub(super) fn stop_on_time(&mut self) -> Option<ExitCode> {
+        let stopping = self.stopping.as_mut()?;
+        if stopping.is_killed || stopping.deadline > Instant::now() {
+            return None;
+        }
+        let Some(daemon) = &self.daemon else {
+            // A first daemon that is being started is ended by its job.
+            return None;
+        };
+        stopping.is_killed = true;
+        tracing::error!(pid = daemon.pid(), "the daemon is killed: it did not stop in time");
+        if let Err(error) = daemon.signal(Signal::KILL) {
+            tracing::error!(%error, "cannot kill the daemon");
+        }
+        None
+    }
+
+    /// The daemon is gone.
+    pub(super) fn stopped(&mut self, status: &str, is_clean: bool) -> ExitCode {
+        let askers = self.stopping.take().map(|stopping| stopping.askers).unwrap_or_default();
+        for asker in askers {
+            let _ = asker.send(Reply::Stopped { status: status.to_owned() });
+        }
+        tracing::info!(status, "stopped");
+        self.trigger.remove();
+        if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

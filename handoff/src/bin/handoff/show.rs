@@ -1,0 +1,266 @@
+//! What is shown to a person.
+
+mod live;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+pub(crate) use live::Live;
+
+use crate::history::{DaemonEvent, DaemonEventKind, Entry};
+use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What, from_ms};
+use crate::status::Status;
+
+/// `handoff status`.
+pub(crate) fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let daemon = &status.daemon;
+    let mut line = |name: &str, words: &str| {
+        let _ = writeln!(text, "{name:<12}{words}");
+    };
+    let mut state = daemon.state.name().to_owned();
+    if let Some(since) = daemon.since_ms {
+        let _ = write!(state, " since {}", time(since));
+    }
+    if let Some(ms) = daemon.starts_in_ms {
+        let _ = write!(state, "; it is started in {}", long(Duration::from_millis(ms)));
+    }
+    if daemon.failures > 0 {
+        let _ = write!(state, "; died {} times in a row", daemon.failures);
+    }
+    line("daemon", &state);
+    if let Some(served) = &daemon.party {
+        line("", &party(served));
+    }
+    if let Some(previous) = &daemon.previous {
+        line("before it", &format!("{} (blake3 {:.16})", previous.binary, previous.blake3));
+    }
+    for listener in &status.listeners {
+        line("listener", listener);
+    }
+    match (&status.swap, &status.last_swap) {
+        (Some(swap), _) => {
+            let elapsed = long(Duration::from_millis(swap.elapsed_ms));
+            line("swap", &format!("{:.8} is {}, {elapsed} after it began", swap.id, swap.phase));
+            line("", &format!("to {}", party(&swap.to)));
+            if let Some(who) = &swap.waits_for {
+                line("", &format!("the drain waits for {who}"));
+            }
+        }
+        (None, Some(last)) => {
+            let cause = last.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+            let (id, begun) = (&last.id, time(last.begun_ms));
+            line("last swap", &format!("{id:.8} at {begun}: {}{cause}", last.outcome.name()));
+        }
+        (None, None) => line("last swap", "none yet"),
+    }
+    if let Some(probation) = &status.probation {
+        let left = long(Duration::from_millis(probation.left_ms));
+        let mut words = format!("of swap {:.8}, for {left} more", probation.swap);
+        if let Some(why) = probation.last_failure.as_ref().filter(|_| probation.failures > 0) {
+            let _ = write!(words, "; {} checks in a row have failed: {why}", probation.failures);
+        }
+        line("probation", &words);
+    }
+    let supervisor = &status.supervisor;
+    line(
+        "supervisor",
+        &format!(
+            "process {}, version {}, since {}, by {}",
+            supervisor.pid,
+            supervisor.version,
+            time(supervisor.since_ms),
+            supervisor.config
+        ),
+    );
+    for warning in &status.warnings {
+        line("WARNING", warning);
+    }
+    text
+}
+
+/// A line of `handoff history`; none for what another line says already.
+pub(crate) fn entry(entry: &Entry) -> Option<String> {
+    Some(match entry {
+        Entry::Swap(record) => {
+            let mut line = format!(
+                "{}  swap {:.8}  {:<11}",
+                time(record.begun_ms),
+                record.id,
+                record.outcome().map_or("in flight", Outcome::name)
+            );
+            if let Some((begun, over)) = record.pause_us() {
+                let _ = write!(line, "  pause {}", short(over.saturating_sub(begun)));
+            }
+            let _ = write!(line, "  {} -> {}", build(&record.from), build(&record.to));
+            if let Some(cause) = record.end.as_ref().and_then(|end| end.cause.as_ref()) {
+                let _ = write!(line, "  ({cause})");
+            }
+            match &record.probation {
+                Some(Probation::Failed { why }) => {
+                    let _ = write!(line, "  probation failed: {why}");
+                }
+                Some(Probation::Passed) => line.push_str("  probation passed"),
+                Some(Probation::Ended { .. }) | None => {}
+            }
+            line
+        }
+        Entry::Daemon(DaemonEvent { at_ms, kind, daemon, .. }) => {
+            let what = match kind {
+                DaemonEventKind::Started => "started".to_owned(),
+                DaemonEventKind::Adopted => "adopted".to_owned(),
+                DaemonEventKind::Succeeded => return None, // the line of its swap
+                DaemonEventKind::Died { status } => format!("DIED ({status})"),
+                DaemonEventKind::NotStarted { why } => format!("NOT STARTED: {why}"),
+                DaemonEventKind::Stopped { status } => format!("stopped ({status})"),
+            };
+            format!("{}  daemon {what}  {}", time(*at_ms), party(daemon))
+        }
+    })
+}
+
+/// `handoff show`.
+pub(crate) fn record(record: &SwapRecord) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, words: &str| {
+        let _ = writeln!(text, "{name:<12}{words}");
+    };
+    let mut outcome = record.outcome().map_or("in flight", Outcome::name).to_owned();
+    outcome.push_str(meaning(record.outcome()));
+    line("swap", &record.id);
+    line("begun", &time(record.begun_ms));
+    line("by", &by(&record.trigger));
+    line("from", &party(&record.from));
+    line("to", &party(&record.to));
+    line("outcome", &outcome);
+    if let Some(end) = &record.end {
+        if let Some(cause) = &end.cause {
+            line("cause", cause);
+        }
+        line("took", &short(end.took_us));
+    }
+    if let Some((begun, over)) = record.pause_us() {
+        line("pause", &short(over.saturating_sub(begun)));
+    }
+    match &record.probation {
+        Some(Probation::Passed) => line("probation", "passed"),
+        Some(Probation::Failed { why }) => line("probation", &format!("failed: {why}")),
+        Some(Probation::Ended { why }) => line("probation", &format!("not finished: {why}")),
+        None => {}
+    }
+    for carried in record.end.iter().flat_map(|end| &end.carried) {
+        line("carried", carried);
+    }
+    if !record.steps.is_empty() {
+        line("steps", "at the time since it began");
+    }
+    for step in &record.steps {
+        line(&format!("{:>10}", short(step.at_us)), &what(&step.what));
+    }
+    text
+}
+
+/// A step in words.
+fn what(what: &What) -> String {
+    match what {
+        What::Launched { pid } => format!("process {pid} is started"),
+        What::Entered { phase } => phase.clone(),
+        What::Waiting { open_conns, connections, unnamed } => {
+            format!("the drain waits for {}", waiting(*open_conns, connections, *unnamed))
+        }
+        What::Late { connections, unnamed } => {
+            format!("not at a request boundary in time: {}", names(connections, *unnamed))
+        }
+        What::Sealing { sealed, total } => format!("{sealed} of {total} shards are sealed"),
+        What::GivenUp { cause } => format!("given up: {cause}"),
+    }
+}
+
+fn waiting(open: u32, connections: &[String], unnamed: u32) -> String {
+    if connections.is_empty() {
+        format!("{open} requests or connections")
+    } else {
+        names(connections, unnamed)
+    }
+}
+
+fn names(connections: &[String], unnamed: u32) -> String {
+    let mut text = connections.join(", ");
+    if unnamed > 0 {
+        let _ = write!(text, " and {unnamed} more");
+    }
+    text
+}
+
+/// What an outcome means for whoever has to act.
+const fn meaning(outcome: Option<Outcome>) -> &'static str {
+    match outcome {
+        Some(Outcome::Committed) => ": the new process serves",
+        Some(Outcome::RolledBack) => ": the old process serves, and has confirmed it",
+        Some(Outcome::Promoted) => ": the old process died, and the new one serves in its place",
+        Some(Outcome::NotBegun) => ": the old process was not touched, and serves",
+        Some(Outcome::DryRun) => {
+            ": the new process warmed up; the old one was not touched, and serves"
+        }
+        Some(Outcome::Lost) => ": the old process died, and nobody took its place",
+        Some(Outcome::Unknown) => ": the old process has not confirmed that it serves",
+        None => "",
+    }
+}
+
+fn by(trigger: &Trigger) -> String {
+    match trigger {
+        Trigger::Operator { uid, pid } => format!("handoff swap, user {uid}, process {pid}"),
+        Trigger::Hangup => "SIGHUP".to_owned(),
+        Trigger::Probation { of } => format!("the probation of swap {of:.8}, which failed"),
+    }
+}
+
+fn party(party: &Party) -> String {
+    let mut words = party.binary.clone();
+    if let Some(build) = &party.build {
+        let _ = write!(words, ", build {build}");
+    }
+    if let Some(pid) = party.pid {
+        let _ = write!(words, ", process {pid}");
+    }
+    if let Some(generation) = party.generation {
+        let _ = write!(words, ", generation {generation}");
+    }
+    let _ = write!(words, ", blake3 {:.16}", party.blake3);
+    words
+}
+
+/// The shortest that tells two processes apart.
+fn build(party: &Party) -> String {
+    party.build.as_ref().map_or_else(|| party.binary.clone(), |build| format!("build {build}"))
+}
+
+fn time(ms: u64) -> String {
+    let mut text = String::new();
+    // A year beyond 9999, which only a damaged history has, cannot be written.
+    if write!(text, "{}", humantime::format_rfc3339_seconds(from_ms(ms))).is_err() {
+        text = format!("{ms} ms since 1970");
+    }
+    text
+}
+
+/// Microseconds, for a person.
+fn short(us: u64) -> String {
+    match us {
+        0..1000 => format!("{us} us"),
+        1000..10_000_000 => format!("{}.{:03} ms", us / 1000, us % 1000),
+        _ => format!("{}.{} s", us / 1_000_000, us / 100_000 % 10),
+    }
+}
+
+fn long(duration: Duration) -> String {
+    let coarse = match duration.as_secs() {
+        0 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(0)),
+        seconds => Duration::from_secs(seconds),
+    };
+    humantime::format_duration(coarse).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! A swap, as it goes on.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{meaning, short, what};
+use crate::record::{Outcome, What};
+use crate::trigger::Reply;
+
+/// A line a phase, and on a terminal what is being done.
+pub(crate) struct Live {
+    json: bool,
+    spinner: ProgressBar,
+}
+
+impl Live {
+    pub(crate) fn new(json: bool) -> Self {
+        let is_shown = !json && io::stdout().is_terminal() && io::stderr().is_terminal();
+        let spinner = if is_shown { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
+            spinner.set_style(style);
+        }
+        if is_shown {
+            spinner.enable_steady_tick(Duration::from_millis(100));
+        }
+        Self { json, spinner }
+    }
+
+    /// Shows what the supervisor says.
+    pub(crate) fn hear(&mut self, reply: &Reply) -> io::Result<()> {
+        if self.json {
+            return say(&serde_json::to_string(reply)?);
+        }
+        match reply {
+            Reply::Begun { id } => self.line(&format!("swap {id}")),
+            Reply::Step(step) => {
+                let words = what(&step.what);
+                match &step.what {
+                    // It changes many times a second: shown, and not kept on the screen.
+                    What::Sealing { sealed, total } if sealed < total => {}
+                    _ => self.line(&format!("{:>12}  {words}", short(step.at_us)))?,
+                }
+                self.spinner.set_message(words);
+                Ok(())
+            }
+            Reply::Ended(record) => {
+                self.spinner.finish_and_clear();
+                let outcome = record.outcome();
+                let name = outcome.map_or("in flight", Outcome::name);
+                let mut text = format!("{name}{}", meaning(outcome));
+                if let Some(cause) = record.end.as_ref().and_then(|end| end.cause.as_ref()) {
+                    text = format!("{text}\ncause: {cause}");
+                }
+                if let Some((begun, over)) = record.pause_us() {
+                    text = format!("{text}\npause: {}", short(over.saturating_sub(begun)));
+                }
+                say(&text)
+            }
+            Reply::Refused { why, .. } => {
+                self.spinner.finish_and_clear();
+                eprintln!("handoff: refused: {why}");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn line(&self, text: &str) -> io::Result<()> {
+        self.spinner.suspend(|| say(text))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.spinner.finish_and_clear();
+    }
+}
+
+/// A reader that has gone does not end the swap, nor this.
+fn say(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,95 @@
+//! What serves, and where a swap stands.
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Outcome, Party};
+
+/// What `handoff status` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) supervisor: SupervisorStatus,
+    pub(crate) daemon: DaemonStatus,
+    /// The swap in flight.
+    pub(crate) swap: Option<SwapStatus>,
+    pub(crate) probation: Option<ProbationStatus>,
+    /// What the last swap came to.
+    pub(crate) last_swap: Option<LastSwap>,
+    pub(crate) listeners: Vec<String>,
+    /// What somebody should see to.
+    pub(crate) warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SupervisorStatus {
+    pub(crate) pid: u32,
+    pub(crate) version: String,
+    pub(crate) config: String,
+    /// Milliseconds since the epoch.
+    pub(crate) since_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DaemonStatus {
+    pub(crate) state: DaemonState,
+    /// Who serves, or is started.
+    pub(crate) party: Option<Party>,
+    /// Since when it serves, in milliseconds since the epoch.
+    pub(crate) since_ms: Option<u64>,
+    /// What served before, and would be started if this one kept dying.
+    pub(crate) previous: Option<Party>,
+    /// Deaths in a row.
+    pub(crate) failures: u32,
+    /// Until the next start.
+    pub(crate) starts_in_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DaemonState {
+    /// What the supervisor before this one left is looked for.
+    Adopting,
+    Starting,
+    Serving,
+    /// It has died, and is started again.
+    Dead,
+    Stopping,
+}
+
+impl DaemonState {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Adopting => "being adopted",
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Dead => "dead",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SwapStatus {
+    pub(crate) id: String,
+    pub(crate) to: Party,
+    pub(crate) phase: String,
+    pub(crate) elapsed_ms: u64,
+    /// Who holds the drain up.
+    pub(crate) waits_for: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProbationStatus {
+    pub(crate) swap: String,
+    pub(crate) left_ms: u64,
+    /// Failed checks in a row.
+    pub(crate) failures: u32,
+    pub(crate) last_failure: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastSwap {
+    pub(crate) id: String,
+    pub(crate) begun_ms: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) cause: Option<String>,
+}

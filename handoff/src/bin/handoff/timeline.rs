@@ -1,0 +1,198 @@
+//! A picture of one swap, for a report.
+//!
+//! ```text
+//!  which swap, of what to what, when, what became of it and why
+//!  the whole swap, to scale        incumbent, supervisor, successor
+//!  the pause                       the same, enlarged, and what they say to each other
+//!  a table of the phases           whatever was too short to bear its name
+//! ```
+
+mod heading;
+mod panel;
+mod story;
+mod svg;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::record::SwapRecord;
+use heading::{heading, title};
+use panel::{Panel, Slots, brief, messages};
+use story::{Phase, Story};
+use svg::{Font, Svg};
+use table::table;
+
+/// An SVG 1.1 picture of a swap, whatever became of it, and also of one in flight.
+pub(crate) fn draw(record: &SwapRecord) -> String {
+    let story = Story::of(record);
+    let mut svg = Svg::default();
+    let below = heading(&mut svg, record);
+    let below = overview(&mut svg, &story, below);
+    let below = close_up(&mut svg, &story, below);
+    let below = table(&mut svg, &story, record, below);
+    svg.finish(&title(record), WIDTH, below + 6.0)
+}
+
+fn overview(svg: &mut Svg, story: &Story<'_>, top: f64) -> f64 {
+    svg.text((MARGIN, top + 12.0), BOLD, "The whole swap, to scale");
+    let total = story.until.max(1) as f64;
+    let place = |us: f64| LEFT + us / total * (RIGHT - TAIL - LEFT);
+    let borders = story.phases.iter().map(|phase| place(phase.from as f64));
+    let top = top + if story.pause.is_some() { 16.0 } else { 0.0 };
+    let lanes = [top + 22.0, top + 40.0, top + 58.0];
+    let borders = borders.chain([RIGHT]).collect();
+    let panel = Panel { story, first: 0, borders, lanes, height: 15.0, font: SMALL };
+    panel.draw(svg);
+    let axis = top + 81.0;
+    svg.line((LEFT, axis), (RIGHT - TAIL, axis), INK);
+    let (unit, unit_us, step) = ticks(total);
+    let mut taken = Slots::default();
+    for tick in (0..=10).map(f64::from).map(|n| n * step).filter(|tick| *tick <= total) {
+        svg.line((place(tick), axis), (place(tick), axis + 4.0), INK);
+        let label = format!("{} {unit}", tick / unit_us);
+        taken.label(svg, (place(tick), axis + 15.0), SMALL.centred(), &label);
+    }
+    zoom(svg, panel.pause(), story, axis + 20.0);
+    axis + 20.0
+}
+
+/// What leads from the pause as it is to the pause enlarged.
+fn zoom(svg: &mut Svg, pause: Option<(f64, f64)>, story: &Story<'_>, top: f64) {
+    let close_up = close_up_panel(story, top);
+    let (Some((left, right)), Some((wide_left, wide_right))) = (pause, close_up.pause()) else {
+        return;
+    };
+    let bottom = close_up.lanes[0] - 5.0;
+    let points = [(left, top), (right, top), (wide_right, bottom), (wide_left, bottom)];
+    svg.polygon(&points, ZOOM);
+}
+
+/// Each phase is as wide as what is said of it, and the longer ones wider.
+fn close_up_panel<'a>(story: &'a Story<'a>, top: f64) -> Panel<'a> {
+    // The phase before the pause leads in.
+    let first = story.pause.as_ref().map_or(0, |pause| pause.first.saturating_sub(1));
+    let shown = &story.phases[first..];
+    let is_lead = |index: usize| story.leads_in(first + index);
+    let rooms: Vec<f64> = (0..shown.len())
+        .map(|index| if is_lead(index) { LEAD } else { room(shown, index) })
+        .collect();
+    let lengths: Vec<f64> = (0..shown.len())
+        .map(|index| if is_lead(index) { None } else { story.length(first + index) })
+        .map(|length| length.unwrap_or_default() as f64)
+        .collect();
+    let (room, length) = (rooms.iter().sum::<f64>(), lengths.iter().sum::<f64>().max(1.0));
+    let (scale, spare) = ((RIGHT - LEFT).min(room) / room, (RIGHT - LEFT - room).max(0.0));
+    let spare = if lengths.iter().all(|length| *length == 0.0) { 0.0 } else { spare };
+    let mut borders = vec![LEFT];
+    let mut x = LEFT;
+    for (room, own) in rooms.iter().zip(&lengths) {
+        x += room * scale + spare * own / length;
+        borders.push(x);
+    }
+    if let Some(last) = borders.last_mut() {
+        *last = RIGHT;
+    }
+    let top = top + if story.pause.is_some() { 16.0 } else { 0.0 };
+    let lanes = [top + 24.0, top + 88.0, top + 152.0];
+    Panel { story, first, borders, lanes, height: 20.0, font: SMALL }
+}
+
+/// What a column needs for its names, and for the messages at its sides.
+fn room(phases: &[Phase<'_>], index: usize) -> f64 {
+    let phase = &phases[index];
+    let is_number_enough = matches!(
+        phase.name,
+        "pairing" | "paired" | "warmed" | "prepared" | "sealed" | "ready" | "ending the successor"
+    );
+    let asked = phase.messages.iter().filter(|message| !message.is_reply);
+    let next = phases.get(index + 1).map_or(&[][..], |next| &next.messages);
+    let answered = next.iter().filter(|message| message.is_reply);
+    let said = asked.chain(answered).map(|message| SMALL.width(message.name) + 8.0);
+    let names = [brief(phase.name), phase.incumbent.short, phase.successor.short];
+    let names = names.into_iter().filter(|_| !is_number_enough);
+    let names = names.map(|name| SMALL.width(name) + 4.0);
+    let least = if index + 1 == phases.len() { LAST } else { NUMBER };
+    said.chain(names).fold(least, f64::max).min(130.0)
+}
+
+fn close_up(svg: &mut Svg, story: &Story<'_>, top: f64) -> f64 {
+    let what = match story.pause {
+        Some(_) => "The pause: short phases are drawn wider than they are",
+        None => "The phases: short ones are drawn wider than they are",
+    };
+    svg.text((MARGIN, top + 14.0), BOLD, what);
+    let panel = close_up_panel(story, top);
+    panel.draw(svg);
+    messages(svg, &panel);
+    let axis = panel.lanes[2] + panel.height + 8.0;
+    svg.line((LEFT, axis), (RIGHT, axis), INK);
+    let zero = story.pause.as_ref().map_or(0, |pause| story.phases[pause.first].from);
+    svg.text((MARGIN, axis + 15.0), SMALL, "ms");
+    let mut ticks: Vec<_> = panel.columns().filter(|tick| !story.leads_in(tick.0)).collect();
+    let over = story.pause.as_ref().and_then(|pause| pause.over);
+    ticks.sort_by_key(|column| Some(column.0) != over);
+    let mut taken = Slots::default();
+    for (_, phase, x, _) in ticks {
+        svg.line((x, axis), (x, axis + 4.0), INK);
+        let label = milliseconds(phase.from.saturating_sub(zero));
+        taken.label(svg, (x, axis + 15.0), SMALL.centred(), &label);
+    }
+    axis + 24.0
+}
+
+fn length(us: u64) -> String {
+    match us {
+        0 => "0".into(),
+        1..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{} ms", figures(us as f64 / 1e3)),
+        1_000_000..60_000_000 => format!("{} s", figures(us as f64 / 1e6)),
+        60_000_000..3_600_000_000 => {
+            format!("{} min {:02} s", us / 60_000_000, us / 1_000_000 % 60)
+        }
+        _ => format!("{} h {:02} min", us / 3_600_000_000, us / 60_000_000 % 60),
+    }
+}
+
+/// Comparable with others, also where a phase of microseconds follows one of minutes.
+fn milliseconds(us: u64) -> String {
+    if us == 0 { "0".into() } else { format!("{:.2}", us as f64 / 1e3) }
+}
+
+fn figures(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+/// The unit of an axis, its microseconds, and how many of these lie between two ticks.
+fn ticks(total: f64) -> (&'static str, f64, f64) {
+    let units = [("d", 8.64e10), ("h", 3.6e9), ("min", 6e7), ("s", 1e6), ("ms", 1e3), ("µs", 1.0)];
+    let fits = units.into_iter().find(|(_, us)| total >= 2.0 * us);
+    let (unit, us) = fits.unwrap_or(("µs", 1.0));
+    let rough = total / us / 6.0;
+    let power = 10_f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
+    let step = step.into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    (unit, us, (step * us).max(1.0))
+}
+
+const WIDTH: f64 = 724.0;
+const MARGIN: f64 = 10.0;
+/// Between which the lanes lie.
+const LEFT: f64 = 84.0;
+const RIGHT: f64 = WIDTH - MARGIN;
+/// Of what comes before and after what is drawn.
+const TAIL: f64 = 78.0;
+const LEAD: f64 = 52.0;
+const LAST: f64 = 72.0;
+/// Of a column that bears the number of its phase.
+const NUMBER: f64 = 18.0;
+const PLAIN: Font = Font::sized(12.0);
+const BOLD: Font = PLAIN.bold();
+const SMALL: Font = Font::sized(11.0);
+const INK: &str = r##"stroke="#000000" stroke-width="1""##;
+const OUTLINE: &str = r##"stroke="#444444" stroke-width="0.7""##;
+const PAUSE: &str = r##"fill="#f0e442" fill-opacity="0.45""##;
+const ZOOM: &str = r##"fill="#f0e442" fill-opacity="0.15""##;

@@ -1,0 +1,102 @@
+//! Which swap, of what to what, when, what became of it and why.
+
+use std::fmt::Write as _;
+
+use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
+use crate::timeline::svg::{Font, Svg};
+use crate::timeline::{BOLD, MARGIN, PLAIN, WIDTH, length};
+
+pub(super) fn title(record: &SwapRecord) -> String {
+    let id: String = record.id.chars().take(8).collect();
+    let dry = if record.dry_run { "Dry run" } else { "Swap" };
+    let outcome = match record.outcome() {
+        None => "is in flight",
+        Some(Outcome::Committed) => "committed: the successor serves",
+        Some(Outcome::RolledBack) => "was rolled back: the old process serves",
+        Some(Outcome::Promoted) => "promoted: the old process died, the successor serves",
+        Some(Outcome::NotBegun) => "was not begun: the old process was not touched",
+        Some(Outcome::DryRun) => "warmed up: the old process was not touched",
+        Some(Outcome::Lost) => "lost the daemon: nobody serves",
+        Some(Outcome::Unknown) => "is unclear: the old process has not confirmed that it serves",
+    };
+    format!("{dry} {id} {outcome}")
+}
+
+pub(super) fn heading(svg: &mut Svg, record: &SwapRecord) -> f64 {
+    let room = WIDTH - 2.0 * MARGIN;
+    svg.text((MARGIN, 20.0), TITLE, &TITLE.fit(&title(record), room));
+    let mut y = 40.0;
+    for (which, party) in [("from", &record.from), ("to", &record.to)] {
+        svg.text((MARGIN, y), BOLD, which);
+        let (whole, shown) = party_line(party, room - 40.0);
+        svg.tooltip(&whole, |svg| svg.text((MARGIN + 40.0, y), PLAIN, &shown));
+        y += 16.0;
+    }
+    let mut lines = vec![(when(record), 1)];
+    lines.extend(why(record).map(|why| (why, 3)));
+    for (text, most) in lines {
+        svg.tooltip(&text, |svg| {
+            for line in PLAIN.wrap(&text, room, most) {
+                svg.text((MARGIN, y), PLAIN, &line);
+                y += 16.0;
+            }
+        });
+    }
+    y
+}
+
+/// The whole, and what there is room for.
+fn party_line(party: &Party, room: f64) -> (String, String) {
+    let mut known = Vec::new();
+    known.extend(party.build.clone().filter(|build| !build.is_empty()));
+    known.extend(party.pid.map(|pid| format!("pid {pid}")));
+    known.extend(party.generation.map(|generation| format!("generation {generation}")));
+    let (known, binary) = (known.join(", "), party.binary.as_str());
+    if known.is_empty() {
+        return (binary.into(), PLAIN.fit_end(binary, room));
+    }
+    let known_fit = format!("{}, ", PLAIN.fit(&known, room / 2.0));
+    let binary_fit = PLAIN.fit_end(binary, room - PLAIN.width(&known_fit));
+    (format!("{known}, {binary}"), known_fit + &binary_fit)
+}
+
+fn when(record: &SwapRecord) -> String {
+    let mut when = String::new();
+    let begun = crate::record::from_ms(record.begun_ms);
+    // It writes no year above 9999.
+    if write!(when, "{}", humantime::format_rfc3339_millis(begun)).is_err() {
+        when = format!("{} ms after 1970", record.begun_ms);
+    }
+    match &record.trigger {
+        Trigger::Operator { uid, pid } => {
+            let _ = write!(when, ", wanted by user {uid} (pid {pid})");
+        }
+        Trigger::Hangup => when.push_str(", wanted by SIGHUP"),
+        Trigger::Probation { of } => {
+            let of: String = of.chars().take(8).collect();
+            let _ = write!(when, ", undoes swap {of}, which failed in its probation");
+        }
+    }
+    if let Some(end) = &record.end {
+        let _ = write!(when, ", took {}", length(end.took_us));
+    }
+    when
+}
+
+fn why(record: &SwapRecord) -> Option<String> {
+    if record.outcome() == Some(Outcome::Committed) {
+        return match &record.probation {
+            Some(Probation::Failed { why }) => Some(format!("probation failed: {why}")),
+            Some(Probation::Ended { why }) => Some(format!("probation ended early: {why}")),
+            Some(Probation::Passed) | None => None,
+        };
+    }
+    let given_up = record.steps.iter().rev().find_map(|step| match &step.what {
+        What::GivenUp { cause } => Some(cause),
+        _ => None,
+    });
+    let cause = record.end.as_ref().and_then(|end| end.cause.as_ref()).or(given_up)?;
+    Some(format!("cause: {cause}"))
+}
+
+const TITLE: Font = Font::sized(14.0).bold();

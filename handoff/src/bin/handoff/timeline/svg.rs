@@ -1,0 +1,187 @@
+//! Shapes and texts of an SVG, and how much room a text takes.
+
+use std::fmt::Write as _;
+
+/// What was drawn so far.
+#[derive(Debug, Default)]
+pub(super) struct Svg(String);
+
+/// How a text is set. The width of a text is an upper bound: the reader's font is not known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Font {
+    size: f64,
+    is_bold: bool,
+    anchor: &'static str,
+}
+
+impl Svg {
+    pub(super) fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), paint: &str) {
+        let (width, height) = (width.max(0.0), height.max(0.0));
+        let _ = writeln!(
+            self.0,
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" {paint}/>"#
+        );
+    }
+
+    pub(super) fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), stroke: &str) {
+        let _ = writeln!(
+            self.0,
+            r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" {stroke}/>"#
+        );
+    }
+
+    pub(super) fn polygon(&mut self, points: &[(f64, f64)], paint: &str) {
+        let points: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let _ = writeln!(self.0, r#"<polygon points="{}" {paint}/>"#, points.join(" "));
+    }
+
+    pub(super) fn text(&mut self, (x, y): (f64, f64), font: Font, text: &str) {
+        let Font { size, is_bold, anchor } = font;
+        let weight = if is_bold { r#" font-weight="bold""# } else { "" };
+        let text = escaped(text);
+        let _ = writeln!(
+            self.0,
+            r##"<text x="{x:.1}" y="{y:.1}" font-size="{size}"{weight} text-anchor="{anchor}" fill="#000000">{text}</text>"##
+        );
+    }
+
+    /// What is shown of all that `draw` draws while a pointer rests on it.
+    pub(super) fn tooltip(&mut self, tooltip: &str, draw: impl FnOnce(&mut Self)) {
+        let _ = writeln!(self.0, "<g><title>{}</title>", escaped(tooltip));
+        draw(self);
+        self.0.push_str("</g>\n");
+    }
+
+    pub(super) fn finish(self, title: &str, width: f64, height: f64) -> String {
+        let (title, body) = (escaped(title), self.0);
+        format!(
+            r##"<?xml version="1.0" encoding="UTF-8"?>
+<svg xmlns="http://www.w3.org/2000/svg" version="1.1" width="{width:.0}" height="{height:.0}" viewBox="0 0 {width:.0} {height:.0}" font-family="Helvetica, Arial, sans-serif">
+<title>{title}</title>
+<rect x="0" y="0" width="{width:.0}" height="{height:.0}" fill="#ffffff"/>
+{body}</svg>
+"##
+        )
+    }
+}
+
+impl Font {
+    pub(super) const fn sized(size: f64) -> Self {
+        Self { size, is_bold: false, anchor: "start" }
+    }
+
+    pub(super) const fn bold(self) -> Self {
+        Self { is_bold: true, ..self }
+    }
+
+    pub(super) const fn centred(self) -> Self {
+        Self { anchor: "middle", ..self }
+    }
+
+    /// The place of a text is its end.
+    pub(super) const fn ending(self) -> Self {
+        Self { anchor: "end", ..self }
+    }
+
+    pub(super) fn width(self, text: &str) -> f64 {
+        text.chars().map(|c| self.advance(c)).sum()
+    }
+
+    /// From where to where a text reaches whose place is `x`.
+    pub(super) fn extent(self, x: f64, text: &str) -> (f64, f64) {
+        let width = self.width(text);
+        let from = match self.anchor {
+            "start" => x,
+            "middle" => x - width / 2.0,
+            _ => x - width,
+        };
+        (from, from + width)
+    }
+
+    /// The beginning of a text that is too long.
+    pub(super) fn fit(self, text: &str, room: f64) -> String {
+        if self.width(text) <= room {
+            return text.into();
+        }
+        format!("{}…", self.head(text, room - self.advance('…')))
+    }
+
+    /// The end of a text that is too long: what matters of a path.
+    pub(super) fn fit_end(self, text: &str, room: f64) -> String {
+        if self.width(text) <= room {
+            return text.into();
+        }
+        let backwards: String = text.chars().rev().collect();
+        let end = self.head(&backwards, room - self.advance('…'));
+        format!("…{}", end.chars().rev().collect::<String>())
+    }
+
+    /// At most so many lines, broken between words where that is possible.
+    pub(super) fn wrap(self, text: &str, room: f64, lines: usize) -> Vec<String> {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut rest = text.as_str();
+        let mut wrapped = Vec::new();
+        while !rest.is_empty() && wrapped.len() < lines {
+            if wrapped.len() + 1 == lines || self.width(rest) <= room {
+                wrapped.push(self.fit(rest, room));
+                break;
+            }
+            let head = self.head(rest, room);
+            let head = head.rfind(' ').map_or(head, |space| &head[..space]);
+            if head.is_empty() {
+                break;
+            }
+            wrapped.push(head.into());
+            rest = rest[head.len()..].trim_start();
+        }
+        wrapped
+    }
+
+    fn head(self, text: &str, room: f64) -> &str {
+        let mut width = 0.0;
+        let end = text.char_indices().find(|(_, c)| {
+            width += self.advance(*c);
+            width > room
+        });
+        end.map_or(text, |(at, _)| &text[..at])
+    }
+
+    /// The widest of the usual fonts is DejaVu Sans.
+    fn advance(self, c: char) -> f64 {
+        let em = match c {
+            ' ' | '\'' | ',' | '-' | '.' | '/' | ':' | ';' | 'I' | 'J' | 'f' | 'i' | 'j' | 'l'
+            | '|' => 0.37,
+            '!' | '(' | ')' | '[' | ']' | 'r' | 't' => 0.42,
+            'c' | 'k' | 's' | 'v' | 'x' | 'y' | 'z' | '_' | '"' => 0.6,
+            'a'..='l' | 'n'..='v' | '0'..='9' | 'µ' => 0.64,
+            'A' | 'B' | 'C' | 'E' | 'F' | 'K' | 'L' | 'P' | 'R' | 'S' | 'T' | 'V' | 'X' | 'Y'
+            | 'Z' => 0.7,
+            'D' | 'G' | 'H' | 'N' | 'O' | 'Q' | 'U' | '&' => 0.79,
+            '\0'..='\u{2e7f}' => 1.03,
+            _ => 1.25,
+        };
+        em * self.size * if self.is_bold { 1.18 } else { 1.0 }
+    }
+}
+
+/// Whatever a path or a cause contains: XML has no way to write most control characters, and
+/// those that turn the direction of writing would disguise what is said.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&apos;"),
+            '\t' | '\n' | '\r' => escaped.push(' '),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}' => {
+                escaped.push('\u{fffd}');
+            }
+            c if c.is_control() => escaped.push('\u{fffd}'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,96 @@
+//! What the colours mean, the phases one by one, and what else is known of them.
+
+use crate::record::{SwapRecord, What};
+use crate::timeline::story::{Mood, Story};
+use crate::timeline::svg::{Font, Svg};
+use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH, length, milliseconds};
+
+pub(super) fn table(svg: &mut Svg, story: &Story<'_>, record: &SwapRecord, top: f64) -> f64 {
+    let mut y = legend(svg, top + 10.0) + 10.0;
+    let mut row = |svg: &mut Svg, font: Font, cells: [&str; 6]| {
+        for ((x, next), cell) in COLUMNS.windows(2).map(|x| (x[0], x[1])).zip(cells) {
+            svg.text((x, y), font, &font.fit(cell, next - x - 6.0));
+        }
+        y += 15.0;
+    };
+    row(svg, SMALL.bold(), ["#", "phase", "start, ms", "length", "incumbent", "successor"]);
+    for (index, phase) in story.phases.iter().enumerate().take(MOST_ROWS) {
+        let (number, start) = ((index + 1).to_string(), milliseconds(phase.from));
+        let took = match story.length(index) {
+            Some(us) if phase.is_cut => format!("up to {}", length(us)),
+            Some(us) => length(us),
+            None if record.end.is_none() => "in flight".into(),
+            None => String::new(),
+        };
+        let (incumbent, successor) = (phase.incumbent.label, phase.successor.label);
+        row(svg, SMALL, [&number, phase.name, &start, &took, incumbent, successor]);
+    }
+    let mut y = y + 3.0;
+    for note in notes(story, record) {
+        let shown = SMALL.fit(&note, WIDTH - 2.0 * MARGIN);
+        svg.tooltip(&note, |svg| svg.text((MARGIN, y), SMALL, &shown));
+        y += 15.0;
+    }
+    y - 6.0
+}
+
+fn legend(svg: &mut Svg, y: f64) -> f64 {
+    let entries = [
+        ("serves", Mood::Serves.paint()),
+        ("works", Mood::Works.paint()),
+        ("waits", Mood::Waits.paint()),
+        ("gone", Mood::Gone.paint()),
+        ("not known", Mood::Unknown.paint()),
+        ("clients wait", PAUSE),
+    ];
+    let mut x = MARGIN;
+    for (name, paint) in entries {
+        svg.rect((x, y - 9.0), (16.0, 11.0), &format!("{paint} {OUTLINE}"));
+        svg.text((x + 21.0, y), SMALL, name);
+        x += 21.0 + SMALL.width(name) + 18.0;
+    }
+    y + 10.0
+}
+
+/// What explains a phase that took long.
+fn notes(story: &Story<'_>, record: &SwapRecord) -> Vec<String> {
+    let (mut waiting, mut late, mut sealed) = (None, None, None);
+    for step in &record.steps {
+        let at = length(step.at_us);
+        match &step.what {
+            What::Waiting { open_conns, connections, unnamed } => {
+                let open =
+                    format!("{open_conns} connections open ({})", list(connections, *unnamed));
+                waiting = Some(format!("Drain, at {at}: {open}"));
+            }
+            What::Late { connections, unnamed } => {
+                late = Some(format!("Late, at {at}: {}", list(connections, *unnamed)));
+            }
+            What::Sealing { sealed: done, total } => {
+                sealed = Some(format!("Seal, at {at}: {done} of {total} shards sealed"));
+            }
+            What::Launched { .. } | What::Entered { .. } | What::GivenUp { .. } => {}
+        }
+    }
+    let more = story.phases.len().saturating_sub(MOST_ROWS);
+    let mut notes: Vec<_> =
+        (more > 0).then(|| format!("and {more} phases more")).into_iter().collect();
+    let cut = story.phases.iter().position(|phase| phase.is_cut).map(|index| index + 1);
+    let cut = cut.map(|number| {
+        format!("No step is recorded between the start of phase {number} and the end.")
+    });
+    notes.extend([waiting, late, sealed, cut].into_iter().flatten());
+    let carried = record.end.iter().flat_map(|end| &end.carried);
+    notes.extend(carried.take(MOST_CARRIED).map(|carried| format!("Carried: {carried}")));
+    notes
+}
+
+fn list(names: &[String], unnamed: u32) -> String {
+    let more = (unnamed > 0).then(|| format!("{unnamed} more"));
+    names.iter().cloned().chain(more).collect::<Vec<_>>().join(", ")
+}
+
+/// The left edges of the columns, and the right one of the last.
+const COLUMNS: [f64; 7] = [MARGIN, 34.0, 190.0, 268.0, 372.0, 502.0, WIDTH];
+const MOST_ROWS: usize = 24;
+const MOST_CARRIED: usize = 4;

@@ -1,0 +1,71 @@
+//! The supervisor's own socket: how it is told what to do, and what it answers.
+
+mod client;
+mod server;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use client::{Client, ClientError};
+pub(crate) use server::{Asked, Asker, Trigger};
+
+use crate::history::Entry;
+use crate::record::{Step, SwapRecord};
+use crate::status::Status;
+
+/// One line from a client. Each connection asks once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    Status,
+    /// To a binary that the configuration lists; to the first one if none is named.
+    Swap {
+        binary: Option<PathBuf>,
+        dry_run: bool,
+        /// Whether the client hears of it until its end.
+        follow: bool,
+    },
+    Abort {
+        reason: String,
+    },
+    History,
+    Metrics,
+    /// No answer but the end of the connection says that it was done.
+    Upgrade,
+    Stop,
+}
+
+/// One line to a client; the last one before the connection is closed is the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    Status(Box<Status>),
+    History(Vec<Entry>),
+    Text(String),
+    /// The swap has that id from here on.
+    Begun {
+        id: String,
+    },
+    Step(Step),
+    Ended(Box<SwapRecord>),
+    /// It was not done, and nothing was changed.
+    Refused {
+        why: String,
+        /// The swap that is in the way.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        in_flight: Option<String>,
+    },
+    Stopped {
+        status: String,
+    },
+}
+
+impl Reply {
+    pub(crate) fn refused(why: impl Into<String>) -> Self {
+        Self::Refused { why: why.into(), in_flight: None }
+    }
+}
+
+/// A longer request is none.
+const LONGEST_REQUEST: usize = 64 * 1024;

@@ -1,0 +1,79 @@
+//! The client's side.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use super::{Reply, Request};
+
+/// A connection on which one thing was asked.
+#[derive(Debug)]
+pub(crate) struct Client {
+    path: PathBuf,
+    lines: BufReader<UnixStream>,
+}
+
+/// Why nothing was answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error(
+        "no supervisor answers at {} ({source}); start one: handoff run --config FILE",
+        path.display()
+    )]
+    Nobody { path: PathBuf, source: io::Error },
+    #[error(
+        "the supervisor at {} may not be asked by this user ({source}); be the user that it runs as",
+        path.display()
+    )]
+    Forbidden { path: PathBuf, source: io::Error },
+    #[error(
+        "the supervisor at {} ended in the middle of its answer ({source}); the daemon serves without it: what became of a swap says `handoff history` once a supervisor runs again",
+        path.display()
+    )]
+    Cut { path: PathBuf, source: io::Error },
+    #[error("the supervisor at {} says what this version of handoff ({}) does not know: {words}", path.display(), crate::VERSION)]
+    Foreign { path: PathBuf, words: String },
+}
+
+impl Client {
+    /// Asks.
+    pub(crate) fn ask(path: &Path, request: &Request) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).map_err(|source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => ClientError::Forbidden { path, source },
+                _ => ClientError::Nobody { path, source },
+            }
+        })?;
+        let cut = |source| ClientError::Cut { path: path.to_owned(), source };
+        let mut line = serde_json::to_vec(request).map_err(|error| cut(error.into()))?;
+        line.push(b'\n');
+        // It may have refused, and said so, before it has read anything.
+        let _ = (&stream).write_all(&line);
+        Ok(Self { path: path.to_owned(), lines: BufReader::new(stream) })
+    }
+
+    /// The next line; none when that was all.
+    pub(crate) fn next(&mut self) -> Result<Option<Reply>, ClientError> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) => Ok(None),
+            Ok(_) => serde_json::from_str(&line).map(Some).map_err(|error| ClientError::Foreign {
+                path: self.path.clone(),
+                words: error.to_string(),
+            }),
+            Err(source) => Err(ClientError::Cut { path: self.path.clone(), source }),
+        }
+    }
+
+    /// The one answer.
+    pub(crate) fn answer(mut self) -> Result<Reply, ClientError> {
+        self.next()?.ok_or_else(|| self.cut())
+    }
+
+    /// The connection ended where something was still to be said.
+    pub(crate) fn cut(&self) -> ClientError {
+        let source = io::ErrorKind::UnexpectedEof.into();
+        ClientError::Cut { path: self.path.clone(), source }
+    }
+}

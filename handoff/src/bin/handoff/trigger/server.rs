@@ -1,0 +1,248 @@
+//! The server's side: a thread that accepts, and one for each of a few connections.
+
+use std::fs::{self, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::{LONGEST_REQUEST, Reply, Request};
+use crate::metrics;
+
+/// A request, who made it, and where the answers go. The connection ends when the sender does.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: Request,
+    pub(crate) asker: Asker,
+    pub(crate) replies: Sender<Reply>,
+}
+
+/// By the kernel's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) uid: u32,
+    pub(crate) pid: u32,
+}
+
+/// The socket and those that are connected to it.
+#[derive(Debug)]
+pub(crate) struct Trigger {
+    path: PathBuf,
+    listener: UnixListener,
+    open: Arc<Open>,
+}
+
+/// How many connections are answered.
+#[derive(Debug, Default)]
+struct Open {
+    count: AtomicUsize,
+    lock: Mutex<()>,
+    closed: Condvar,
+}
+
+impl Trigger {
+    /// Takes the socket that was inherited, or binds one at the path, with mode 0600. The caller
+    /// is the only supervisor: what lies at the path is of one that is dead.
+    pub(crate) fn open(
+        path: &Path,
+        inherited: Option<UnixListener>,
+        tell: impl Fn(Asked) -> bool + Send + Clone + 'static,
+    ) -> io::Result<Self> {
+        let listener = match inherited {
+            Some(listener) => listener,
+            None => bind(path)?,
+        };
+        let (open, accepting) = (Arc::<Open>::default(), listener.try_clone()?);
+        let answered = Arc::clone(&open);
+        thread::Builder::new()
+            .name("trigger".into())
+            .spawn(move || accept(&accepting, &answered, &tell))?;
+        Ok(Self { path: path.to_owned(), listener, open })
+    }
+
+    /// Waits until the last answers have gone out.
+    pub(crate) fn drain(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut guard = self.open.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.open.count.load(Ordering::SeqCst) > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            guard = match self.open.closed.wait_timeout(guard, left) {
+                Ok((guard, _)) => guard,
+                Err(_) => return,
+            };
+        }
+    }
+
+    /// For a supervisor that stops for good.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl AsFd for Trigger {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// Nobody may connect before the mode is set, so the name comes last.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let beside = path.with_added_extension(std::process::id().to_string());
+    let _ = fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+    fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+fn accept(
+    listener: &UnixListener,
+    open: &Arc<Open>,
+    tell: &(impl Fn(Asked) -> bool + Send + Clone + 'static),
+) {
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an operator's connection");
+                thread::sleep(RETRY_PAUSE);
+                continue;
+            }
+        };
+        let (open, tell) = (Arc::clone(open), tell.clone());
+        if open.count.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
+            leave(&open);
+            refuse(&stream, None, "too many connections are open; try again");
+            continue;
+        }
+        let served = {
+            let open = Arc::clone(&open);
+            thread::Builder::new().name("operator".into()).spawn(move || {
+                serve(&stream, &tell);
+                leave(&open);
+            })
+        };
+        if let Err(error) = served {
+            tracing::warn!(%error, "an operator's connection is not answered");
+            leave(&open);
+        }
+    }
+}
+
+fn leave(open: &Open) {
+    let _guard = open.lock.lock();
+    open.count.fetch_sub(1, Ordering::SeqCst);
+    open.closed.notify_all();
+}
+
+fn serve(stream: &UnixStream, tell: &impl Fn(Asked) -> bool) {
+    let asker = match peer_of(stream) {
+        Ok(asker) => asker,
+        Err(error) => {
+            return tracing::warn!(%error, "the kernel does not say who asks");
+        }
+    };
+    let own = rustix::process::geteuid().as_raw();
+    if asker.uid != own && asker.uid != 0 {
+        let why = format!("user {} may not tell a supervisor of user {own} what to do", asker.uid);
+        return refuse(stream, Some(asker), &why);
+    }
+    let request = match read_request(stream) {
+        Ok(request) => request,
+        Err(why) => return refuse(stream, Some(asker), &why),
+    };
+    tracing::debug!(?request, uid = asker.uid, pid = asker.pid, "asked");
+    let (replies, answers) = mpsc::channel();
+    if tell(Asked { request, asker, replies }) {
+        answer(stream, &answers);
+    }
+}
+
+fn answer(stream: &UnixStream, answers: &Receiver<Reply>) {
+    for reply in answers {
+        if let Err(error) = send(stream, &reply) {
+            return tracing::debug!(%error, "an operator does not listen any more");
+        }
+    }
+}
+
+fn send(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn refuse(stream: &UnixStream, asker: Option<Asker>, why: &str) {
+    metrics::refused();
+    tracing::warn!(?asker, why, "an operator's request is refused");
+    let _ = send(stream, &Reply::refused(why));
+}
+
+/// One line, within the limit and the time.
+fn read_request(stream: &UnixStream) -> Result<Request, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut reader = BufReader::new(Within { stream, deadline }).take(LONGEST_REQUEST as u64 + 1);
+    let mut line = Vec::new();
+    let read = reader.read_until(b'\n', &mut line);
+    if line.len() > LONGEST_REQUEST {
+        return Err(format!("a request has at most {LONGEST_REQUEST} bytes"));
+    }
+    match read {
+        Err(error) if is_late(&error) => {
+            return Err(format!("nothing whole was asked within {} s", PATIENCE.as_secs()));
+        }
+        Err(error) => return Err(format!("the request cannot be read: {error}")),
+        Ok(_) if line.is_empty() => {
+            return Err("the connection was closed without a request".into());
+        }
+        Ok(_) => {}
+    }
+    serde_json::from_slice(&line).map_err(|error| {
+        format!("this is no request of this version of handoff ({}): {error}", crate::VERSION)
+    })
+}
+
+/// Reads until a deadline, however slowly the bytes come.
+struct Within<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Within<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut stream = self.stream;
+        stream.read(buffer)
+    }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn peer_of(stream: &UnixStream) -> io::Result<Asker> {
+    let peer = getsockopt(stream, PeerCredentials)?;
+    // A process of another pid namespace has none here.
+    Ok(Asker { uid: peer.uid(), pid: u32::try_from(peer.pid()).unwrap_or(0) })
+}
+
+/// For a request to come, and for an answer to be read.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const MOST_CONNECTIONS: usize = 64;

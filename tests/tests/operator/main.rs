@@ -1,0 +1,8 @@
+//! The program `handoff`, used as an operator would: at a terminal, with the example daemon behind
+//! it and clients that write all the while.
+
+mod clients;
+mod day;
+mod faults;
+mod security;
+mod world;

@@ -1,0 +1,116 @@
+//! Who may tell the supervisor what to do, and what is executed.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use handoff_tests::harness::LIMIT;
+
+use crate::world::World;
+
+fn connect(world: &World) -> UnixStream {
+    let stream = UnixStream::connect(world.path("state/supervisor.sock")).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+    stream
+}
+
+fn answer(mut stream: UnixStream) -> String {
+    let mut answer = String::new();
+    // What was sent and not read resets the connection behind the answer.
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn clients_that_send_too_much_nothing_or_garbage_are_told_and_harm_nobody() {
+    let mut world = World::new();
+    world.supervise();
+    // One that says nothing is there all the while, and so are many more.
+    let silent = connect(&world);
+    let crowd: Vec<UnixStream> = (0..40).map(|_| connect(&world)).collect();
+
+    let mut long = connect(&world);
+    let _ = long.write_all(&vec![b'x'; 1 << 20]);
+    let words = answer(long);
+    assert!(words.contains("a request has at most 65536 bytes"), "{words}");
+
+    for garbage in ["\n", "{}\n", "\"dance\"\n", "\u{0}\n", "{\"swap\":{\"binary\":3}}\n"] {
+        let mut stream = connect(&world);
+        stream.write_all(garbage.as_bytes()).expect("it reads");
+        let words = answer(stream);
+        assert!(words.contains("this is no request of this version of handoff"), "{words}");
+    }
+    let stream = connect(&world);
+    stream.shutdown(std::net::Shutdown::Write).expect("it can be shut");
+    assert!(answer(stream).contains("the connection was closed without a request"));
+
+    world.said(&["swap", "--wait"]);
+    assert!(answer(silent).contains("nothing whole was asked within 5 s"));
+    drop(crowd);
+    let metrics = world.said(&["metrics"]);
+    assert!(metrics.contains("handoff_swaps_total{outcome=\"committed\"} 1"), "{metrics}");
+    assert!(!metrics.contains("handoff_requests_refused_total 0"), "{metrics}");
+}
+
+#[test]
+fn the_socket_and_the_state_are_the_owner_s_alone() {
+    let mut world = World::new();
+    world.supervise();
+    let mode = |name: &str| {
+        let metadata = fs::metadata(world.path(name)).expect("it is there");
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!(mode("state"), 0o700);
+    assert_eq!(mode("state/supervisor.sock"), 0o600);
+    assert_eq!(mode("state/history.jsonl"), 0o600);
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can be somebody else
+    }
+    // Even where the socket can be reached.
+    for (name, mode) in [("", 0o755), ("state", 0o711), ("handoff.toml", 0o644)] {
+        let path = world.path(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    }
+    let as_nobody = |socket_mode| {
+        let socket = world.path("state/supervisor.sock");
+        let mode = fs::Permissions::from_mode(socket_mode);
+        fs::set_permissions(socket, mode).expect("it is ours");
+        let program = world.command(&["stop"]);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--clear-groups"]).arg("--").arg(program.get_program());
+        let output = command.args(program.get_args()).output().expect("it can be run");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let words = as_nobody(0o600);
+    assert!(words.contains("may not be asked by this user"), "{words}");
+    let words = as_nobody(0o666);
+    assert!(words.contains("user 65534 may not tell a supervisor of user 0"), "{words}");
+    assert_eq!(world.build(), "1");
+}
+
+#[test]
+fn a_file_that_was_changed_behind_the_configuration_is_not_executed() {
+    let mut world = World::new();
+    let hash = world.said(&["check"]);
+    let hash = hash.lines().find(|line| line.ends_with("/v1")).expect("it is listed");
+    let hash = hash.split(' ').next().expect("it is first").to_owned();
+    let config = fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+    let pinned = config.replace("binary = \"v1\"", &format!("binary = \"v1\"\nblake3 = {hash:?}"));
+    world.write("handoff.toml", &pinned);
+    world.supervise();
+    world.said(&["swap", "--wait"]);
+    fs::rename(world.path("v1"), world.path("v0")).expect("it is there");
+    fs::write(world.path("v1"), "#!/bin/sh\ntouch executed\n").expect("it can be written");
+    fs::set_permissions(world.path("v1"), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let (code, words) = world.refused(&["swap", "--wait"]);
+    assert_eq!(code, 5);
+    assert!(words.contains(&format!("and {hash} is wanted")), "{words}");
+    assert!(!world.path("executed").exists());
+    // Whoever asks for a file by another name gets the listed one, or none.
+    let (code, _) = world.refused(&["swap", "--binary", "/usr/bin/env"]);
+    assert_eq!(code, 5);
+    assert_eq!(world.build(), "1");
+}
