@@ -125,6 +125,38 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
     assert_eq!(world.said(&["stop"]), "stopped; the daemon: exit status: 0\n");
 }
 
+/// One that waits for a drain, and one that comes second.
+#[test]
+fn a_swap_in_flight_is_shown_names_who_holds_it_up_keeps_others_out_and_is_aborted() {
+    let mut world = World::with_fixture();
+    world.configure("[limits]\ndrain_grace = \"1h\"\ndeadline = \"2h\"\n");
+    world.supervise();
+    let held = hold(&world);
+    let name = held.local_addr().expect("it is connected").to_string();
+    let v2 = world.path("v2").display().to_string();
+    world.said(&["swap", "--binary", &v2]);
+    let who = eventually("the drain says for whom it waits", LIMIT, || {
+        world.status()["swap"]["waits_for"].as_str().map(str::to_owned)
+    });
+    assert_eq!(who, name);
+    let id = world.status()["swap"]["id"].as_str().expect("one is in flight").to_owned();
+    let (_, shown) = world.at_terminal(&["status"]);
+    assert!(shown.contains(&format!("the drain waits for {name}")), "{shown}");
+
+    let (code, words) = world.refused(&["swap", "--binary", &v2, "--wait"]);
+    assert_eq!(code, 5);
+    assert!(words.contains(&format!("swap {id} is in flight")), "{words}");
+
+    let (code, shown) = world.at_terminal(&["abort", "--reason", "it takes too long"]);
+    assert_eq!(code, Some(0), "{shown}");
+    let record = world.record(&id);
+    assert_eq!(record["end"]["outcome"], "rolled-back");
+    assert_eq!(record["end"]["cause"], "aborted by the supervisor: it takes too long");
+    assert_eq!(world.build(), "1");
+    let (code, words) = world.refused(&["abort"]);
+    assert_eq!((code, words.contains("no swap is in flight")), (5, true), "{words}");
+}
+
 /// A daemon that keeps dying gives its place to the binary that served before.
 #[test]
 fn a_binary_that_keeps_dying_gives_its_place_to_what_served_before() {

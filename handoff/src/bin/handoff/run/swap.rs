@@ -188,6 +188,16 @@ impl Runner {
                 swap.waits_for = None;
                 What::Entered { phase: phase.into() }
             }
+            Progress::Draining { open_conns, waiting, .. } => {
+                let words = match waiting.count() {
+                    0 => format!("{open_conns} requests or connections"),
+                    _ => waiting.to_string(),
+                };
+                tracing::info!(id = swap.id, open_conns, %waiting, "the drain waits");
+                swap.waits_for = Some(words);
+                let (connections, unnamed) = (waiting.connections, waiting.unnamed);
+                What::Waiting { open_conns, connections, unnamed }
+            }
             Progress::Late { late, .. } => {
                 What::Late { connections: late.connections, unnamed: late.unnamed }
             }
