@@ -6,7 +6,7 @@ use handoff_tests::harness::{LIMIT, eventually, kill};
 use rustix::process::Signal;
 
 use crate::clients::Clients;
-use crate::world::{World, hold};
+use crate::world::{World, hold, zombies_of};
 
 /// From the first start to the last stop, with clients that write throughout.
 #[test]
@@ -110,6 +110,10 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
     assert_eq!(code, Some(0), "{shown}");
     clients.wait_for_progress();
 
+    // What was replaced or died has been collected.
+    let supervisor = world.supervisor().pid();
+    eventually("no child is a zombie", LIMIT, || zombies_of(supervisor).is_empty().then_some(()));
+
     // Stop.
     let tally = clients.stop();
     tally.assert_failed_only_within(&windows);
@@ -155,6 +159,27 @@ fn a_swap_in_flight_is_shown_names_who_holds_it_up_keeps_others_out_and_is_abort
     assert_eq!(world.build(), "1");
     let (code, words) = world.refused(&["abort"]);
     assert_eq!((code, words.contains("no swap is in flight")), (5, true), "{words}");
+}
+
+/// One that dies in its probation is not given a second try.
+#[test]
+fn a_successor_that_dies_in_its_probation_is_replaced_by_what_served_before() {
+    let mut world = World::new();
+    world.configure("[probation]\nfor = \"1h\"\ncommand = [\"true\"]\n");
+    world.supervise();
+    let v2 = world.path("v2").display().to_string();
+    world.said(&["swap", "--binary", &v2, "--wait"]);
+    let (_, shown) = world.at_terminal(&["status"]);
+    assert!(shown.contains("probation   of swap "), "{shown}");
+    let dead = world.daemon_pid();
+    kill(dead, Signal::KILL);
+    eventually("another one serves", LIMIT, || {
+        let status = world.wait_for_daemon("serving");
+        (status["daemon"]["party"]["pid"] != dead).then_some(())
+    });
+    assert_eq!(world.build(), "1");
+    let failed = &world.record("last")["probation"]["failed"]["why"];
+    assert_eq!(failed, "it died: killed by SIGKILL");
 }
 
 /// A daemon that keeps dying gives its place to the binary that served before.

@@ -142,6 +142,14 @@ fn a_second_supervisor_is_refused_and_so_is_a_second_daemon_on_the_data() {
     assert!(words.contains("another supervisor has the journal"), "{words}");
     assert!(words.contains("stop the other one first"), "{words}");
 
+    // One of another daemon, with the same state.
+    let text = fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+    world.write("other.toml", &text.replace("control.sock", "other.sock"));
+    let path = world.path("other.toml").display().to_string();
+    let output = world.run_with(&path, &["run"]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("another supervisor keeps its state in "), "{words}");
+
     // One that knows nothing of the first: another state, another control socket, the same data.
     let text = fs::read_to_string(world.path("handoff.toml")).expect("it is there");
     let port = format!("127.0.0.1:{}", world.port);

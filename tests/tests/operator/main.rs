@@ -4,5 +4,8 @@
 mod clients;
 mod day;
 mod faults;
+mod manager;
 mod security;
+mod stopping;
+mod tools;
 mod world;

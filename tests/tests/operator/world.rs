@@ -107,7 +107,12 @@ address = "127.0.0.1:{}"
 
     /// A command at a terminal: its exit code and what it showed.
     pub(crate) fn at_terminal(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        Terminal::start(self.command(arguments)).finish()
+        self.terminal(arguments).finish()
+    }
+
+    /// A command at a terminal, while it runs.
+    pub(crate) fn terminal(&self, arguments: &[&str]) -> Terminal {
+        Terminal::start(self.command(arguments))
     }
 
     /// A command in a script.
@@ -143,9 +148,19 @@ address = "127.0.0.1:{}"
 
     /// `handoff run` at a terminal of its own, once its daemon serves.
     pub(crate) fn supervise(&mut self) {
-        let terminal = Terminal::start_controlling(&self.command(&["run"]));
-        self.supervisor = Some(terminal);
+        self.supervise_by(&self.command(&["run"]));
+    }
+
+    /// The same, by a command of the caller's.
+    pub(crate) fn supervise_by(&mut self, command: &Command) {
+        self.supervisor = Some(Terminal::start_controlling(command));
         self.wait_for_daemon("serving");
+    }
+
+    /// `handoff run` at a terminal of its own, once its daemon is so far.
+    pub(crate) fn supervise_until(&mut self, state: &str) {
+        self.supervisor = Some(Terminal::start_controlling(&self.command(&["run"])));
+        self.wait_for_daemon(state);
     }
 
     pub(crate) fn supervisor(&mut self) -> &mut Terminal {
@@ -219,6 +234,21 @@ impl Drop for World {
             left.is_empty().then_some(())
         });
     }
+}
+
+/// Children of a process that have ended and were not collected.
+pub(crate) fn zombies_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("there is a kernel");
+    processes
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+            let (state, of) = (fields.next()?, fields.next()?);
+            (state == "Z" && of == parent.to_string()).then_some(pid)
+        })
+        .collect()
 }
 
 /// Processes whose working directory that is: the daemons.

@@ -165,13 +165,17 @@ pub(crate) struct ByDescriptor {
 }
 
 impl ByDescriptor {
-    pub(crate) fn new(config: &Config) -> io::Result<Self> {
-        let links = config.state_dir.join("exec");
-        match fs::remove_dir_all(&links) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    pub(crate) fn new(config: &Config) -> Self {
+        let (links, directory) = (config.state_dir.join("exec"), config.directory.clone());
+        Self { next: Arc::default(), links, directory }
+    }
+
+    /// Removes the links of a supervisor that is gone.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.links) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
-        Ok(Self { next: Arc::default(), links, directory: config.directory.clone() })
     }
 
     /// Says what the next process executes.

@@ -29,17 +29,43 @@ pub(crate) fn swap(
     // The supervisor stands somewhere else.
     let binary = binary.map(std::path::absolute).transpose()?;
     let client = Client::ask(&config.socket, &Request::Swap { binary, dry_run, follow: wait })?;
-    follow(client, wait, json)
+    Ok(follow(client, wait, json)?.code())
 }
 
 pub(crate) fn abort(config: &Config, reason: String, json: bool) -> Outcoming {
-    let code = follow(Client::ask(&config.socket, &Request::Abort { reason })?, true, json)?;
-    // To be rolled back is what was wished here.
-    Ok(if code == ExitCode::from(ROLLED_BACK) { ExitCode::SUCCESS } else { code })
+    let client = Client::ask(&config.socket, &Request::Abort { reason })?;
+    Ok(match follow(client, true, json)? {
+        // To be undone is what was wished, however little there was to undo.
+        Followed::Ended(Outcome::RolledBack | Outcome::NotBegun) => ExitCode::SUCCESS,
+        Followed::Ended(Outcome::Committed | Outcome::Promoted) => ExitCode::from(TOO_LATE),
+        followed => followed.code(),
+    })
+}
+
+/// What was seen of a swap.
+enum Followed {
+    Begun,
+    Refused,
+    Ended(Outcome),
+}
+
+impl Followed {
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Begun => ExitCode::SUCCESS,
+            Self::Refused => ExitCode::from(REFUSED),
+            Self::Ended(outcome) => match outcome {
+                Outcome::Committed | Outcome::Promoted | Outcome::DryRun => ExitCode::SUCCESS,
+                Outcome::RolledBack => ExitCode::from(ROLLED_BACK),
+                Outcome::NotBegun => ExitCode::from(REFUSED),
+                Outcome::Lost | Outcome::Unknown => ExitCode::from(UNCONFIRMED),
+            },
+        }
+    }
 }
 
 /// Shows a swap as it goes on.
-fn follow(mut client: Client, to_its_end: bool, json: bool) -> Outcoming {
+fn follow(mut client: Client, to_its_end: bool, json: bool) -> Result<Followed, Box<dyn Error>> {
     let mut live = Live::new(json);
     loop {
         let Some(reply) = client.next()? else { return Err(client.cut().into()) };
@@ -49,21 +75,14 @@ fn follow(mut client: Client, to_its_end: bool, json: bool) -> Outcoming {
                 if !json {
                     println!("follow it with: handoff status, handoff show {:.8}", id);
                 }
-                return Ok(ExitCode::SUCCESS);
+                return Ok(Followed::Begun);
             }
-            Reply::Ended(record) => return Ok(code_of(&record)),
-            Reply::Refused { .. } => return Ok(ExitCode::from(REFUSED)),
+            Reply::Ended(record) => {
+                return Ok(Followed::Ended(record.outcome().unwrap_or(Outcome::Unknown)));
+            }
+            Reply::Refused { .. } => return Ok(Followed::Refused),
             _ => {}
         }
-    }
-}
-
-fn code_of(record: &SwapRecord) -> ExitCode {
-    match record.outcome() {
-        Some(Outcome::Committed | Outcome::Promoted | Outcome::DryRun) => ExitCode::SUCCESS,
-        Some(Outcome::RolledBack) => ExitCode::from(ROLLED_BACK),
-        Some(Outcome::NotBegun) => ExitCode::from(REFUSED),
-        Some(Outcome::Lost | Outcome::Unknown) | None => ExitCode::from(UNCONFIRMED),
     }
 }
 
@@ -235,6 +254,8 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// An abort that came when the commit could not be undone any more.
+const TOO_LATE: u8 = 1;
 const ROLLED_BACK: u8 = 3;
 const UNCONFIRMED: u8 = 4;
 const REFUSED: u8 = 5;

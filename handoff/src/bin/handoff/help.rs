@@ -116,7 +116,7 @@ level = "info"          # error, warn, info, debug
 
 const EXIT_CODES: &str = "\
 0  done: committed, or begun where --wait was not said; a dry run that went well; aborted, by `abort`
-1  an error, which is told on standard error
+1  an error, which is told on standard error; or an abort that came after the commit
 2  a wrong command line
 3  rolled back: the old process serves, and has confirmed it
 4  nobody has confirmed that they serve: look at `handoff status` and at the log

@@ -41,6 +41,17 @@ pub(crate) enum Line {
     Daemon(DaemonEvent),
 }
 
+impl Line {
+    /// What has ended is to outlive the machine. Nothing is synced before: the daemon syncs its own
+    /// data then, on the same disk, and its clients wait for that.
+    const fn ends_something(&self) -> bool {
+        match self {
+            Self::Ended { .. } | Self::Probation { .. } | Self::Daemon(_) => true,
+            Self::Begun(_) | Self::Known { .. } | Self::Step { .. } => false,
+        }
+    }
+}
+
 /// Something that happened to the daemon outside of a swap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DaemonEvent {
@@ -86,6 +97,8 @@ pub(crate) struct History {
     unwritten: VecDeque<Line>,
     /// Why the last line could not be written.
     fault: Option<String>,
+    /// From this length on, in bytes, the file is begun anew.
+    most: u64,
 }
 
 impl History {
@@ -96,10 +109,7 @@ impl History {
             Ok(entries) => (entries, None),
             Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
         };
-        let mut history =
-            Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault };
-        history.shorten();
-        history
+        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, most: LONG }
     }
 
     pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
@@ -137,6 +147,7 @@ impl History {
         match self.write_all() {
             Ok(()) => {
                 self.fault = None;
+                self.shorten();
                 if had_fault {
                     tracing::info!(path = %self.path.display(), "the history is whole again");
                 }
@@ -155,7 +166,9 @@ impl History {
 
     fn write_all(&mut self) -> io::Result<()> {
         let mut file = open(&self.path)?;
+        let mut ends_something = false;
         while let Some(line) = self.unwritten.front() {
+            ends_something |= line.ends_something();
             let mut text = serde_json::to_vec(line)?;
             text.push(b'\n');
             // A line that was not written whole spoils no other.
@@ -165,35 +178,40 @@ impl History {
             file.write_all(&text)?;
             self.unwritten.pop_front();
         }
-        // What ended is to outlive the machine, too. Nobody waits for it.
-        file.sync_data()
+        if ends_something { file.sync_data() } else { Ok(()) }
     }
 
     /// Begins the file anew once it has grown long, with the last entries.
     fn shorten(&mut self) {
-        let is_long = fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONG);
-        if !is_long {
+        let length = || fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        if length() < self.most {
             return;
         }
-        let beside = self.path.with_added_extension("new");
-        let written = (|| {
-            let _ = fs::remove_file(&beside);
-            let mut file = open(&beside)?;
-            for entry in &self.entries {
-                let line = match entry {
-                    Entry::Swap(record) => Line::Begun(record.clone()),
-                    Entry::Daemon(event) => Line::Daemon(event.clone()),
-                };
-                let mut text = serde_json::to_vec(&line)?;
-                text.push(b'\n');
-                file.write_all(&text)?;
+        match self.begin_anew() {
+            // What is kept may be long itself.
+            Ok(()) => self.most = LONG.max(2 * length()),
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the history stays long");
+                self.most = self.most.saturating_mul(2);
             }
-            file.sync_data()?;
-            fs::rename(&beside, &self.path)
-        })();
-        if let Err(error) = written {
-            tracing::warn!(path = %self.path.display(), %error, "the history stays long");
         }
+    }
+
+    fn begin_anew(&self) -> io::Result<()> {
+        let beside = self.path.with_added_extension("new");
+        let _ = fs::remove_file(&beside);
+        let mut file = open(&beside)?;
+        for entry in &self.entries {
+            let line = match entry {
+                Entry::Swap(record) => Line::Begun(record.clone()),
+                Entry::Daemon(event) => Line::Daemon(event.clone()),
+            };
+            let mut text = serde_json::to_vec(&line)?;
+            text.push(b'\n');
+            file.write_all(&text)?;
+        }
+        file.sync_data()?;
+        fs::rename(&beside, &self.path)
     }
 }
 
@@ -281,7 +299,7 @@ fn ends_torn(file: &mut File) -> io::Result<bool> {
     Ok(last != [b'\n'])
 }
 
-/// From this length on, in bytes, the file is begun anew at the next start.
+/// From this length on, in bytes, the file is begun anew.
 const LONG: u64 = 4 << 20;
 /// Kept in memory, and in a file that is begun anew.
 const MOST_ENTRIES: usize = 1000;

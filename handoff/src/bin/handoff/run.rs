@@ -18,6 +18,7 @@ mod stop;
 mod swap;
 mod upgrade;
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,6 +68,11 @@ pub(crate) enum RunError {
     Inherited(#[from] handoff::error::ListenerError),
     #[error(transparent)]
     Binary(#[from] BinaryError),
+    #[error(
+        "another supervisor keeps its state in {}; give each one a state_dir of its own, or stop the other one first: handoff stop",
+        .0.display()
+    )]
+    StateInUse(PathBuf),
     #[error("{0}")]
     NotStarted(String),
     #[error("cannot hear signals: {0}")]
@@ -153,6 +159,8 @@ struct Runner {
     fell_back: Option<String>,
     /// Free descriptors where those begin that an upgraded supervisor inherits.
     places: upgrade::Places,
+    /// Of the state directory.
+    _lock: File,
 }
 
 impl Runner {

@@ -137,10 +137,12 @@ fn a_long_one_is_begun_anew_with_the_last_entries() {
     for _ in 0..5 {
         file.write_all(filler.as_bytes()).unwrap();
     }
-    let shortened = History::open(&path);
-    assert_eq!(shortened.entries(), &[Entry::Swap(whole("aa"))]);
+    let mut shortened = History::open(&path);
+    shortened.add(Line::Begun(record("ab")));
+    let kept = [Entry::Swap(whole("aa")), Entry::Swap(record("ab"))];
+    assert_eq!(shortened.entries(), &kept);
     assert!(fs::metadata(&path).unwrap().len() < 10_000);
-    assert_eq!(read(&path).unwrap(), [Entry::Swap(whole("aa"))]);
+    assert_eq!(read(&path).unwrap(), kept);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The start of the supervisor: what it inherits, what it finds, and what it starts.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -11,6 +12,7 @@ use handoff::Supervisor;
 use handoff::error::ListenerError;
 use handoff::successor::{Role, detect};
 use handoff::supervisor::{Adoption, Settled, Settlement};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::daemon::{Daemon, Process};
 use super::job::said_of;
@@ -31,7 +33,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
     let places = Places::new(config.listeners.len() + SPARE_PLACES)
         .map_err(|source| RunError::Path { action: "open", path: "/dev/null".into(), source })?;
     metrics::install().map_err(RunError::Metrics)?;
-    let at = |action, path: &std::path::Path| {
+    let at = |action, path: &Path| {
         let path = path.to_owned();
         move |source| RunError::Path { action, path, source }
     };
@@ -43,8 +45,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
     if let Some(parent) = config.control.parent() {
         fs::create_dir_all(parent).map_err(at("create the directory", parent))?;
     }
-    let launcher =
-        ByDescriptor::new(&config).map_err(at("use the directory", &config.state_dir))?;
+    let launcher = ByDescriptor::new(&config);
     let (sender, events) = channel();
     let heard = sender.clone();
     // Whoever has the journal is the only supervisor of the daemon with that control socket.
@@ -57,6 +58,8 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
     for (name, socket) in listeners {
         supervisor.add_listener(name, socket);
     }
+    let lock = lock(&config.state_dir)?;
+    launcher.clear().map_err(at("use the directory", &config.state_dir))?;
     let told = sender.clone();
     signals::listen(move |said| told.send(Event::Signal(said)).is_ok())
         .map_err(RunError::Signals)?;
@@ -80,6 +83,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         has_served: false,
         fell_back: None,
         places,
+        _lock: lock,
         config,
     };
     tracing::info!(
@@ -128,6 +132,25 @@ fn out_of_the_way(socket: OwnedFd, config: &Config) -> Result<OwnedFd, RunError>
     let kept = upgrade::FIRST + i32::try_from(config.listeners.len() + SPARE_PLACES).unwrap_or(0);
     let moved = rustix::io::fcntl_dupfd_cloexec(&socket, kept);
     Ok(moved.map_err(|errno| handoff::Error::from(std::io::Error::from(errno)))?)
+}
+
+/// Two supervisors of two daemons may not have one directory: each would answer for the other.
+fn lock(state_dir: &Path) -> Result<File, RunError> {
+    let path = state_dir.join("lock");
+    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
+    let opened = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(nofollow)
+        .open(&path)
+        .map_err(|source| RunError::Path { action: "open", path: path.clone(), source })?;
+    match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(opened),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::StateInUse(state_dir.to_owned())),
+        Err(errno) => Err(RunError::Path { action: "lock", path, source: errno.into() }),
+    }
 }
 
 fn open_trigger(

@@ -229,8 +229,8 @@ impl Runner {
 
     pub(super) fn on_job_done(&mut self, done: Done) -> Result<Option<ExitCode>, RunError> {
         match done {
-            Done::Panicked(job) => {
-                Err(RunError::Broken(format!("the thread that does {job:?} panicked")))
+            Done::Lost(job) => {
+                Err(RunError::Broken(format!("the thread that does {job:?} is lost")))
             }
             Done::Adopted(supervisor, adoption) => {
                 self.on_adopted(supervisor, adoption)?;

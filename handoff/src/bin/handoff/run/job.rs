@@ -16,8 +16,8 @@ pub(super) enum Done {
     Adopted(Box<Supervisor>, handoff::Result<Adoption>),
     Started(Box<Supervisor>, handoff::Result<Started>, Arc<Binary>),
     Swapped(Box<Supervisor>, Swapped),
-    /// The supervisor is lost with its thread.
-    Panicked(Job),
+    /// The library's supervisor is lost with its thread.
+    Lost(Job),
 }
 
 /// A daemon that serves.
@@ -86,9 +86,13 @@ impl Runner {
         let tell = self.tell();
         let work = move || {
             let done = catch_unwind(AssertUnwindSafe(|| run(supervisor, abort)));
-            tell(Event::JobDone(done.unwrap_or(Done::Panicked(job))));
+            tell(Event::JobDone(done.unwrap_or(Done::Lost(job))));
         };
-        thread::Builder::new().name("job".into()).spawn(work).map_err(RunError::Thread)?;
+        // What cannot be started has taken the supervisor along.
+        thread::Builder::new().name("job".into()).spawn(work).map_err(|error| {
+            let _ = self.sender.send(Event::JobDone(Done::Lost(job)));
+            RunError::Thread(error)
+        })?;
         Ok(())
     }
 

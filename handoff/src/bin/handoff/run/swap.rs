@@ -30,6 +30,30 @@ pub(super) struct InFlight {
     pub(super) phase: String,
     /// Who holds the drain up, as far as was said.
     pub(super) waits_for: Option<String>,
+    sealing_kept_us: u64,
+    waiting_kept: Option<What>,
+}
+
+impl InFlight {
+    /// What is told many times over, a shard that is sealed or a drain that waits, is kept when it
+    /// has changed, and once a second at most.
+    fn is_worth_keeping(&mut self, step: &Step) -> bool {
+        match &step.what {
+            What::Sealing { sealed, total } if sealed < total => {
+                let is_due = step.at_us >= self.sealing_kept_us.saturating_add(1_000_000);
+                if is_due {
+                    self.sealing_kept_us = step.at_us;
+                }
+                is_due
+            }
+            What::Waiting { .. } => {
+                let is_news = self.waiting_kept.as_ref() != Some(&step.what);
+                self.waiting_kept = Some(step.what.clone());
+                is_news
+            }
+            _ => true,
+        }
+    }
 }
 
 impl Runner {
@@ -165,6 +189,8 @@ impl Runner {
             followers: Vec::new(),
             phase: "connecting".into(),
             waits_for: None,
+            sealing_kept_us: 0,
+            waiting_kept: None,
         });
         self.launcher.load(Arc::clone(&binary));
         let spec = SpawnSpec { handoff_id: Some(handoff_id), ..self.spec(&binary) };
@@ -209,6 +235,9 @@ impl Runner {
         };
         let step = Step { at_us: to_us(at.saturating_duration_since(swap.begun)), what };
         swap.followers.retain(|follower| follower.send(Reply::Step(step.clone())).is_ok());
+        if !swap.is_worth_keeping(&step) {
+            return;
+        }
         let id = swap.id.clone();
         let launched = match &step.what {
             What::Launched { pid } => Some(*pid),

@@ -1,0 +1,88 @@
+//! The supervisor under a service manager: sockets that it inherits, and what it tells.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+
+use command_fds::{CommandFdExt, FdMapping};
+use handoff_tests::harness::{LIMIT, kill};
+use rustix::process::Signal;
+
+use crate::clients::{Clients, Connection};
+use crate::world::World;
+
+#[test]
+fn a_socket_that_is_inherited_is_passed_on_also_through_an_upgrade() {
+    let mut world = World::new();
+    // As the manager does: bound before there is anybody to serve it.
+    let listener = TcpListener::bind(("127.0.0.1", world.port)).expect("it was free");
+    listener.set_nonblocking(true).expect("it can be set");
+    let mut command = world.command(&["run"]);
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "resp");
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: 3 }])
+        .expect("there is one");
+    let mut supervisor = command.spawn().expect("it can be run");
+    world.wait_for_daemon("serving");
+    let clients = Clients::start(world.port, 2);
+    clients.wait_for_progress();
+    for _ in 0..3 {
+        world.said(&["upgrade"]);
+        world.said(&["swap", "--wait"]);
+        clients.wait_for_progress();
+    }
+    // Nobody but the supervisor has it now.
+    world.wait_for_daemon("serving");
+    kill(world.daemon_pid(), Signal::KILL);
+    let mut waiting = Connection::to(world.port).expect("somebody listens");
+    assert_eq!(waiting.ask("PING").expect("it is answered"), "PONG");
+    let tally = clients.stop();
+    assert!(!tally.acknowledged.is_empty());
+    world.said(&["stop"]);
+    assert!(supervisor.wait().expect("it is ours").success());
+}
+
+#[test]
+fn a_service_manager_is_told_and_the_daemon_does_not_speak_to_it() {
+    let mut world = World::new();
+    let path = world.path("notify.sock");
+    let manager = UnixDatagram::bind(&path).expect("it can be bound");
+    manager.set_read_timeout(Some(LIMIT)).expect("it can be set");
+    let mut command = world.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path);
+    world.supervise_by(&command);
+    let mut heard = [0; 512];
+    let length = manager.recv(&mut heard).expect("it is told");
+    let told = String::from_utf8_lossy(&heard[..length]).into_owned();
+    assert!(told.contains("READY=1\n") && told.contains("serves as process"), "{told}");
+    let environment = std::fs::read(format!("/proc/{}/environ", world.daemon_pid()));
+    let environment = String::from_utf8_lossy(&environment.expect("it runs")).into_owned();
+    assert!(!environment.contains("NOTIFY_SOCKET"), "{environment}");
+    world.said(&["stop"]);
+    let mut all = String::new();
+    while !all.contains("STOPPING=1") {
+        let length = manager.recv(&mut heard).expect("it is told");
+        all.push_str(&String::from_utf8_lossy(&heard[..length]));
+    }
+}
+
+#[test]
+fn a_signal_is_passed_on_to_a_daemon_that_does_not_die_of_it() {
+    let mut world = World::new();
+    world.supervise();
+    let (supervisor, daemon) = (world.supervisor().pid(), world.daemon_pid());
+    kill(supervisor, Signal::USR1);
+    world.supervisor().wait_to_show("not forwarded: the daemon does not handle it");
+    assert_eq!(world.daemon_pid(), daemon);
+    // One that ignores it.
+    std::fs::rename(world.path("v1"), world.path("kvd")).expect("it is there");
+    let wrapper = "#!/bin/sh\ntrap '' USR1\nexec ./kvd \"$@\"\n";
+    world.write("v1", wrapper);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("v1"), mode).expect("it is ours");
+    world.said(&["swap", "--wait"]);
+    let daemon = world.daemon_pid();
+    kill(supervisor, Signal::USR1);
+    // Behind the level, in colours.
+    world.supervisor().wait_to_show("m forwarded ");
+    assert_eq!(world.daemon_pid(), daemon);
+}
