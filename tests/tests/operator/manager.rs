@@ -12,7 +12,7 @@ use crate::world::World;
 
 #[test]
 fn a_socket_that_is_inherited_is_passed_on_also_through_an_upgrade() {
-    let mut world = World::new();
+    let world = World::new();
     // As the manager does: bound before there is anybody to serve it.
     let listener = TcpListener::bind(("127.0.0.1", world.port)).expect("it was free");
     listener.set_nonblocking(true).expect("it can be set");
