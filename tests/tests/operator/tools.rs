@@ -123,6 +123,17 @@ fn help_completions_and_a_manual_page_are_there() {
     assert_eq!((code, words.contains("no supervisor answers at")), (1, true), "{words}");
 }
 
+/// Who has just started a supervisor can wait for it.
+#[test]
+fn a_script_waits_until_a_daemon_serves() {
+    let world = World::new();
+    let mut supervisor = world.command(&["run"]).spawn().expect("it can be run");
+    let shown = world.said(&["status", "--wait"]);
+    assert!(shown.starts_with("daemon      serving since "), "{shown}");
+    world.said(&["stop"]);
+    assert!(supervisor.wait().expect("it is ours").success());
+}
+
 /// What `handoff help errors` shows is what is said.
 #[test]
 fn the_errors_that_are_explained_are_those_that_are_told() {

@@ -73,6 +73,9 @@ pub(crate) enum Command {
     },
     /// Say what serves, since when, and where a swap stands
     Status {
+        /// Wait until a daemon serves, for a supervisor that was just started
+        #[arg(long)]
+        wait: bool,
         /// Say it in JSON
         #[arg(long)]
         json: bool,

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::history::{self, Entry};
 use crate::record::{Outcome, SwapRecord};
 use crate::show::{self, Live};
-use crate::status::Status;
+use crate::status::{DaemonState, Status};
 use crate::timeline;
 use crate::trigger::{Client, ClientError, Reply, Request};
 
@@ -86,10 +86,17 @@ fn follow(mut client: Client, to_its_end: bool, json: bool) -> Result<Followed, 
     }
 }
 
-pub(crate) fn status(config: &Config, json: bool) -> Outcoming {
-    let status = match Client::ask(&config.socket, &Request::Status)?.answer()? {
-        Reply::Status(status) => status,
-        other => return unexpected(&other),
+pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
+    let patience = Instant::now() + START_LIMIT;
+    let status = loop {
+        match ask_status(config) {
+            Ok(status) if !wait || status.daemon.state == DaemonState::Serving => break status,
+            Ok(_) => {}
+            Err(Asking::Client(ClientError::Nobody { .. }))
+                if wait && Instant::now() < patience => {}
+            Err(error) => return error.into(),
+        }
+        thread::sleep(RETRY_PAUSE);
     };
     if json {
         print(&serde_json::to_string(&status)?)?;
@@ -97,6 +104,29 @@ pub(crate) fn status(config: &Config, json: bool) -> Outcoming {
         print(show::status(&status).trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why there is no status.
+enum Asking {
+    Client(ClientError),
+    Unexpected(Box<Reply>),
+}
+
+impl From<Asking> for Outcoming {
+    fn from(asking: Asking) -> Self {
+        match asking {
+            Asking::Client(error) => Err(error.into()),
+            Asking::Unexpected(reply) => unexpected(&reply),
+        }
+    }
+}
+
+fn ask_status(config: &Config) -> Result<Box<Status>, Asking> {
+    let client = Client::ask(&config.socket, &Request::Status).map_err(Asking::Client)?;
+    match client.answer().map_err(Asking::Client)? {
+        Reply::Status(status) => Ok(status),
+        other => Err(Asking::Unexpected(Box::new(other))),
+    }
 }
 
 pub(crate) fn history(config: &Config, last: usize, json: bool) -> Outcoming {
@@ -165,13 +195,10 @@ fn record(config: &Config, id: &str) -> Result<SwapRecord, Box<dyn Error>> {
 }
 
 pub(crate) fn upgrade(config: &Config) -> Outcoming {
-    let ask = || -> Result<Box<Status>, Box<dyn Error>> {
-        match Client::ask(&config.socket, &Request::Status)?.answer()? {
-            Reply::Status(status) => Ok(status),
-            other => Err(format!("the supervisor said {other:?}").into()),
-        }
+    let before = match ask_status(config) {
+        Ok(status) => status,
+        Err(error) => return error.into(),
     };
-    let before = ask()?;
     // The connection ends with the old program, without a word unless it refuses.
     let mut client = Client::ask(&config.socket, &Request::Upgrade)?;
     match client.next() {
@@ -182,8 +209,8 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
     }
     let deadline = Instant::now() + UPGRADE_LIMIT;
     loop {
-        let last = match ask() {
-            Ok(after) if after.supervisor.since_ms > before.supervisor.since_ms => {
+        let last = match ask_status(config) {
+            Ok(after) if after.supervisor.since_ms != before.supervisor.since_ms => {
                 println!(
                     "supervisor {}: version {} before, {} now; its process and the daemon are the same",
                     after.supervisor.pid, before.supervisor.version, after.supervisor.version
@@ -191,7 +218,8 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
                 return Ok(ExitCode::SUCCESS);
             }
             Ok(_) => "the old program answers still".to_owned(),
-            Err(error) => error.to_string(),
+            Err(Asking::Client(error)) => error.to_string(),
+            Err(Asking::Unexpected(reply)) => format!("the supervisor said {reply:?}"),
         };
         if Instant::now() >= deadline {
             return Err(format!(
@@ -259,5 +287,7 @@ const TOO_LATE: u8 = 1;
 const ROLLED_BACK: u8 = 3;
 const UNCONFIRMED: u8 = 4;
 const REFUSED: u8 = 5;
+/// For a supervisor that was just started to answer.
+const START_LIMIT: Duration = Duration::from_secs(10);
 const UPGRADE_LIMIT: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

@@ -55,7 +55,7 @@ fn perform(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Swap { binary, wait, dry_run, json } => {
             commands::swap(&load()?, binary, wait, dry_run, json)
         }
-        Command::Status { json } => commands::status(&load()?, json),
+        Command::Status { wait, json } => commands::status(&load()?, wait, json),
         Command::History { last, json } => commands::history(&load()?, last, json),
         Command::Show { id, json } => commands::show(&load()?, &id, json),
         Command::Timeline { id, output } => commands::timeline(&load()?, &id, &output),
