@@ -58,13 +58,8 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
 
     // The daemon dies.
     let mut windows = Vec::new();
-    let dead = world.daemon_pid();
     let killed = Instant::now();
-    kill(dead, Signal::KILL);
-    eventually("another one serves", LIMIT, || {
-        let status = world.wait_for_daemon("serving");
-        (status["daemon"]["party"]["pid"] != dead).then_some(())
-    });
+    world.kill_daemon();
     clients.wait_for_progress();
     windows.push((killed, Instant::now()));
     world.supervisor().wait_to_show("the daemon has died");
@@ -171,12 +166,7 @@ fn a_successor_that_dies_in_its_probation_is_replaced_by_what_served_before() {
     world.said(&["swap", "--binary", &v2, "--wait"]);
     let (_, shown) = world.at_terminal(&["status"]);
     assert!(shown.contains("probation   of swap "), "{shown}");
-    let dead = world.daemon_pid();
-    kill(dead, Signal::KILL);
-    eventually("another one serves", LIMIT, || {
-        let status = world.wait_for_daemon("serving");
-        (status["daemon"]["party"]["pid"] != dead).then_some(())
-    });
+    world.kill_daemon();
     assert_eq!(world.build(), "1");
     let failed = &world.record("last")["probation"]["failed"]["why"];
     assert_eq!(failed, "it died: killed by SIGKILL");
@@ -196,12 +186,7 @@ fn a_binary_that_keeps_dying_gives_its_place_to_what_served_before() {
     let killed = Instant::now();
     for _ in 0..2 {
         assert_eq!(world.build(), "2");
-        let dead = world.daemon_pid();
-        kill(dead, Signal::KILL);
-        eventually("another one serves", LIMIT, || {
-            let status = world.wait_for_daemon("serving");
-            (status["daemon"]["party"]["pid"] != dead).then_some(())
-        });
+        world.kill_daemon();
     }
     assert_eq!(world.build(), "1");
     let warnings = world.status()["warnings"].to_string();

@@ -187,6 +187,16 @@ address = "127.0.0.1:{}"
         })
     }
 
+    /// `SIGKILL`, and until another one serves.
+    pub(crate) fn kill_daemon(&self) {
+        let dead = self.daemon_pid();
+        kill(dead, Signal::KILL);
+        eventually("another one serves", LIMIT, || {
+            let status = self.wait_for_daemon("serving");
+            (status["daemon"]["party"]["pid"] != dead).then_some(())
+        });
+    }
+
     pub(crate) fn daemon_pid(&self) -> u32 {
         let status = self.status();
         let pid = status["daemon"]["party"]["pid"].as_u64();
