@@ -80,7 +80,7 @@ fn a_swap_is_drawn_and_shown_also_where_no_supervisor_runs() {
     assert!(shown.contains("outcome     committed: the new process serves"), "{shown}");
     let (code, words) = world.refused(&["show", "0123456789abcdef0123456789abcdef"]);
     assert_eq!(code, 1);
-    assert!(words.contains("those that are known says `handoff history`"), "{words}");
+    assert!(words.contains("`handoff history` lists those that are known"), "{words}");
 }
 
 #[test]
@@ -89,6 +89,8 @@ fn logs_are_json_where_that_is_wished() {
     let command = world.command(&["run", "--log-format", "json"]);
     world.supervise_by(&command);
     world.said(&["swap", "--wait"]);
+    world.said(&["upgrade"]);
+    world.wait_for_daemon("serving");
     world.said(&["stop"]);
     let (_, shown) = world.supervisor().finish();
     let lines: Vec<_> = shown.lines().map(json).collect();
@@ -96,6 +98,13 @@ fn logs_are_json_where_that_is_wished() {
     let over = over.expect("it is told");
     assert_eq!((&over["level"], &over["outcome"]), (&"INFO".into(), &"committed".into()));
     assert!(lines.iter().all(|line| line["timestamp"].is_string()));
+    // What an upgraded supervisor inherits it does not have to get back.
+    let inherited: Vec<_> = lines
+        .iter()
+        .filter(|line| line["message"] == "the supervisor looks for a daemon")
+        .map(|line| line["inherited"].as_u64())
+        .collect();
+    assert_eq!(inherited, [Some(0), Some(1)]);
 }
 
 #[test]

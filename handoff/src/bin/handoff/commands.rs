@@ -188,7 +188,7 @@ fn record(config: &Config, id: &str) -> Result<SwapRecord, Box<dyn Error>> {
     match history::find(entries.iter(), id) {
         Some(record) => Ok(record.clone()),
         None => Err(format!(
-            "no swap, or more than one, has an id that begins with {id:?}; those that are known says `handoff history`"
+            "no swap, or more than one, has an id that begins with {id:?}; `handoff history` lists those that are known"
         )
         .into()),
     }

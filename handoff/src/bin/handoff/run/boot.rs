@@ -55,6 +55,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         .with_observer(move |progress: &handoff::supervisor::Progress| {
             let _ = heard.send(Event::Progress(Instant::now(), progress.clone()));
         });
+    let inherited = listeners.len();
     for (name, socket) in listeners {
         supervisor.add_listener(name, socket);
     }
@@ -88,7 +89,8 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
     };
     tracing::info!(
         version = crate::VERSION, config = %runner.config.file.display(),
-        socket = %runner.config.socket.display(), "the supervisor looks for a daemon"
+        socket = %runner.config.socket.display(), inherited,
+        "the supervisor looks for a daemon"
     );
     runner.adopt()?;
     Ok(runner)

@@ -53,6 +53,11 @@ impl Runner {
             let _ = replies.send(Reply::refused(why));
             return;
         }
+        if self.daemon.is_none() {
+            let why = "no daemon serves, and the new supervisor would find none to adopt: upgrade it once one does, see `handoff status`";
+            let _ = replies.send(Reply::refused(why));
+            return;
+        }
         let program = match self.program() {
             Ok(program) => program,
             Err(error) => {
