@@ -110,7 +110,8 @@ fn a_file_that_was_changed_behind_the_configuration_is_not_executed() {
     assert!(words.contains(&format!("and {hash} is wanted")), "{words}");
     assert!(!world.path("executed").exists());
     // Whoever asks for a file by another name gets the listed one, or none.
-    let (code, _) = world.refused(&["swap", "--binary", "/usr/bin/env"]);
+    let (code, words) = world.refused(&["swap", "--binary", "/usr/bin/env"]);
     assert_eq!(code, 5);
+    assert!(words.contains("/usr/bin/env is not listed in"), "{words}");
     assert_eq!(world.build(), "1");
 }
