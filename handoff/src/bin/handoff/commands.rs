@@ -187,6 +187,7 @@ fn record(config: &Config, id: &str) -> Result<SwapRecord, Box<dyn Error>> {
     let entries = entries(config)?;
     match history::find(entries.iter(), id) {
         Some(record) => Ok(record.clone()),
+        None if id == "last" => Err("no swap has been made yet".into()),
         None => Err(format!(
             "no swap, or more than one, has an id that begins with {id:?}; `handoff history` lists those that are known"
         )
@@ -207,17 +208,20 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
         Ok(None) | Err(ClientError::Cut { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let deadline = Instant::now() + UPGRADE_LIMIT;
+    let deadline = Instant::now() + UPGRADE_LIMIT + config.limits.adopt;
     loop {
         let last = match ask_status(config) {
-            Ok(after) if after.supervisor.since_ms != before.supervisor.since_ms => {
+            Ok(after)
+                if after.supervisor.since_ms != before.supervisor.since_ms
+                    && after.daemon.state != DaemonState::Adopting =>
+            {
                 println!(
                     "supervisor {}: version {} before, {} now; its process and the daemon are the same",
                     after.supervisor.pid, before.supervisor.version, after.supervisor.version
                 );
                 return Ok(ExitCode::SUCCESS);
             }
-            Ok(_) => "the old program answers still".to_owned(),
+            Ok(_) => "it has not adopted the daemon yet".to_owned(),
             Err(Asking::Client(error)) => error.to_string(),
             Err(Asking::Unexpected(reply)) => format!("the supervisor said {reply:?}"),
         };
