@@ -92,6 +92,18 @@ fn the_socket_and_the_state_are_the_owner_s_alone() {
 }
 
 #[test]
+fn a_state_directory_that_others_may_write_is_refused() {
+    let world = World::new();
+    fs::create_dir(world.path("state")).expect("it can be made");
+    let mode = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(world.path("state"), mode).expect("it is ours");
+    let (code, words) = world.refused(&["run"]);
+    assert_eq!(code, 1);
+    assert!(words.contains("may be written by others (mode 0777, user "), "{words}");
+    assert!(words.contains("chmod go-w "), "{words}");
+}
+
+#[test]
 fn a_file_that_was_changed_behind_the_configuration_is_not_executed() {
     let mut world = World::new();
     let hash = world.said(&["check"]);

@@ -73,6 +73,11 @@ pub(crate) enum RunError {
         .0.display()
     )]
     StateInUse(PathBuf),
+    #[error(
+        "{} may be written by others (mode {mode:04o}, user {uid}), who could have something else executed; it has to be this user's alone: chmod go-w {}",
+        path.display(), path.display()
+    )]
+    StateOfOthers { path: PathBuf, mode: u32, uid: u32 },
     #[error("{0}")]
     NotStarted(String),
     #[error("cannot hear signals: {0}")]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         .mode(0o700)
         .create(&config.state_dir)
         .map_err(at("create the directory", &config.state_dir))?;
+    check_owner(&config.state_dir)?;
     if let Some(parent) = config.control.parent() {
         fs::create_dir_all(parent).map_err(at("create the directory", parent))?;
     }
@@ -134,6 +135,20 @@ fn out_of_the_way(socket: OwnedFd, config: &Config) -> Result<OwnedFd, RunError>
     let kept = upgrade::FIRST + i32::try_from(config.listeners.len() + SPARE_PLACES).unwrap_or(0);
     let moved = rustix::io::fcntl_dupfd_cloexec(&socket, kept);
     Ok(moved.map_err(|errno| handoff::Error::from(std::io::Error::from(errno)))?)
+}
+
+/// What is executed is linked to there.
+fn check_owner(state_dir: &Path) -> Result<(), RunError> {
+    let metadata = fs::metadata(state_dir).map_err(|source| RunError::Path {
+        action: "look at",
+        path: state_dir.to_owned(),
+        source,
+    })?;
+    let (mode, uid) = (metadata.mode() & 0o7777, metadata.uid());
+    if mode & 0o022 == 0 && uid == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(RunError::StateOfOthers { path: state_dir.to_owned(), mode, uid })
 }
 
 /// Two supervisors of two daemons may not have one directory: each would answer for the other.

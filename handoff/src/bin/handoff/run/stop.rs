@@ -16,13 +16,15 @@ pub(super) struct Stopping {
     deadline: Instant,
     /// Whether the daemon has been told.
     is_told: bool,
-    is_killed: bool,
+    /// The process that was killed. Another one may have taken its place: a swap goes on with the
+    /// successor when the incumbent dies.
+    killed: Option<u32>,
     askers: Vec<Sender<Reply>>,
 }
 
 impl Stopping {
     pub(super) fn deadline(&self) -> Instant {
-        if self.is_killed { Instant::now() + super::TICK } else { self.deadline }
+        if self.killed.is_some() { Instant::now() + super::TICK } else { self.deadline }
     }
 }
 
@@ -40,7 +42,7 @@ impl Runner {
         self.stopping = Some(Stopping {
             deadline: Instant::now() + self.config.limits.stop,
             is_told: false,
-            is_killed: false,
+            killed: None,
             askers: asker.into_iter().collect(),
         });
         self.end_probation("the supervisor was stopped");
@@ -77,14 +79,12 @@ impl Runner {
 
     pub(super) fn stop_on_time(&mut self) -> Option<ExitCode> {
         let stopping = self.stopping.as_mut()?;
-        if stopping.is_killed || stopping.deadline > Instant::now() {
+        // A first daemon that is being started is ended by its job.
+        let daemon = self.daemon.as_ref()?;
+        if stopping.killed == Some(daemon.pid()) || stopping.deadline > Instant::now() {
             return None;
         }
-        let Some(daemon) = &self.daemon else {
-            // A first daemon that is being started is ended by its job.
-            return None;
-        };
-        stopping.is_killed = true;
+        stopping.killed = Some(daemon.pid());
         tracing::error!(pid = daemon.pid(), "the daemon is killed: it did not stop in time");
         if let Err(error) = daemon.signal(Signal::KILL) {
             tracing::error!(%error, "cannot kill the daemon");
