@@ -28,6 +28,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
+        .with_ansi(false)
         .with_max_level(LevelFilter::INFO)
         .with_writer(io::stderr)
         // A file that takes no more is no reason to panic.
