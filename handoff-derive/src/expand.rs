@@ -104,6 +104,10 @@ fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> Token
 fn hooks(krate: &TokenStream) -> TokenStream {
     let p = quote!(#krate::__private);
     quote! {
+        fn settle(&self) -> #p::Result<()> {
+            #p::settle(self)
+        }
+
         fn drain(&self, __deadline: #p::Instant) -> #p::Result<#p::DrainReport> {
             #p::drain(self, __deadline)
         }

@@ -128,6 +128,15 @@ pub fn admit(parts: &impl Parts) -> Result<()> {
     parts.hook(Moment::AfterAdmit)
 }
 
+/// Settles all shards.
+///
+/// # Errors
+///
+/// What a shard said.
+pub fn settle(parts: &impl Parts) -> Result<()> {
+    parts.fleet().settle()
+}
+
 /// Closes every gate before it waits for any: what is inside one may come from another.
 ///
 /// # Errors

@@ -65,6 +65,23 @@ impl<'a> Fleet<'a> {
         self.members.iter().map(|member| member.shard.revision()).collect()
     }
 
+    /// Settles all shards, side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shard`] names the first shard, in declared order, of those that failed or
+    /// panicked. No further one was begun.
+    pub fn settle(&self) -> Result<()> {
+        let mut settled: Vec<_> = self.members.iter().map(|_| Ok(())).collect();
+        side_by_side(
+            self.len(),
+            |index| self.members[index].fenced("settle", |shard| shard.settle()),
+            Result::is_ok,
+            |index, result| settled[index] = result,
+        );
+        settled.into_iter().collect()
+    }
+
     /// Seals all shards, side by side, and takes their fingerprints. `progress` is called
     /// on this thread, after each.
     ///

@@ -12,8 +12,8 @@ use crate::error::Result;
 /// library's, one at a time, in this order:
 ///
 /// ```text
-/// admit -> drain -> seal -> (replaced: nothing more is called)
-///                        -> resume_after_abort -> admit ...
+/// admit -> settle -> drain -> seal -> (replaced: nothing more is called)
+///                                  -> resume_after_abort -> admit ...
 /// ```
 ///
 /// A hook that panics counts as one that returned an error. One that never returns keeps the
@@ -23,6 +23,16 @@ use crate::error::Result;
     note = "put `#[derive(handoff::Drainable)]` on it, or implement its four hooks by hand"
 )]
 pub trait Drainable: Send + Sync {
+    /// Does ahead of a [`drain`](Self::drain) what its seal would else have to do while clients
+    /// wait: everything is still admitted. See [`Shard::settle`](crate::Shard::settle).
+    ///
+    /// # Errors
+    ///
+    /// Any error undoes the swap, as one of `drain`.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Stops admitting work, waits until what is in flight has ended or `deadline` has
     /// passed, and makes what was acknowledged durable.
     ///

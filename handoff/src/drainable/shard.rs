@@ -20,6 +20,20 @@ use crate::error::Result;
             `#[handoff(carry)]` for connections and memory"
 )]
 pub trait Shard: Send + Sync {
+    /// Flushes and syncs what was written until now, while requests are still admitted, so that
+    /// [`seal`](Self::seal) finds little to do and clients wait the less for it. Does nothing by
+    /// default.
+    ///
+    /// Called ahead of a drain, and again if that took long. Hold no lock that a request waits for
+    /// while the disk works: a duplicate of the file (`try_clone`) can be synced beside it.
+    ///
+    /// # Errors
+    ///
+    /// Any error undoes the swap: what cannot be synced now will not be later.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Flushes, syncs and closes for writing. Returns the last revision.
     ///
     /// # Errors
@@ -59,6 +73,9 @@ macro_rules! deref_shard {
     ($($pointer:ty),*) => {$(
         #[diagnostic::do_not_recommend]
         impl<T: Shard + ?Sized> Shard for $pointer {
+            fn settle(&self) -> Result<()> {
+                (**self).settle()
+            }
             fn seal(&self) -> Result<u64> {
                 (**self).seal()
             }

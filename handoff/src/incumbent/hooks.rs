@@ -143,8 +143,14 @@ impl<D: Drainable> Work<'_, D> {
         reach!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
+        // Everybody is served still. What is written until the gates close is for the seal.
+        let settled = Instant::now();
+        self.drainable.settle()?;
         if let Some(carrier) = &self.carrying.carrier {
             carriage.send_idle(carrier.thread(), deadline);
+        }
+        if settled.elapsed() >= SETTLED_FOR_LONG {
+            self.drainable.settle()?;
         }
         // One that was stopped with the swap, too: no gate has closed yet.
         self.check_carrier()?;
@@ -236,4 +242,6 @@ impl<D: Drainable> Work<'_, D> {
     }
 }
 
+/// From here on so much may have been written meanwhile that it is settled once more.
+const SETTLED_FOR_LONG: Duration = Duration::from_millis(5);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use handoff::supervisor::{Cause, IncumbentFate};
+use handoff_tests::fixture::DRAIN_BEGUN;
 use handoff_tests::harness::Cluster;
 
 /// The swap failed because the incumbent could not be sealed, with these words, and the
@@ -22,6 +23,41 @@ fn a_drain_that_stops_accepting_and_fails_leaves_nobody_waiting() {
         let failed = cluster.swap_fails(&[]);
         assert_seal_failed(&failed, "as planned");
         cluster.assert_struck("drain", 1);
+        cluster.wait_for_progress();
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_daemon_settles_while_it_serves() {
+    let mut cluster = Cluster::start_carrying(&["settle=slow:1500"]);
+    let old = cluster.serving();
+    let spec = cluster.successor(&[]).spec();
+    let session = cluster.supervisor.pair(spec).expect("both say hello");
+    let session = session.warm().expect("it warms up");
+    let prepared = std::thread::scope(|scope| {
+        let swap = scope.spawn(|| session.prepare());
+        cluster.wait_struck("settle");
+        // Each of the clients is answered, and so is whoever comes.
+        cluster.wait_for_progress();
+        assert_eq!(cluster.ask("pid"), old.to_string());
+        assert_eq!(cluster.struck(DRAIN_BEGUN, None), 0, "it was slow enough to see");
+        swap.join().expect("no panic")
+    });
+    let committed = prepared.and_then(|prepared| prepared.seal()?.begin()?.commit());
+    cluster.commit(committed.expect("it commits"));
+    assert_eq!(cluster.struck(DRAIN_BEGUN, None), 1);
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_settling_that_fails_or_panics_is_undone_before_anything_is_drained() {
+    for fault in ["settle=error", "settle=panic"] {
+        let mut cluster = Cluster::start_with(&[fault]);
+        let failed = cluster.swap_fails(&[]);
+        assert_seal_failed(&failed, "as planned");
+        cluster.assert_struck("settle", 1);
+        assert_eq!(cluster.struck(DRAIN_BEGUN, None), 0);
         cluster.wait_for_progress();
         cluster.assert_sound();
     }

@@ -11,6 +11,7 @@ type Calls = Mutex<Vec<String>>;
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
+    Settle,
     Seal,
     SealPanics,
     Fingerprint,
@@ -35,6 +36,9 @@ impl Mock<'_> {
 }
 
 impl Shard for Mock<'_> {
+    fn settle(&self) -> Result<()> {
+        self.called("settle", Fault::Settle)
+    }
     fn seal(&self) -> Result<u64> {
         assert!(self.fault != Fault::SealPanics, "{} is in pieces", self.name);
         self.called("seal", Fault::Seal).map(|()| self.revision())
@@ -300,4 +304,24 @@ fn one_shard_is_sealed_on_the_thread_that_asks() {
     }
     let here = Here(thread::current().id());
     assert_eq!(Fleet::new().with("here", &here).seal(&|_| {}).expect("sealed").len(), 1);
+}
+
+#[test]
+fn all_are_settled_and_the_first_that_fails_is_named() {
+    let calls = Calls::default();
+    let shards = mocks(&calls, &[("a", Fault::None), ("b", Fault::None)]);
+    Fleet::new().with("logs", &shards).settle().expect("none fails");
+    let mut called = calls.lock().expect("whole").clone();
+    called.sort();
+    assert_eq!(called, ["settle a", "settle b"]);
+    let shards = mocks(&calls, &[("a", Fault::None), ("b", Fault::Settle)]);
+    match Fleet::new().with("logs", &shards).settle() {
+        Err(Error::Shard { name, source }) => {
+            assert_eq!((name.as_str(), source.to_string().as_str()), ("logs.1", "settle of b"));
+        }
+        other => panic!("{other:?}"),
+    }
+    // One that has nothing to settle need not say so, and a pointer asks what it points to.
+    let boxed: Box<dyn Shard + '_> = Box::new(&shards[1]);
+    assert!(boxed.settle().is_err());
 }
