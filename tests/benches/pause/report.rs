@@ -1,0 +1,310 @@
+//! Tables, what they are held against, and the same as JSON.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use handoff::supervisor::Timings;
+use serde_json::{Value, json};
+
+use crate::clients::{CLIENTS, Connect, Outcome};
+use crate::daemons::Slow;
+use crate::plot;
+use crate::swap::Mechanism;
+use crate::tell::Said;
+
+/// Where the data lies, how clients connect, and how long an opening takes.
+pub(crate) struct Setting {
+    pub(crate) place_name: &'static str,
+    pub(crate) place: PathBuf,
+    pub(crate) connect: Connect,
+    pub(crate) slow_ms: u64,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// A mechanism, and what was measured of it.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) mechanism: Mechanism,
+    pub(crate) slow: Slow,
+    pub(crate) settles: bool,
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// One swap.
+pub(crate) struct Round {
+    pub(crate) outcome: Outcome,
+    pub(crate) said: Said,
+    pub(crate) timings: Option<Timings>,
+}
+
+pub(crate) const HANDOFF: &str = "handoff";
+pub(crate) const BEYOND: &str = "beyond-handoff";
+pub(crate) const RESTART: &str = "restart";
+
+impl Setting {
+    pub(crate) fn name(&self) -> String {
+        let connect = match self.connect {
+            Connect::Once => "connections kept",
+            Connect::EachTime => "a connection a request",
+        };
+        format!("{}, {connect}, opening takes {} ms", self.place_name, self.slow_ms)
+    }
+
+    pub(crate) fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+
+    fn median_of(&self, name: &str) -> f64 {
+        self.row(name).map_or(f64::NAN, |row| Spread::of(&row.pauses()).median)
+    }
+}
+
+impl Row {
+    /// In milliseconds.
+    pub(crate) fn pauses(&self) -> Vec<f64> {
+        self.each(|round| round.outcome.pause)
+    }
+
+    fn each(&self, of: impl Fn(&Round) -> Duration) -> Vec<f64> {
+        self.rounds.iter().map(|round| of(round).as_secs_f64() * 1e3).collect()
+    }
+
+    fn sum(&self, of: impl Fn(&Outcome) -> u64) -> u64 {
+        self.rounds.iter().map(|round| of(&round.outcome)).sum()
+    }
+
+    /// What is left of each pause without the daemon's own sync and opening.
+    fn rest(&self) -> Vec<f64> {
+        self.each(|round| {
+            let Said { sealed, opened, .. } = round.said;
+            round.outcome.pause.saturating_sub(sealed + opened)
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let rounds = self.rounds.iter().map(|Round { outcome, said, timings }| {
+            let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+            json!({
+                "pause_ms": ms(outcome.pause),
+                "sync_ms": ms(said.sealed),
+                "open_ms": ms(said.opened),
+                "acknowledged": outcome.acknowledged,
+                "failed": outcome.failed,
+                "closed": outcome.closed,
+                "refused": outcome.refused,
+                "lost": outcome.lost,
+                "phases_ms": timings.map(|took| json!({
+                    "pair": ms(took.pair),
+                    "warm": ms(took.warm),
+                    "drain": ms(took.drain),
+                    "seal": ms(took.seal),
+                    "open": ms(took.open),
+                    "commit": ms(took.commit),
+                })),
+            })
+        });
+        json!({
+            "mechanism": self.name,
+            "slow": format!("{:?}", self.slow).to_lowercase(),
+            "settles": self.settles,
+            "rounds": rounds.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (beyond, restart) = (self.median_of(BEYOND), self.median_of(RESTART));
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+            "", "pause", "min", "max", "failed", "closed", "refused", "lost", "/restart",
+            "/beyond", "sync", "open", "rest",
+        ]);
+        for row in &self.rows {
+            let Spread { min, median, max } = Spread::of(&row.pauses());
+            let of = |values: &[f64]| format!("{:.2}", Spread::of(values).median);
+            table.add_row([
+                row.name.to_owned(),
+                format!("{median:.2} ms"),
+                format!("{min:.2}"),
+                format!("{max:.2}"),
+                row.sum(|outcome| outcome.failed).to_string(),
+                row.sum(|outcome| outcome.closed).to_string(),
+                row.sum(|outcome| outcome.refused).to_string(),
+                row.sum(|outcome| outcome.lost).to_string(),
+                format!("{:.3}", median / restart),
+                format!("{:.3}", median / beyond),
+                of(&row.each(|round| round.said.sealed)),
+                of(&row.each(|round| round.said.opened)),
+                of(&row.rest()),
+            ]);
+        }
+        align(&mut table);
+        let rounds = self.rows.first().map_or(0, |row| row.rounds.len());
+        let acknowledged: u64 = self.rows.iter().map(|row| row.sum(|o| o.acknowledged)).sum();
+        writeln!(f, "{}; {rounds} rounds, {acknowledged} acknowledged", self.name())?;
+        writeln!(f, "{table}")?;
+        write!(f, "{}", Phases(self))
+    }
+}
+
+/// Where the supervisor of this library sees the time go.
+struct Phases<'a>(&'a Setting);
+
+impl fmt::Display for Phases<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+            "median ms",
+            "pair",
+            "warm",
+            "drain",
+            "seal",
+            "open",
+            "commit",
+        ]);
+        for row in self.0.rows.iter().filter(|row| row.mechanism == Mechanism::Handoff) {
+            let phase = |of: fn(&Timings) -> Duration| {
+                let values = row.each(|round| round.timings.as_ref().map(of).unwrap_or_default());
+                format!("{:.2}", Spread::of(&values).median)
+            };
+            table.add_row([
+                row.name.to_owned(),
+                phase(|took| took.pair),
+                phase(|took| took.warm),
+                phase(|took| took.drain),
+                phase(|took| took.seal),
+                phase(|took| took.open),
+                phase(|took| took.commit),
+            ]);
+        }
+        align(&mut table);
+        writeln!(f, "{table}")
+    }
+}
+
+fn align(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// What the figures are held against.
+pub(crate) struct Checks {
+    ratios: Vec<Ratio>,
+    closed: u64,
+    lost: u64,
+}
+
+struct Ratio {
+    name: String,
+    value: f64,
+    at_most: Option<f64>,
+}
+
+impl Checks {
+    pub(crate) fn of(settings: &[Setting]) -> Self {
+        let mut ratios = Vec::new();
+        for setting in settings.iter().filter(|setting| setting.connect == Connect::Once) {
+            let at_most = match (setting.place_name, setting.slow_ms) {
+                ("disk", 0) => Some(0.25),
+                ("disk", _) => Some(0.02),
+                ("memory", 0) => Some(0.4),
+                _ => None,
+            };
+            let pairs = [
+                (HANDOFF, BEYOND, at_most),
+                ("handoff, settled", BEYOND, at_most),
+                ("handoff, settled", "beyond-handoff, settled", None),
+                ("handoff, in `open`", BEYOND, None),
+                (HANDOFF, "beyond-handoff, before hello", None),
+                (HANDOFF, "ecdysis", None),
+                (HANDOFF, "ecdysis, before `ready`", None),
+            ];
+            for (ours, theirs, at_most) in pairs {
+                if setting.row(ours).is_some() && setting.row(theirs).is_some() {
+                    let name = format!("{}: {ours} / {theirs}", setting.name());
+                    let value = setting.median_of(ours) / setting.median_of(theirs);
+                    ratios.push(Ratio { name, value, at_most });
+                }
+            }
+        }
+        let rows = || settings.iter().flat_map(|setting| &setting.rows);
+        let ours = rows().filter(|row| row.mechanism == Mechanism::Handoff);
+        Self {
+            ratios,
+            closed: ours.map(|row| row.sum(|outcome| outcome.closed)).sum(),
+            lost: rows().map(|row| row.sum(|outcome| outcome.lost)).sum(),
+        }
+    }
+
+    pub(crate) const fn nothing_is_broken(&self) -> bool {
+        self.closed == 0 && self.lost == 0
+    }
+}
+
+impl fmt::Display for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["ratio of the medians", "", "at most", ""]);
+        for Ratio { name, value, at_most } in &self.ratios {
+            let word = at_most.map_or("", |most| if *value <= most { "ok" } else { "missed" });
+            let at_most = at_most.map(|most| most.to_string()).unwrap_or_default();
+            table.add_row([name.clone(), format!("{value:.3}"), at_most, word.to_owned()]);
+        }
+        align(&mut table);
+        writeln!(f, "{table}")?;
+        write!(
+            f,
+            "{} connections closed that were to be carried; {} acknowledged writes lost",
+            self.closed, self.lost
+        )
+    }
+}
+
+/// Writes the JSON and the plot; where they are.
+pub(crate) fn write(settings: &[Setting]) -> io::Result<[PathBuf; 2]> {
+    let executable = std::env::current_exe()?;
+    // target/PROFILE/deps/pause-HASH
+    let target = executable.ancestors().nth(3).ok_or_else(|| io::Error::other("no target"))?;
+    let directory = target.join("pause");
+    std::fs::create_dir_all(&directory)?;
+    let of_setting = |setting: &Setting| {
+        json!({
+            "setting": setting.name(),
+            "place": setting.place,
+            "connections_kept": setting.connect == Connect::Once,
+            "slow_ms": setting.slow_ms,
+            "mechanisms": setting.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+        })
+    };
+    let settings_json: Vec<Value> = settings.iter().map(of_setting).collect();
+    let all = json!({ "clients": CLIENTS, "settings": settings_json });
+    let paths = [directory.join("pause.json"), directory.join("pause.svg")];
+    std::fs::write(&paths[0], serde_json::to_string_pretty(&all)?)?;
+    std::fs::write(&paths[1], plot::svg(settings))?;
+    Ok(paths)
+}
+
+#[derive(Default)]
+pub(crate) struct Spread {
+    pub(crate) min: f64,
+    pub(crate) median: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let mut values = values.to_vec();
+        values.sort_by(f64::total_cmp);
+        let (Some(min), Some(max)) = (values.first(), values.last()) else {
+            return Self::default();
+        };
+        let (lower, upper) = ((values.len() - 1) / 2, values.len() / 2);
+        Self { min: *min, median: f64::midpoint(values[lower], values[upper]), max: *max }
+    }
+}
