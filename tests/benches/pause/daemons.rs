@@ -304,5 +304,5 @@ pub(crate) fn create(data: &Path) -> io::Result<()> {
 }
 
 pub(crate) const LISTENER: &str = "main";
-const SLOW: Duration = Duration::from_millis(200);
+pub(crate) const SLOW: Duration = Duration::from_millis(200);
 const LONGEST_LIFE: Duration = Duration::from_secs(60);

@@ -57,7 +57,7 @@ struct Effort {
     rounds: usize,
     /// Answers each client has had before a swap, at least.
     answers: u64,
-    /// How long the load lasts before a swap, at least.
+    /// How long the load lasts before a daemon stops answering, about.
     load: Duration,
     measured: bool,
     only: Option<String>,
@@ -75,7 +75,7 @@ impl Effort {
             None if measured => 7,
             None => 1,
         };
-        let (answers, load) = if measured { (200, 250) } else { (5, 10) };
+        let (answers, load) = if measured { (200, 600) } else { (5, 10) };
         let load = Duration::from_millis(load);
         Ok(Self { rounds, answers, load, measured, only: value("--only") })
     }
@@ -111,7 +111,7 @@ fn measure(row: &Row, connect: Connect, place: &PathBuf, effort: &Effort) -> io:
     let named = |error: io::Error| io::Error::other(format!("{}: {error}", row.name));
     let mut running = Running::start(row.mechanism, row.slow, row.settles, place).map_err(named)?;
     let clients = Clients::start(running.address(), connect);
-    std::thread::sleep(effort.load);
+    std::thread::sleep(effort.load.saturating_sub(row.mechanism.delay(row.slow)));
     clients.wait_answers(effort.answers).map_err(named)?;
     let start = Instant::now();
     let swapped = running.swap().map_err(named)?;

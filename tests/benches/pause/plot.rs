@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::report::{Setting, Spread};
+use crate::report::{Row, Setting, Spread};
 use crate::swap::Mechanism;
 
 /// One panel below the other, one line a mechanism.
 pub(crate) fn svg(settings: &[Setting]) -> String {
-    let pauses = settings.iter().flat_map(|setting| &setting.rows).flat_map(|row| row.pauses());
+    let pauses = settings.iter().flat_map(|setting| &setting.rows).flat_map(Row::pauses);
     let Spread { min, max, .. } = Spread::of(&pauses.collect::<Vec<_>>());
     let scale = Scale { first: min.max(0.001).log10().floor(), last: max.max(1.0).log10().ceil() };
     let heights = settings.iter().map(|setting| panel_height(setting.rows.len()));

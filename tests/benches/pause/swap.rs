@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 use crate::LIMIT;
-use crate::daemons::{LISTENER, Settings, Slow, create};
+use crate::daemons::{LISTENER, SLOW, Settings, Slow, create};
 use crate::tell::{Said, Told};
 
 /// How a daemon is replaced.
@@ -29,6 +29,19 @@ pub(crate) enum Mechanism {
     Ecdysis,
     /// Ended, waited for and started again, behind a listener that stays.
     Restart,
+}
+
+impl Mechanism {
+    /// How long a daemon serves on after it was told to be swapped: all have the same load
+    /// behind them when they stop, and so the same log to sync and to open.
+    pub(crate) const fn delay(self, slow: Slow) -> Duration {
+        match (self, slow) {
+            // It looks every 500 ms whether its child is ready.
+            (Self::Ecdysis, _) => Duration::from_millis(500),
+            (_, Slow::Early) => SLOW,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// A daemon that serves, in a directory of its own.
