@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::LIMIT;
+use crate::tell::now;
 
 /// Whether a client keeps its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,19 +40,19 @@ struct Shared {
 #[derive(Default)]
 struct Seen {
     /// When each answer came. The client's n-th request was for its n-th key.
-    answers: Vec<Instant>,
+    answers: Vec<u64>,
     failed: u64,
     closed: u64,
     refused: u64,
 }
 
 /// What all clients saw.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// The longest time in which no client got an answer: between two answers, whoever's, that
     /// followed each other, of which the later came after the swap was begun and the earlier
     /// before it was over for all clients.
-    pub(crate) pause: Duration,
+    pub(crate) pause: Range<u64>,
     pub(crate) acknowledged: u64,
     /// Requests that were not answered on the connection on which they were sent. Each is sent
     /// again until it is.
@@ -90,8 +92,8 @@ impl Clients {
         Ok(())
     }
 
-    /// Stops them; what they saw of a swap that took from `start` to `end`, and of the log.
-    pub(crate) fn stop(mut self, start: Instant, end: Instant, log: &Path) -> io::Result<Outcome> {
+    /// Stops them; what they saw of a swap that took so long, and of the log.
+    pub(crate) fn stop(mut self, swap: Range<u64>, log: &Path) -> io::Result<Outcome> {
         self.shared.is_over.store(true, Ordering::SeqCst);
         let mut outcome = Outcome::default();
         let mut answers = Vec::new();
@@ -106,8 +108,9 @@ impl Clients {
         }
         answers.sort_unstable();
         outcome.acknowledged = answers.len() as u64;
-        let around = answers.windows(2).filter(|two| two[1] >= start && two[0] <= end);
-        outcome.pause = around.map(|two| two[1] - two[0]).max().unwrap_or_default();
+        let gaps = answers.windows(2).map(|two| two[0]..two[1]);
+        let around = gaps.filter(|gap| gap.end >= swap.start && gap.start <= swap.end);
+        outcome.pause = around.max_by_key(|gap| gap.end - gap.start).unwrap_or_default();
         outcome.lost = lost(&acknowledged, log)?;
         Ok(outcome)
     }
@@ -138,7 +141,7 @@ impl Shared {
             };
             match ask(&mut stream, &key(number, seen.answers.len())) {
                 Ok(Answer::Acknowledged) => {
-                    seen.answers.push(Instant::now());
+                    seen.answers.push(now());
                     self.answered[number].fetch_add(1, Ordering::SeqCst);
                     match self.connect {
                         Connect::Once => connection = Some(stream),

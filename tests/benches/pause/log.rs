@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::thread;
+use std::time::Duration;
 
 use handoff::Shard;
 
-use crate::tell::Tell;
+use crate::tell::{Tell, now};
 
 /// Written, but not synced, before it is acknowledged; synced when it is sealed.
 pub(crate) struct Log {
@@ -26,11 +27,17 @@ struct Inner {
 }
 
 impl Log {
-    /// Opens it anew, and counts its lines.
-    pub(crate) fn open(path: &Path, verifies: bool, tell: Arc<Tell>) -> io::Result<Self> {
-        let start = Instant::now();
+    /// Opens it anew, which takes `slow` longer than it has to, and counts its lines.
+    pub(crate) fn open(
+        path: &Path,
+        verifies: bool,
+        slow: Duration,
+        tell: Arc<Tell>,
+    ) -> io::Result<Self> {
+        let start = now();
+        thread::sleep(slow);
         let inner = Mutex::new(Inner::open(path, verifies)?);
-        tell.opened(start.elapsed());
+        tell.opened(start);
         Ok(Self { path: path.to_owned(), tell, inner })
     }
 
@@ -56,12 +63,12 @@ impl Log {
 
     /// Syncs and closes; the count of lines.
     pub(crate) fn close(&self) -> io::Result<u64> {
-        let start = Instant::now();
+        let start = now();
         let mut inner = self.inner();
         if let Some(file) = inner.file.take() {
             file.sync_data()?;
         }
-        self.tell.sealed(start.elapsed());
+        self.tell.sealed(start);
         Ok(inner.lines)
     }
 

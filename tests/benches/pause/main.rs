@@ -113,10 +113,10 @@ fn measure(row: &Row, connect: Connect, place: &PathBuf, effort: &Effort) -> io:
     let clients = Clients::start(running.address(), connect);
     std::thread::sleep(effort.load.saturating_sub(row.mechanism.delay(row.slow)));
     clients.wait_answers(effort.answers).map_err(named)?;
-    let start = Instant::now();
+    let start = tell::now();
     let swapped = running.swap().map_err(named)?;
     clients.wait_answers(ANSWERS_AFTER).map_err(named)?;
-    let outcome = clients.stop(start, Instant::now(), &running.log()).map_err(named)?;
+    let outcome = clients.stop(start..tell::now(), &running.log()).map_err(named)?;
     Ok(Round { outcome, said: swapped.said, timings: swapped.timings })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,44 +66,35 @@ impl Setting {
 impl Row {
     /// In milliseconds.
     pub(crate) fn pauses(&self) -> Vec<f64> {
-        self.each(|round| round.outcome.pause)
+        self.each(|round| ms(&round.outcome.pause))
     }
 
-    fn each(&self, of: impl Fn(&Round) -> Duration) -> Vec<f64> {
-        self.rounds.iter().map(|round| of(round).as_secs_f64() * 1e3).collect()
+    fn each(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
+        self.rounds.iter().map(of).collect()
     }
 
     fn sum(&self, of: impl Fn(&Outcome) -> u64) -> u64 {
         self.rounds.iter().map(|round| of(&round.outcome)).sum()
     }
 
-    /// What is left of each pause without the daemon's own sync and opening.
-    fn rest(&self) -> Vec<f64> {
-        self.each(|round| {
-            let Said { sealed, opened, .. } = round.said;
-            round.outcome.pause.saturating_sub(sealed + opened)
-        })
-    }
-
     fn to_json(&self) -> Value {
         let rounds = self.rounds.iter().map(|Round { outcome, said, timings }| {
-            let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+            let in_ms = |duration: Duration| duration.as_secs_f64() * 1e3;
             json!({
-                "pause_ms": ms(outcome.pause),
-                "sync_ms": ms(said.sealed),
-                "open_ms": ms(said.opened),
+                "pause_ms": ms(&outcome.pause),
+                "parts_ms": parts(outcome, said),
                 "acknowledged": outcome.acknowledged,
                 "failed": outcome.failed,
                 "closed": outcome.closed,
                 "refused": outcome.refused,
                 "lost": outcome.lost,
                 "phases_ms": timings.map(|took| json!({
-                    "pair": ms(took.pair),
-                    "warm": ms(took.warm),
-                    "drain": ms(took.drain),
-                    "seal": ms(took.seal),
-                    "open": ms(took.open),
-                    "commit": ms(took.commit),
+                    "pair": in_ms(took.pair),
+                    "warm": in_ms(took.warm),
+                    "drain": in_ms(took.drain),
+                    "seal": in_ms(took.seal),
+                    "open": in_ms(took.open),
+                    "commit": in_ms(took.commit),
                 })),
             })
         });
@@ -120,12 +112,10 @@ impl fmt::Display for Setting {
         let (beyond, restart) = (self.median_of(BEYOND), self.median_of(RESTART));
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
-            "", "pause", "min", "max", "failed", "closed", "refused", "lost", "/restart",
-            "/beyond", "sync", "open", "rest",
+            "", "pause", "min", "max", "failed", "closed", "refused", "lost", "/restart", "/beyond",
         ]);
         for row in &self.rows {
             let Spread { min, median, max } = Spread::of(&row.pauses());
-            let of = |values: &[f64]| format!("{:.2}", Spread::of(values).median);
             table.add_row([
                 row.name.to_owned(),
                 format!("{median:.2} ms"),
@@ -137,9 +127,6 @@ impl fmt::Display for Setting {
                 row.sum(|outcome| outcome.lost).to_string(),
                 format!("{:.3}", median / restart),
                 format!("{:.3}", median / beyond),
-                of(&row.each(|round| round.said.sealed)),
-                of(&row.each(|round| round.said.opened)),
-                of(&row.rest()),
             ]);
         }
         align(&mut table);
@@ -147,7 +134,51 @@ impl fmt::Display for Setting {
         let acknowledged: u64 = self.rows.iter().map(|row| row.sum(|o| o.acknowledged)).sum();
         writeln!(f, "{}; {rounds} rounds, {acknowledged} acknowledged", self.name())?;
         writeln!(f, "{table}")?;
+        writeln!(f, "{}", Parts(self))?;
         write!(f, "{}", Phases(self))
+    }
+}
+
+/// What the pause is made of, in milliseconds: until the old process begins to sync, until it
+/// has; until the new one begins to open, until it has; until it admits requests, and until a
+/// client has an answer.
+fn parts(outcome: &Outcome, said: &Said) -> [f64; 6] {
+    let times = [
+        outcome.pause.start,
+        said.sealed.start,
+        said.sealed.end,
+        said.opened.start,
+        said.opened.end,
+        said.serving,
+        outcome.pause.end,
+    ];
+    std::array::from_fn(|nth| ms(&(times[nth]..times[nth + 1])))
+}
+
+struct Parts<'a>(&'a Setting);
+
+impl fmt::Display for Parts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+            "of which, median ms",
+            "stop",
+            "sync",
+            "pass on",
+            "open",
+            "admit",
+            "answer",
+        ]);
+        for row in self.0.rows.iter().filter(|row| row.mechanism != Mechanism::Alone) {
+            let part = |nth: usize| {
+                let values = row.each(|round| parts(&round.outcome, &round.said)[nth]);
+                format!("{:.2}", Spread::of(&values).median)
+            };
+            let cells = (0..6).map(part);
+            table.add_row(std::iter::once(row.name.to_owned()).chain(cells));
+        }
+        align(&mut table);
+        write!(f, "{table}")
     }
 }
 
@@ -168,7 +199,8 @@ impl fmt::Display for Phases<'_> {
         ]);
         for row in self.0.rows.iter().filter(|row| row.mechanism == Mechanism::Handoff) {
             let phase = |of: fn(&Timings) -> Duration| {
-                let values = row.each(|round| round.timings.as_ref().map(of).unwrap_or_default());
+                let took = |round: &Round| round.timings.as_ref().map(of).unwrap_or_default();
+                let values = row.each(|round| took(round).as_secs_f64() * 1e3);
                 format!("{:.2}", Spread::of(&values).median)
             };
             table.add_row([
@@ -184,6 +216,11 @@ impl fmt::Display for Phases<'_> {
         align(&mut table);
         writeln!(f, "{table}")
     }
+}
+
+/// How long that is; nothing where the end comes first.
+fn ms(span: &Range<u64>) -> f64 {
+    span.end.saturating_sub(span.start) as f64 / 1e6
 }
 
 fn align(table: &mut Table) {

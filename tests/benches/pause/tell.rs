@@ -1,9 +1,12 @@
-//! What a daemon tells the bench, as datagrams: that it serves, and how long its own work took.
+//! What a daemon tells the bench, as datagrams: that it serves, and when it did its own work.
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// The daemon's end.
 pub(crate) struct Tell(UnixDatagram);
@@ -16,17 +19,17 @@ impl Tell {
     }
 
     pub(crate) fn serving(&self) {
-        self.say(&format!("serving {}", std::process::id()));
+        self.say(&format!("serving {} {}", std::process::id(), now()));
     }
 
-    /// The data was opened.
-    pub(crate) fn opened(&self, took: Duration) {
-        self.say(&format!("opened {}", took.as_nanos()));
+    /// The data was opened, since then.
+    pub(crate) fn opened(&self, start: u64) {
+        self.say(&format!("opened {start} {}", now()));
     }
 
-    /// The data was synced and closed.
-    pub(crate) fn sealed(&self, took: Duration) {
-        self.say(&format!("sealed {}", took.as_nanos()));
+    /// The data was synced and closed, since then.
+    pub(crate) fn sealed(&self, start: u64) {
+        self.say(&format!("sealed {start} {}", now()));
     }
 
     fn say(&self, word: &str) {
@@ -38,12 +41,21 @@ impl Tell {
 /// The bench's end.
 pub(crate) struct Told(UnixDatagram);
 
-/// Until a process serves.
+/// Until a process serves: what it did, and what the one before it did. Times are those of
+/// [`now`].
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) pid: u32,
-    pub(crate) sealed: Duration,
-    pub(crate) opened: Duration,
+    pub(crate) sealed: Range<u64>,
+    pub(crate) opened: Range<u64>,
+    pub(crate) serving: u64,
+}
+
+/// In nanoseconds, by the clock that all processes have in common.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    seconds * 1_000_000_000 + nanoseconds
 }
 
 impl Told {
@@ -61,11 +73,14 @@ impl Told {
             let mut datagram = [0; 64];
             let length = self.0.recv(&mut datagram)?;
             let word = String::from_utf8_lossy(&datagram[..length]);
-            match word.split_once(' ').and_then(|(what, value)| Some((what, value.parse().ok()?))) {
-                Some(("opened", ns)) => said.opened = Duration::from_nanos(ns),
-                Some(("sealed", ns)) => said.sealed = Duration::from_nanos(ns),
-                Some(("serving", pid)) => {
+            let words: Vec<&str> = word.split(' ').collect();
+            let number = |place: usize| words.get(place).and_then(|word| word.parse::<u64>().ok());
+            match (words[0], number(1), number(2)) {
+                ("opened", Some(start), Some(end)) => said.opened = start..end,
+                ("sealed", Some(start), Some(end)) => said.sealed = start..end,
+                ("serving", Some(pid), Some(at)) => {
                     said.pid = u32::try_from(pid).map_err(io::Error::other)?;
+                    said.serving = at;
                     return Ok(said);
                 }
                 _ => return Err(io::Error::other(format!("a daemon said {word:?}"))),
