@@ -78,11 +78,12 @@ impl Row {
     }
 
     fn to_json(&self) -> Value {
-        let rounds = self.rounds.iter().map(|Round { outcome, said, timings }| {
+        let rounds = self.rounds.iter().map(|round| {
+            let Round { outcome, timings, .. } = round;
             let in_ms = |duration: Duration| duration.as_secs_f64() * 1e3;
             json!({
                 "pause_ms": ms(&outcome.pause),
-                "parts_ms": parts(outcome, said),
+                "parts_ms": parts(round),
                 "acknowledged": outcome.acknowledged,
                 "failed": outcome.failed,
                 "closed": outcome.closed,
@@ -141,18 +142,14 @@ impl fmt::Display for Setting {
 
 /// What the pause is made of, in milliseconds: until the old process begins to sync, until it
 /// has; until the new one begins to open, until it has; until it admits requests, and until a
-/// client has an answer.
-fn parts(outcome: &Outcome, said: &Said) -> [f64; 6] {
-    let times = [
-        outcome.pause.start,
-        said.sealed.start,
-        said.sealed.end,
-        said.opened.start,
-        said.opened.end,
-        said.serving,
-        outcome.pause.end,
-    ];
-    std::array::from_fn(|nth| ms(&(times[nth]..times[nth + 1])))
+/// client has an answer. None where nobody was answered for longer at another moment, as may
+/// happen with a small log on a busy machine.
+fn parts(Round { outcome: Outcome { pause, .. }, said, .. }: &Round) -> Option<[f64; 6]> {
+    let Said { sealed, opened, serving, .. } = said;
+    let times =
+        [pause.start, sealed.start, sealed.end, opened.start, opened.end, *serving, pause.end];
+    let is_of_swap = pause.start <= opened.start && opened.end <= pause.end;
+    is_of_swap.then(|| std::array::from_fn(|nth| ms(&(times[nth]..times[nth + 1]))))
 }
 
 struct Parts<'a>(&'a Setting);
@@ -170,8 +167,9 @@ impl fmt::Display for Parts<'_> {
             "answer",
         ]);
         for row in self.0.rows.iter().filter(|row| row.mechanism != Mechanism::Alone) {
+            let all: Vec<[f64; 6]> = row.rounds.iter().filter_map(parts).collect();
             let part = |nth: usize| {
-                let values = row.each(|round| parts(&round.outcome, &round.said)[nth]);
+                let values: Vec<f64> = all.iter().map(|parts| parts[nth]).collect();
                 format!("{:.2}", Spread::of(&values).median)
             };
             let cells = (0..6).map(part);
