@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use handoff::carry::Connections;
 use handoff::daemon::Daemon;
-use handoff::{Error, Gate, Result};
+use handoff::{Error, Gate, Result, Shard};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -121,23 +121,42 @@ fn usage() -> Error {
 }
 
 #[derive(handoff::Drainable)]
-#[handoff(before_drain = "Self::settle")]
 struct Carrying {
     #[handoff(gate)]
     gate: Arc<Gate>,
     #[handoff(carry)]
     clients: Arc<Connections<Client>>,
+    log: Data,
+}
+
+/// The log, which settles ahead of a drain if that is what is measured.
+struct Data {
     log: Arc<Log>,
-    #[handoff(skip)]
     settles: bool,
 }
 
-impl Carrying {
+impl Shard for Data {
     fn settle(&self) -> Result<()> {
         if self.settles {
-            self.log.settle()?;
+            self.log.sync()?;
         }
         Ok(())
+    }
+
+    fn seal(&self) -> Result<u64> {
+        self.log.seal()
+    }
+
+    fn revision(&self) -> u64 {
+        self.log.revision()
+    }
+
+    fn fingerprint(&self) -> Result<[u8; 32]> {
+        self.log.fingerprint()
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.log.resume()
     }
 }
 
@@ -161,7 +180,8 @@ fn handoff(settings: &Settings) -> Result<()> {
                 opened.opened().await;
                 tell.serving();
             });
-            Ok(Carrying { gate, clients, log, settles: settings.settles })
+            let log = Data { log, settles: settings.settles };
+            Ok(Carrying { gate, clients, log })
         },
     )?;
     Ok(())
@@ -176,7 +196,7 @@ struct Closing {
 impl beyond::Drainable for Closing {
     fn drain(&self, deadline: Instant) -> beyond::Result<beyond::DrainReport> {
         if self.settles {
-            self.server.log.settle()?;
+            self.server.log.sync()?;
         }
         self.server.gate.close();
         let open_conns_remaining = self.server.gate.wait_empty(deadline);
@@ -257,7 +277,7 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
     runtime.block_on(told.recv());
     ecdysis.upgrade().map_err(|error| io::Error::other(error.to_string()))?;
     if settings.settles {
-        server.log.settle()?;
+        server.log.sync()?;
     }
     server.stop(Instant::now() + LIMIT)?;
     lock.unlock()
@@ -277,7 +297,7 @@ fn restart(settings: &Settings) -> io::Result<()> {
     let server = serve(log, runtime.handle(), standard_input()?, &tell);
     runtime.block_on(told.recv());
     if settings.settles {
-        server.log.settle()?;
+        server.log.sync()?;
     }
     server.stop(Instant::now() + LIMIT)?;
     Ok(())

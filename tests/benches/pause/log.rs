@@ -56,7 +56,7 @@ impl Log {
     }
 
     /// Syncs what is there, while more is appended.
-    pub(crate) fn settle(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         let file = self.inner().file.as_ref().map(File::try_clone).transpose()?;
         file.map_or(Ok(()), |file| file.sync_data())
     }
