@@ -86,3 +86,48 @@ fn a_signal_is_passed_on_to_a_daemon_that_does_not_die_of_it() {
     world.supervisor().wait_to_show("m forwarded ");
     assert_eq!(world.daemon_pid(), daemon);
 }
+
+#[test]
+fn an_upgrade_to_what_could_not_go_on_is_refused() {
+    let mut world = World::new();
+    world.supervise();
+    let pid = world.daemon_pid();
+    let good = std::fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+    // One that succeeds at everything.
+    let text = format!("supervisor = \"/bin/true\"\n{good}");
+    world.write("handoff.toml", &text);
+    world.said(&["swap", "--wait"]); // so that it is read
+    let (code, words) = world.refused(&["upgrade"]);
+    assert_eq!(code, 5);
+    assert!(words.contains("/bin/true is no supervisor"), "{words}");
+    // One that would look for another daemon.
+    world.write(
+        "handoff.toml",
+        &good.replace("control = \"control.sock\"", "control = \"other.sock\""),
+    );
+    let (code, words) = world.refused(&["upgrade"]);
+    assert_eq!(code, 5);
+    assert!(words.contains("daemon.control has changed"), "{words}");
+    world.write("handoff.toml", &good);
+    assert_ne!(world.daemon_pid(), pid);
+    world.said(&["swap", "--wait"]);
+}
+
+/// The kernel names the interpreter of a script; the history names the script.
+#[test]
+fn a_script_that_is_adopted_is_started_again_as_that_script() {
+    let mut world = World::new();
+    std::fs::rename(world.path("v1"), world.path("kvd")).expect("it is there");
+    world.write("v1", "#!/bin/sh\nexport WRAPPED=yes\nexec ./kvd \"$@\"\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("v1"), mode).expect("it is ours");
+    world.supervise();
+    world.kill_supervisor();
+    world.supervise();
+    let named = world.status()["daemon"]["party"]["binary"].clone();
+    assert_eq!(named, world.path("v1").display().to_string());
+    world.kill_daemon();
+    let environment = std::fs::read(format!("/proc/{}/environ", world.daemon_pid()));
+    let environment = String::from_utf8_lossy(&environment.expect("it runs")).into_owned();
+    assert!(environment.contains("WRAPPED=yes"), "{environment}");
+}

@@ -127,3 +127,20 @@ fn a_file_that_was_changed_behind_the_configuration_is_not_executed() {
     assert!(words.contains("/usr/bin/env is not listed in"), "{words}");
     assert_eq!(world.build(), "1");
 }
+
+#[test]
+fn a_script_that_was_written_to_since_it_was_checked_is_not_executed() {
+    let mut world = World::new();
+    fs::rename(world.path("v1"), world.path("kvd")).expect("it is there");
+    world.write("v1", "#!/bin/sh\nexec ./kvd \"$@\"\n");
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(world.path("v1"), mode).expect("it is ours");
+    world.supervise();
+    let daemon = world.daemon_pid();
+    let mut script =
+        fs::OpenOptions::new().append(true).open(world.path("v1")).expect("it can be opened");
+    script.write_all(b"touch executed\n").expect("it can be written");
+    handoff_tests::harness::kill(daemon, rustix::process::Signal::KILL);
+    world.supervisor().wait_to_show("it was written to since it was checked");
+    assert!(!world.path("executed").exists());
+}

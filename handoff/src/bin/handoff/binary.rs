@@ -210,11 +210,17 @@ impl Launch for ByDescriptor {
 
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let binary = next.ok_or_else(|| io::Error::other("no binary was chosen"))?;
-        let link = self.link(&binary).map_err(|source| handoff::Error::Path {
-            action: "prepare to execute",
-            path: binary.path.clone(),
-            source,
-        })?;
+        let at =
+            |source| handoff::Error::Path { action: "execute", path: binary.path.clone(), source };
+        if hash(&binary.file).map_err(at)? != binary.blake3 {
+            let words = "it was written to since it was checked; put a new file in its place instead, with mv, and swap";
+            return Err(at(io::Error::other(words)));
+        }
+        // On a disk that takes nothing the daemon is to be started all the same.
+        let link = self.link(&binary).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the process will be known by the number of a descriptor");
+            binary.descriptor_path()
+        });
         request.with_program(link).spawn(|command| {
             command.current_dir(&self.directory).process_group(0);
             // What the service manager says to the supervisor is not for the daemon.

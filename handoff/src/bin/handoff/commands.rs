@@ -238,9 +238,9 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
 
 pub(crate) fn stop(config: &Config) -> Outcoming {
     match Client::ask(&config.socket, &Request::Stop)?.answer()? {
-        Reply::Stopped { status } => {
-            println!("stopped; the daemon: {status}");
-            Ok(ExitCode::SUCCESS)
+        Reply::Stopped { status, clean } => {
+            print(&format!("stopped; the daemon: {status}"))?;
+            Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Reply::Refused { why, .. } => refused(&why),
         other => unexpected(&other),
@@ -250,9 +250,9 @@ pub(crate) fn stop(config: &Config) -> Outcoming {
 pub(crate) fn check(config: &Config) -> Outcoming {
     for program in &config.programs {
         let binary = Binary::open(program)?;
-        println!("{}  {}", binary.blake3, binary.path.display());
+        print(&format!("{}  {}", binary.blake3, binary.path.display()))?;
     }
-    println!("{} is in order", config.file.display());
+    print(&format!("{} {IN_ORDER}", config.file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -279,13 +279,15 @@ fn unexpected(reply: &Reply) -> Outcoming {
 }
 
 /// Not println!, which panics where a pipe was closed.
-fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
 }
 
+/// What the program says of a configuration that it takes; an upgrade looks for it.
+pub(crate) const IN_ORDER: &str = "is in order";
 /// An abort that came when the commit could not be undone any more.
 const TOO_LATE: u8 = 1;
 const ROLLED_BACK: u8 = 3;

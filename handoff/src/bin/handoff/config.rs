@@ -215,6 +215,7 @@ impl Config {
             ("state_dir", self.state_dir != other.state_dir),
             ("socket", self.socket != other.socket),
             ("daemon.control", self.control != other.control),
+            ("daemon.directory", self.directory != other.directory),
             ("listeners", self.listeners != other.listeners),
         ]
         .into_iter()
@@ -427,7 +428,13 @@ fn checked_probation(spanned: Spanned<RawProbation>) -> Result<ProbationConfig, 
     let fault = |words: &str| Fault { at: Some(at), words: words.to_owned() };
     let raw = spanned.into_inner();
     let check = match (raw.tcp, raw.http, raw.command) {
-        (Some(address), None, None) => Check::Tcp(address),
+        (Some(address), None, None) => {
+            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none() {
+                return Err(fault("`tcp` of a probation has to be HOST:PORT"));
+            }
+            Check::Tcp(address)
+        }
         (None, Some(url), None) if url.get_ref().starts_with("http://") => {
             Check::Http(url.into_inner())
         }

@@ -31,7 +31,8 @@ pub(crate) fn help(topic: Option<Topic>) -> ExitCode {
         Some(Topic::Metrics) => metrics_text(),
         Some(Topic::Signals) => SIGNALS.to_owned(),
     };
-    println!("{}", text.trim_end());
+    // A reader that has gone has seen enough.
+    let _ = crate::commands::print(text.trim_end());
     ExitCode::SUCCESS
 }
 

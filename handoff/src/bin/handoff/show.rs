@@ -198,7 +198,7 @@ const fn meaning(outcome: Option<Outcome>) -> &'static str {
         Some(Outcome::Committed) => ": the new process serves",
         Some(Outcome::RolledBack) => ": the old process serves, and has confirmed it",
         Some(Outcome::Promoted) => ": the old process died, and the new one serves in its place",
-        Some(Outcome::NotBegun) => ": the old process was not touched, and serves",
+        Some(Outcome::NotBegun) => ": the old process was not touched",
         Some(Outcome::DryRun) => {
             ": the new process warmed up; the old one was not touched, and serves"
         }

@@ -58,6 +58,8 @@ pub(crate) enum Reply {
     },
     Stopped {
         status: String,
+        /// Whether it ended as it was told to.
+        clean: bool,
     },
 }
 

@@ -21,7 +21,15 @@ impl Visitor<'_> for Human {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-        humantime::parse_duration(text)
-            .map_err(|error| E::custom(format!("{text:?} is no duration: {error}")))
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration > LONGEST => {
+                Err(E::custom(format!("{text:?} is longer than 100 years")))
+            }
+            Ok(duration) => Ok(duration),
+            Err(error) => Err(E::custom(format!("{text:?} is no duration: {error}"))),
+        }
     }
 }
+
+/// A time limit beyond it is a slip, and no clock could be set to it.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

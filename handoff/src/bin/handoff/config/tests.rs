@@ -40,6 +40,8 @@ fn durations_are_as_people_write_them() {
     let words = fault(&with("[limits]\ndeadline = 30\n"));
     assert!(words.contains("line 7"), "{words}");
     assert!(words.contains("a duration with its unit, in quotes: \"250ms\""), "{words}");
+    let words = fault(&with("[limits]\nstop = \"300000000000years\"\n"));
+    assert!(words.contains("is longer than 100 years"), "{words}");
     let words = fault(&with("[limits]\ndeadline = \"30 parsecs\"\n"));
     assert!(words.contains("line 7"), "{words}");
     assert!(words.contains("\"30 parsecs\" is no duration"), "{words}");
@@ -104,7 +106,8 @@ fn values_that_cannot_be_are_told_with_their_line() {
         ("[probation]\nfor = \"1s\"\ntcp = \"a\"\ncommand = [\"b\"]\n", 6, "needs one check"),
         ("[probation]\nfor = \"1s\"\nhttp = \"https://a\"\n", 8, "has to begin with http://"),
         ("[probation]\nfor = \"1s\"\ncommand = []\n", 6, "is empty"),
-        ("[probation]\nfor = \"1s\"\ntcp = \"a\"\nfailures = 0\n", 6, "may not be 0"),
+        ("[probation]\nfor = \"1s\"\ntcp = \"nonsense\"\n", 6, "has to be HOST:PORT"),
+        ("[probation]\nfor = \"1s\"\ntcp = \"a:1\"\nfailures = 0\n", 6, "may not be 0"),
     ] {
         let words = fault(&with(more));
         let begin = format!("/etc/notes/handoff.toml, line {line}: ");

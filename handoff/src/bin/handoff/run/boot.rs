@@ -21,8 +21,8 @@ use super::upgrade::{self, Places};
 use super::{Event, RunError, Runner, Work, channel, signals};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, Program};
-use crate::history::{DaemonEventKind, Entry, History, Line};
-use crate::record::{End, Outcome, to_ms, to_us};
+use crate::history::{DaemonEvent, DaemonEventKind, Entry, History, Line};
+use crate::record::{End, Outcome, Probation, SwapRecord, to_ms};
 use crate::trigger::Trigger;
 use crate::{listen, metrics};
 
@@ -61,7 +61,9 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         supervisor.add_listener(name, socket);
     }
     let lock = lock(&config.state_dir)?;
-    launcher.clear().map_err(at("use the directory", &config.state_dir))?;
+    if let Err(error) = launcher.clear() {
+        tracing::warn!(%error, "links of the supervisor before this one are left");
+    }
     let told = sender.clone();
     signals::listen(move |said| told.send(Event::Signal(said)).is_ok())
         .map_err(RunError::Signals)?;
@@ -196,20 +198,23 @@ impl Runner {
             Adoption::Daemon(daemon) => daemon.settled.clone(),
             Adoption::Nothing { settled } => settled.clone(),
         };
-        self.settle_history(settled.as_ref());
+        let serves = match &adoption {
+            Adoption::Daemon(daemon) => Some(daemon.process.pid()),
+            Adoption::Nothing { .. } => None,
+        };
+        self.settle_history(settled.as_ref(), serves);
+        if serves.is_none() && self.stopping.is_some() {
+            self.work = Work::Idle(supervisor);
+            return Ok(()); // there is nobody to stop
+        }
         self.bind_missing(&mut supervisor)?;
         self.work = Work::Idle(supervisor);
         match adoption {
             Adoption::Daemon(adopted) => {
                 let pid = adopted.process.pid();
-                let binary = Binary::of_process(pid).map_err(|source| RunError::Path {
-                    action: "look at the binary of",
-                    path: format!("/proc/{pid}").into(),
-                    source,
-                })?;
-                let binary = Arc::new(self.as_listed(binary));
+                let binary = self.binary_of(pid)?;
                 let said = said_of(&adopted.build_id, adopted.generation);
-                self.previous = self.previous_in_history(&binary);
+                self.previous = self.previous_in_history(&binary, Some(pid));
                 let since = self.since_in_history(pid).unwrap_or_else(SystemTime::now);
                 let daemon = Daemon::new(Process::Adopted(adopted.process), binary, said, since);
                 tracing::info!(
@@ -222,7 +227,7 @@ impl Runner {
             }
             Adoption::Nothing { .. } => {
                 let binary = Arc::new(Binary::open(&self.config.programs[0])?);
-                self.previous = self.previous_in_history(&binary);
+                self.previous = self.previous_in_history(&binary, None);
                 self.next_start = Some((Instant::now(), binary));
             }
         }
@@ -245,97 +250,118 @@ impl Runner {
         Ok(())
     }
 
-    /// An adopted binary by the name and with the arguments that the configuration has for it.
-    fn as_listed(&self, binary: Binary) -> Binary {
-        match self.config.program(&binary.path) {
+    /// What a process executes that another supervisor started: as that one noted it, if the file
+    /// is the same still, and else by the kernel's word. A script is known by its note alone, since
+    /// the kernel names its interpreter.
+    fn binary_of(&self, pid: u32) -> Result<Arc<Binary>, RunError> {
+        let noted = self.starts().find(|event| event.daemon.pid == Some(pid));
+        let noted = noted.and_then(|event| self.reopen(event).ok());
+        if let Some(binary) = noted {
+            return Ok(Arc::new(binary));
+        }
+        let binary = Binary::of_process(pid).map_err(|source| RunError::Path {
+            action: "look at what the daemon executes,",
+            path: format!("/proc/{pid}/exe").into(),
+            source,
+        })?;
+        Ok(Arc::new(match self.config.program(&binary.path) {
             Some(program) => binary.listed_as(&program.path),
             None => binary,
-        }
+        }))
+    }
+
+    /// Daemons that came to serve, the last one first.
+    fn starts(&self) -> impl Iterator<Item = &DaemonEvent> {
+        self.history.entries().iter().rev().filter_map(|entry| match entry {
+            Entry::Daemon(event)
+                if matches!(event.kind, DaemonEventKind::Started | DaemonEventKind::Succeeded) =>
+            {
+                Some(event)
+            }
+            _ => None,
+        })
+    }
+
+    /// The file that a daemon executed, if it is listed and has not changed.
+    fn reopen(&self, event: &DaemonEvent) -> Result<Binary, String> {
+        let listed = self.config.program(event.daemon.binary.as_ref());
+        let listed = listed.ok_or_else(|| format!("{} is not listed", event.daemon.binary))?;
+        let program = Program {
+            path: listed.path.clone(),
+            args: event.args.clone(),
+            blake3: Some(event.daemon.blake3.clone()),
+        };
+        Binary::open(&program).map_err(|error| error.to_string())
     }
 
     /// Swaps that the supervisor before this one did not see the end of.
-    fn settle_history(&mut self, settled: Option<&Settled>) {
+    fn settle_history(&mut self, settled: Option<&Settled>, serves: Option<u32>) {
         let now_ms = to_ms(SystemTime::now());
-        let open: Vec<(String, u64)> = self
+        let open: Vec<SwapRecord> = self
             .history
             .entries()
             .iter()
             .filter_map(|entry| match entry {
-                Entry::Swap(record) if record.end.is_none() => {
-                    Some((record.id.clone(), record.begun_ms))
-                }
+                Entry::Swap(record) if record.end.is_none() => Some(record.clone()),
                 _ => None,
             })
             .collect();
-        for (id, begun_ms) in open {
+        for SwapRecord { id, begun_ms, from, to, .. } in open {
             let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
             let outcome = match settled.map(|settled| settled.outcome) {
                 Some(Settlement::Committed) => Outcome::Committed,
                 Some(Settlement::RolledBack) => Outcome::RolledBack,
                 Some(Settlement::Lost) => Outcome::Lost,
                 Some(_) => Outcome::Unknown,
-                // Its supervisor died before it had begun anything, or after it was over.
+                // Its supervisor died before it had noted the swap, or after it was over.
+                None if serves.is_some() && serves == to.pid => Outcome::Committed,
+                None if serves.is_some() && serves == from.pid => Outcome::RolledBack,
                 None => Outcome::Unknown,
             };
-            let cause = match settled {
-                Some(_) => "its supervisor died; the next one settled it",
-                None => "its supervisor died, and left no word of it",
+            let cause = match (settled, outcome) {
+                (Some(_), _) => "its supervisor died; the next one settled it",
+                (None, Outcome::Unknown) => "its supervisor died, and left no word of it",
+                (None, _) => "its supervisor died; the next one found this process serving",
             };
             let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
-            let end = End {
-                outcome,
-                took_us: took_us.max(to_us(std::time::Duration::ZERO)),
-                cause: Some(cause.into()),
-                carried: Vec::new(),
-            };
+            let end = End { outcome, took_us, cause: Some(cause.into()), carried: Vec::new() };
             tracing::info!(id, outcome = outcome.name(), "a swap of the supervisor before is over");
             self.history.add(Line::Ended { id, end });
         }
     }
 
-    /// What served before this binary, by the history, if it is still there and listed.
-    fn previous_in_history(&self, current: &Binary) -> Option<Arc<Binary>> {
-        let event = self.history.entries().iter().rev().find_map(|entry| match entry {
-            Entry::Daemon(event)
-                if matches!(
-                    event.kind,
-                    DaemonEventKind::Started
-                        | DaemonEventKind::Succeeded
-                        | DaemonEventKind::Adopted
-                ) && (event.daemon.blake3 != current.blake3 || event.args != current.args) =>
-            {
-                Some(event)
-            }
-            _ => None,
+    /// What served before this binary, by the history, if it is still there and listed. One that
+    /// was not well in its probation is passed over.
+    fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Arc<Binary>> {
+        let failed: Vec<Option<u32>> = self
+            .history
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Swap(record)
+                    if matches!(record.probation, Some(Probation::Failed { .. })) =>
+                {
+                    Some(record.to.pid)
+                }
+                _ => None,
+            })
+            .collect();
+        let event = self.starts().find(|event| {
+            let is_current = event.daemon.blake3 == current.blake3 && event.args == current.args;
+            !is_current && event.daemon.pid != pid && !failed.contains(&event.daemon.pid)
         })?;
-        let listed = self.config.program(event.daemon.binary.as_ref())?;
-        let program = Program {
-            path: listed.path.clone(),
-            args: event.args.clone(),
-            blake3: Some(event.daemon.blake3.clone()),
-        };
-        match Binary::open(&program) {
+        match self.reopen(event) {
             Ok(binary) => Some(Arc::new(binary)),
             Err(error) => {
-                tracing::info!(%error, "what served before cannot be fallen back to");
+                tracing::info!(error, "what served before cannot be fallen back to");
                 None
             }
         }
     }
 
     fn since_in_history(&self, pid: u32) -> Option<SystemTime> {
-        self.history.entries().iter().rev().find_map(|entry| match entry {
-            Entry::Daemon(event)
-                if event.daemon.pid == Some(pid)
-                    && matches!(
-                        event.kind,
-                        DaemonEventKind::Started | DaemonEventKind::Succeeded
-                    ) =>
-            {
-                Some(crate::record::from_ms(event.at_ms))
-            }
-            _ => None,
-        })
+        let started = self.starts().find(|event| event.daemon.pid == Some(pid))?;
+        Some(crate::record::from_ms(started.at_ms))
     }
 }
 

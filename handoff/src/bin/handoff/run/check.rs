@@ -20,14 +20,16 @@ pub(super) fn ask(check: &Check, directory: &Path, timeout: Duration) -> Result<
 }
 
 fn connect(address: &str, timeout: Duration) -> Result<(), String> {
-    let found = address
-        .to_socket_addrs()
-        .map_err(|error| format!("{address} is no address: {error}"))?
-        .next()
-        .ok_or_else(|| format!("{address} names no address"))?;
-    TcpStream::connect_timeout(&found, timeout)
-        .map(drop)
-        .map_err(|error| format!("cannot connect to {address}: {error}"))
+    let found =
+        address.to_socket_addrs().map_err(|error| format!("{address} is no address: {error}"))?;
+    let mut why = format!("{address} names no address");
+    for one in found {
+        match TcpStream::connect_timeout(&one, timeout) {
+            Ok(_) => return Ok(()),
+            Err(error) => why = format!("cannot connect to {address}: {error}"),
+        }
+    }
+    Err(why)
 }
 
 fn get(url: &str, timeout: Duration) -> Result<(), String> {

@@ -1,7 +1,8 @@
 //! Child processes: commands that are waited for, and those that nobody waits for.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -11,16 +12,20 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 /// Commands that run and are waited for: the reaper leaves them alone. Starting and reaping
 /// exclude each other, so that none is reaped before it stands here.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Runs a command to its end, or kills it and what it started at the limit. What it writes is
-/// returned, at most as much as a pipe holds while it runs.
+/// Runs a command to its end, or kills it at the limit; what it started in its group is killed in
+/// either case. What it wrote comes back, without waiting for whoever may still hold its streams.
 pub(super) fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let written = || Ok::<_, io::Error>(File::from(memfd_create("output", MemfdFlags::CLOEXEC)?));
+    let (stdout, stderr) = (written()?, written()?);
+    command.process_group(0).stdin(Stdio::null());
+    command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let child = {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn()?;
@@ -30,25 +35,30 @@ pub(super) fn output(command: &mut Command, limit: Duration) -> io::Result<Outpu
     let pid = child.id();
     let ended = wait(child, limit);
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
-    ended
+    Ok(Output { status: ended?, stdout: read_back(stdout)?, stderr: read_back(stderr)? })
 }
 
-fn wait(child: Child, limit: Duration) -> io::Result<Output> {
+fn wait(mut child: Child, limit: Duration) -> io::Result<ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
     let ended = pidfd_open(pid, PidfdFlags::empty())
         .map_err(io::Error::from)
         .and_then(|process| wait_readable(&process, Instant::now() + limit));
-    if !matches!(ended, Ok(true)) {
-        // The group is the child's own, and lives at least until it is waited for.
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
-    let output = child.wait_with_output()?;
+    // The number is the child's until it is waited for, so this is its own group.
+    let _ = kill_process_group(pid, Signal::KILL);
+    let status = child.wait()?;
     if ended? {
-        return Ok(output);
+        return Ok(status);
     }
     let words = format!("it did not end within {}", humantime::format_duration(limit));
     Err(io::Error::new(io::ErrorKind::TimedOut, words))
+}
+
+fn read_back(mut written: File) -> io::Result<Vec<u8>> {
+    written.rewind()?;
+    let mut bytes = Vec::new();
+    written.take(MOST_OUTPUT).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether a descriptor is readable before the deadline; a pidfd is once its process has ended.
@@ -111,6 +121,9 @@ pub(super) fn words_of(status: ExitStatus) -> String {
     }
 }
 
+/// Of what a command wrote, in bytes.
+const MOST_OUTPUT: u64 = 64 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +152,18 @@ mod tests {
             let limit = Instant::now() + Duration::from_secs(20);
             assert!(wait_readable(&process, limit).unwrap(), "it was killed");
         }
+    }
+
+    #[test]
+    fn whoever_a_command_leaves_behind_is_not_waited_for() {
+        // In a group and session of its own, with the command's streams.
+        let mut command = Command::new("sh");
+        command.args(["-c", "setsid sleep 1000 & echo $!; echo why >&2; exit 1"]);
+        let ended = output(&mut command, Duration::from_secs(60)).unwrap();
+        assert_eq!((ended.status.code(), ended.stderr), (Some(1), b"why\n".to_vec()));
+        let left = String::from_utf8(ended.stdout).unwrap();
+        let left = rustix::process::Pid::from_raw(left.trim().parse().unwrap()).unwrap();
+        let _ = rustix::process::kill_process(left, Signal::KILL);
     }
 
     #[test]

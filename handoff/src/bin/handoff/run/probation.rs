@@ -8,7 +8,7 @@ use super::Runner;
 use super::check::Prober;
 use crate::binary::Binary;
 use crate::config::ProbationConfig;
-use crate::history::Line;
+use crate::history::{Entry, Line};
 use crate::metrics;
 use crate::record::{Outcome, Probation, Trigger, from_ms};
 
@@ -22,6 +22,8 @@ pub(super) struct Watch {
     pub(super) failures: u32,
     pub(super) last_failure: Option<String>,
     most_failures: u32,
+    /// Whether the last check that came to an end was passed.
+    is_well: bool,
     _prober: Prober,
 }
 
@@ -47,11 +49,17 @@ impl Runner {
     pub(super) fn resume_probation(&mut self) {
         let Some(config) = self.config.probation.clone() else { return };
         let pid = self.daemon.as_ref().map(super::Daemon::pid);
-        let Some(record) = self.history.swap("last") else { return };
-        let is_unproven = record.outcome() == Some(Outcome::Committed)
-            && record.probation.is_none()
-            && record.to.pid == pid
-            && !matches!(record.trigger, Trigger::Probation { .. });
+        let record = self.history.entries().iter().rev().find_map(|entry| match entry {
+            Entry::Swap(record)
+                if record.outcome() == Some(Outcome::Committed) && record.to.pid == pid =>
+            {
+                Some(record)
+            }
+            _ => None,
+        });
+        let Some(record) = record else { return };
+        let is_unproven =
+            record.probation.is_none() && !matches!(record.trigger, Trigger::Probation { .. });
         let took = Duration::from_micros(record.end.as_ref().map_or(0, |end| end.took_us));
         let over = from_ms(record.begun_ms) + took + config.length;
         let left = over.duration_since(SystemTime::now()).unwrap_or_default();
@@ -75,6 +83,7 @@ impl Runner {
                     failures: 0,
                     last_failure: None,
                     most_failures: config.failures,
+                    is_well: false,
                     _prober: prober,
                 });
             }
@@ -85,6 +94,7 @@ impl Runner {
     pub(super) fn on_checked(&mut self, swap: &str, result: Result<(), String>) {
         let Some(watch) = self.watch.as_mut().filter(|watch| watch.swap == swap) else { return };
         metrics::checked(result.is_ok());
+        watch.is_well = result.is_ok();
         let Err(why) = result else {
             watch.failures = 0;
             return;
@@ -128,10 +138,17 @@ impl Runner {
     }
 
     pub(super) fn end_probation_on_time(&mut self) {
-        if let Some(watch) = self.watch.take_if(|watch| watch.until <= Instant::now()) {
+        let Some(watch) = self.watch.take_if(|watch| watch.until <= Instant::now()) else { return };
+        let probation = if watch.is_well {
             tracing::info!(swap = watch.swap, "the probation is passed");
-            let probation = Probation::Passed;
-            self.history.add(Line::Probation { id: watch.swap, probation });
-        }
+            Probation::Passed
+        } else {
+            let why = watch.last_failure.unwrap_or_else(|| "no check came to an end".to_owned());
+            tracing::warn!(swap = watch.swap, why, "the probation is over, and was not passed");
+            Probation::Ended {
+                why: format!("its time was over, and the last check had failed: {why}"),
+            }
+        };
+        self.history.add(Line::Probation { id: watch.swap, probation });
     }
 }

@@ -33,6 +33,10 @@ impl Runner {
     pub(super) fn stop(&mut self, asker: Option<Sender<Reply>>) -> Option<ExitCode> {
         if let Some(stopping) = &mut self.stopping {
             stopping.askers.extend(asker);
+            if matches!(self.work, Work::Busy(Job::Adopt, _)) {
+                tracing::warn!("told to stop again: a daemon, if there is one, is left alone");
+                return Some(self.stopped("not found yet", false));
+            }
             tracing::warn!("told to stop again: the daemon is ended at once");
             stopping.deadline = Instant::now();
             return self.stop_on_time();
@@ -49,13 +53,8 @@ impl Runner {
         self.next_start = None;
         if let Work::Busy(job, abort) = &self.work {
             match job {
-                // Nothing of it was this supervisor's yet.
-                Job::Adopt => {
-                    tracing::warn!(
-                        "a daemon, if there is one, is left alone: it was not found yet"
-                    );
-                    return Some(self.stopped("not found yet", true));
-                }
+                // Whoever is found is told to stop then.
+                Job::Adopt => {}
                 Job::Start | Job::Swap => abort.abort("the supervisor is stopping"),
             }
         }
@@ -96,7 +95,7 @@ impl Runner {
     pub(super) fn stopped(&mut self, status: &str, is_clean: bool) -> ExitCode {
         let askers = self.stopping.take().map(|stopping| stopping.askers).unwrap_or_default();
         for asker in askers {
-            let _ = asker.send(Reply::Stopped { status: status.to_owned() });
+            let _ = asker.send(Reply::Stopped { status: status.to_owned(), clean: is_clean });
         }
         tracing::info!(status, "stopped");
         self.trigger.remove();

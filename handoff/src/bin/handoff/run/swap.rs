@@ -350,10 +350,15 @@ impl Runner {
         self.note_known(&id, |_, to| to.generation = generation);
         let build = self.history.swap(&id).and_then(|record| record.to.build.clone());
         let said = Said { build, generation };
-        if let Some(replaced) = self.daemon.take()
-            && !replaced.binary.is(&binary)
-        {
-            self.previous = Some(replaced.binary);
+        let undoes = matches!(
+            self.history.swap(&id).map(|record| &record.trigger),
+            Some(Trigger::Probation { .. })
+        );
+        match self.daemon.take() {
+            // What was not well is nothing to go back to.
+            Some(_) if undoes => self.previous = None,
+            Some(replaced) if !replaced.binary.is(&binary) => self.previous = Some(replaced.binary),
+            _ => {}
         }
         self.end_probation("another swap committed");
         self.restarts.forget();

@@ -17,6 +17,7 @@ use nix::sys::signal::SigSet;
 use rustix::io::{DupFlags, dup2, dup3};
 
 use super::{Event, Runner, Work, children};
+use crate::config::Config;
 use crate::listen::OWN;
 use crate::trigger::Reply;
 
@@ -55,6 +56,23 @@ impl Runner {
         }
         if self.daemon.is_none() {
             let why = "no daemon serves, and the new supervisor would find none to adopt: upgrade it once one does, see `handoff status`";
+            let _ = replies.send(Reply::refused(why));
+            return;
+        }
+        // What a running supervisor cannot go over to, the next one could not either: it would look
+        // for another daemon than the one that serves.
+        let difference = Config::load(&self.config.file)
+            .map(|config| self.config.fixed_difference(&config))
+            .map_err(|error| error.to_string());
+        let why = match difference {
+            Ok(None) => None,
+            Ok(Some(name)) => Some(format!(
+                "{name} has changed in {}; set it back, or stop the daemon and start it anew",
+                self.config.file.display()
+            )),
+            Err(error) => Some(error),
+        };
+        if let Some(why) = why {
             let _ = replies.send(Reply::refused(why));
             return;
         }
@@ -143,22 +161,20 @@ impl Runner {
             environment.push(text(entry.as_ref())?);
         }
         let program = text(program.as_os_str())?;
-        for (socket, place) in sockets.iter().zip(&mut self.places.places) {
-            dup2(socket, place)?;
-        }
         // A signal that comes before the new program hears signals waits for it.
-        let blocked = SigSet::all().thread_block();
-        let error =
-            match blocked.and_then(|()| nix::unistd::execve(&program, &arguments, &environment)) {
-                Err(errno) => io::Error::from(errno),
-                Ok(never) => match never {},
-            };
+        let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
+            for (socket, place) in sockets.iter().zip(&mut self.places.places) {
+                dup2(socket, place)?;
+            }
+            Ok(nix::unistd::execve(&program, &arguments, &environment)?)
+        });
         let _ = SigSet::all().thread_unblock();
+        // Nothing is left that another process could inherit.
         let nothing = File::open("/dev/null")?;
-        for place in &mut self.places.places[..count] {
+        for place in &mut self.places.places {
             dup3(&nothing, place, DupFlags::CLOEXEC)?;
         }
-        Err(error)
+        executed
     }
 }
 
@@ -168,8 +184,15 @@ fn attempt(program: &Path, config: &Path) -> Result<(), String> {
     check.arg("--config").arg(config).arg("check");
     let output = children::output(&mut check, PATIENCE)
         .map_err(|error| format!("{} does not run: {error}", program.display()))?;
-    if output.status.success() {
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() && said.trim_end().ends_with(crate::commands::IN_ORDER) {
         return Ok(());
+    }
+    if output.status.success() {
+        return Err(format!(
+            "{} is no supervisor: asked to check the configuration, it said {said:?}",
+            program.display()
+        ));
     }
     Err(format!(
         "{} does not take the configuration ({}): {}",
