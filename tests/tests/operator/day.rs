@@ -80,9 +80,11 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
 
     // A successor that is not well after its commit.
     world.write("unwell", "");
-    let (code, shown) = world.at_terminal(&["swap", "--binary", &v2, "--wait"]);
-    assert_eq!(code, Some(0), "{shown}");
-    let unproven = world.record("last")["id"].clone();
+    let said = world.said(&["swap", "--binary", &v2, "--wait", "--json"]);
+    let begun = said.lines().next().expect("its id is said first");
+    let begun: serde_json::Value = serde_json::from_str(begun).expect("it is JSON");
+    // By now the swap that undoes it may be the last one.
+    let unproven = begun["begun"]["id"].clone();
     world.wait_for_last_swap(|record| {
         record["trigger"]["probation"]["of"] == unproven && record["end"]["outcome"] == "committed"
     });

@@ -168,6 +168,21 @@ fn a_second_supervisor_is_refused_and_so_is_a_second_daemon_on_the_data() {
 }
 
 #[test]
+fn a_listener_that_is_held_elsewhere_is_told() {
+    let mut world = World::new();
+    world.supervise();
+    world.kill_supervisor();
+    let text = fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+    let port = format!("127.0.0.1:{}", world.port);
+    world.write("handoff.toml", &text.replace(&port, "127.0.0.1:1"));
+    world.supervise();
+    let warnings = world.status()["warnings"].to_string();
+    let told = format!("listener resp is held at {port}, and not at 127.0.0.1:1 as configured");
+    assert!(warnings.contains(&told), "{warnings}");
+    world.said(&["swap", "--wait"]);
+}
+
+#[test]
 fn a_full_disk_under_the_history_is_told_and_keeps_nobody_from_swapping() {
     let mut world = World::new();
     fs::create_dir(world.path("state")).expect("it can be made");

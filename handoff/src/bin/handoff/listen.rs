@@ -3,8 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
@@ -105,6 +105,15 @@ pub(crate) fn bind(config: &ListenerConfig) -> Result<OwnedFd, ListenError> {
         address: config.address.clone(),
         source,
     })
+}
+
+/// Where a socket is, if that is another address than it should be.
+pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let (Address::Tcp(wanted) | Address::Udp(wanted)) = address else { return None };
+    // The kernel is asked the same of every kind of socket.
+    let at = TcpListener::from(socket.try_clone_to_owned().ok()?).local_addr().ok()?;
+    let is_it = at.ip() == wanted.ip() && (wanted.port() == 0 || at.port() == wanted.port());
+    (!is_it).then_some(at)
 }
 
 /// Removes a socket that nobody listens on any more.

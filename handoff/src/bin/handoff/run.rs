@@ -162,6 +162,8 @@ struct Runner {
     has_served: bool,
     /// What somebody should see to.
     fell_back: Option<String>,
+    /// Listeners that are held at another address than the configuration has.
+    elsewhere: Vec<String>,
     /// Free descriptors where those begin that an upgraded supervisor inherits.
     places: upgrade::Places,
     /// Of the state directory.

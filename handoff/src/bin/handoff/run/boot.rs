@@ -86,6 +86,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         stopping: None,
         has_served: false,
         fell_back: None,
+        elsewhere: Vec::new(),
         places,
         _lock: lock,
         config,
@@ -208,6 +209,10 @@ impl Runner {
             return Ok(()); // there is nobody to stop
         }
         self.bind_missing(&mut supervisor)?;
+        self.elsewhere = self.held_elsewhere(&supervisor);
+        for warning in &self.elsewhere {
+            tracing::warn!("{warning}");
+        }
         self.work = Work::Idle(supervisor);
         match adoption {
             Adoption::Daemon(adopted) => {
@@ -248,6 +253,23 @@ impl Runner {
             }
         }
         Ok(())
+    }
+
+    /// A daemon that runs, and a service manager, pass what they were once given.
+    fn held_elsewhere(&self, supervisor: &Supervisor) -> Vec<String> {
+        let mut held: Vec<_> = supervisor.listeners().collect();
+        let mut warnings = Vec::new();
+        for listener in &self.config.listeners {
+            let place = held.iter().position(|(name, _)| *name == listener.name);
+            let Some((_, socket)) = place.map(|place| held.remove(place)) else { continue };
+            if let Some(at) = listen::differs(&listener.address, socket) {
+                warnings.push(format!(
+                    "listener {} is held at {at}, and not at {} as configured: it was inherited; to move it, stop the daemon and start it anew",
+                    listener.name, listener.address
+                ));
+            }
+        }
+        warnings
     }
 
     /// What a process executes that another supervisor started: as that one noted it, if the file

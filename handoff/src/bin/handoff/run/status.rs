@@ -79,6 +79,7 @@ impl Runner {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.fell_back.iter().cloned().collect();
+        warnings.extend(self.elsewhere.iter().cloned());
         warnings.extend(self.history.fault());
         if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
             warnings.push(format!(
