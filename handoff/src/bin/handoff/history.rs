@@ -109,7 +109,9 @@ impl History {
             Ok(entries) => (entries, None),
             Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
         };
-        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, most: LONG }
+        // What was not read is not replaced by what was.
+        let most = if fault.is_some() { u64::MAX } else { LONG };
+        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, most }
     }
 
     pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
