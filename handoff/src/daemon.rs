@@ -227,7 +227,10 @@ impl Daemon {
             Ok(warmed) => warmed,
             Err(error) => return Err(successor.fail(error)),
         };
-        if let Err(error) = successor.fetch(&self.control_socket) {
+        let asked = successor.fetch(&self.control_socket);
+        if let Err(error) =
+            asked.and_then(|()| successor.bind(&self.control_socket, &self.data_dir))
+        {
             return Err(successor.fail(error));
         }
         let mut successor =

@@ -7,6 +7,8 @@
 //! file `POINT=FAULT=PID` is left in the directory `HANDOFF_FAULT_MARKS`, so that whoever
 //! planned it knows that it did.
 
+mod steps;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -16,6 +18,8 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+pub use steps::{STEPS_VARIABLE, Step, steps};
 
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 
@@ -204,14 +208,14 @@ points! {
     SuccessorSaidHello = "successor.said-hello", Successor, true;
     /// The supervisor has answered.
     SuccessorGreeted = "successor.greeted", Successor, true;
-    /// Its slow work is done, and it did not say so.
-    SuccessorWarm = "successor.warm", Successor, true;
     /// The incumbent was asked for what it carries.
     SuccessorFetched = "successor.fetched", Successor, true;
-    /// `Warmed` is out.
-    SuccessorSaidWarmed = "successor.said-warmed", Successor, true;
     /// Its control socket is bound beside the path.
     SuccessorBound = "successor.bound", Successor, true;
+    /// Its slow work is done, and it did not say so.
+    SuccessorWarm = "successor.warm", Successor, true;
+    /// `Warmed` is out.
+    SuccessorSaidWarmed = "successor.said-warmed", Successor, true;
     /// A parcel of connections or memory has arrived.
     SuccessorReceived = "successor.received", Successor, true;
     /// `Begin` was heard.
@@ -377,6 +381,7 @@ impl Plan {
 
 /// Reaches a point, at which what was planned strikes.
 pub(crate) fn reach(point: Point) -> io::Result<()> {
+    steps::note(point);
     let plan = PLAN.get_or_init(Plan::of_environment);
     for (planned, struck) in plan.planned.iter().filter(|(planned, _)| planned.point == point) {
         if !struck.swap(true, Ordering::SeqCst) {

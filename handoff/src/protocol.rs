@@ -90,14 +90,25 @@ pub struct NotAHandoffId;
 /// What a process can do beyond the version it speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Bit 0, of an incumbent: it carries connections or memory, and may be asked for them with
-    /// [`Message::Fetch`]. The others are sent as zero and ignored when read.
+    /// Of an incumbent. Bit 0: it carries connections or memory, and may be asked for them with
+    /// [`Message::Fetch`]. Bit 1: a [`Message::SealRequest`] may be sent to it while it drains, and
+    /// the seal follows then. The others are sent as zero and ignored when read.
     pub reserved: u64,
 }
 
 impl Capabilities {
     /// Those of an incumbent that carries something.
     pub(crate) const CARRIES: Self = Self { reserved: 1 };
+    /// Those of an incumbent that keeps a seal in mind.
+    pub(crate) const SEALS_NEXT: Self = Self { reserved: 1 << 1 };
+
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self { reserved: self.reserved | other.reserved }
+    }
+
+    pub(crate) const fn seals_next(self) -> bool {
+        self.reserved & Self::SEALS_NEXT.reserved != 0
+    }
 
     pub(crate) const fn carries(self) -> bool {
         self.reserved & Self::CARRIES.reserved != 0

@@ -89,6 +89,7 @@ impl Drainable for Daemon {
 
 /// An incumbent that drains, and its successor.
 pub(super) struct Pair {
+    daemon: Arc<Daemon>,
     pub(super) carrier: Carrier,
     pub(super) claim: Arc<Claim>,
     pub(super) receiver: Receiver,
@@ -99,12 +100,12 @@ impl Pair {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let (carrier, claim) = incumbent(daemon, ours);
         let receiver = receive(theirs).expect("it is offered");
-        Self { carrier, claim, receiver }
+        Self { daemon: Arc::clone(daemon), carrier, claim, receiver }
     }
 
     /// Seals; what the successor got.
     pub(super) fn finish(self) -> Result<Arrivals> {
-        self.carrier.finish()?;
+        self.carrier.finish(&self.daemon.carriage())?;
         self.receiver.finish()?.settle(true, false)
     }
 }

@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -129,16 +129,36 @@ impl Cancel {
 #[derive(Debug)]
 pub(crate) struct Carrier {
     shared: Arc<Shared>,
-    /// None once it was joined.
+    /// None once it is not to be waited for.
     thread: Option<JoinHandle<Result<()>>>,
     handle: Thread,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Nothing is added any more.
+    /// Nothing is added any more, and whoever has sealed sends what is left.
     is_sealed: AtomicBool,
     cancel: Cancel,
+    /// None once everything was sent, or cannot be.
+    line: Mutex<Option<Line>>,
+}
+
+impl Shared {
+    /// Who panicked with it may have sent half a frame: nothing can follow that.
+    fn line(&self) -> MutexGuard<'_, Option<Line>> {
+        self.line.lock().unwrap_or_else(|poisoned| {
+            let mut line = poisoned.into_inner();
+            *line = None;
+            line
+        })
+    }
+}
+
+/// What goes over the channel, and how much of each set has.
+#[derive(Debug)]
+struct Line {
+    channel: Channel,
+    sent: Vec<u64>,
 }
 
 /// Cuts a carrier short, from another thread.
@@ -157,11 +177,18 @@ impl Carrier {
         drainable: Arc<D>,
         channel: Channel,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared { is_sealed: AtomicBool::new(false), cancel: Cancel::new()? });
+        let line = Line { sent: vec![0; channel.offered.len()], channel };
+        let (is_sealed, cancel) = (AtomicBool::new(false), Cancel::new()?);
+        let shared = Arc::new(Shared { is_sealed, cancel, line: Mutex::new(Some(line)) });
         let thread = {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("handoff-carrier".into()).spawn(move || {
-                fenced("carry", || carry(&drainable.carriage(), &channel, &shared))
+                let ended = fenced("carry", || carry(&drainable.carriage(), &shared));
+                if ended.is_err() {
+                    // The successor sees that nothing more comes.
+                    shared.line().take();
+                }
+                ended
             })?
         };
         Ok(Self { shared, handle: thread.thread().clone(), thread: Some(thread) })
@@ -176,15 +203,22 @@ impl Carrier {
         StopCarrier(Arc::clone(&self.shared), self.handle.clone())
     }
 
-    /// Whether it has failed already.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Why it has failed, if it has.
+    pub(crate) fn failure(carrier: &mut Option<Self>) -> Result<()> {
+        let has_ended =
+            |carrier: &mut Self| carrier.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        carrier.take_if(has_ended).map_or(Ok(()), Self::end)
     }
 
-    /// Everything is sealed: sends what is left, and waits until it is out.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Everything is sealed: sends what is left of it, on this thread, so that none has to be
+    /// woken while clients wait.
+    pub(crate) fn finish(mut self, carriage: &Carriage<'_>) -> Result<()> {
         self.shared.is_sealed.store(true, Ordering::SeqCst);
-        self.end()
+        self.handle.unpark();
+        let line = self.shared.line().take();
+        let Some(mut line) = line else { return self.end() };
+        self.thread = None;
+        fenced("carry", || line.finish(carriage, &self.shared.cancel))
     }
 
     /// The swap is given up: nothing more is sent once this has returned.
@@ -196,7 +230,6 @@ impl Carrier {
     }
 
     fn end(mut self) -> Result<()> {
-        self.handle.unpark();
         let ended = self.thread.take().map_or(Ok(Ok(())), JoinHandle::join);
         ended.unwrap_or_else(|_| {
             let message = "the thread panicked".to_owned();
@@ -213,24 +246,24 @@ impl Drop for Carrier {
     }
 }
 
-fn carry(carriage: &Carriage<'_>, channel: &Channel, shared: &Shared) -> Result<()> {
-    if carriage.words() != channel.offered {
-        let words = "the daemon has other sets than when the successor asked".to_owned();
-        return Err(CarryError::Channel(words).into());
-    }
-    let mut sent = vec![0; carriage.len()];
-    loop {
-        let is_sealed = shared.is_sealed.load(Ordering::SeqCst);
-        for ((set, sent), index) in carriage.sets().zip(&mut sent).zip(0..) {
+impl Line {
+    /// Sends what has been parked, as much as is worth it; at the end everything.
+    fn send(&mut self, carriage: &Carriage<'_>, is_sealed: bool, cancel: &Cancel) -> Result<()> {
+        let Self { channel, sent } = self;
+        if carriage.words() != channel.offered {
+            let words = "the daemon has other sets than when the successor asked".to_owned();
+            return Err(CarryError::Channel(words).into());
+        }
+        for ((set, sent), index) in carriage.sets().zip(sent).zip(0..) {
             loop {
-                if shared.cancel.is_cancelled() {
+                if cancel.is_cancelled() {
                     return Err(CarryError::GivenUp.into());
                 }
                 let more = set.send_next(is_sealed, &mut |format, items, descriptors| {
                     reach!(IncumbentCarries)?;
                     let count = items.len() as u64;
                     let parcel = Note::Parcel { set: index, format, items };
-                    channel.send(&parcel, descriptors, &shared.cancel)?;
+                    channel.send(&parcel, descriptors, cancel)?;
                     *sent += count;
                     Ok(())
                 })?;
@@ -239,9 +272,30 @@ fn carry(carriage: &Carriage<'_>, channel: &Channel, shared: &Shared) -> Result<
                 }
             }
         }
-        if is_sealed {
-            reach!(IncumbentCarried)?;
-            return channel.send(&Note::End { sent }, &[], &shared.cancel);
+        Ok(())
+    }
+
+    fn finish(&mut self, carriage: &Carriage<'_>, cancel: &Cancel) -> Result<()> {
+        self.send(carriage, true, cancel)?;
+        reach!(IncumbentCarried)?;
+        let sent = std::mem::take(&mut self.sent);
+        self.channel.send(&Note::End { sent }, &[], cancel)
+    }
+}
+
+/// The thread's part: what is parked before the seal.
+fn carry(carriage: &Carriage<'_>, shared: &Shared) -> Result<()> {
+    loop {
+        {
+            let mut place = shared.line();
+            let Some(line) = place.as_mut() else { return Ok(()) };
+            if shared.is_sealed.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            if let Err(error) = line.send(carriage, false, &shared.cancel) {
+                *place = None;
+                return Err(error);
+            }
         }
         // Nothing of the daemon's runs between these looks and the park: what it does on this
         // thread may use up the wake-up that is meant for it.

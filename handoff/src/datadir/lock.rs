@@ -141,33 +141,43 @@ impl DataDirLock {
         Ok(lock)
     }
 
-    /// Takes the lock that the incumbent of `handoff_id` released, or left behind by dying.
+    /// Everything that a successor can do before it may take the lock.
+    pub(crate) fn ahead(data_dir: &Path) -> Result<Self> {
+        // Asked for once, and then known.
+        let _ = (ProcessId::own(), boot_id());
+        Self::open(data_dir)
+    }
+
+    /// Takes the lock that the incumbent of `handoff_id` released, or left behind by dying. For
+    /// how long one that is held is waited for is asked only then.
     pub(crate) fn acquire_as_successor(
-        data_dir: &Path,
+        mut self,
         handoff_id: HandoffId,
-        patience: Duration,
+        patience: impl FnOnce() -> Duration,
     ) -> Result<Self> {
-        let mut lock = Self::open(data_dir)?;
-        let deadline = Instant::now() + patience;
-        // A stray cold start may hold it for as long as it takes to read the record.
-        while let Err(error) = lock.try_flock() {
-            if Instant::now() >= deadline {
-                return Err(error);
+        if self.try_flock().is_err() {
+            let deadline = Instant::now() + patience();
+            // A stray cold start may hold it for as long as it takes to read the record.
+            while let Err(error) = self.try_flock() {
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(Duration::from_millis(1));
         }
-        lock.found = lock.read_record()?;
+        self.found = self.read_record()?;
         reach!(SuccessorLocked)?;
-        let writer_died = lock.found.boot_id != boot_id() || !lock.found.writer.is_alive();
-        match lock.found.succession(handoff_id, writer_died) {
+        let found = &self.found;
+        let writer_died = || found.boot_id != boot_id() || !found.writer.is_alive();
+        match found.succession(handoff_id, writer_died) {
             Succession::Admitted => {}
-            Succession::OfAnother => return Err(lock.held_by(lock.found.writer.pid)),
-            Succession::Stopped => return Err(Error::Stopped(data_dir.to_owned())),
+            Succession::OfAnother => return Err(self.held_by(self.found.writer.pid)),
+            Succession::Stopped => return Err(Error::Stopped(self.data_dir.clone())),
         }
-        lock.is_start = true;
-        lock.take_over(Phase::Opening, Some(handoff_id))?;
+        self.is_start = true;
+        self.take_over(Phase::Opening, Some(handoff_id))?;
         reach!(SuccessorRecordedOpening)?;
-        Ok(lock)
+        Ok(self)
     }
 
     /// Whether this successor found the directory as the incumbent had sealed it for that swap.
@@ -303,12 +313,12 @@ impl DataDirLock {
         Ok(())
     }
 
-    /// Releases the lock, kept for `successor`.
-    pub(crate) fn release_for(&mut self, handoff_id: HandoffId, successor: u32) -> Result<()> {
+    /// Releases the lock, kept for that process.
+    pub(crate) fn release_for(&mut self, handoff_id: HandoffId, reserved: ProcessId) -> Result<()> {
         let sealed = OwnerRecord {
             phase: Phase::Sealed,
             sealed_generation: self.record.generation,
-            reserved: ProcessId::of(successor).unwrap_or_default(),
+            reserved,
             handoff_id: Some(handoff_id),
             ..self.record.clone()
         };

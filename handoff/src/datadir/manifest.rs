@@ -16,6 +16,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FallocateFlags;
+
 use super::record::REMEDY;
 use crate::drainable::{SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
@@ -96,26 +98,9 @@ impl SealManifest {
             .map_err(|why| Error::Damaged { path, why, remedy: REMEDY })
     }
 
-    /// Replaces the manifest of a directory whose lock the caller holds. One of a swap is
-    /// not synced: it is read by a process of the same boot.
+    /// Replaces the manifest of a directory whose lock the caller holds; see [`Draft`].
     pub(crate) fn write(&self, data_dir: &Path) -> Result<()> {
-        let path = data_dir.join(FILE);
-        let beside = data_dir.join(BESIDE);
-        let error = |action, path: &PathBuf| {
-            let path = path.clone();
-            move |source| Error::Path { action, path, source }
-        };
-        let mut file = File::create(&beside).map_err(error("create", &beside))?;
-        file.write_all(self.to_text().as_bytes()).map_err(error("write", &beside))?;
-        if self.boot_id.is_none() {
-            file.sync_all().map_err(error("sync", &beside))?;
-        }
-        fs::rename(&beside, &path).map_err(error("rename to", &path))?;
-        if self.boot_id.is_none() {
-            let directory = File::open(data_dir).and_then(|directory| directory.sync_all());
-            directory.map_err(error("sync", &data_dir.to_owned()))?;
-        }
-        Ok(())
+        Draft::begin(data_dir)?.publish(self)
     }
 
     pub(super) fn is_of_this_boot_or_durable(&self) -> bool {
@@ -190,6 +175,63 @@ fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
     Ok(SealedShard { name, revision, digest })
 }
 
+/// The file of a manifest that is about to be written, beside the one that there is. Dropping it
+/// leaves that one as it was.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: File,
+    beside: PathBuf,
+    data_dir: PathBuf,
+    is_published: bool,
+}
+
+impl Draft {
+    /// Begins one, for a directory whose lock the caller holds.
+    pub(crate) fn begin(data_dir: &Path) -> Result<Self> {
+        let beside = data_dir.join(BESIDE);
+        let file = File::create(&beside).map_err(|source| Error::Path {
+            action: "create",
+            path: beside.clone(),
+            source,
+        })?;
+        // A file system that puts off where the bytes go would see to it in the rename. One that
+        // cannot be asked has time enough.
+        let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, USUAL_LENGTH);
+        Ok(Self { file, beside, data_dir: data_dir.to_owned(), is_published: false })
+    }
+
+    /// Puts the manifest in the place of the old one. One of a swap is not synced: it is read by
+    /// a process of the same boot.
+    pub(crate) fn publish(mut self, manifest: &SealManifest) -> Result<()> {
+        let path = self.data_dir.join(FILE);
+        let error = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Path { action, path, source }
+        };
+        let is_durable = manifest.boot_id.is_none();
+        let text = manifest.to_text();
+        self.file.write_all(text.as_bytes()).map_err(error("write", &self.beside))?;
+        if is_durable {
+            self.file.sync_all().map_err(error("sync", &self.beside))?;
+        }
+        fs::rename(&self.beside, &path).map_err(error("rename to", &path))?;
+        self.is_published = true;
+        if is_durable {
+            let directory = File::open(&self.data_dir).and_then(|directory| directory.sync_all());
+            directory.map_err(error("sync", &self.data_dir))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_published {
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -211,6 +253,7 @@ fn unhex<const N: usize>(text: &str) -> Result<[u8; N], &'static str> {
 
 const FILE: &str = ".handoff.manifest";
 const BESIDE: &str = ".handoff.manifest.new";
+const USUAL_LENGTH: u64 = 16 << 10;
 const HEADER: &str = "handoff-manifest 1";
 
 #[cfg(test)]

@@ -6,5 +6,6 @@ mod record;
 
 pub(crate) use lock::Decision;
 pub use lock::{DataDirLock, Fencing};
+pub(crate) use manifest::Draft;
 pub use manifest::SealManifest;
 pub(crate) use record::{OwnerRecord, Phase, Succession};

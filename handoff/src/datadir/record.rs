@@ -118,8 +118,13 @@ impl OwnerRecord {
     }
 
     /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
-    pub(crate) fn succession(&self, handoff_id: HandoffId, writer_died: bool) -> Succession {
-        if !self.is_kept_for(handoff_id) && !writer_died {
+    /// Whether its writer has died is asked only where the lock was not kept for it.
+    pub(crate) fn succession(
+        &self,
+        handoff_id: HandoffId,
+        writer_died: impl FnOnce() -> bool,
+    ) -> Succession {
+        if !self.is_kept_for(handoff_id) && !writer_died() {
             return Succession::OfAnother;
         }
         let was_released = self.phase == Phase::Released && self.generation != 0;

@@ -6,6 +6,7 @@ mod fleet;
 mod gate;
 mod hooks;
 mod reports;
+mod rolling;
 mod shard;
 
 pub use fingerprint::{Fingerprint, digest_file, digest_reader};
@@ -15,4 +16,5 @@ pub use hooks::Drainable;
 pub use reports::{
     DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, StateSnapshot,
 };
+pub use rolling::{Checkpoint, NoCheckpoint, RollingDigest, digest_file_on_all_cores};
 pub use shard::{Shard, Shards};

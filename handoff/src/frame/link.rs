@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::PollFlags;
@@ -95,9 +94,17 @@ impl Link {
     /// Sends one frame whole. A peer that does not read for the liveness limit loses the
     /// connection.
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
-        let frame = encode(self.outgoing_version(), message)?;
-        tracing::trace!(message = message.name(), "sending");
-        self.send_bytes(&frame, LIVENESS_LIMIT)
+        self.send_all(std::slice::from_ref(message))
+    }
+
+    /// [`send`](Self::send), of several: the peer is woken once.
+    pub(crate) fn send_all(&self, messages: &[Message]) -> Result<()> {
+        let mut frames = Vec::new();
+        for message in messages {
+            frames.extend(encode(self.outgoing_version(), message)?);
+            tracing::trace!(message = message.name(), "sending");
+        }
+        self.send_bytes(&frames, LIVENESS_LIMIT)
     }
 
     /// Sends a heartbeat unless the peer's buffer is full.
@@ -276,12 +283,10 @@ pub(crate) enum Lost {
     Silent,
 }
 
-/// A thread that says "alive" on some links, and reads them while nobody attends to them.
+/// A thread that says "alive" on some links, and reads them while nobody attends to them. It is
+/// told to end when this is dropped, and not waited for: clients may be.
 #[derive(Debug)]
-pub(crate) struct Pulse {
-    waker: Arc<Waker>,
-    thread: Option<JoinHandle<()>>,
-}
+pub(crate) struct Pulse(Arc<Waker>);
 
 impl Pulse {
     /// Beats until it is dropped, or `until`. `on_lost` is called for a link that is lost while
@@ -293,20 +298,16 @@ impl Pulse {
     ) -> Result<Self> {
         let waker = Arc::new(Waker::new()?);
         let stop = Arc::clone(&waker);
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("handoff-pulse".into())
             .spawn(move || beat(&links, until, &stop, &on_lost))?;
-        Ok(Self { waker, thread: Some(thread) })
+        Ok(Self(waker))
     }
 }
 
 impl Drop for Pulse {
     fn drop(&mut self) {
-        self.waker.wake();
-        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
-        if let Some(thread) = self.thread.take().filter(|thread| !own(thread)) {
-            let _ = thread.join();
-        }
+        self.0.wake();
     }
 }
 

@@ -7,6 +7,7 @@
 use super::Input;
 use crate::drainable::{DrainReport, SealReport};
 use crate::frame::{FrameReader, encode};
+use crate::machine::Then;
 use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{HandoffId, Message, PROTO_MAX};
 
@@ -229,7 +230,7 @@ impl Driver {
                 assert_eq!((&self.state, self.swap), (&State::Serving, None));
             }
             Effect::RunLastDrain => self.start(Hook::LastDrain),
-            Effect::InterruptDrain => assert_eq!(self.hook, Some(Hook::Drain)),
+            Effect::InterruptDrain | Effect::SealNext => assert_eq!(self.hook, Some(Hook::Drain)),
             Effect::RunSeal => {
                 assert_eq!(self.done, Some(Done::Drained), "it was not drained");
                 self.start(Hook::Seal);
@@ -307,7 +308,7 @@ impl Driver {
         let is_free = self.lock == Lock::Released;
         let is_right = match &self.state {
             State::Serving => self.is_idle() && self.swap.is_none(),
-            State::Draining(_) => self.is_connected && self.hook == Some(Hook::Drain),
+            State::Draining(..) => self.is_connected && self.hook == Some(Hook::Drain),
             State::Drained(_) => self.is_connected && self.is_idle(),
             State::Sealing(_) => self.is_connected && self.hook == Some(Hook::Seal),
             State::Sealed(_) => self.is_connected && is_free && self.hook.is_none(),
@@ -354,17 +355,21 @@ fn judge(before: &State, event: &Event, after: &State, effects: &[Effect]) {
         State::Stopping => *event == Event::StopRequested,
         State::Closing => *before == State::Stopping,
         State::Stopped => *before == State::Closing,
-        State::Draining(_) => *before == State::Serving && is_told,
+        State::Draining(..) => *before == State::Serving && is_told,
         State::Drained(_) => {
-            matches!((before, event), (State::Draining(_), Event::DrainEnded(Ok(_))))
+            matches!((before, event), (State::Draining(..), Event::DrainEnded(Ok(_))))
         }
-        State::Sealing(_) => matches!(before, State::Drained(_)) && is_told,
+        State::Sealing(_) => match (before, event) {
+            (State::Draining(_, then), Event::DrainEnded(Ok(_))) => *then == Then::Seal,
+            (State::Drained(_), Event::Message(Message::SealRequest { .. })) => true,
+            _ => false,
+        },
         State::Sealed(_) => matches!((before, event), (State::Sealing(_), Event::LockReleased(_))),
-        State::Interrupted(_) => matches!(before, State::Draining(_) | State::Sealing(_)),
+        State::Interrupted(_) => matches!(before, State::Draining(..) | State::Sealing(_)),
         State::Waiting(_) => matches!(before, State::Sealed(_)),
         State::Resuming(_) => matches!(
             before,
-            State::Draining(_)
+            State::Draining(..)
                 | State::Drained(_)
                 | State::Sealing(_)
                 | State::Interrupted(_)
@@ -385,7 +390,7 @@ fn is_due(state: &State, event: &Event) -> bool {
     };
     match event {
         Event::Message(_) => state.admits_messages(),
-        Event::DrainEnded(_) => matches!(state, Draining(_) | Interrupted(_) | Stopping),
+        Event::DrainEnded(_) => matches!(state, Draining(..) | Interrupted(_) | Stopping),
         Event::SealEnded(_) | Event::LockKept(_) => {
             matches!(state, Sealing(_) | Interrupted(_) | Closing)
         }
@@ -395,7 +400,7 @@ fn is_due(state: &State, event: &Event) -> bool {
         // An undo only forgets what it would have said.
         Event::SessionLost | Event::DeadlinePassed => matches!(
             state,
-            Draining(_)
+            Draining(..)
                 | Drained(_)
                 | Sealing(_)
                 | Sealed(_)

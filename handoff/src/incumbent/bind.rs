@@ -9,6 +9,7 @@ use crate::carry::Rest;
 use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
+use crate::frame::Pulse;
 use crate::incumbent::serve;
 use crate::successor::Listeners;
 use crate::sys::poll::Waker;
@@ -49,6 +50,8 @@ pub struct Incumbent {
     pub(super) is_committed: bool,
     /// Of what that process carried.
     pub(super) rest: Option<Rest>,
+    /// Of the swap that is over: it is ended once clients are served.
+    pub(super) pulse: Option<Pulse>,
 }
 
 impl Incumbent {
@@ -84,7 +87,8 @@ impl Incumbent {
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
         let build_id = lock.build_id().to_vec();
         let (stop, listeners) = (StopHandle::new()?.0, Vec::new());
-        Ok(Self { socket, lock, build_id, stop, listeners, is_committed: false, rest: None })
+        let (is_committed, rest, pulse) = (false, None, None);
+        Ok(Self { socket, lock, build_id, stop, listeners, is_committed, rest, pulse })
     }
 
     /// The commit point: the owner record names this process. Then it takes the control
@@ -118,6 +122,11 @@ impl Incumbent {
 
     pub(crate) fn with_rest(mut self, rest: Option<Rest>) -> Self {
         self.rest = rest;
+        self
+    }
+
+    pub(crate) fn with_pulse(mut self, pulse: Option<Pulse>) -> Self {
+        self.pulse = pulse;
         self
     }
 

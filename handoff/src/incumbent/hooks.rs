@@ -1,5 +1,6 @@
 //! A daemon's hooks: on a thread of their own, and behind the fence.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,10 +29,19 @@ pub(super) enum Outcome {
     Late(Vec<String>),
     /// While it drains, from another thread: not the end of a job.
     Open(Result<Open>),
-    Drained(Result<DrainReport>),
+    Drained(Result<DrainReport>, Next),
     Progress(SealProgress),
     Sealed(Result<(SealReport, Vec<SealedShard>)>),
     Resumed(Result<()>),
+}
+
+/// What the thread does behind a drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It waits for its next job.
+    Waits,
+    /// It seals, as it was told ahead: [`Outcome::Sealed`] comes without a job.
+    Seals,
 }
 
 /// The hooks of one swap. Their thread ends with it.
@@ -41,6 +51,7 @@ pub(super) struct Hooks {
     outcomes: Receiver<Outcome>,
     results: Sender<Outcome>,
     wake: Arc<Stop>,
+    seals_next: Arc<AtomicBool>,
 }
 
 impl Hooks {
@@ -52,7 +63,14 @@ impl Hooks {
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
-        let hooks = Self { jobs, outcomes, results: results.clone(), wake: Arc::clone(&wake) };
+        let seals_next = Arc::new(AtomicBool::new(false));
+        let hooks = Self {
+            jobs,
+            outcomes,
+            results: results.clone(),
+            wake: Arc::clone(&wake),
+            seals_next: Arc::clone(&seals_next),
+        };
         std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
             let tell = |outcome| {
                 let is_heard = results.send(outcome).is_ok();
@@ -67,8 +85,15 @@ impl Hooks {
                 tell: &tell,
             };
             for job in queue {
-                let outcome = work.perform(job);
-                if !tell(outcome) {
+                let mut outcome = work.perform(job);
+                let seals = match &mut outcome {
+                    Outcome::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
+                        *next = Next::Seals;
+                        true
+                    }
+                    _ => false,
+                };
+                if !tell(outcome) || seals && !tell(work.perform(Job::Seal)) {
                     return;
                 }
             }
@@ -79,6 +104,11 @@ impl Hooks {
     pub(super) fn run(&self, job: Job) {
         // The thread ends only after this sender is gone.
         let _ = self.jobs.send(job);
+    }
+
+    /// Whether the seal follows a drain that has not ended yet, without a job.
+    pub(super) fn seal_next(&self, seals: bool) {
+        self.seals_next.store(seals, Ordering::Release);
     }
 
     /// Begins to look at what a drain waits for; what is seen is an outcome too.
@@ -124,16 +154,22 @@ struct Work<'a, D> {
 impl<D: Drainable> Work<'_, D> {
     fn perform(&mut self, job: Job) -> Outcome {
         match job {
-            Job::Drain(deadline) => Outcome::Drained(fenced("drain", || self.drain(deadline))),
-            Job::LastDrain(deadline) => Outcome::Drained(fenced("drain", || {
-                self.is_last = true;
-                let carriage = self.drainable.carriage();
-                carriage.stop();
-                let report = fenced("drain", || self.drainable.drain(deadline));
-                carriage.wait_parked(deadline);
-                carriage.part();
-                report
-            })),
+            Job::Drain(deadline) => {
+                let drained = fenced("drain", || self.drain(deadline));
+                Outcome::Drained(drained, Next::Waits)
+            }
+            Job::LastDrain(deadline) => Outcome::Drained(
+                fenced("drain", || {
+                    self.is_last = true;
+                    let carriage = self.drainable.carriage();
+                    carriage.stop();
+                    let report = fenced("drain", || self.drainable.drain(deadline));
+                    carriage.wait_parked(deadline);
+                    carriage.part();
+                    report
+                }),
+                Next::Waits,
+            ),
             Job::Seal => Outcome::Sealed(fenced("seal", || self.seal())),
             Job::Resume => Outcome::Resumed(self.resume()),
         }
@@ -186,17 +222,14 @@ impl<D: Drainable> Work<'_, D> {
         // Something may have been added by a hook.
         self.check_asked_for()?;
         if let Some(carrier) = self.carrying.carrier.take() {
-            carrier.finish()?;
+            carrier.finish(&self.drainable.carriage())?;
         }
         Ok((report, shards))
     }
 
     /// Why it has ended, if it has: it goes on until everything is sealed.
     fn check_carrier(&mut self) -> Result<()> {
-        match self.carrying.carrier.take_if(|carrier| carrier.has_ended()) {
-            Some(failed) => failed.finish(),
-            None => Ok(()),
-        }
+        Carrier::failure(&mut self.carrying.carrier)
     }
 
     fn check_asked_for(&self) -> Result<()> {

@@ -32,7 +32,8 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed, rest } = incumbent;
+    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed, rest, pulse } =
+        incumbent;
     let capabilities = capabilities_of(&*drainable, is_committed)?;
     lock.keep();
     if !is_committed {
@@ -41,6 +42,7 @@ pub(super) fn run<D: Drainable + 'static>(
     }
     admit(&*drainable, is_committed)?;
     release(&*drainable, is_committed, rest)?;
+    drop(pulse);
     if is_committed {
         pass!(SuccessorServes);
     }
@@ -60,6 +62,7 @@ pub(super) fn run<D: Drainable + 'static>(
         opened: 0,
         holder: None,
         asked: Vec::new(),
+        gathered: None,
         accept_again: None,
         publish_again: Some(Instant::now()),
         refusals: Quota::new(MOST_REFUSALS, Instant::now()),
@@ -114,13 +117,14 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
         let carries = !carriage.is_empty();
         Ok(if carries { Capabilities::CARRIES } else { Capabilities::default() })
     });
-    match capabilities {
+    let capabilities = match capabilities {
         Err(error) if is_committed => {
             tracing::error!(%error, "nothing will be carried from here");
-            Ok(Capabilities::default())
+            Capabilities::default()
         }
-        capabilities => capabilities,
-    }
+        capabilities => capabilities?,
+    };
+    Ok(capabilities.and(Capabilities::SEALS_NEXT))
 }
 
 /// What arrived may be used, once it can no longer be taken back.
@@ -168,6 +172,8 @@ pub(super) struct Server<D> {
     pub(super) holder: Option<Key>,
     /// Successors that have asked for what is carried, until a swap begins.
     pub(super) asked: Vec<Asked>,
+    /// What the holder is to be told, while more of it may come.
+    pub(super) gathered: Option<Vec<Message>>,
     pub(super) accept_again: Option<Instant>,
     pub(super) publish_again: Option<Instant>,
     /// Of peers, in the log.
@@ -398,15 +404,8 @@ impl<D: Drainable + 'static> Server<D> {
     fn perform(&mut self, effect: Effect, from: Option<Key>) {
         match effect {
             Effect::Send(message) => {
-                let Some(key) = from.or(self.holder) else { return };
-                let Some(session) = self.sessions.get_mut(&key) else { return };
-                if let Err(error) = session.send(&message) {
-                    self.lose(key, &error);
-                }
-                match message {
-                    Message::Drained { .. } => pass!(IncumbentSaidDrained),
-                    Message::SealComplete { .. } => pass!(IncumbentSaidSealed),
-                    _ => {}
+                if let Some(key) = from.or(self.holder) {
+                    self.say(key, message);
                 }
             }
             Effect::Close(fault) => self.close(from, fault),
@@ -421,6 +420,7 @@ impl<D: Drainable + 'static> Server<D> {
             }
             Effect::RunLastDrain => self.begin_last_drain(),
             Effect::InterruptDrain => {
+                self.do_not_seal_next();
                 let interrupted = fenced("interrupt", || {
                     self.drainable.carriage().interrupt();
                     self.drainable.interrupt();
@@ -430,7 +430,8 @@ impl<D: Drainable + 'static> Server<D> {
                     tracing::error!(%error, "the drain runs to its end");
                 }
             }
-            Effect::RunSeal => self.run(Job::Seal),
+            Effect::SealNext => self.seal_next(),
+            Effect::RunSeal => self.run_seal(),
             Effect::RunResume => self.run(Job::Resume),
             Effect::ReleaseLock(report) => self.release_lock(report),
             Effect::ReleaseForGood(report) => self.release_for_good(&report),
@@ -452,6 +453,28 @@ impl<D: Drainable + 'static> Server<D> {
                 let error = self.hook_error.take();
                 let error = error.unwrap_or_else(|| std::io::Error::other(words).into());
                 self.ended.get_or_insert(Err(error));
+            }
+        }
+    }
+
+    /// Sends it, or has it sent along with what else is to be said.
+    pub(super) fn say(&mut self, key: Key, message: Message) {
+        match &mut self.gathered {
+            Some(gathered) if self.holder == Some(key) => gathered.push(message),
+            _ => self.say_all(key, &[message]),
+        }
+    }
+
+    pub(super) fn say_all(&mut self, key: Key, messages: &[Message]) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if let Err(error) = session.send_all(messages) {
+            self.lose(key, &error);
+        }
+        for message in messages {
+            match message {
+                Message::Drained { .. } => pass!(IncumbentSaidDrained),
+                Message::SealComplete { .. } => pass!(IncumbentSaidSealed),
+                _ => {}
             }
         }
     }

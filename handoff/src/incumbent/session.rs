@@ -177,16 +177,28 @@ impl Session {
     ///
     /// The session is over: the peer is gone, or has not read for too long.
     pub(super) fn send(&mut self, message: &Message) -> Result<()> {
-        self.send_with(message, None)
+        self.send_all(std::slice::from_ref(message))
+    }
+
+    /// [`send`](Self::send), of several: the supervisor is woken once.
+    pub(super) fn send_all(&mut self, messages: &[Message]) -> Result<()> {
+        let mut bytes = Vec::new();
+        for message in messages {
+            bytes.extend(encode(self.version.unwrap_or(PROTO_MIN), message)?);
+        }
+        self.send_bytes(bytes, None)
     }
 
     /// [`send`](Self::send), with descriptors.
     pub(super) fn send_with(&mut self, message: &Message, listeners: Option<Passed>) -> Result<()> {
+        self.send_bytes(encode(self.version.unwrap_or(PROTO_MIN), message)?, listeners)
+    }
+
+    fn send_bytes(&mut self, bytes: Vec<u8>, listeners: Option<Passed>) -> Result<()> {
         let kept = |out: &Outgoing| out.bytes.len() - out.sent + OUT_OVERHEAD;
         if self.out.iter().map(kept).sum::<usize>() > OUT_LIMIT {
             return Err(PeerMisbehaved::DoesNotRead.into());
         }
-        let bytes = encode(self.version.unwrap_or(PROTO_MIN), message)?;
         self.out.push_back(Outgoing { bytes, sent: 0, listeners });
         self.flush()
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::carry::{Carrier, StopCarrier};
-use crate::datadir::{Decision, SealManifest};
+use crate::datadir::{Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::frame::HEARTBEAT_INTERVAL;
-use crate::incumbent::hooks::{Carrying, Hooks, Job, Outcome};
+use crate::incumbent::hooks::{Carrying, Hooks, Job, Next, Outcome};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::serve::{Asked, Server};
 use crate::incumbent::standing::Standing;
@@ -21,9 +21,14 @@ use crate::sys::process::ProcessId;
 pub(super) struct Swap {
     hooks: Hooks,
     hook_runs: bool,
+    next: Next,
     /// Of what is carried; none where the successor did not ask for it.
     carrier: Option<StopCarrier>,
     successor_pid: u32,
+    /// For whom the lock is released; nobody where it is gone already.
+    reserved: ProcessId,
+    /// None for a last drain, where nobody waits for it, and where it could not be begun.
+    draft: Option<Draft>,
     lease: Instant,
     lease_ended: bool,
     next_beat: Instant,
@@ -56,16 +61,23 @@ impl<D: Drainable + 'static> Server<D> {
                 return;
             }
         };
+        // Asked for while everybody is served still.
+        let reserved = ProcessId::of(successor_pid).unwrap_or_default();
+        let is_swap = matches!(first, Job::Drain(_));
+        let draft = is_swap.then(|| Draft::begin(self.lock.data_dir()));
         let now = Instant::now();
         self.swap = Some(Swap {
             hooks,
             hook_runs: false,
+            next: Next::Waits,
             carrier,
             successor_pid,
+            reserved,
+            draft: draft.and_then(Result::ok),
             lease,
             lease_ended: false,
             next_beat: now + HEARTBEAT_INTERVAL,
-            next_look: matches!(first, Job::Drain(_)).then(|| now + LOOK_INTERVAL),
+            next_look: is_swap.then(|| now + LOOK_INTERVAL),
             next_try: None,
             retry: None,
             retry_pause: RETRY_PAUSE,
@@ -108,15 +120,42 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
+    /// The seal was asked for ahead.
+    pub(super) fn seal_next(&self) {
+        if let Some(swap) = &self.swap {
+            swap.hooks.seal_next(true);
+        }
+    }
+
+    pub(super) fn do_not_seal_next(&self) {
+        if let Some(swap) = &self.swap {
+            swap.hooks.seal_next(false);
+        }
+    }
+
+    pub(super) fn run_seal(&mut self) {
+        match &mut self.swap {
+            Some(swap) if swap.next == Next::Seals => swap.hook_runs = true,
+            _ => self.run(Job::Seal),
+        }
+    }
+
     pub(super) fn hear_hooks(&mut self) {
+        let holder = self.holder;
+        self.gathered = holder.map(|_| Vec::new());
+        self.hear_outcomes();
+        if let (Some(key), Some(gathered)) = (holder, self.gathered.take())
+            && !gathered.is_empty()
+        {
+            self.say_all(key, &gathered);
+        }
+    }
+
+    fn hear_outcomes(&mut self) {
         while let Some(outcome) = self.swap.as_ref().and_then(|swap| swap.hooks.next()) {
             let event = match outcome {
                 Outcome::Progress(SealProgress { shards_sealed, shards_total, last_revision }) => {
-                    self.tell(&Message::SealProgress {
-                        shards_sealed,
-                        shards_total,
-                        last_revision,
-                    });
+                    self.tell(Message::SealProgress { shards_sealed, shards_total, last_revision });
                     continue;
                 }
                 Outcome::Late(names) => {
@@ -127,7 +166,14 @@ impl<D: Drainable + 'static> Server<D> {
                     self.tell_of_open(open);
                     continue;
                 }
-                Outcome::Drained(result) => Event::DrainEnded(self.in_words("drain", result)),
+                Outcome::Drained(result, next) => {
+                    if let Some(swap) = &mut self.swap {
+                        swap.next = next;
+                    }
+                    Event::DrainEnded(self.in_words("drain", result))
+                }
+                // It was under way already when the swap was given up: to be undone, no more.
+                Outcome::Sealed(_) if matches!(self.state, State::Resuming(_)) => continue,
                 Outcome::Sealed(result) => {
                     let result = self.in_words("seal", result);
                     Event::SealEnded(result.map(|(report, shards)| {
@@ -165,12 +211,12 @@ impl<D: Drainable + 'static> Server<D> {
         let Some(handoff_id) = self.state.handoff_id() else { return };
         let unnamed = u32::try_from(names.len().saturating_sub(MOST_NAMED)).unwrap_or(u32::MAX);
         names.truncate(MOST_NAMED);
-        self.tell(&Message::Late { handoff_id, connections: names, unnamed });
+        self.tell(Message::Late { handoff_id, connections: names, unnamed });
     }
 
     /// While a drain is waited for, and its supervisor listens.
     fn looks(&self) -> bool {
-        matches!(self.state, State::Draining(_)) && self.holder.is_some()
+        matches!(self.state, State::Draining(..)) && self.holder.is_some()
     }
 
     fn look(&mut self) {
@@ -197,15 +243,13 @@ impl<D: Drainable + 'static> Server<D> {
         // One that reads late is told less, and is not lost for it.
         let session = self.holder.and_then(|key| self.sessions.get(&key));
         if session.is_some_and(|session| !session.has_unsent()) {
-            self.tell(&Message::Draining { handoff_id, open_conns, connections, unnamed });
+            self.tell(Message::Draining { handoff_id, open_conns, connections, unnamed });
         }
     }
 
-    fn tell(&mut self, message: &Message) {
-        let Some(key) = self.holder else { return };
-        let sent = self.sessions.get_mut(&key).map(|session| session.send(message));
-        if let Some(Err(error)) = sent {
-            self.lose(key, &error);
+    fn tell(&mut self, message: Message) {
+        if let Some(key) = self.holder {
+            self.say(key, message);
         }
     }
 
@@ -213,13 +257,15 @@ impl<D: Drainable + 'static> Server<D> {
         let (Some(swap), Some(handoff_id)) = (&mut self.swap, self.state.handoff_id()) else {
             return;
         };
-        let (shards, successor) = (std::mem::take(&mut swap.shards), swap.successor_pid);
+        let (shards, reserved) = (std::mem::take(&mut swap.shards), swap.reserved);
+        let draft = swap.draft.take();
         let lock = &mut self.lock;
         let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
-        let mut release = || {
+        let release = || {
             reach!(IncumbentWritesManifest)?;
-            manifest.write(lock.data_dir())?;
-            lock.release_for(handoff_id, successor)
+            // What kept it from being begun is found here.
+            draft.map_or_else(|| Draft::begin(lock.data_dir()), Ok)?.publish(&manifest)?;
+            lock.release_for(handoff_id, reserved)
         };
         let released = release();
         let event = match self.in_words("seal", released) {
@@ -357,7 +403,7 @@ impl<D: Drainable + 'static> Server<D> {
         if swap.next_beat <= now {
             swap.next_beat = now + HEARTBEAT_INTERVAL;
             if self.swap.as_ref().is_some_and(|swap| self.beats(swap)) {
-                self.tell(&Message::Heartbeat { ts_ms: 0 });
+                self.tell(Message::Heartbeat { ts_ms: 0 });
             }
         }
         let look = self.swap.as_ref().and_then(|swap| swap.next_look);

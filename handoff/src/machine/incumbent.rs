@@ -14,13 +14,15 @@
 //!  Serving --(stop)--> Stopping --(drained)--> Closing --(sealed)--> Stopped   serves)
 //! ```
 //!
+//! A `SealRequest` that comes while it drains is kept: then the seal follows at once.
+//!
 //! Every undo is one of: an abort, a lost session, a deadline, a failed hook, a message that
 //! the state does not admit. They all go the same way, and differ in what is said at its end.
 
 use crate::drainable::{DrainReport, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
-use crate::machine::misbehaviour;
+use crate::machine::{Then, misbehaviour};
 use crate::protocol::{HandoffId, Message};
 
 /// Where the incumbent stands.
@@ -29,7 +31,7 @@ pub(crate) enum State {
     /// It is the writer and admits work.
     Serving,
     /// The drain hook runs.
-    Draining(HandoffId),
+    Draining(HandoffId, Then),
     /// Nothing is admitted.
     Drained(HandoffId),
     /// The seal hook runs.
@@ -117,6 +119,8 @@ pub(crate) enum Effect {
     },
     RunLastDrain,
     InterruptDrain,
+    /// `RunSeal` follows where the drain ends well: whoever runs it need not wait for the word.
+    SealNext,
     RunSeal,
     ReleaseLock(SealReport),
     /// Report `LockRetaken` or `Superseded`, whichever comes true.
@@ -136,7 +140,7 @@ impl State {
     pub(crate) fn admits_messages(&self) -> bool {
         match self {
             Self::Serving
-            | Self::Draining(_)
+            | Self::Draining(..)
             | Self::Drained(_)
             | Self::Sealing(_)
             | Self::Sealed(_) => true,
@@ -150,7 +154,7 @@ impl State {
     /// The swap in flight.
     pub(crate) const fn handoff_id(&self) -> Option<HandoffId> {
         match self {
-            Self::Draining(id) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id) => {
+            Self::Draining(id, _) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id) => {
                 Some(*id)
             }
             Self::Interrupted(undo) | Self::Waiting(undo) | Self::Resuming(undo) => {
@@ -168,7 +172,7 @@ impl State {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Serving => "serving",
-            Self::Draining(_) => "draining",
+            Self::Draining(..) => "draining",
             Self::Drained(_) => "drained",
             Self::Sealing(_) => "sealing",
             Self::Sealed(_) => "sealed",
@@ -234,7 +238,12 @@ impl State {
             ) => {
                 let drain =
                     Effect::RunDrain { handoff_id, successor_pid, deadline_ms, drain_grace_ms };
-                (Self::Draining(handoff_id), vec![drain])
+                (Self::Draining(handoff_id, Then::Wait), vec![drain])
+            }
+            (Self::Draining(id, Then::Wait), Message::SealRequest { handoff_id })
+                if id == handoff_id =>
+            {
+                (Self::Draining(*id, Then::Seal), vec![Effect::SealNext])
             }
             (Self::Drained(id), Message::SealRequest { handoff_id }) if id == handoff_id => {
                 (Self::Sealing(*id), vec![Effect::RunSeal])
@@ -243,7 +252,7 @@ impl State {
                 (Self::Replaced, vec![Effect::Leave(Ok(()))])
             }
             (
-                Self::Draining(id) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id),
+                Self::Draining(id, _) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id),
                 Message::Abort { handoff_id, .. } | Message::ResumeAfterAbort { handoff_id },
             ) if id == handoff_id => self.undo(None, Vec::new()),
             _ => {
@@ -258,7 +267,7 @@ impl State {
     fn undo(self, reply: Option<Reply>, mut effects: Vec<Effect>) -> (Self, Vec<Effect>) {
         let undo = |handoff_id| Undo { handoff_id, reply: reply.clone() };
         let state = match self {
-            Self::Draining(id) => {
+            Self::Draining(id, _) => {
                 effects.push(Effect::InterruptDrain);
                 Self::Interrupted(undo(id))
             }
@@ -281,11 +290,16 @@ impl State {
 
     fn on_drain_ended(self, result: Result<DrainReport, String>) -> (Self, Vec<Effect>) {
         match (self, result) {
-            (Self::Draining(id), Ok(DrainReport { open_conns_remaining, accept_closed })) => {
-                let drained = Message::Drained { open_conns_remaining, accept_closed };
-                (Self::Drained(id), vec![Effect::Send(drained)])
+            (Self::Draining(id, then), Ok(report)) => {
+                let DrainReport { open_conns_remaining, accept_closed } = report;
+                let drained =
+                    Effect::Send(Message::Drained { open_conns_remaining, accept_closed });
+                match then {
+                    Then::Wait => (Self::Drained(id), vec![drained]),
+                    Then::Seal => (Self::Sealing(id), vec![drained, Effect::RunSeal]),
+                }
             }
-            (Self::Draining(id), Err(error)) => resume(id, Some(Reply::DrainFailed(error))),
+            (Self::Draining(id, _), Err(error)) => resume(id, Some(Reply::DrainFailed(error))),
             (Self::Interrupted(undo), _) => resume(undo.handoff_id, undo.reply),
             // Work that did not end in time does not keep a daemon from stopping.
             (Self::Stopping, _) => (Self::Closing, vec![Effect::RunSeal]),

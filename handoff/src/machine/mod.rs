@@ -15,6 +15,15 @@ use crate::protocol::{
     Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, ProtoVersion, Side, negotiate_version,
 };
 
+/// What follows a drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Then {
+    /// Whatever the supervisor asks for next.
+    Wait,
+    /// The seal: it was asked for ahead, so that no word has to come and go while clients wait.
+    Seal,
+}
+
 /// What a hello tells, once it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Greeting {

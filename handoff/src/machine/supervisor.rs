@@ -21,7 +21,7 @@
 
 use crate::guard::{Guard, stands};
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
-use crate::machine::misbehaviour;
+use crate::machine::{Then, misbehaviour};
 use crate::protocol::{HandoffId, Message};
 
 /// Where the swap stands.
@@ -30,7 +30,7 @@ pub(crate) enum State {
     Paired,
     Warming,
     Warmed,
-    Draining,
+    Draining(Then),
     Prepared,
     Sealing,
     Sealed,
@@ -92,7 +92,13 @@ pub(crate) enum Successor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Warm,
-    Prepare { successor_pid: u32, deadline_ms: u64, drain_grace_ms: u64 },
+    /// With [`Then::Seal`] also what [`Seal`](Self::Seal) asks for.
+    Prepare {
+        successor_pid: u32,
+        deadline_ms: u64,
+        drain_grace_ms: u64,
+        then: Then,
+    },
     Seal,
     Begin,
     Commit,
@@ -146,7 +152,7 @@ impl State {
             Self::Paired => "paired",
             Self::Warming => "warming",
             Self::Warmed => "warmed",
-            Self::Draining => "draining",
+            Self::Draining(_) => "draining",
             Self::Prepared => "prepared",
             Self::Sealing => "sealing",
             Self::Sealed => "sealed",
@@ -218,7 +224,7 @@ impl Machine {
             Event::Judged(verdict) => self.on_judged(state, verdict),
             Event::IncumbentDied => self.on_incumbent_died(state),
             Event::IncumbentDisconnected => self.on_incumbent_disconnected(state),
-            Event::IncumbentSilent if matches!(state, State::Draining | State::Sealing) => {
+            Event::IncumbentSilent if matches!(state, State::Draining(_) | State::Sealing) => {
                 let cause = Cause::IncumbentSilent(state.name());
                 self.roll_back(state, cause)
             }
@@ -281,14 +287,20 @@ impl Machine {
                 (State::Warmed, Vec::new())
             }
             (State::Paired, Command::Warm) => (State::Warming, Vec::new()),
-            (State::Warmed, Command::Prepare { successor_pid, deadline_ms, drain_grace_ms }) => {
+            (
+                State::Warmed,
+                Command::Prepare { successor_pid, deadline_ms, drain_grace_ms, then },
+            ) => {
                 let prepare = Message::PrepareHandoff {
                     handoff_id,
                     successor_pid,
                     deadline_ms,
                     drain_grace_ms,
                 };
-                (State::Draining, vec![Effect::ToIncumbent(prepare)])
+                let seal = (then == Then::Seal)
+                    .then_some(Effect::ToIncumbent(Message::SealRequest { handoff_id }));
+                let effects = [Effect::ToIncumbent(prepare)].into_iter().chain(seal).collect();
+                (State::Draining(then), effects)
             }
             (State::Prepared, Command::Seal) => {
                 (State::Sealing, vec![Effect::ToIncumbent(Message::SealRequest { handoff_id })])
@@ -316,16 +328,19 @@ impl Machine {
                 (state, Vec::new())
             }
             (state, Message::Heartbeat { .. }) => (state, Vec::new()),
-            (State::Draining, Message::Late { .. } | Message::Draining { .. }) if is_ours => {
-                (State::Draining, Vec::new())
+            (state @ State::Draining(_), Message::Late { .. } | Message::Draining { .. })
+                if is_ours =>
+            {
+                (state, Vec::new())
             }
-            (State::Draining, Message::Drained { .. }) => (State::Prepared, Vec::new()),
+            (State::Draining(Then::Wait), Message::Drained { .. }) => (State::Prepared, Vec::new()),
+            (State::Draining(Then::Seal), Message::Drained { .. }) => (State::Sealing, Vec::new()),
             (State::Sealing, Message::SealProgress { .. }) => (State::Sealing, Vec::new()),
             (State::Sealing, Message::SealComplete { .. }) if is_ours => {
                 (State::Sealed, Vec::new())
             }
             (
-                state @ (State::Draining | State::Prepared | State::Sealing),
+                state @ (State::Draining(_) | State::Prepared | State::Sealing),
                 Message::SealFailed { error, partial_state, .. },
             ) if is_ours => self.roll_back(state, Cause::SealFailed { error, partial_state }),
             // Nothing was asked of it yet, so it is not a refusal.
@@ -408,7 +423,7 @@ impl Machine {
             State::Paired
             | State::Warming
             | State::Warmed
-            | State::Draining
+            | State::Draining(_)
             | State::Prepared
             | State::Sealing => self.promote(state, cause),
             // It died before it had undone the swap: the successor is not given up for it.
@@ -425,7 +440,7 @@ impl Machine {
             State::Paired
             | State::Warming
             | State::Warmed
-            | State::Draining
+            | State::Draining(_)
             | State::Prepared
             | State::Sealing
             | State::Sealed => {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::frame::{LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 use crate::incumbent::{Incumbent, bind_hidden};
 use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::machine::{hello, judge_hello_ack};
-use crate::protocol::{Capabilities, HandoffId, Side, in_words};
+use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
 use crate::successor::Listeners;
 use crate::sys::process::ProcessId;
 use crate::sys::socket::ControlSocket;
@@ -31,7 +31,29 @@ pub struct Successor<P: Phase> {
     inherited: Listeners,
     /// What the incumbent carries; none where it was not asked, or carries nothing.
     receiver: Option<Receiver>,
+    ahead: Option<Ahead>,
     phase: P,
+}
+
+/// What is made ready before it is needed.
+#[derive(Debug)]
+struct Ahead {
+    control_socket: PathBuf,
+    socket: ControlSocket,
+    lock: DataDirLock,
+}
+
+impl Ahead {
+    fn make(control_socket: &Path, data_dir: &Path) -> Result<Self> {
+        let socket = bind_hidden(control_socket)?;
+        reach!(SuccessorBound)?;
+        let lock = DataDirLock::ahead(data_dir)?;
+        Ok(Self { control_socket: control_socket.to_owned(), socket, lock })
+    }
+
+    fn is_of(&self, control_socket: &Path, data_dir: &Path) -> bool {
+        self.control_socket == control_socket && self.lock.data_dir() == data_dir
+    }
 }
 
 /// A step of a successor's way. Sealed: these are all there are.
@@ -95,7 +117,8 @@ pub enum OnLoss {
 impl Successor<Arrived> {
     pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {
         let conversation = Conversation::new(stream);
-        Self { conversation, inherited: listeners, receiver: None, phase: Arrived(()) }
+        let (inherited, phase) = (listeners, Arrived(()));
+        Self { conversation, inherited, receiver: None, ahead: None, phase }
     }
 
     /// Says hello and learns which swap this is.
@@ -105,12 +128,12 @@ impl Successor<Arrived> {
     /// The supervisor is gone, silent, or speaks no version in common. Nothing was touched;
     /// so for the errors of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
-        let Self { mut conversation, inherited, receiver, .. } = self;
+        let mut greeted = self.into_phase(Greeted(()));
         reach!(SuccessorDetected)?;
-        conversation.greet(build_id)?;
-        conversation.start_pulse(on_loss)?;
+        greeted.conversation.greet(build_id)?;
+        greeted.conversation.start_pulse(on_loss)?;
         reach!(SuccessorGreeted)?;
-        Ok(Successor { conversation, inherited, receiver, phase: Greeted(()) })
+        Ok(greeted)
     }
 }
 
@@ -134,6 +157,19 @@ impl Successor<Greeted> {
         Ok(())
     }
 
+    /// Binds the control socket under a name that nobody knows, and opens the lock file, so that
+    /// [`wait_for_begin`](Successor::wait_for_begin) with the same paths has nothing left to do
+    /// but to take the lock. It does this itself where it was not done: while clients wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ControlSocket`] or [`Error::Path`] when the socket cannot be bound, or the lock
+    /// file not opened.
+    pub fn bind(&mut self, control_socket: &Path, data_dir: &Path) -> Result<()> {
+        self.ahead = Some(Ahead::make(control_socket, data_dir)?);
+        Ok(())
+    }
+
     /// Says that the slow work is done.
     ///
     /// # Errors
@@ -148,8 +184,7 @@ impl Successor<Greeted> {
 }
 
 impl Successor<Warmed> {
-    /// Binds the control socket under a name that nobody knows, waits for `Begin`, and takes
-    /// the lock. `control_socket` and `data_dir` are those of the process that is replaced.
+    /// Waits for `Begin`, and takes the lock. `control_socket` and `data_dir` are those of the process that is replaced.
     ///
     /// # Errors
     ///
@@ -161,13 +196,10 @@ impl Successor<Warmed> {
         control_socket: &Path,
         data_dir: &Path,
     ) -> Result<Successor<Begun>> {
-        let bind = || {
-            let socket = bind_hidden(control_socket)?;
-            reach!(SuccessorBound)?;
-            Ok(socket)
-        };
-        let socket = match bind() {
-            Ok(socket) => socket,
+        let ahead = self.ahead.take().filter(|ahead| ahead.is_of(control_socket, data_dir));
+        let ahead = ahead.map_or_else(|| Ahead::make(control_socket, data_dir), Ok);
+        let Ahead { socket, lock, .. } = match ahead {
+            Ok(ahead) => ahead,
             Err(error) => return Err(self.fail(error)),
         };
         self.conversation.know_incumbent(data_dir);
@@ -179,9 +211,9 @@ impl Successor<Warmed> {
         let acquire = || {
             reach!(SuccessorHeardBegin)?;
             // A process that is ending may have much memory to free before its lock is.
-            let is_alone = is_dead(&self.conversation.incumbent);
-            let patience = if is_alone { END_PATIENCE } else { LOCK_PATIENCE };
-            DataDirLock::acquire_as_successor(data_dir, handoff_id, patience)
+            let is_alone = || is_dead(&self.conversation.incumbent);
+            let patience = || if is_alone() { END_PATIENCE } else { LOCK_PATIENCE };
+            lock.acquire_as_successor(handoff_id, patience)
         };
         match acquire() {
             Ok(mut lock) => {
@@ -331,7 +363,7 @@ impl Successor<Begun> {
         }
         pass!(SuccessorSaidServing);
         tracing::info!(generation, "committed");
-        Ok(incumbent)
+        Ok(incumbent.with_pulse(conversation.pulse.take()))
     }
 }
 
@@ -355,8 +387,8 @@ impl<P: Phase> Successor<P> {
     }
 
     fn into_phase<Q: Phase>(self, phase: Q) -> Successor<Q> {
-        let Self { conversation, inherited, receiver, .. } = self;
-        Successor { conversation, inherited, receiver, phase }
+        let Self { conversation, inherited, receiver, ahead, .. } = self;
+        Successor { conversation, inherited, receiver, ahead, phase }
     }
 }
 
@@ -503,22 +535,39 @@ impl Conversation {
         if before != self.state.name() {
             tracing::info!(from = before, to = self.state.name(), "successor");
         }
+        let mut said = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send(message) => {
-                    if let Err(error) = self.link.send(&message) {
-                        tracing::warn!(%error, message = message.name(), "cannot send");
-                    }
+                Effect::Send(message) => said.push(message),
+                effect => {
+                    self.say(&mut said);
+                    self.perform(&effect)?;
                 }
-                Effect::ShutAndLook => self.take_a_last_look()?,
-                Effect::WriteRecord => {}
-                Effect::GiveUp => self.link.close(),
             }
         }
+        self.say(&mut said);
         match &self.state {
             State::Gone(why) => Err(self.gave_up(why, before)),
             _ => Ok(()),
         }
+    }
+
+    /// In one go, so that the supervisor is woken once.
+    fn say(&self, messages: &mut Vec<Message>) {
+        if let Err(error) = self.link.send_all(messages) {
+            let message = messages.first().map(Message::name);
+            tracing::warn!(%error, message, "cannot send");
+        }
+        messages.clear();
+    }
+
+    fn perform(&mut self, effect: &Effect) -> Result<()> {
+        match effect {
+            Effect::Send(_) | Effect::WriteRecord => {}
+            Effect::ShutAndLook => self.take_a_last_look()?,
+            Effect::GiveUp => self.link.close(),
+        }
+        Ok(())
     }
 
     /// Nothing more is received once the side is shut; a commit that was queued before counts.

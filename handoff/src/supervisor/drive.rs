@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::frame::{LIVENESS_LIMIT, Link, Pulse};
+use crate::machine::Then;
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
 use crate::protocol::{HandoffId, Message, Side};
@@ -80,6 +81,8 @@ pub(super) struct Swap {
     /// The value that the incumbent is to echo once it serves again.
     echo: u64,
     ask_again: Option<Instant>,
+    /// What the incumbent can be asked for along with a drain.
+    then: Then,
     /// Whether the incumbent is asked over a new connection.
     asked_anew: bool,
     pub(super) learnt: Learnt,
@@ -129,6 +132,7 @@ impl Swap {
             entered: Instant::now(),
             echo,
             ask_again: None,
+            then: Then::Wait,
             asked_anew: false,
             learnt: Learnt::default(),
             timings,
@@ -160,12 +164,23 @@ impl Swap {
         self.successor_pid
     }
 
-    pub(super) fn prepare_command(&self) -> Command {
+    /// It says so in its hello: no word has to come and go between its drain and its seal.
+    pub(super) const fn incumbent_seals_next(&mut self) {
+        self.then = Then::Seal;
+    }
+
+    /// What is asked for along with a drain.
+    pub(super) const fn then(&self) -> Then {
+        self.then
+    }
+
+    pub(super) fn prepare_command(&self, then: Then) -> Command {
         let left = self.deadline.saturating_duration_since(Instant::now());
         Command::Prepare {
             successor_pid: self.successor_pid,
             deadline_ms: milliseconds(left),
             drain_grace_ms: milliseconds(self.drain_grace),
+            then,
         }
     }
 
@@ -242,7 +257,7 @@ impl Swap {
         if before != after {
             self.time(before);
             self.entered = Instant::now();
-            self.reach_state();
+            self.reach_state(before);
             if let State::Ending(cause) | State::Confirming(cause) | State::Promoting(_, cause) =
                 &self.machine.state
                 && !self.is_given_up
@@ -293,10 +308,11 @@ impl Swap {
         pass!(SupervisorNotedEnd);
     }
 
-    fn reach_state(&self) {
+    fn reach_state(&self, before: &str) {
         match self.machine.state {
             State::Warmed => pass!(SupervisorWarmed),
             State::Prepared => pass!(SupervisorHeardDrained),
+            State::Sealing if before == "draining" => pass!(SupervisorHeardDrained),
             State::Sealed => pass!(SupervisorHeardSealed),
             State::Ready => pass!(SupervisorHeardReady),
             State::RolledBack(IncumbentFate::Serving, _) => pass!(SupervisorHeardEcho),

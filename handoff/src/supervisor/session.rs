@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
+use crate::machine::Then;
 use crate::machine::supervisor::Command;
 use crate::protocol::HandoffId;
 use crate::supervisor::drive::Swap;
@@ -120,9 +121,31 @@ impl Session<Warmed> {
     /// [`Failed`]. The incumbent held the lock throughout and was told to serve again. If it
     /// died, the successor serves: see [`Failed::promoted`].
     pub fn prepare(mut self) -> Result<Session<Prepared>, Failed> {
-        let command = self.swap.prepare_command();
+        let command = self.swap.prepare_command(Then::Wait);
         self.swap.command(command)?;
         Ok(self.transition(|swap| Prepared { drain: swap.learnt.drain.clone() }))
+    }
+
+    /// [`prepare`](Session::prepare) and [`seal`](Session::seal) in one: the seal is asked for
+    /// along with the drain, so that clients do not wait for words that come and go in between.
+    /// For whoever does not decide by what the drain found. An incumbent of a build that does not
+    /// know of it is asked for one after the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`seal`](Session::seal).
+    pub fn prepare_and_seal(mut self) -> Result<Session<Sealed>, Failed> {
+        match self.swap.then() {
+            Then::Wait => self.prepare()?.seal(),
+            Then::Seal => {
+                let command = self.swap.prepare_command(Then::Seal);
+                self.swap.command(command)?;
+                Ok(self.transition(|swap| {
+                    let (drain, report) = (swap.learnt.drain.clone(), swap.learnt.sealed());
+                    Sealed { drain, report }
+                }))
+            }
+        }
     }
 }
 

@@ -311,6 +311,9 @@ impl Supervisor {
         if incumbent_hello.capabilities.carries() {
             swap.incumbent_carries();
         }
+        if incumbent_hello.capabilities.seals_next() {
+            swap.incumbent_seals_next();
+        }
         swap.heed(spec.abort);
         pass!(SupervisorPaired);
         Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
@@ -325,7 +328,7 @@ impl Supervisor {
         error
     }
 
-    /// A whole swap in one call: pair, warm, prepare, seal, begin, commit.
+    /// A whole swap in one call: pair, warm, prepare and seal, begin, commit.
     ///
     /// # Errors
     ///
@@ -333,7 +336,8 @@ impl Supervisor {
     /// [`HandoffOutcome`].
     pub fn perform_handoff(&self, spec: SpawnSpec) -> Result<HandoffOutcome> {
         let session = self.pair(spec)?;
-        let swap = || -> Result<_, Failed> { session.warm()?.prepare()?.seal()?.begin()?.commit() };
+        let swap =
+            || -> Result<_, Failed> { session.warm()?.prepare_and_seal()?.begin()?.commit() };
         Ok(match swap() {
             Ok(committed) => HandoffOutcome::Committed(committed),
             Err(failed) => HandoffOutcome::Failed(failed),

@@ -22,6 +22,11 @@ impl Tell {
         self.say(&format!("serving {} {}", std::process::id(), now()));
     }
 
+    /// Requests are no longer admitted.
+    pub(crate) fn drained(&self) {
+        self.say(&format!("drained {}", now()));
+    }
+
     /// The data was opened, since then.
     pub(crate) fn opened(&self, start: u64) {
         self.say(&format!("opened {start} {}", now()));
@@ -46,6 +51,7 @@ pub(crate) struct Told(UnixDatagram);
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) pid: u32,
+    pub(crate) drained: u64,
     pub(crate) sealed: Range<u64>,
     pub(crate) opened: Range<u64>,
     pub(crate) serving: u64,
@@ -76,6 +82,7 @@ impl Told {
             let words: Vec<&str> = word.split(' ').collect();
             let number = |place: usize| words.get(place).and_then(|word| word.parse::<u64>().ok());
             match (words[0], number(1), number(2)) {
+                ("drained", Some(at), None) => said.drained = at,
                 ("opened", Some(start), Some(end)) => said.opened = start..end,
                 ("sealed", Some(start), Some(end)) => said.sealed = start..end,
                 ("serving", Some(pid), Some(at)) => {

@@ -29,7 +29,6 @@ fn a_script_reads_json_a_line_each() {
             "warming",
             "warmed",
             "draining",
-            "prepared",
             "sealing",
             "sealed",
             "opening",

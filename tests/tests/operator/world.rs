@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use handoff_tests::fixture::{NAP, struck};
 use handoff_tests::harness::{LIMIT, Terminal, eventually, executable, kill};
@@ -18,6 +19,20 @@ pub(crate) struct World {
     /// Of each build, as in the configuration.
     args: [String; 3],
     supervisor: Option<Terminal>,
+}
+
+/// A port that nobody has, and that the kernel gives to nobody who asks for any: a client that
+/// connects, say, before the daemon binds.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() % 200 * 100;
+    (0..20_000)
+        .map(|_| {
+            let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+            u16::try_from(10_000 + (first + next) % 20_000).expect("it is below 30,000")
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("some port is free")
 }
 
 impl World {
@@ -49,9 +64,7 @@ impl World {
 
     fn of(daemon: &Path, args: [String; 3]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Nobody else of this machine's tests binds that one meanwhile: the kernel goes round.
-        let free = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
-        let port = free.local_addr().expect("it is bound").port();
+        let port = free_port();
         let world = Self { directory, port, args, supervisor: None };
         for build in ["v1", "v2", "broken"] {
             fs::copy(daemon, world.path(build)).expect("it can be written");

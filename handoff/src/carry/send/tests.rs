@@ -230,9 +230,9 @@ fn a_swap_is_given_up_although_nobody_reads_what_is_sent() {
 fn the_last_of_it_is_cut_short_from_another_thread() {
     let unread = Unread::new();
     unread.fill();
-    let Unread { carrier, theirs: _theirs, .. } = unread;
+    let Unread { daemon, carrier, theirs: _theirs, .. } = unread;
     let stopper = carrier.stopper();
-    let sealing = thread::spawn(move || carrier.finish());
+    let sealing = thread::spawn(move || carrier.finish(&daemon.carriage()));
     stopper.stop();
     let error = ended(move || sealing.join().expect("it ends")).expect_err("it was given up");
     assert!(matches!(error, Error::Carry(CarryError::GivenUp)), "{error}");
@@ -243,7 +243,7 @@ fn a_successor_that_is_gone_is_an_error_and_no_loss() {
     let Unread { daemon, carrier, theirs, .. } = Unread::new();
     drop(theirs);
     let parked: Parked = (0..300).map(|n| park(&daemon.clients, Client::new(n, 3))).collect();
-    let error = carrier.finish().expect_err("nobody is there");
+    let error = carrier.finish(&daemon.carriage()).expect_err("nobody is there");
     assert!(matches!(error, Error::Carry(CarryError::Closed)), "{error}");
     daemon.carriage().take_back(true);
     daemon.carriage().release();

@@ -40,17 +40,14 @@ fn a_start_that_fails_does_not_stand_in_a_successor_s_way() {
     assert_eq!(stray.generation(), 2);
     drop(stray);
     let id = HandoffId::new();
-    let successor = DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO);
+    let successor = succeed(directory.path(), id);
     assert_eq!(successor.expect("the last that served is dead").generation(), 3);
     // After a clean stop a start that fails leaves it one.
     let mut lock = DataDirLock::acquire(directory.path()).expect("it was dropped");
     lock.record.writer = dead;
     lock.release_sealed().expect("it can be written");
     drop(DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free"));
-    assert!(matches!(
-        DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO),
-        Err(Error::Stopped(_))
-    ));
+    assert!(matches!(succeed(directory.path(), id), Err(Error::Stopped(_))));
 }
 
 #[test]
@@ -68,7 +65,8 @@ fn a_reserved_directory_is_refused_while_the_successor_lives() {
     let directory = directory();
     let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("it runs");
     let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
-    lock.release_for(HandoffId::new(), child.id()).expect("it is released");
+    let waiting = ProcessId::of(child.id()).expect("it runs");
+    lock.release_for(HandoffId::new(), waiting).expect("it is released");
     match DataDirLock::acquire_or_break_stale(directory.path()) {
         Err(Error::Reserved { successor_pid, .. }) => assert_eq!(successor_pid, child.id()),
         other => panic!("{other:?}"),
@@ -83,13 +81,9 @@ fn the_successor_of_another_handoff_is_refused() {
     let directory = directory();
     let id = HandoffId::new();
     let mut lock = DataDirLock::acquire(directory.path()).expect("it is free");
-    lock.release_for(id, std::process::id()).expect("it is released");
-    assert!(matches!(
-        DataDirLock::acquire_as_successor(directory.path(), HandoffId::new(), Duration::ZERO),
-        Err(Error::LockHeld { .. })
-    ));
-    let successor = DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO)
-        .expect("it is reserved for this one");
+    lock.release_for(id, ProcessId::own()).expect("it is released");
+    assert!(matches!(succeed(directory.path(), HandoffId::new()), Err(Error::LockHeld { .. })));
+    let successor = succeed(directory.path(), id).expect("it is reserved for this one");
     assert_eq!(successor.generation(), 2);
 }
 
@@ -98,9 +92,8 @@ fn the_lock_is_retaken_when_free_and_the_record_decides_when_not() {
     let directory = directory();
     let id = HandoffId::new();
     let mut incumbent = DataDirLock::acquire(directory.path()).expect("it is free");
-    incumbent.release_for(id, std::process::id()).expect("it is released");
-    let mut successor =
-        DataDirLock::acquire_as_successor(directory.path(), id, Duration::ZERO).expect("free");
+    incumbent.release_for(id, ProcessId::own()).expect("it is released");
+    let mut successor = succeed(directory.path(), id).expect("free");
     let undecided = Decision::Undecided { holder: ProcessId::own() };
     assert_eq!(incumbent.retake().expect("it can be read"), undecided);
     successor.record_serving(b"2").expect("it is written");
@@ -154,4 +147,8 @@ fn a_lock_file_that_was_replaced_is_opened_again() {
     fs::remove_file(directory.path().join(LOCK_FILE)).expect("it is there");
     let _other = DataDirLock::acquire(directory.path()).expect("it is free");
     assert!(matches!(stale.try_flock(), Err(Error::LockHeld { .. })));
+}
+
+fn succeed(data_dir: &Path, handoff_id: HandoffId) -> Result<DataDirLock> {
+    DataDirLock::ahead(data_dir)?.acquire_as_successor(handoff_id, || Duration::ZERO)
 }

@@ -71,7 +71,7 @@ impl Incumbent {
 
     /// Whether a request may still be answered: also one that a drain waits for.
     pub(super) fn acknowledges(&self) -> bool {
-        let answers = matches!(self.state, State::Serving | State::Draining(_) | State::Stopping);
+        let answers = matches!(self.state, State::Serving | State::Draining(..) | State::Stopping);
         self.life == Life::Live && answers
     }
 
@@ -97,7 +97,7 @@ impl Incumbent {
 
     fn hook_runs(&self) -> bool {
         match self.state {
-            State::Draining(_)
+            State::Draining(..)
             | State::Sealing(_)
             | State::Interrupted(_)
             | State::Stopping
@@ -174,7 +174,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
 fn hook_ends(world: &mut World, well: bool, witness: &Witness) {
     let failed = String::new();
     let event = match world.incumbent.state {
-        State::Draining(_) | State::Interrupted(_) | State::Stopping => {
+        State::Draining(..) | State::Interrupted(_) | State::Stopping => {
             Event::DrainEnded(well.then(DrainReport::default).ok_or(failed))
         }
         State::Sealing(_) | State::Closing => {
@@ -252,7 +252,10 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
             close(world);
         }
         Effect::RunSeal => world.carry.sealed(),
-        Effect::InterruptDrain | Effect::GiveListeners { .. } | Effect::Offer { .. } => {}
+        Effect::InterruptDrain
+        | Effect::SealNext
+        | Effect::GiveListeners { .. }
+        | Effect::Offer { .. } => {}
     }
 }
 

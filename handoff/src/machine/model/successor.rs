@@ -210,7 +210,7 @@ const fn is_alone(world: &World) -> bool {
 fn lock(world: &mut World, witness: &Witness) {
     let record = world.record.as_owner_record();
     let writer_died = !world.is_alive(world.record.writer);
-    match record.succession(SWAP, writer_died) {
+    match record.succession(SWAP, || writer_died) {
         Succession::Admitted => {
             world.lock = Some(Who::Successor);
             world.successor.opening = Opening::Locked;

@@ -4,6 +4,7 @@
 use super::line::{Heard, Line, SWAP, Word};
 use super::witness::{Sight, Witness};
 use super::world::{ANEW, Life, TO_INCUMBENT, TO_SUCCESSOR, Who, World, Wrong};
+use crate::machine::Then;
 use crate::machine::cause::{Cause, Unfit};
 use crate::machine::supervisor::{self as machine, Command, Effect, Event, Machine, State};
 
@@ -24,6 +25,8 @@ pub(super) struct Supervisor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     GoOn,
+    /// Prepares, and asks for the seal ahead.
+    PrepareToSeal,
     Abort,
     HearSuccessor,
     HearIncumbent,
@@ -72,6 +75,9 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
     if state.is_at_rest() {
         steps.extend([Step::GoOn, Step::Abort]);
     }
+    if *state == State::Warmed {
+        steps.push(Step::PrepareToSeal);
+    }
     let said = |line: usize, closed: bool| match world.lines[line].next_for_supervisor() {
         heard if !closed => heard,
         _ => Heard::Nothing,
@@ -113,18 +119,17 @@ fn time_limits(supervisor: &Supervisor, steps: &mut Vec<Step>) {
     if !state.is_at_rest() {
         steps.push(Step::SuccessorIsSilent);
     }
-    if matches!(state, State::Draining | State::Sealing) {
+    if matches!(state, State::Draining(_) | State::Sealing) {
         steps.push(Step::IncumbentIsSilent);
     }
 }
 
 pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
     let event = match step {
+        Step::PrepareToSeal => Event::Command(prepare(Then::Seal)),
         Step::GoOn => Event::Command(match world.supervisor.machine.state {
             State::Paired => Command::Warm,
-            State::Warmed => {
-                Command::Prepare { successor_pid: 2, deadline_ms: 1, drain_grace_ms: 1 }
-            }
+            State::Warmed => prepare(Then::Wait),
             State::Prepared => Command::Seal,
             State::Sealed => Command::Begin,
             _ => Command::Commit,
@@ -164,6 +169,10 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
     };
     let is_unfit = event == Event::Successor(Word::Ready { is_fit: false }.message());
     feed(world, event, is_unfit, witness);
+}
+
+const fn prepare(then: Then) -> Command {
+    Command::Prepare { successor_pid: 2, deadline_ms: 1, drain_grace_ms: 1, then }
 }
 
 fn hear_incumbent(world: &mut World) -> Event {
@@ -279,6 +288,9 @@ fn witness_step(before: &State, after: &State, witness: &Witness) {
     let gives_up = |state: &State| {
         matches!(state, State::Ending(_) | State::Confirming(_) | State::Promoting(..))
     };
+    if matches!(before, State::Draining(Then::Seal)) && *after == State::Sealing {
+        witness.saw(Sight::SealFollows);
+    }
     if gives_up(after) && !gives_up(before) && !before.is_over() && *before != State::Paired {
         witness.saw(Sight::GivenUp(before.name()));
     }

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) enum Sight {
     /// The supervisor gave the swap up in that phase.
     GivenUp(&'static str),
+    /// A seal that was asked for ahead.
+    SealFollows,
     LastLookFindsCommit,
     LastLookFindsNothing,
     GoesOnAlone,
@@ -34,6 +36,7 @@ impl Sight {
         ];
         let given_up = phases.map(Self::GivenUp).into_iter();
         let others = [
+            Self::SealFollows,
             Self::LastLookFindsCommit,
             Self::LastLookFindsNothing,
             Self::GoesOnAlone,

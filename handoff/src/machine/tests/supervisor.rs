@@ -1,4 +1,5 @@
 use super::{foreign, messages, ours};
+use crate::machine::Then;
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::supervisor::{
     Command, Effect, Event, Incumbent, Machine, Promotion, State, Successor,
@@ -14,7 +15,8 @@ fn states() -> Vec<State> {
         State::Paired,
         State::Warming,
         State::Warmed,
-        State::Draining,
+        State::Draining(Then::Wait),
+        State::Draining(Then::Seal),
         State::Prepared,
         State::Sealing,
         State::Sealed,
@@ -58,7 +60,7 @@ fn step(state: &State, event: Event) -> (Machine, Vec<Effect>) {
     step_with(state, Incumbent::Connected, event)
 }
 
-const FORWARD: usize = 10;
+const FORWARD: usize = 11;
 
 fn is_forward(state: &State) -> bool {
     states()[..FORWARD].contains(state)
@@ -131,10 +133,13 @@ const COMMIT: usize = 10;
 
 #[test]
 fn a_command_moves_the_phase_it_belongs_to() {
-    let prepare = Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4 };
+    let prepare =
+        |then| Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4, then };
+    let both = vec![to_incumbent(2), to_incumbent(SEAL_REQUEST)];
     let table = [
         (State::Paired, Command::Warm, State::Warming, vec![]),
-        (State::Warmed, prepare, State::Draining, vec![to_incumbent(2)]),
+        (State::Warmed, prepare(Then::Wait), State::Draining(Then::Wait), vec![to_incumbent(2)]),
+        (State::Warmed, prepare(Then::Seal), State::Draining(Then::Seal), both),
         (State::Prepared, Command::Seal, State::Sealing, vec![to_incumbent(SEAL_REQUEST)]),
         (State::Sealed, Command::Begin, State::Opening, vec![to_successor(BEGIN)]),
         (State::Ready, Command::Commit, State::Committing, vec![to_successor(COMMIT)]),
@@ -174,10 +179,11 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
                     continue;
                 }
                 (_, "Heartbeat") | (State::Sealing, "SealProgress") => state.clone(),
-                (State::Draining, "Late" | "Draining") if about_ours => State::Draining,
-                (State::Draining, "Drained") => State::Prepared,
+                (State::Draining(_), "Late" | "Draining") if about_ours => state.clone(),
+                (State::Draining(Then::Wait), "Drained") => State::Prepared,
+                (State::Draining(Then::Seal), "Drained") => State::Sealing,
                 (State::Sealing, "SealComplete") if about_ours => State::Sealed,
-                (State::Draining | State::Prepared | State::Sealing, "SealFailed")
+                (State::Draining(_) | State::Prepared | State::Sealing, "SealFailed")
                     if about_ours =>
                 {
                     let expected =
@@ -208,7 +214,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
             legal += 1;
         }
     }
-    assert_eq!((legal, late, back), (14 + 2 + 2 + 3, 12 * 46, 7 * 46 - 21));
+    assert_eq!((legal, late, back), (16 + 2 * (2 + 2) + 3, 12 * 46, 8 * 46 - 27));
 }
 
 #[test]
@@ -278,8 +284,8 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             assert_eq!((stepped.0.state, stepped.1), expected, "{pair}");
         }
     }
-    let heard = 13 * 46;
-    let legally = 13 * 2 + 3 + 4 + 2 + 2;
+    let heard = 14 * 46;
+    let legally = 14 * 2 + 3 + 4 + 2 + 2;
     assert_eq!((legal, late, back), (legally, 6 * 46, heard - legally));
 }
 
@@ -317,7 +323,7 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
                 assert!(matches!(machine.state, State::Promoting(Promotion::Warming, _)));
                 assert_eq!(effects, []);
             }
-            State::Warmed | State::Draining | State::Prepared | State::Sealing => {
+            State::Warmed | State::Draining(_) | State::Prepared | State::Sealing => {
                 let State::Promoting(Promotion::Opening, cause) = machine.state else {
                     panic!("{:?}", machine.state)
                 };
@@ -380,7 +386,7 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
             }
         }
         let silent = step(&state, Event::IncumbentSilent);
-        if matches!(state, State::Draining | State::Sealing) {
+        if matches!(state, State::Draining(_) | State::Sealing) {
             assert_eq!(rolled_back(&state, &silent), Some(Cause::IncumbentSilent(name)));
         } else {
             unchanged(Event::IncumbentSilent);
@@ -434,7 +440,7 @@ fn a_state_at_rest_awaits_nothing() {
         let waits = matches!(
             state,
             State::Warming
-                | State::Draining
+                | State::Draining(_)
                 | State::Sealing
                 | State::Opening
                 | State::Committing
@@ -511,7 +517,7 @@ fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed(
     assert!(matches!(machine.state, State::Promoting(Promotion::Opening, _)));
 
     // One that is at fault is ended at once, and nobody is left when the incumbent dies.
-    let (mut machine, effects) = step(&State::Draining, Event::SuccessorSilent);
+    let (mut machine, effects) = step(&State::Draining(Then::Wait), Event::SuccessorSilent);
     assert_eq!(effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
     assert_eq!(machine.on(Event::IncumbentDied), [Effect::KillSuccessor]);
     assert!(matches!(machine.state, State::RolledBack(IncumbentFate::Lost, _)));

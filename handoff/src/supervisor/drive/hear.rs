@@ -123,7 +123,7 @@ impl Swap {
             state if state.is_at_rest() => None,
             _ if now >= self.deadline && !self.deadline_told => Some(Event::DeadlinePassed),
             _ if silent(&self.successor) => Some(Event::SuccessorSilent),
-            State::Draining | State::Sealing if silent(&self.incumbent) => {
+            State::Draining(_) | State::Sealing if silent(&self.incumbent) => {
                 Some(Event::IncumbentSilent)
             }
             _ => None,
@@ -180,7 +180,8 @@ impl Swap {
                 self.learnt.carried.late = late;
             }
             &Message::Draining { handoff_id, open_conns, ref connections, unnamed }
-                if handoff_id == self.handoff_id() && self.machine.state == State::Draining =>
+                if handoff_id == self.handoff_id()
+                    && matches!(self.machine.state, State::Draining(_)) =>
             {
                 let waiting = LateConnections { connections: connections.clone(), unnamed };
                 self.tell(&Progress::Draining { handoff_id, open_conns, waiting });

@@ -130,7 +130,7 @@ fn swap(
         if dry_run {
             return Ok(Err(warmed.abort("a dry run ends here")));
         }
-        Ok(Ok(warmed.prepare()?.seal()?.begin()?.commit()?))
+        Ok(Ok(warmed.prepare_and_seal()?.begin()?.commit()?))
     })();
     match swapped {
         Ok(Ok(committed)) => Swapped::Committed(Box::new(committed)),

@@ -161,6 +161,8 @@ impl<'a> Story<'a> {
             "warmed" if before == "warming" => vec![said(Successor, true, "Warmed")],
             "draining" => vec![said(Incumbent, false, "PrepareHandoff")],
             "prepared" => vec![said(Incumbent, true, "Drained")],
+            // It was asked for along with the drain.
+            "sealing" if before == "draining" => vec![said(Incumbent, true, "Drained")],
             "sealing" => vec![said(Incumbent, false, "SealRequest")],
             "sealed" => vec![said(Incumbent, true, "SealComplete")],
             "opening" => vec![said(Successor, false, "Begin")],

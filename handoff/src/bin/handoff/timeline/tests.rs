@@ -49,6 +49,14 @@ fn a_swap_rolled_back_from_each_phase() {
 }
 
 #[test]
+fn a_seal_that_was_asked_for_ahead() {
+    let way: Vec<_> = WAY.iter().copied().filter(|(_, phase)| *phase != "prepared").collect();
+    let svg = drawn(&swap(&way, Some(Outcome::Committed)));
+    shows(&svg, &["PrepareHandoff", "Drained", "SealComplete"]);
+    assert!(!svg.contains("SealRequest"), "nothing was said in between");
+}
+
+#[test]
 fn a_promoted_one() {
     let mut way = WAY[..6].to_vec();
     way.extend([(3_005_000, "promoting the successor"), (3_090_030, "promoted")]);

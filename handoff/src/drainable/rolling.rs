@@ -1,0 +1,472 @@
+//! The digest of a file to which is only appended, at the cost of what is appended.
+//!
+//! BLAKE3 is a tree: of whole groups of chunks only the values of their subtrees are kept, at most
+//! one for each bit of their number, as in a binary counter. What is hashed anew is the last group.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use blake3::Hasher;
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
+
+use crate::error::{Error, Result};
+
+/// BLAKE3 of a file to which is only appended, kept while it is written: the same 32 bytes as
+/// [`digest_file`](super::digest_file) and `b3sum` give for the whole file, at the cost of what was
+/// appended.
+///
+/// Whoever writes the file adds what it writes, so that
+/// [`Shard::fingerprint`](crate::Shard::fingerprint) has nothing left to read. Whoever opens it goes
+/// on from a [`Checkpoint`], which the daemon keeps beside the file, and reads what came after it.
+///
+/// ```
+/// use handoff::drainable::{Checkpoint, RollingDigest, digest_file};
+/// # fn main() -> handoff::Result<()> {
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("log");
+/// std::fs::write(&path, "one\ntwo\n")?;
+/// let mut digest = RollingDigest::new();
+/// digest.update(b"one\n");
+/// digest.update(b"two\n");
+/// assert_eq!(digest.digest(), digest_file(&path)?);
+///
+/// // Another process, later: nothing below the checkpoint is read.
+/// let kept: Vec<u8> = digest.checkpoint().to_bytes();
+/// let mut digest = RollingDigest::from(Checkpoint::from_bytes(&kept)?);
+/// digest.catch_up(&std::fs::File::open(&path)?)?;
+/// assert_eq!(digest.digest(), digest_file(&path)?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// What it says of the bytes below a checkpoint is what was written there, and not what a disk has
+/// made of it since: who wants to know that reads the file, with
+/// [`digest_file_on_all_cores`].
+#[derive(Clone)]
+pub struct RollingDigest {
+    whole: Subtrees,
+    /// Of the last group, which is empty only where there is nothing at all.
+    last: Hasher,
+    length: u64,
+}
+
+impl RollingDigest {
+    /// Of nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::from(Checkpoint::default())
+    }
+
+    /// Adds what was appended.
+    pub fn update(&mut self, mut appended: &[u8]) {
+        while !appended.is_empty() {
+            let in_last = self.length - self.whole.length(GROUP);
+            if in_last == GROUP {
+                let whole = std::mem::replace(&mut self.last, hasher_at(self.length));
+                self.whole.push(whole.finalize_non_root());
+                continue;
+            }
+            let room = usize::try_from(GROUP - in_last).unwrap_or(usize::MAX);
+            let (now, later) = appended.split_at(appended.len().min(room));
+            self.last.update(now);
+            self.length += now.len() as u64;
+            appended = later;
+        }
+    }
+
+    /// Reads what the file has beyond what was added, and adds it; how many bytes that were. The
+    /// position of the file is left alone.
+    ///
+    /// # Errors
+    ///
+    /// What reading failed with, and `UnexpectedEof` for a file that is shorter than what was added:
+    /// it is not the same file, or it was cut. What was read before is added.
+    pub fn catch_up(&mut self, file: &File) -> io::Result<u64> {
+        self.catch_up_with(file, |_| ())
+    }
+
+    /// [`catch_up`](Self::catch_up), showing `seen` all that is added, in order: for whoever builds
+    /// an index of the file in the same go.
+    ///
+    /// # Errors
+    ///
+    /// As [`catch_up`](Self::catch_up).
+    pub fn catch_up_with(&mut self, file: &File, mut seen: impl FnMut(&[u8])) -> io::Result<u64> {
+        let before = self.length;
+        if file.metadata()?.len() < before {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the file is shorter than the {before} bytes that were added: it was cut"),
+            ));
+        }
+        let mut buffer = vec![0; READ];
+        loop {
+            match file.read_at(&mut buffer, self.length) {
+                Ok(0) => return Ok(self.length - before),
+                Ok(length) => {
+                    self.update(&buffer[..length]);
+                    seen(&buffer[..length]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many bytes were added.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The digest of all that was added. It takes about a microsecond.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        self.whole.root(&self.last)
+    }
+
+    /// What is to be kept, to go on from later. It stands for at most 64 KiB less than was added.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { whole: self.whole.clone() }
+    }
+}
+
+impl Default for RollingDigest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<Checkpoint> for RollingDigest {
+    fn from(checkpoint: Checkpoint) -> Self {
+        let whole = checkpoint.whole;
+        let length = whole.length(GROUP);
+        Self { last: hasher_at(length), whole, length }
+    }
+}
+
+impl fmt::Debug for RollingDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RollingDigest").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// What a [`RollingDigest`] can go on from: 1.5 KiB at most, for a file of any size.
+///
+/// Keep only one of bytes that are durable, since after a crash of the machine it speaks of bytes
+/// that the file may have lost: take it before a sync, and write it after.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    whole: Subtrees,
+}
+
+impl Checkpoint {
+    /// How many bytes of the file it stands for: these are not read again.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.whole.length(GROUP)
+    }
+
+    /// As bytes that [`from_bytes`](Self::from_bytes) reads: the number of groups of 64 KiB, the
+    /// values of their subtrees, and BLAKE3 of these.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(8 + 32 * (self.whole.values.len() + 1));
+        bytes.extend(self.whole.count.to_le_bytes());
+        bytes.extend(self.whole.values.iter().flatten());
+        bytes.extend(checksum(&bytes));
+        bytes
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) made.
+    ///
+    /// # Errors
+    ///
+    /// [`NoCheckpoint`] for bytes that are cut, changed, or of something else. The remedy is to add
+    /// the whole file anew.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NoCheckpoint> {
+        let (bytes, sum) = bytes.split_last_chunk::<32>().ok_or(NoCheckpoint)?;
+        let (count, values) = bytes.split_first_chunk::<8>().ok_or(NoCheckpoint)?;
+        let (count, values) = (u64::from_le_bytes(*count), values.as_chunks::<32>());
+        let is_whole = values.1.is_empty() && values.0.len() == count.count_ones() as usize;
+        // No file is longer than the kernel can count.
+        let is_possible = count <= (i64::MAX as u64) / GROUP;
+        if !is_whole || !is_possible || *sum != checksum(bytes) {
+            return Err(NoCheckpoint);
+        }
+        Ok(Self { whole: Subtrees { count, values: values.0.to_vec() } })
+    }
+}
+
+/// Bytes that are no [`Checkpoint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a checkpoint of a digest: it is damaged, or something else")]
+pub struct NoCheckpoint;
+
+impl From<NoCheckpoint> for Error {
+    fn from(error: NoCheckpoint) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, error).into()
+    }
+}
+
+/// BLAKE3 of a whole file, as [`digest_file`](super::digest_file), by as many threads as there are
+/// processors: for a check of what lies on a disk, which is asked for. In a pause it would take the
+/// processors from whoever serves on.
+///
+/// # Errors
+///
+/// [`Error::Path`] when the file cannot be opened or read, or was cut meanwhile.
+pub fn digest_file_on_all_cores(path: impl AsRef<Path>) -> Result<[u8; 32]> {
+    let path = path.as_ref();
+    let failed = |action| move |source| Error::Path { action, path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed("open"))?;
+    digest_side_by_side(&file).map_err(failed("read"))
+}
+
+fn digest_side_by_side(file: &File) -> io::Result<[u8; 32]> {
+    let length = file.metadata()?.len();
+    // All but the last are whole; the last is empty only where the file is.
+    let whole = length.saturating_sub(1) / PIECE;
+    let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut buffer = vec![0; READ];
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= whole {
+                return Ok(done);
+            }
+            let piece = hash_piece(file, index * PIECE, (index + 1) * PIECE, &mut buffer)?;
+            done.push((index, piece.finalize_non_root()));
+        }
+    };
+    let pieces: io::Result<Vec<_>> = thread::scope(|scope| {
+        let others = threads.min(whole).saturating_sub(1);
+        let spawn = |_| {
+            let builder = thread::Builder::new().name("handoff-digest".to_owned());
+            builder.spawn_scoped(scope, &work)
+        };
+        let others: Vec<_> = (0..others).map(spawn).take_while(Result::is_ok).collect();
+        let mut pieces: Vec<(u64, ChainingValue)> = work()?;
+        for other in others.into_iter().flatten() {
+            let done = other.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+            pieces.extend(done?);
+        }
+        Ok(pieces)
+    });
+    let mut pieces = pieces?;
+    pieces.sort_unstable_by_key(|(index, _)| *index);
+    let mut tree = Subtrees::default();
+    pieces.into_iter().for_each(|(_, value)| tree.push(value));
+    let last = hash_piece(file, whole * PIECE, length, &mut vec![0; READ])?;
+    Ok(tree.root(&last))
+}
+
+/// A hasher of that part of the file.
+fn hash_piece(file: &File, start: u64, end: u64, buffer: &mut [u8]) -> io::Result<Hasher> {
+    let mut hasher = hasher_at(start);
+    let mut at = start;
+    while at < end {
+        let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        match file.read_at(&mut buffer[..most], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => {
+                hasher.update(&buffer[..length]);
+                at += length as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(hasher)
+}
+
+/// The values of the subtrees of whole pieces of one size: one for each bit of their number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Subtrees {
+    count: u64,
+    values: Vec<ChainingValue>,
+}
+
+impl Subtrees {
+    const fn length(&self, of_one: u64) -> u64 {
+        self.count * of_one
+    }
+
+    /// Adds a piece, behind which there is more: none of the values is that of the whole.
+    fn push(&mut self, mut value: ChainingValue) {
+        self.count += 1;
+        for _ in 0..self.count.trailing_zeros() {
+            let left = self.values.pop().unwrap_or(value);
+            value = merge_subtrees_non_root(&left, &value, Mode::Hash);
+        }
+        self.values.push(value);
+    }
+
+    /// The digest of the pieces and, behind them, the last one.
+    fn root(&self, last: &Hasher) -> [u8; 32] {
+        let Some((first, others)) = self.values.split_first() else {
+            return *last.finalize().as_bytes();
+        };
+        let right = others.iter().rev().fold(last.finalize_non_root(), |right, left| {
+            merge_subtrees_non_root(left, &right, Mode::Hash)
+        });
+        *merge_subtrees_root(first, &right, Mode::Hash).as_bytes()
+    }
+}
+
+fn hasher_at(offset: u64) -> Hasher {
+    let mut hasher = Hasher::new();
+    hasher.set_input_offset(offset);
+    hasher
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 32] {
+    blake3::derive_key(CONTEXT, bytes)
+}
+
+/// Part of the format of a checkpoint.
+const GROUP: u64 = 64 << 10;
+/// What one thread hashes in one go.
+const PIECE: u64 = 1 << 20;
+const READ: usize = 256 << 10;
+const CONTEXT: &str = "handoff 2026 checkpoint of a rolling digest, version 1";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n * 31 + n / 251) as u8).collect()
+    }
+
+    fn file(contents: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), contents).expect("it is written");
+        file
+    }
+
+    /// Around every size at which the tree changes.
+    fn lengths() -> impl Iterator<Item = usize> {
+        let group = GROUP as usize;
+        let edges = [0, 1024, group, 2 * group, 3 * group, 4 * group, 7 * group, 16 * group];
+        edges.into_iter().flat_map(|edge| [edge.saturating_sub(1), edge, edge + 1])
+    }
+
+    #[test]
+    fn it_is_the_digest_of_the_whole_whatever_the_length() {
+        for length in lengths() {
+            let bytes = bytes(length);
+            let mut digest = RollingDigest::new();
+            digest.update(&bytes);
+            assert_eq!(digest.digest(), *blake3::hash(&bytes).as_bytes(), "{length}");
+            assert_eq!(digest.length(), length as u64);
+            let file = file(&bytes);
+            let whole = digest_file_on_all_cores(file.path()).expect("it is readable");
+            assert_eq!(whole, digest.digest(), "{length}");
+        }
+    }
+
+    #[test]
+    fn many_pieces_are_put_together_in_their_order() {
+        let piece = PIECE as usize;
+        for length in [5 * piece, 5 * piece + 1, 8 * piece, 8 * piece - 1] {
+            let bytes = bytes(length);
+            let file = file(&bytes);
+            let whole = digest_file_on_all_cores(file.path()).expect("it is readable");
+            assert_eq!(whole, *blake3::hash(&bytes).as_bytes(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_gone_on_from_at_every_length() {
+        for length in lengths() {
+            let bytes = bytes(length + 3000);
+            let mut digest = RollingDigest::new();
+            digest.update(&bytes[..length]);
+            let checkpoint = digest.checkpoint();
+            let kept = checkpoint.to_bytes();
+            assert!(kept.len() <= 1536 && checkpoint.length() <= length as u64);
+            assert_eq!(Checkpoint::from_bytes(&kept), Ok(checkpoint.clone()));
+            let mut digest = RollingDigest::from(checkpoint);
+            let mut seen = Vec::new();
+            let from = digest.length() as usize;
+            let file = file(&bytes);
+            let read = digest.catch_up_with(file.as_file(), |more| seen.extend_from_slice(more));
+            assert_eq!(read.expect("it is readable"), (bytes.len() - from) as u64);
+            assert_eq!(seen, bytes[from..]);
+            assert_eq!(digest.digest(), *blake3::hash(&bytes).as_bytes(), "{length}");
+            assert_eq!(digest.catch_up(file.as_file()).expect("it is readable"), 0);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_no_file_to_go_on_with() {
+        let mut digest = RollingDigest::new();
+        digest.update(&bytes(100));
+        let error = digest.catch_up(file(&bytes(99)).as_file()).expect_err("it is shorter");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(digest.length(), 100);
+    }
+
+    #[test]
+    fn bytes_that_are_no_checkpoint_are_refused() {
+        let mut digest = RollingDigest::new();
+        digest.update(&bytes(5 * GROUP as usize + 1));
+        let whole = digest.checkpoint().to_bytes();
+        assert_eq!(whole.len(), 8 + 2 * 32 + 32);
+        let flipped = (0..whole.len()).map(|at| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            bytes
+        });
+        let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
+        let longer = [whole.clone(), vec![0]].concat();
+        for bytes in flipped.chain(cut).chain([longer]) {
+            assert_eq!(Checkpoint::from_bytes(&bytes), Err(NoCheckpoint));
+        }
+        // Of a file that cannot be, with a sum that is right.
+        let mut bytes = u64::MAX.to_le_bytes().to_vec();
+        bytes.extend([7; 64 * 32]);
+        bytes.extend(checksum(&bytes));
+        assert_eq!(Checkpoint::from_bytes(&bytes), Err(NoCheckpoint));
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_how_it_is_cut_up(
+            cuts in proptest::collection::vec(0..200_000_usize, 0..12),
+        ) {
+            let bytes = bytes(cuts.iter().sum());
+            let mut digest = RollingDigest::new();
+            let mut rest = &bytes[..];
+            for cut in cuts {
+                let (now, later) = rest.split_at(cut);
+                digest.update(now);
+                rest = later;
+                if cut % 2 == 0 {
+                    // Through a checkpoint, as another process would.
+                    let checkpoint = digest.checkpoint();
+                    let from = checkpoint.length() as usize;
+                    let to = digest.length() as usize;
+                    digest = RollingDigest::from(checkpoint);
+                    digest.update(&bytes[from..to]);
+                }
+            }
+            prop_assert_eq!(digest.digest(), *blake3::hash(&bytes).as_bytes());
+        }
+    }
+}
