@@ -232,15 +232,15 @@ points! {
     SuccessorHeardCommit = "successor.heard-commit", Successor, true;
     /// The commit point is passed.
     SuccessorRecordedServing = "successor.recorded-serving", Successor, false;
-    /// It has the path of the control socket.
-    SuccessorTookPath = "successor.took-path", Successor, false;
-    /// `Serving` is out.
-    SuccessorSaidServing = "successor.said-serving", Successor, false;
     /// It is about to admit work.
     SuccessorAdmits = "successor.admits", Successor, true;
     /// The incumbent can take nothing back any more, and nothing was read yet.
     SuccessorTakesUp = "successor.takes-up", Successor, false;
-    /// It admits work, and serves its control socket.
+    /// It has the path of the control socket.
+    SuccessorTookPath = "successor.took-path", Successor, false;
+    /// `Serving` is out.
+    SuccessorSaidServing = "successor.said-serving", Successor, false;
+    /// It serves its control socket.
     SuccessorServes = "successor.serves", Successor, false;
 
     /// It has the lock, and the record does not say so.

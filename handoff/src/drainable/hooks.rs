@@ -24,11 +24,12 @@ use crate::error::Result;
 )]
 pub trait Drainable: Send + Sync {
     /// Does ahead of a [`drain`](Self::drain) what its seal would else have to do while clients
-    /// wait: everything is still admitted. See [`Shard::settle`](crate::Shard::settle).
+    /// wait: everything is still admitted. Called after a commit, too, from another thread, and
+    /// before the last seal of a clean stop. See [`Shard::settle`](crate::Shard::settle).
     ///
     /// # Errors
     ///
-    /// Any error undoes the swap, as one of `drain`.
+    /// Any error undoes the swap, as one of `drain`; see there for the other two.
     fn settle(&self) -> Result<()> {
         Ok(())
     }

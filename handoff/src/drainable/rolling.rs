@@ -100,13 +100,15 @@ impl RollingDigest {
     /// As [`catch_up`](Self::catch_up).
     pub fn catch_up_with(&mut self, file: &File, mut seen: impl FnMut(&[u8])) -> io::Result<u64> {
         let before = self.length;
-        if file.metadata()?.len() < before {
+        let there = file.metadata()?.len();
+        if there < before {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 format!("the file is shorter than the {before} bytes that were added: it was cut"),
             ));
         }
-        let mut buffer = vec![0; READ];
+        let left = usize::try_from(there - before).unwrap_or(READ);
+        let mut buffer = vec![0; left.clamp(LEAST_READ, READ)];
         loop {
             match file.read_at(&mut buffer, self.length) {
                 Ok(0) => return Ok(self.length - before),
@@ -339,6 +341,7 @@ const GROUP: u64 = 64 << 10;
 /// What one thread hashes in one go.
 const PIECE: u64 = 1 << 20;
 const READ: usize = 256 << 10;
+const LEAST_READ: usize = 4 << 10;
 const CONTEXT: &str = "handoff 2026 checkpoint of a rolling digest, version 1";
 
 #[cfg(test)]

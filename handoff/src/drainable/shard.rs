@@ -24,17 +24,25 @@ pub trait Shard: Send + Sync {
     /// [`seal`](Self::seal) finds little to do and clients wait the less for it. Does nothing by
     /// default.
     ///
-    /// Called ahead of a drain, and again if that took long. Hold no lock that a request waits for
-    /// while the disk works: a duplicate of the file (`try_clone`) can be synced beside it.
+    /// Called ahead of a drain, and again if that took long; in a new process right after the
+    /// commit; and before the last seal of a clean stop. Requests are in flight but for the last.
+    /// Hold no lock that a request waits for while the disk works: a duplicate of the file
+    /// (`try_clone`) can be synced beside it.
     ///
     /// # Errors
     ///
-    /// Any error undoes the swap: what cannot be synced now will not be later.
+    /// Ahead of a drain any error undoes the swap: what cannot be synced now will not be later.
+    /// After a commit it is logged. At a stop it is what the stop fails with.
     fn settle(&self) -> Result<()> {
         Ok(())
     }
 
     /// Flushes, syncs and closes for writing. Returns the last revision.
+    ///
+    /// Where an acknowledgement never promised that a write is durable, the sync may be left to
+    /// [`settle`](Self::settle): it is enough to have written. The new process reads what this one
+    /// wrote, whether or not it is on the disk yet, and syncs it right after the commit; a crash of
+    /// the machine in between takes what it could have taken without a swap.
     ///
     /// # Errors
     ///

@@ -9,7 +9,6 @@ use crate::carry::Rest;
 use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
-use crate::frame::Pulse;
 use crate::incumbent::serve;
 use crate::successor::Listeners;
 use crate::sys::poll::Waker;
@@ -50,8 +49,23 @@ pub struct Incumbent {
     pub(super) is_committed: bool,
     /// Of what that process carried.
     pub(super) rest: Option<Rest>,
-    /// Of the swap that is over: it is ended once clients are served.
-    pub(super) pulse: Option<Pulse>,
+    /// None for one that replaced nobody.
+    pub(super) announcement: Option<Announcement>,
+}
+
+/// What is said once this process admits work. Dropping it says that it never will.
+pub(super) struct Announcement(Box<dyn FnOnce() + Send>);
+
+impl Announcement {
+    pub(super) fn say(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Announcement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Announcement").finish_non_exhaustive()
+    }
 }
 
 impl Incumbent {
@@ -87,21 +101,16 @@ impl Incumbent {
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
         let build_id = lock.build_id().to_vec();
         let (stop, listeners) = (StopHandle::new()?.0, Vec::new());
-        let (is_committed, rest, pulse) = (false, None, None);
-        Ok(Self { socket, lock, build_id, stop, listeners, is_committed, rest, pulse })
+        let (is_committed, rest, announcement) = (false, None, None);
+        Ok(Self { socket, lock, build_id, stop, listeners, is_committed, rest, announcement })
     }
 
-    /// The commit point: the owner record names this process. Then it takes the control
-    /// socket's path over; if that fails, the loop tries again.
+    /// The commit point: the owner record names this process.
     pub(crate) fn commit(&mut self) -> Result<()> {
         reach!(SuccessorHeardCommit)?;
         self.lock.record_serving(&self.build_id)?;
         pass!(SuccessorRecordedServing);
         self.is_committed = true;
-        if let Err(error) = self.socket.publish() {
-            tracing::error!(%error, "the control socket's path could not be taken over yet");
-        }
-        pass!(SuccessorTookPath);
         Ok(())
     }
 
@@ -125,8 +134,8 @@ impl Incumbent {
         self
     }
 
-    pub(crate) fn with_pulse(mut self, pulse: Option<Pulse>) -> Self {
-        self.pulse = pulse;
+    pub(crate) fn announced_by(mut self, announce: impl FnOnce() + Send + 'static) -> Self {
+        self.announcement = Some(Announcement(Box::new(announce)));
         self
     }
 

@@ -216,6 +216,10 @@ impl<D: Drainable> Work<'_, D> {
             }
         };
         reach!(IncumbentSeals)?;
+        if self.is_last {
+            // No process comes after it that would sync what the seal leaves to it.
+            self.drainable.settle()?;
+        }
         let report = self.drainable.seal_with_progress(&progress)?;
         let shards = self.drainable.sealed_shards();
         reach!(IncumbentSealed)?;

@@ -32,8 +32,16 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent { socket, mut lock, build_id, stop, listeners, is_committed, rest, pulse } =
-        incumbent;
+    let Incumbent {
+        mut socket,
+        mut lock,
+        build_id,
+        stop,
+        listeners,
+        is_committed,
+        rest,
+        announcement,
+    } = incumbent;
     let capabilities = capabilities_of(&*drainable, is_committed)?;
     lock.keep();
     if !is_committed {
@@ -42,8 +50,15 @@ pub(super) fn run<D: Drainable + 'static>(
     }
     admit(&*drainable, is_committed)?;
     release(&*drainable, is_committed, rest)?;
-    drop(pulse);
-    if is_committed {
+    if let Some(announcement) = announcement {
+        // Whoever is told of it may wake others, and the old process has much to put away: all of
+        // that comes behind the first clients.
+        if let Err(error) = socket.publish() {
+            tracing::error!(%error, "the control socket's path could not be taken over yet");
+        }
+        pass!(SuccessorTookPath);
+        announcement.say();
+        settle(&drainable);
         pass!(SuccessorServes);
     }
     if !is_committed {
@@ -125,6 +140,20 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
         capabilities => capabilities?,
     };
     Ok(capabilities.and(Capabilities::SEALS_NEXT))
+}
+
+/// Behind the commit, while everybody is served: what the old process had written and not synced is
+/// made durable by this one. A shard that fails here fails in its next seal too, which counts.
+fn settle<D: Drainable + 'static>(drainable: &Arc<D>) {
+    let drainable = Arc::clone(drainable);
+    let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
+        if let Err(error) = fenced("settle", || drainable.settle()) {
+            tracing::error!(%error, "what was taken over is not durable yet");
+        }
+    });
+    if let Err(error) = settling {
+        tracing::error!(%error, "what was taken over is made durable by the next seal");
+    }
 }
 
 /// What arrived may be used, once it can no longer be taken back.

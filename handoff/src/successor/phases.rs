@@ -322,7 +322,9 @@ impl Successor<Begun> {
     }
 
     /// Says that this process could serve, and waits for the word. Nothing may be admitted
-    /// before it returns; with it this process is the writer.
+    /// before it returns; with it this process is the writer, and [`Incumbent::serve`] is to be
+    /// called at once: it admits work, and then tells the supervisor, which waits for that until
+    /// the deadline of the swap. One that is dropped instead gives the swap up.
     ///
     /// # Errors
     ///
@@ -358,12 +360,14 @@ impl Successor<Begun> {
         }
         // The commit point is passed: from here on nothing may fail.
         let generation = incumbent.generation();
-        if let Err(error) = conversation.step(Event::RecordWritten { generation }) {
-            tracing::warn!(%error, "the supervisor does not know yet that this process serves");
-        }
-        pass!(SuccessorSaidServing);
-        tracing::info!(generation, "committed");
-        Ok(incumbent.with_pulse(conversation.pulse.take()))
+        let announce = move || {
+            if let Err(error) = conversation.step(Event::RecordWritten { generation }) {
+                tracing::warn!(%error, "the supervisor does not know yet that this process serves");
+            }
+            pass!(SuccessorSaidServing);
+            tracing::info!(generation, "committed");
+        };
+        Ok(incumbent.announced_by(announce))
     }
 }
 

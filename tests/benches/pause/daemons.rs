@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::LIMIT;
-use crate::log::Log;
+use crate::log::{Contents, Log};
 use crate::server::{Client, Server};
 use crate::tell::Tell;
 
@@ -26,8 +26,21 @@ pub(crate) struct Settings {
     pub(crate) directory: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) slow: Slow,
-    /// Whether it syncs once before it stops admitting requests.
-    pub(crate) settles: bool,
+    pub(crate) care: Care,
+}
+
+/// What a daemon does ahead, so that less is left for the pause. This library calls for it at the
+/// right moment; where a mechanism has no such moment, the daemon's author found one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// Nothing: it syncs behind its last acknowledgement, and opens all of the log anew.
+    Plain,
+    /// It syncs once before it stops admitting requests, and again behind the last.
+    Settles,
+    /// It syncs once before, and leaves the rest of the sync to its successor, since it never
+    /// promised more than that a line is written. The successor has read all of the log but its
+    /// end before the old process stops.
+    Ahead,
 }
 
 /// Where a successor has 200 ms to wait.
@@ -48,21 +61,31 @@ impl Settings {
             Slow::Early => "early",
             Slow::Opening => "opening",
         };
-        let settles = if self.settles { "settles" } else { "plain" };
+        let care = match self.care {
+            Care::Plain => "plain",
+            Care::Settles => "settles",
+            Care::Ahead => "ahead",
+        };
         let directory = self.directory.display().to_string();
-        [directory, self.address.to_string(), slow.to_owned(), settles.to_owned()]
+        [directory, self.address.to_string(), slow.to_owned(), care.to_owned()]
     }
 
     fn parse(args: &[String]) -> Option<Self> {
-        let [directory, address, slow, settles] = args else { return None };
+        let [directory, address, slow, care] = args else { return None };
         let slow = match slow.as_str() {
             "never" => Slow::Never,
             "early" => Slow::Early,
             "opening" => Slow::Opening,
             _ => return None,
         };
+        let care = match care.as_str() {
+            "plain" => Care::Plain,
+            "settles" => Care::Settles,
+            "ahead" => Care::Ahead,
+            _ => return None,
+        };
         let (directory, address) = (directory.into(), address.parse().ok()?);
-        Some(Self { directory, address, slow, settles: settles == "settles" })
+        Some(Self { directory, address, slow, care })
     }
 
     pub(crate) fn control(&self) -> PathBuf {
@@ -85,16 +108,34 @@ impl Settings {
         Tell::to(&self.told()).map(Arc::new)
     }
 
-    /// The slow work that needs no data.
-    fn warm(&self) {
+    /// The slow work that needs no lock, and what the log has by now.
+    fn warm(&self, verifies: bool) -> io::Result<Contents> {
         if self.slow == Slow::Early {
             thread::sleep(SLOW);
         }
+        let mut contents = Contents::new(verifies);
+        if self.care == Care::Ahead && self.log().exists() {
+            contents.read(&File::open(self.log())?)?;
+        }
+        Ok(contents)
     }
 
-    fn open(&self, verifies: bool, tell: &Arc<Tell>) -> io::Result<Arc<Log>> {
+    fn open(&self, contents: Contents, tell: &Arc<Tell>) -> io::Result<Arc<Log>> {
         let slow = if self.slow == Slow::Opening { SLOW } else { Duration::ZERO };
-        Log::open(&self.log(), verifies, slow, tell.clone()).map(Arc::new)
+        let syncs = self.care != Care::Ahead;
+        Log::open(&self.log(), contents, syncs, slow, tell.clone()).map(Arc::new)
+    }
+
+    const fn settles(&self) -> bool {
+        !matches!(self.care, Care::Plain)
+    }
+
+    /// What the old process left to be synced, where the mechanism does not see to it.
+    fn sync_behind(&self, log: &Arc<Log>) {
+        if self.care == Care::Ahead {
+            let log = log.clone();
+            thread::spawn(move || log.sync().expect("the disk is not full"));
+        }
     }
 }
 
@@ -117,7 +158,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 fn usage() -> Error {
-    io::Error::other("--daemon MECHANISM DIRECTORY ADDRESS SLOW SETTLES").into()
+    io::Error::other("--daemon MECHANISM DIRECTORY ADDRESS SLOW CARE").into()
 }
 
 #[derive(handoff::Drainable)]
@@ -165,11 +206,11 @@ fn handoff(settings: &Settings) -> Result<()> {
     let tell = settings.tell()?;
     Daemon::new(settings.control(), settings.data()).run(
         |_| {
-            settings.warm();
-            Ok(runtime.insert(Runtime::new()?).handle().clone())
+            let runtime = runtime.insert(Runtime::new()?).handle().clone();
+            Ok((runtime, settings.warm(true)?))
         },
-        |runtime, opening| {
-            let log = settings.open(true, &tell)?;
+        |(runtime, contents), opening| {
+            let log = settings.open(contents, &tell)?;
             let gate = Arc::new(Gate::new());
             let clients = Arc::new(Connections::new());
             let carried = Some(clients.clone());
@@ -180,7 +221,7 @@ fn handoff(settings: &Settings) -> Result<()> {
                 opened.opened().await;
                 tell.serving();
             });
-            let log = Data { log, settles: settings.settles };
+            let log = Data { log, settles: settings.settles() };
             Ok(Carrying { gate, clients, log })
         },
     )?;
@@ -223,13 +264,13 @@ fn beyond(settings: &Settings) -> beyond::Result<()> {
     let tell = settings.tell()?;
     let role = beyond::detect_role()?;
     // The only place for it before the drain; here it is part of what the hello may take.
-    settings.warm();
+    let contents = settings.warm(false)?;
     let runtime = Runtime::new()?;
     let (incumbent, log, listener) = match role {
         beyond::Role::ColdStart { mut inherited } => {
             let listener = inherited.take(LISTENER);
             let lock = beyond::DataDirLock::acquire_or_break_stale(&settings.data())?;
-            let log = settings.open(false, &tell)?;
+            let log = settings.open(contents, &tell)?;
             let incumbent = beyond::Incumbent::bind_cold_start(&settings.control(), lock)?;
             (incumbent, log, listener)
         }
@@ -237,7 +278,7 @@ fn beyond(settings: &Settings) -> beyond::Result<()> {
             let mut successor = successor.handshake(Vec::new())?.wait_for_begin()?;
             let listener = successor.take_listener(LISTENER);
             let lock = beyond::DataDirLock::acquire(&settings.data())?;
-            let log = settings.open(false, &tell)?;
+            let log = settings.open(contents, &tell)?;
             let ready = beyond::ReadinessSnapshot {
                 healthz_ok: true,
                 advertised_revision_per_shard: vec![log.lines()],
@@ -249,7 +290,8 @@ fn beyond(settings: &Settings) -> beyond::Result<()> {
     };
     let listener = listener.ok_or_else(|| io::Error::other("no listener was passed"))?;
     let server = serve(log, runtime.handle(), listener, &tell);
-    incumbent.serve(Closing { server, settles: settings.settles })
+    settings.sync_behind(&server.log);
+    incumbent.serve(Closing { server, settles: settings.settles() })
 }
 
 /// One writer: a lock of its own says when the old process has stopped and synced. The new
@@ -261,7 +303,7 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
         settings.slow = Slow::Never;
     }
     let tell = settings.tell()?;
-    settings.warm();
+    let contents = settings.warm(false)?;
     let runtime = Runtime::new()?;
     let listener = ecdysis.build_listen_tcp(settings.address, |_, _| standard_input())?;
     fs::create_dir_all(settings.data())?;
@@ -272,11 +314,12 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
     };
     ecdysis.ready()?;
     lock.lock()?;
-    let log = settings.open(false, &tell)?;
+    let log = settings.open(contents, &tell)?;
     let server = serve(log, runtime.handle(), listener, &tell);
+    settings.sync_behind(&server.log);
     runtime.block_on(told.recv());
     ecdysis.upgrade().map_err(|error| io::Error::other(error.to_string()))?;
-    if settings.settles {
+    if settings.settles() {
         server.log.sync()?;
     }
     server.stop(Instant::now() + LIMIT)?;
@@ -286,17 +329,18 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
 /// Ended by a signal, and started again by the bench, which holds the listener.
 fn restart(settings: &Settings) -> io::Result<()> {
     let tell = settings.tell()?;
-    settings.warm();
+    let contents = settings.warm(false)?;
     let runtime = Runtime::new()?;
     fs::create_dir_all(settings.data())?;
     let mut told = {
         let _in_runtime = runtime.enter();
         signal(SignalKind::terminate())?
     };
-    let log = settings.open(false, &tell)?;
+    let log = settings.open(contents, &tell)?;
     let server = serve(log, runtime.handle(), standard_input()?, &tell);
+    settings.sync_behind(&server.log);
     runtime.block_on(told.recv());
-    if settings.settles {
+    if settings.settles() {
         server.log.sync()?;
     }
     server.stop(Instant::now() + LIMIT)?;

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 use crate::LIMIT;
-use crate::daemons::{LISTENER, SLOW, Settings, Slow, create};
+use crate::daemons::{Care, LISTENER, SLOW, Settings, Slow, create};
 use crate::tell::{Said, Told};
 
 /// How a daemon is replaced.
@@ -73,14 +73,14 @@ impl Running {
     pub(crate) fn start(
         mechanism: Mechanism,
         slow: Slow,
-        settles: bool,
+        care: Care,
         place: &PathBuf,
     ) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("pause-").tempdir_in(place)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let path = directory.path().to_owned();
-        let first = Settings { directory: path, address, slow: Slow::Never, settles };
+        let first = Settings { directory: path, address, slow: Slow::Never, care };
         let mut settings = Settings { slow, ..first.clone() };
         create(&first.data())?;
         let told = Told::bind(&first.told())?;

@@ -68,13 +68,22 @@ fn swap(
         "kill" => Some(Signal::KILL),
         _ => None,
     };
-    supervisor
-        .with_observer(move |progress: &Progress| {
-            let reached = matches!(progress, Progress::Entered { phase, .. } if *phase == at);
-            if let Some(signal) = signal.filter(|_| reached) {
-                File::create(&mark).expect("the mark can be left");
-                kill_process(getpid(), signal).expect("a process may signal itself");
-            }
-        })
-        .perform_handoff(spec)
+    // In one call the seal follows the drain, and nothing rests in between.
+    let rests = at == "prepared";
+    let supervisor = supervisor.with_observer(move |progress: &Progress| {
+        let reached = matches!(progress, Progress::Entered { phase, .. } if *phase == at);
+        if let Some(signal) = signal.filter(|_| reached) {
+            File::create(&mark).expect("the mark can be left");
+            kill_process(getpid(), signal).expect("a process may signal itself");
+        }
+    });
+    if !rests {
+        return supervisor.perform_handoff(spec);
+    }
+    let session = supervisor.pair(spec)?;
+    let committed = || session.warm()?.prepare()?.seal()?.begin()?.commit();
+    Ok(match committed() {
+        Ok(committed) => HandoffOutcome::Committed(committed),
+        Err(failed) => HandoffOutcome::Failed(failed),
+    })
 }

@@ -33,9 +33,9 @@ impl Case {
         let dead: Vec<Point> =
             all().filter(|planned| dies(planned)).map(|planned| planned.point).collect();
         // Its predecessor has been told to leave, or has seen the owner record.
-        let alone: &[Point] =
-            &[SuccessorSaidServing, SuccessorAdmits, SuccessorTakesUp, SuccessorServes];
-        let early: &[Point] = &[SuccessorRecordedServing, SuccessorTookPath];
+        let alone: &[Point] = &[SuccessorSaidServing, SuccessorServes];
+        let early: &[Point] =
+            &[SuccessorRecordedServing, SuccessorAdmits, SuccessorTakesUp, SuccessorTookPath];
         let is_last = dead
             .iter()
             .any(|point| alone.contains(point) || supervisor_died_first && early.contains(point));
@@ -155,10 +155,10 @@ pub(crate) fn pairs() -> Vec<Case> {
     let committing = [
         SuccessorHeardCommit,
         SuccessorRecordedServing,
-        SuccessorTookPath,
-        SuccessorSaidServing,
         SuccessorAdmits,
         SuccessorTakesUp,
+        SuccessorTookPath,
+        SuccessorSaidServing,
     ];
     let before_commit = [
         SupervisorSentSeal,
@@ -204,10 +204,10 @@ pub(crate) fn pairs() -> Vec<Case> {
         &received,
         &[SupervisorGivesUp, SupervisorAskedIncumbent, SupervisorHeardEcho],
     );
-    cross(&mut cases, &committing[..3], &undoing);
-    cross(&mut cases, &committing[..3], &giving_up);
+    cross(&mut cases, &committing[..5], &undoing);
+    cross(&mut cases, &committing[..5], &giving_up);
     // It hangs when it has committed, and its supervisor dies when it has killed it for that.
-    for point in [SuccessorRecordedServing, SuccessorTookPath] {
+    for point in [SuccessorRecordedServing, SuccessorAdmits, SuccessorTookPath] {
         for second in &giving_up[..3] {
             let hangs = Planned { point, fault: Fault::Hang };
             cases.push(case(vec![hangs, Planned { point: *second, fault: Fault::Kill }]));

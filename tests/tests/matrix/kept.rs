@@ -15,7 +15,12 @@ pub(crate) fn who_held_them_died(arena: &Arena, served: &Daemon) -> Option<Strin
     let name = |(planned, pid): &(Planned, u32)| format!("{planned} in {pid}");
     if now.pid == served.pid {
         // The successor had read from them.
-        let taken_up = [Point::SuccessorTakesUp, Point::SuccessorServes];
+        let taken_up = [
+            Point::SuccessorTakesUp,
+            Point::SuccessorTookPath,
+            Point::SuccessorSaidServing,
+            Point::SuccessorServes,
+        ];
         return dead.find(|(planned, _)| taken_up.contains(&planned.point)).map(name);
     }
     if arena.was_swapped() {

@@ -95,7 +95,8 @@ impl Stands {
             (_, Message::Heartbeat { .. }) => self,
             (_, Message::Abort { .. } | Message::ResumeAfterAbort { .. })
             | (Self::Serving, Message::Adopt { .. }) => Self::Serving,
-            (Self::Serving, Message::PrepareHandoff { .. }) => Self::Draining,
+            (Self::Serving, Message::PrepareHandoff { .. })
+            | (Self::Draining, Message::SealRequest { .. }) => Self::Draining,
             _ => Self::Refusing,
         }
     }
@@ -174,7 +175,7 @@ fn every_two_messages_are_answered_or_refused_as_they_should() {
             refused += u64::from(!is_heard);
         }
     }
-    assert_eq!(refused, 22 * 22 - 23, "the table says what is admitted");
+    assert_eq!(refused, 22 * 22 - 24, "the table says what is admitted");
     let told = || (cluster.refusals() == refused).then_some(());
     eventually("each refusal is told, or counted", LIMIT, told);
     cluster.wait_for_progress();
@@ -358,7 +359,7 @@ fn a_swap_that_is_replayed_is_refused_and_undone() {
         let mut peer = Peer::greeted(&cluster.control(), id);
         peer.say(&said);
         peer.assert_refused();
-        let logged = || cluster.logged(&["refusing", "SealRequest is not admitted"]).len();
+        let logged = || cluster.logged(&["refusing", "Commit is not admitted"]).len();
         eventually("it is told", LIMIT, || (logged() == times).then_some(()));
     }
     // By one who waits for the answers, as far as nobody has been told of a commit.

@@ -26,7 +26,9 @@ fn an_incumbent_killed_before_it_is_sealed_is_replaced_by_the_healthy_successor(
         let failed = cluster.swap(successor).expect_err("the incumbent was lost");
         killer.join().expect("it does not panic");
         assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
-        assert_eq!(failed.cause, Cause::IncumbentDied(during));
+        // It seals at once, and may die before it has said that it is drained.
+        let is_seen = |phase| failed.cause == Cause::IncumbentDied(phase);
+        assert!(is_seen(during) || at == "seal" && is_seen("draining"), "{failed}");
         assert_eq!(cluster.ask("build"), "build-2", "the successor was promoted");
         cluster.assert_struck(at, 1);
         cluster.assert_sound();

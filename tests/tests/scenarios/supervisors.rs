@@ -41,7 +41,6 @@ fn an_observer_hears_of_every_phase_in_order() {
         "paired",
         "warmed",
         "draining",
-        "prepared",
         "sealing",
         "of 3",
         "sealed",

@@ -44,6 +44,8 @@ enum Opening {
     /// The record names it.
     Named,
     Open,
+    /// It admits work, and has told nobody.
+    Admitting,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,8 @@ pub(super) enum Step {
     Fail,
     /// The commit point.
     Write,
-    /// It takes the control path over, says so, and admits.
+    Admit,
+    /// It takes the control path over, and says that it serves.
     Serve,
     /// The process ends.
     End,
@@ -87,7 +90,7 @@ impl Successor {
     }
 
     pub(super) fn serves(&self) -> bool {
-        self.life == Life::Live && self.state == State::Serving
+        self.life == Life::Live && self.opening == Opening::Admitting
     }
 
     /// Whether the data may be open for writing.
@@ -123,7 +126,7 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
                 Opening::Nothing if world.lock.is_none() => steps.push(Step::Lock),
                 Opening::Nothing => steps.push(Step::LockPatienceEnds),
                 Opening::Locked => steps.push(Step::Name),
-                Opening::Named | Opening::Open => {
+                Opening::Named | Opening::Open | Opening::Admitting => {
                     steps.extend([
                         Step::Open { is_fit: true },
                         Step::Open { is_fit: false },
@@ -136,7 +139,8 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
                 steps.push(Step::Exit);
             }
         }
-        State::Committing(_) if successor.has_committed => steps.push(Step::Serve),
+        State::Committing(_) if successor.serves() => steps.push(Step::Serve),
+        State::Committing(_) if successor.has_committed => steps.push(Step::Admit),
         State::Committing(_) => steps.extend([Step::Write, Step::Fail]),
         State::Greeting | State::LastLook(_) | State::Serving | State::Gone(_) => {}
     }
@@ -193,9 +197,12 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             world.record.phase = RecordPhase::Serving;
             world.successor.has_committed = true;
         }
+        Step::Admit => {
+            world.carry.take_up();
+            world.successor.opening = Opening::Admitting;
+        }
         Step::Serve => {
             world.path = Who::Successor;
-            world.carry.take_up();
             feed(world, Event::RecordWritten { generation: 2 }, witness);
             world.lines[TO_SUCCESSOR].close_daemon();
         }

@@ -98,7 +98,8 @@ fn of_an_incumbent_that_dies_unsealed_the_connections_are_kept_and_the_memory_is
     let mut fleet = Fleet::open(&cluster);
     let failed = cluster.swap_fails(MEMORY);
     assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
-    assert_eq!(failed.cause, Cause::IncumbentDied("sealing"));
+    // It seals at once, and may die before it has said that it is drained.
+    assert!(matches!(failed.cause, Cause::IncumbentDied("draining" | "sealing")), "{failed}");
     cluster.assert_struck("incumbent.carried", 1);
     assert_eq!(cluster.ask("build"), "build-2", "the successor was promoted");
     assert_eq!(cluster.carried.sets[0].count, fleet.count() as u64);
@@ -169,14 +170,16 @@ fn of_an_incumbent_that_dies_in_the_midst_of_a_parcel_those_before_it_are_kept()
     cluster.assert_sound_at_rest();
 }
 
-/// Whether the thread that sends what is carried does, as the kernel sees it.
+/// Whether a thread that sends what is carried does, as the kernel sees it: one of its own, and at
+/// the end the one that seals.
 fn waits_for_room(pid: u32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks.map(|task| task.path()).any(|task| {
         let is = |file: &str, word: &str| {
             fs::read_to_string(task.join(file)).is_ok_and(|text| text.contains(word))
         };
-        is("comm", "handoff-carrier") && is("wchan", "poll")
+        let sends = is("comm", "handoff-carrier") || is("comm", "handoff-hooks");
+        sends && is("wchan", "poll")
     })
 }
 
