@@ -7,3 +7,4 @@
 pub mod arena;
 pub mod fixture;
 pub mod harness;
+pub mod log;

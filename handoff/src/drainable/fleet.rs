@@ -293,17 +293,26 @@ fn side_by_side<T: Send>(
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
     let (results, finished) = mpsc::channel();
-    let work = |results: mpsc::Sender<(usize, T)>| {
+    // Of very many some are taken at once: each would cost less than being passed around.
+    let at_once = (count / (MAX_WORKERS * TURNS)).max(1);
+    let work = |results: mpsc::Sender<Vec<(usize, T)>>| {
         while !stopped.load(Relaxed) {
-            let index = next.fetch_add(1, Relaxed);
-            if index >= count {
+            let first = next.fetch_add(at_once, Relaxed);
+            if first >= count {
                 return;
             }
-            let result = task(index);
-            if !good(&result) {
-                stopped.store(true, Relaxed);
+            let mut ended = Vec::with_capacity(at_once);
+            for index in first..count.min(first + at_once) {
+                if stopped.load(Relaxed) {
+                    break;
+                }
+                let result = task(index);
+                if !good(&result) {
+                    stopped.store(true, Relaxed);
+                }
+                ended.push((index, result));
             }
-            if results.send((index, result)).is_err() {
+            if results.send(ended).is_err() {
                 return;
             }
         }
@@ -321,12 +330,14 @@ fn side_by_side<T: Send>(
         } else {
             drop(results);
         }
-        finished.into_iter().for_each(|(index, result)| done(index, result));
+        finished.into_iter().flatten().for_each(|(index, result)| done(index, result));
     });
 }
 
 /// Seals wait for disks rather than for processors, so more than there are processors help.
 const MAX_WORKERS: usize = 64;
+/// How often a worker takes some, at least.
+const TURNS: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,8 @@ pub struct Timings {
     pub warm: Duration,
     /// From `PrepareHandoff` to `Drained`.
     pub drain: Duration,
-    /// From `SealRequest` to `SealComplete`.
+    /// From `Drained`, or from `SealRequest` where that came later, to `SealComplete`. An incumbent
+    /// that has sealed at once says both at once: then it is part of `drain`.
     pub seal: Duration,
     /// From `Begin` to `Ready`.
     pub open: Duration,

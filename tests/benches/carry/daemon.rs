@@ -18,9 +18,19 @@ pub(crate) struct Daemon {
     _directory: TempDir,
 }
 
+/// What a daemon has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Load {
+    /// In bytes; carried besides its connections.
+    pub(crate) memory: usize,
+    /// That do nothing.
+    pub(crate) shards: usize,
+    /// In bytes, at first; none where it is zero.
+    pub(crate) log: u64,
+}
+
 impl Daemon {
-    /// Starts one that carries `memory` bytes besides its connections.
-    pub(crate) fn start(memory: usize) -> Result<Self> {
+    pub(crate) fn start(load: &Load) -> Result<Self> {
         let directory = directory()?;
         let control = directory.path().join("control");
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -31,7 +41,9 @@ impl Daemon {
             .arg("serve")
             .arg(control.display().to_string())
             .arg(directory.path().join("data").display().to_string())
-            .arg(memory.to_string());
+            .arg(load.memory.to_string())
+            .arg(load.shards.to_string())
+            .arg(load.log.to_string());
         let serving = supervisor.start(&spec)?;
         Ok(Self { supervisor, address, spec, serving, _directory: directory })
     }
@@ -87,9 +99,11 @@ impl Swapped {
     }
 }
 
-/// Those of which the pause is made.
+/// Two that are before the pause, and those of which it is made.
 #[derive(Clone, Copy)]
 pub(crate) struct Phases {
+    pub(crate) pair: Duration,
+    pub(crate) warm: Duration,
     pub(crate) drain: Duration,
     pub(crate) seal: Duration,
     pub(crate) open: Duration,
@@ -98,8 +112,8 @@ pub(crate) struct Phases {
 
 impl Phases {
     const fn of(timings: handoff::supervisor::Timings) -> Self {
-        let handoff::supervisor::Timings { drain, seal, open, commit, .. } = timings;
-        Self { drain, seal, open, commit }
+        let handoff::supervisor::Timings { pair, warm, drain, seal, open, commit } = timings;
+        Self { pair, warm, drain, seal, open, commit }
     }
 }
 

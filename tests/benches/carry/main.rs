@@ -9,6 +9,7 @@
 
 mod bare;
 mod clients;
+#[allow(dead_code, reason = "another bench looks at more of a swap")]
 mod daemon;
 mod report;
 
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clients::{Clients, Faults, Waited};
-use daemon::Daemon;
+use daemon::{Daemon, Load};
 use handoff::Result;
 use report::{Series, Target, Targets, Times, median};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -89,7 +90,7 @@ struct Variant {
 
 impl Variant {
     fn start(name: String, memory: usize, idle: usize, busy: usize) -> Result<Self> {
-        let daemon = Daemon::start(memory)?;
+        let daemon = Daemon::start(&Load { memory, ..Load::default() })?;
         let mut clients = Clients::connect(daemon.address(), idle, busy)?;
         clients.check(daemon.pid());
         let phases = ["drain", "seal", "open", "commit"];

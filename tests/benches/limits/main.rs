@@ -7,9 +7,12 @@
 //! `cargo test --bench limits`, everything runs once or twice and small, and nothing is judged.
 //! A ratio that is missed is printed as such, and fails nothing: machines differ.
 
+mod digests;
+mod idle;
 mod ours;
 mod pingpong;
 mod report;
+mod seals;
 #[allow(dead_code, reason = "of what a daemon can say, each bench hears a part")]
 #[path = "../pause/tell.rs"]
 mod tell;
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     let done = match args.split_first() {
         Some((first, args)) if first == "--daemon" => ours::daemon(args),
         Some((first, args)) if first == "--peer" => pingpong::peer(args),
+        Some((first, _)) if first == "--sleeper" => idle::sleeper(),
         _ => run(&args),
     };
     match done {
@@ -58,4 +62,5 @@ fn run(args: &[String]) -> io::Result<()> {
 }
 
 type Part = fn(&Effort, &mut Results) -> io::Result<()>;
-const PARTS: [(&str, Part); 1] = [("ours", ours::run)];
+const PARTS: [(&str, Part); 4] =
+    [("ours", ours::run), ("seals", seals::run), ("digests", digests::run), ("idle", idle::run)];

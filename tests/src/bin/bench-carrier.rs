@@ -1,11 +1,14 @@
-//! A daemon for the bench of what carrying costs: tokio, one task a connection, and no data.
+//! A daemon for the benches of what carrying costs and of scale: tokio, and one task a connection.
 //!
-//! `bench-carrier serve CONTROL DATA MEMORY` carries its connections, and MEMORY bytes that its
-//! first process has written. A request is one byte; see [`Client::reply`] for the answer.
+//! `bench-carrier serve CONTROL DATA MEMORY SHARDS LOG` carries its connections, and MEMORY bytes
+//! that its first process has written. It has so many shards that do nothing, and, where LOG is not
+//! zero, a log that is so long at first and grows by a byte with every request. A request is one
+//! byte; see [`Client::reply`] for the answer.
 //!
 //! `bench-carrier bare-receive COUNT` is what it is compared with: it says on standard input, a
 //! socket, that it runs, receives so many descriptors there, and says so.
 
+use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,9 +20,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use handoff::Gate;
 use handoff::carry::{Arrival, Carried, Connections, Memory, MemoryWriter, SealedMemory, Ticket};
 use handoff::daemon::{Daemon, Opening};
+use handoff::drainable::RollingDigest;
+use handoff::{Gate, Shard};
+use handoff_tests::log::Log;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -31,15 +36,22 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let ended = match args[..] {
-        ["serve", control, data, memory] => match memory.parse() {
-            Ok(memory) => serve(control.as_ref(), data.as_ref(), memory),
-            Err(_) => Err(io::Error::other("how much memory?").into()),
-        },
+        ["serve", control, data, memory, shards, log] => {
+            match (memory.parse(), shards.parse(), log.parse()) {
+                (Ok(memory), Ok(shards), Ok(log)) => {
+                    serve(control.as_ref(), data.as_ref(), &Load { memory, shards, log })
+                }
+                _ => Err(io::Error::other("how much memory, how many shards, how long?").into()),
+            }
+        }
         ["bare-receive", count] => match count.parse() {
             Ok(count) => receive(count).map_err(handoff::Error::from),
             Err(_) => Err(io::Error::other("how many descriptors?").into()),
         },
-        _ => Err(io::Error::other("serve CONTROL DATA MEMORY, or bare-receive COUNT").into()),
+        _ => {
+            Err(io::Error::other("serve CONTROL DATA MEMORY SHARDS LOG, or bare-receive COUNT")
+                .into())
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,6 +62,12 @@ fn main() -> ExitCode {
     }
 }
 
+struct Load {
+    memory: usize,
+    shards: usize,
+    log: u64,
+}
+
 #[derive(handoff::Drainable)]
 struct Carrier {
     #[handoff(gate)]
@@ -58,6 +76,29 @@ struct Carrier {
     clients: Arc<Connections<Client>>,
     #[handoff(carry)]
     cache: Memory,
+    log: Option<Arc<Log>>,
+    shards: Vec<Nothing>,
+}
+
+/// A shard that has nothing to do.
+struct Nothing;
+
+impl Shard for Nothing {
+    fn seal(&self) -> handoff::Result<u64> {
+        Ok(1)
+    }
+
+    fn revision(&self) -> u64 {
+        1
+    }
+
+    fn fingerprint(&self) -> handoff::Result<[u8; 32]> {
+        Ok([7; 32])
+    }
+
+    fn resume(&self) -> handoff::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a connection is parked with.
@@ -72,7 +113,7 @@ impl Carried for Client {
     const VERSION: u32 = 1;
 }
 
-fn serve(control: &Path, data: &Path, memory: usize) -> handoff::Result<()> {
+fn serve(control: &Path, data: &Path, load: &Load) -> handoff::Result<()> {
     raise_limit()?;
     // Nothing that a bench which was killed has left lives for long.
     thread::spawn(|| {
@@ -81,13 +122,29 @@ fn serve(control: &Path, data: &Path, memory: usize) -> handoff::Result<()> {
     });
     let mut runtime = None;
     Daemon::new(control, data).run(
-        |_| Ok(runtime.insert(Runtime::new()?).handle().clone()),
-        |runtime, opening| open(&runtime, opening, memory),
+        |_| {
+            let runtime = runtime.insert(Runtime::new()?).handle().clone();
+            let path = data.join("log");
+            if load.log > 0 && !path.exists() {
+                // Zero bytes, which take no place on the disk.
+                File::create(&path)?.set_len(load.log)?;
+            }
+            let digest = if load.log > 0 { Log::read_ahead(&path)? } else { RollingDigest::new() };
+            Ok((runtime, digest))
+        },
+        |(runtime, digest), opening| open(&runtime, digest, opening, load),
     )?;
     Ok(())
 }
 
-fn open(runtime: &Handle, opening: &mut Opening<'_>, memory: usize) -> handoff::Result<Carrier> {
+fn open(
+    runtime: &Handle,
+    digest: RollingDigest,
+    opening: &mut Opening<'_>,
+    &Load { memory, shards, log }: &Load,
+) -> handoff::Result<Carrier> {
+    let path = opening.data_dir().join("log");
+    let log = (log > 0).then(|| Log::open(&path, digest)).transpose()?.map(Arc::new);
     let cache = opening.memory(CACHE)?;
     let sum = match cache.get(PAGES) {
         Some(pages) => sum_of_pages(&pages),
@@ -99,17 +156,20 @@ fn open(runtime: &Handle, opening: &mut Opening<'_>, memory: usize) -> handoff::
     };
     let gate = Arc::new(Gate::new());
     let clients = Arc::new(Connections::new());
-    let server = Arc::new(Server { gate: gate.clone(), clients: clients.clone(), sum });
+    let server =
+        Arc::new(Server { gate: gate.clone(), clients: clients.clone(), log: log.clone(), sum });
     let listener = opening.listeners().take_tcp("main")?;
     let _in_runtime = runtime.enter();
     runtime.spawn(server.clone().accept(TcpListener::from_std(listener)?));
     runtime.spawn(server.take_up());
-    Ok(Carrier { gate, clients, cache })
+    let shards = (0..shards).map(|_| Nothing).collect();
+    Ok(Carrier { gate, clients, cache, log, shards })
 }
 
 struct Server {
     gate: Arc<Gate>,
     clients: Arc<Connections<Client>>,
+    log: Option<Arc<Log>>,
     /// Of the memory, as this process sees it.
     sum: u64,
 }
@@ -169,6 +229,9 @@ impl Server {
                 }
             }
             let Ok(_pass) = self.gate.enter() else { break };
+            if self.log.as_ref().is_some_and(|log| log.append(&client.unparsed).is_err()) {
+                return;
+            }
             client.unparsed.clear();
             client.served += 1;
             if stream.write_all(&client.reply(self.sum)).await.is_err() {
