@@ -233,20 +233,21 @@ impl Drop for Draft {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 fn unhex<const N: usize>(text: &str) -> Result<[u8; N], &'static str> {
     const WHY: &str = "a digest is not hexadecimal";
-    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    let digit = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8).ok_or(WHY);
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(WHY) };
+    if pairs.len() != N {
         return Err(WHY);
     }
     let mut bytes = [0; N];
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| WHY)?;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Ok(bytes)
 }

@@ -2,15 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 
 use crate::drainable::fence::fenced;
 use crate::drainable::{Fingerprint, SealProgress, SealReport, SealedShard, Shard, Shards};
 use crate::error::{Error, Result};
+use crate::sys::pool;
 
 /// All shards of a daemon with their names, in declared order.
 ///
@@ -65,13 +64,14 @@ impl<'a> Fleet<'a> {
         self.members.iter().map(|member| member.shard.revision()).collect()
     }
 
-    /// Settles all shards, side by side.
+    /// Settles all shards, side by side; the threads for it stay for the seal that follows.
     ///
     /// # Errors
     ///
     /// [`Error::Shard`] names the first shard, in declared order, of those that failed or
     /// panicked. No further one was begun.
     pub fn settle(&self) -> Result<()> {
+        pool::prepare(self.len().min(MAX_WORKERS).saturating_sub(1));
         let mut settled: Vec<_> = self.members.iter().map(|_| Ok(())).collect();
         side_by_side(
             self.len(),
@@ -82,8 +82,8 @@ impl<'a> Fleet<'a> {
         settled.into_iter().collect()
     }
 
-    /// Seals all shards, side by side, and takes their fingerprints. `progress` is called
-    /// on this thread, after each.
+    /// Seals all shards, side by side, and takes their fingerprints. `progress` is called after
+    /// each, on whichever thread sealed it, one at a time.
     ///
     /// # Errors
     ///
@@ -277,67 +277,37 @@ fn resume(members: &[&Member<'_>]) -> Result<()> {
     outcome
 }
 
-/// Calls `task` with each index on as many threads as are useful, and `done` with what comes
-/// back, on this one, in the order of completion. They begin in the order of the indices, and
-/// none begins once a result is not `good`.
+/// Calls `task` with each index, on this thread and, where that takes long, on as many others as are
+/// useful, and `done` with what comes back, one at a time, in the order of completion. They begin
+/// in the order of the indices, and none begins once a result is not `good`.
 fn side_by_side<T: Send>(
     count: usize,
     task: impl Fn(usize) -> T + Sync,
     good: impl Fn(&T) -> bool + Sync,
-    mut done: impl FnMut(usize, T),
+    done: impl FnMut(usize, T) + Send,
 ) {
-    if count <= 1 {
-        (0..count).for_each(|index| done(index, task(index)));
-        return;
-    }
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
-    let (results, finished) = mpsc::channel();
-    // Of very many some are taken at once: each would cost less than being passed around.
-    let at_once = (count / (MAX_WORKERS * TURNS)).max(1);
-    let work = |results: mpsc::Sender<Vec<(usize, T)>>| {
+    let done = Mutex::new(done);
+    let work = || {
         while !stopped.load(Relaxed) {
-            let first = next.fetch_add(at_once, Relaxed);
-            if first >= count {
+            let index = next.fetch_add(1, Relaxed);
+            if index >= count {
                 return;
             }
-            let mut ended = Vec::with_capacity(at_once);
-            for index in first..count.min(first + at_once) {
-                if stopped.load(Relaxed) {
-                    break;
-                }
-                let result = task(index);
-                if !good(&result) {
-                    stopped.store(true, Relaxed);
-                }
-                ended.push((index, result));
+            let result = task(index);
+            if !good(&result) {
+                stopped.store(true, Relaxed);
             }
-            if results.send(ended).is_err() {
-                return;
-            }
+            (done.lock().unwrap_or_else(PoisonError::into_inner))(index, result);
         }
     };
-    thread::scope(|scope| {
-        let spawn = |_| -> io::Result<()> {
-            let (work, results) = (&work, results.clone());
-            let builder = thread::Builder::new().name("handoff-shard".to_owned());
-            builder.spawn_scoped(scope, move || work(results)).map(drop)
-        };
-        let spawned = (0..count.min(MAX_WORKERS)).map(spawn).take_while(io::Result::is_ok).count();
-        if spawned == 0 {
-            tracing::warn!("no thread can be started: the shards are done one after the other");
-            work(results);
-        } else {
-            drop(results);
-        }
-        finished.into_iter().flatten().for_each(|(index, result)| done(index, result));
-    });
+    let others = count.min(MAX_WORKERS).saturating_sub(1);
+    pool::side_by_side(others, &work);
 }
 
 /// Seals wait for disks rather than for processors, so more than there are processors help.
 const MAX_WORKERS: usize = 64;
-/// How often a worker takes some, at least.
-const TURNS: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::machine::{hello, judge_hello_ack};
 use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
 use crate::successor::Listeners;
+use crate::sys::pool;
 use crate::sys::process::ProcessId;
 use crate::sys::socket::ControlSocket;
 
@@ -48,6 +49,8 @@ impl Ahead {
         let socket = bind_hidden(control_socket)?;
         reach!(SuccessorBound)?;
         let lock = DataDirLock::ahead(data_dir)?;
+        // For the shards' fingerprints, should they take long.
+        pool::prepare(1);
         Ok(Self { control_socket: control_socket.to_owned(), socket, lock })
     }
 
