@@ -6,6 +6,7 @@
 //!
 //! Successor<Arrived>  .greet()            ->  Successor<Greeted>  the slow start-up work
 //!                     .fetch()                                    asks for what is carried
+//!                     .bind()                                     ready to take the lock
 //!                     .warmed()           ->  Successor<Warmed>   nothing may be touched yet
 //!                     .wait_for_begin()   ->  Successor<Begun>    lock held: open, verify
 //!                     .ready()            ->  Incumbent           committed: serve

@@ -26,8 +26,8 @@ pub enum Progress {
     Entered {
         /// The swap.
         handoff_id: HandoffId,
-        /// "warming", "draining", "prepared", "sealing", "sealed", "opening", "ready",
-        /// "committing", "committed", "rolling back", "rolled back" and the like.
+        /// "warming", "draining", "prepared" (not where the seal was asked for ahead), "sealing",
+        /// "sealed", "opening", "ready", "committing", "committed", "rolling back", "rolled back" and the like.
         phase: &'static str,
         /// Since the swap began.
         elapsed: Duration,
