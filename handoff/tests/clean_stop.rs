@@ -136,3 +136,67 @@ fn a_damaged_manifest_is_told_by_its_path_until_it_is_repaired() {
     DataDirLock::repair(&daemons.path("data")).expect("nobody serves it");
     assert_eq!(daemons.run(|| ()).expect("it stops"), Ended::Stopped);
 }
+
+/// A shard that leaves the sync to `settle`, and says what it was asked, in order.
+#[derive(Drainable)]
+struct Lazy {
+    #[handoff(gate)]
+    gate: Gate,
+    log: Unsynced,
+}
+
+struct Unsynced {
+    asked: mpsc::Sender<&'static str>,
+    settles: bool,
+}
+
+impl Shard for Unsynced {
+    fn settle(&self) -> Result<()> {
+        self.asked.send("settle").expect("the test hears it");
+        if self.settles { Ok(()) } else { Err(std::io::Error::other("no space left").into()) }
+    }
+
+    fn seal(&self) -> Result<u64> {
+        self.asked.send("seal").expect("the test hears it");
+        Ok(1)
+    }
+
+    fn revision(&self) -> u64 {
+        1
+    }
+
+    fn fingerprint(&self) -> Result<[u8; 32]> {
+        Ok([1; 32])
+    }
+
+    fn resume(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_seal_leaves_to_be_synced_is_synced_before_the_last_one() {
+    for settles in [true, false] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (control, data) =
+            (directory.path().join("control.sock"), directory.path().join("data"));
+        let (asked, asking) = mpsc::channel();
+        let ended = Daemon::new(control, data.clone()).run(
+            |_| Ok(()),
+            |(), opening| {
+                opening.stop_handle().stop();
+                Ok(Lazy { gate: Gate::new(), log: Unsynced { asked, settles } })
+            },
+        );
+        let asked: Vec<_> = asking.iter().collect();
+        if settles {
+            assert_eq!((ended.expect("it stops"), asked), (Ended::Stopped, vec!["settle", "seal"]));
+        } else {
+            let error = ended.expect_err("it is not durable");
+            assert!(error.to_string().contains("no space left"), "{error}");
+            assert_eq!(asked, ["settle"]);
+            let held = DataDirLock::acquire(&data).expect_err("it may not be opened elsewhere");
+            assert!(matches!(held, Error::LockHeld { .. }), "{held}");
+        }
+    }
+}

@@ -64,6 +64,34 @@ fn a_settling_that_fails_or_panics_is_undone_before_anything_is_drained() {
 }
 
 #[test]
+fn what_was_taken_over_is_settled_behind_the_commit_and_a_failure_is_told() {
+    for fault in ["settle=error", "settle=panic"] {
+        let mut cluster = Cluster::start();
+        cluster.swap(&[fault]).expect("it commits");
+        cluster.wait_struck("settle");
+        cluster.wait_logged(&["ERROR", "what was taken over is not durable yet", "settle"]);
+        cluster.wait_for_progress();
+        cluster.assert_sound();
+    }
+}
+
+#[test]
+fn a_seal_that_was_asked_for_ahead_is_undone_with_its_drain() {
+    for fault in ["drain=error", "seal=error", "seal=panic"] {
+        let mut cluster = Cluster::start_with(&[fault]);
+        let session = cluster.paired(&[]).warm().expect("it warms up");
+        let failed = session.prepare_and_seal().expect_err("a hook fails");
+        let failed = cluster.note(failed);
+        assert_seal_failed(&failed, "as planned");
+        assert_eq!(failed.incumbent, IncumbentFate::Serving);
+        cluster.wait_for_progress();
+        // And the next one goes through.
+        cluster.swap(&[]).expect("nothing is left of it");
+        cluster.assert_sound();
+    }
+}
+
+#[test]
 fn a_seal_that_fails_or_panics_keeps_the_lock() {
     for fault in ["seal=error", "seal=panic"] {
         let mut cluster = Cluster::start_with(&[fault]);
