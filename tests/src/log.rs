@@ -29,14 +29,16 @@ impl Log {
     ///
     /// The file is there, and cannot be read.
     pub fn read_ahead(path: &Path) -> Result<RollingDigest> {
-        let kept = fs::read(checkpoint_of(path)).unwrap_or_default();
-        let mut digest = Checkpoint::from_bytes(&kept).unwrap_or_default().into();
-        match File::open(path) {
-            Ok(file) => catch_up(&mut digest, &file)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(RollingDigest::new());
+            }
             Err(error) => return Err(error.into()),
-        }
-        Ok(digest)
+        };
+        let kept = fs::read(checkpoint_of(path)).unwrap_or_default();
+        let kept = Checkpoint::from_bytes(&kept).unwrap_or_default();
+        Ok(RollingDigest::go_on(kept, &file)?)
     }
 
     /// Opens it for writing, and reads what came after what was read.

@@ -64,7 +64,7 @@ impl<'a> Fleet<'a> {
         self.members.iter().map(|member| member.shard.revision()).collect()
     }
 
-    /// Settles all shards, side by side; the threads for it stay for the seal that follows.
+    /// Settles all shards, side by side; in a swap the threads for it stay for the seal.
     ///
     /// # Errors
     ///

@@ -8,12 +8,14 @@ use crate::error::Result;
 
 /// A daemon's state, as the [`Incumbent`](crate::Incumbent) drives it through a swap.
 ///
-/// Most daemons derive it (`#[derive(Drainable)]`). The hooks run on a thread of the
-/// library's, one at a time, in this order:
+/// Most daemons derive it (`#[derive(Drainable)]`). The hooks run on threads of the library's, one
+/// after the other, in this order; a [`settle`](Self::settle) behind a commit is waited for by the
+/// next drain:
 ///
 /// ```text
-/// admit -> settle -> drain -> seal -> (replaced: nothing more is called)
-///                                  -> resume_after_abort -> admit ...
+/// admit -> (settle, after a commit)
+///   -> settle -> drain -> seal -> (replaced: nothing more is called)
+///                             -> resume_after_abort -> admit ...
 /// ```
 ///
 /// A hook that panics counts as one that returned an error. One that never returns keeps the
@@ -43,7 +45,8 @@ pub trait Drainable: Send + Sync {
     fn drain(&self, deadline: Instant) -> Result<DrainReport>;
 
     /// Flushes, syncs and closes every shard for writing. The lock is released once it has
-    /// returned, so nothing may write any more.
+    /// returned, so nothing may write any more. What may be left to be synced is said at
+    /// [`Shard::seal`](crate::Shard::seal).
     ///
     /// # Errors
     ///
@@ -68,17 +71,22 @@ pub trait Drainable: Send + Sync {
     fn snapshot_state(&self) -> StateSnapshot;
 
     /// Begins to admit work: this process is the writer. Called when serving begins, at a
-    /// cold start and after a commit, and never before the commit point.
+    /// cold start and after a commit, and never before the commit point. After a commit the supervisor
+    /// is told that this process serves only when it has returned: it is part of the pause, and of
+    /// what the deadline of the swap limits.
     ///
     /// # Errors
     ///
-    /// An error ends [`Incumbent::serve`](crate::Incumbent::serve).
+    /// An error ends the [`Incumbent::serve`](crate::Incumbent::serve) of a cold start. After a commit
+    /// the call is repeated until it succeeds; at the deadline the supervisor ends this process, and
+    /// the old one serves again.
     fn admit(&self) -> Result<()> {
         Ok(())
     }
 
     /// Cuts a running [`drain`](Self::drain) short, because the swap was given up; called
-    /// from another thread while it runs. The drain may return whatever it likes.
+    /// from another thread while it runs, or when it has just ended and the seal has begun. The drain
+    /// may return whatever it likes.
     fn interrupt(&self) {}
 
     /// [`seal`](Self::seal), telling `progress` after each shard. Override it to have

@@ -39,8 +39,8 @@ use crate::error::{Error, Result};
 ///
 /// // Another process, later: nothing below the checkpoint is read.
 /// let kept: Vec<u8> = digest.checkpoint().to_bytes();
-/// let mut digest = RollingDigest::from(Checkpoint::from_bytes(&kept)?);
-/// digest.catch_up(&std::fs::File::open(&path)?)?;
+/// let file = std::fs::File::open(&path)?;
+/// let digest = RollingDigest::go_on(Checkpoint::from_bytes(&kept)?, &file)?;
 /// assert_eq!(digest.digest(), digest_file(&path)?);
 /// # Ok(())
 /// # }
@@ -52,7 +52,8 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct RollingDigest {
     whole: Subtrees,
-    /// Of the last group, which is empty only where there is nothing at all.
+    /// Of the last group. It is empty only where there is nothing at all: of nothing but whole
+    /// groups the digest could not be told.
     last: Hasher,
     length: u64,
 }
@@ -61,7 +62,26 @@ impl RollingDigest {
     /// Of nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self::from(Checkpoint::default())
+        Self { whole: Subtrees::default(), last: hasher_at(0), length: 0 }
+    }
+
+    /// Goes on from what was kept of the same file, reading what came after it.
+    ///
+    /// # Errors
+    ///
+    /// What reading failed with, and `UnexpectedEof` for a file that is no longer than what the
+    /// checkpoint stands for: it is not the same file, or it was cut. The remedy is to read all of
+    /// it: [`new`](Self::new) and [`catch_up`](Self::catch_up).
+    pub fn go_on(checkpoint: Checkpoint, file: &File) -> io::Result<Self> {
+        let whole = checkpoint.whole;
+        let length = whole.length(GROUP);
+        // A checkpoint is taken when there is more.
+        if length > 0 && file.metadata()?.len() <= length {
+            return Err(was_cut(length));
+        }
+        let mut digest = Self { last: hasher_at(length), whole, length };
+        digest.catch_up(file)?;
+        Ok(digest)
     }
 
     /// Adds what was appended.
@@ -102,10 +122,7 @@ impl RollingDigest {
         let before = self.length;
         let there = file.metadata()?.len();
         if there < before {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("the file is shorter than the {before} bytes that were added: it was cut"),
-            ));
+            return Err(was_cut(before));
         }
         let left = usize::try_from(there - before).unwrap_or(READ);
         let mut buffer = vec![0; left.clamp(LEAST_READ, READ)];
@@ -144,14 +161,6 @@ impl RollingDigest {
 impl Default for RollingDigest {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl From<Checkpoint> for RollingDigest {
-    fn from(checkpoint: Checkpoint) -> Self {
-        let whole = checkpoint.whole;
-        let length = whole.length(GROUP);
-        Self { last: hasher_at(length), whole, length }
     }
 }
 
@@ -255,7 +264,7 @@ fn digest_side_by_side(file: &File) -> io::Result<[u8; 32]> {
         let others = threads.min(whole).saturating_sub(1);
         let spawn = |_| {
             let builder = thread::Builder::new().name("handoff-digest".to_owned());
-            builder.spawn_scoped(scope, &work)
+            builder.spawn_scoped(scope, work)
         };
         let others: Vec<_> = (0..others).map(spawn).take_while(Result::is_ok).collect();
         let mut pieces: Vec<(u64, ChainingValue)> = work()?;
@@ -324,6 +333,11 @@ impl Subtrees {
         });
         *merge_subtrees_root(first, &right, Mode::Hash).as_bytes()
     }
+}
+
+fn was_cut(known: u64) -> io::Error {
+    let words = format!("the file has less than it had: {known} bytes of it are known");
+    io::Error::new(io::ErrorKind::UnexpectedEof, words)
 }
 
 fn hasher_at(offset: u64) -> Hasher {
@@ -404,15 +418,16 @@ mod tests {
             let kept = checkpoint.to_bytes();
             assert!(kept.len() <= 1536 && checkpoint.length() <= length as u64);
             assert_eq!(Checkpoint::from_bytes(&kept), Ok(checkpoint.clone()));
-            let mut digest = RollingDigest::from(checkpoint);
-            let mut seen = Vec::new();
-            let from = digest.length() as usize;
             let file = file(&bytes);
+            let gone_on = RollingDigest::go_on(checkpoint, file.as_file());
+            let mut gone_on = gone_on.expect("it is readable");
+            assert_eq!(gone_on.digest(), *blake3::hash(&bytes).as_bytes(), "{length}");
+            assert_eq!(gone_on.catch_up(file.as_file()).expect("it is readable"), 0);
+            let mut seen = Vec::new();
             let read = digest.catch_up_with(file.as_file(), |more| seen.extend_from_slice(more));
-            assert_eq!(read.expect("it is readable"), (bytes.len() - from) as u64);
-            assert_eq!(seen, bytes[from..]);
-            assert_eq!(digest.digest(), *blake3::hash(&bytes).as_bytes(), "{length}");
-            assert_eq!(digest.catch_up(file.as_file()).expect("it is readable"), 0);
+            assert_eq!(read.expect("it is readable"), 3000);
+            assert_eq!(seen, bytes[length..]);
+            assert_eq!(digest.digest(), gone_on.digest(), "{length}");
         }
     }
 
@@ -423,6 +438,20 @@ mod tests {
         let error = digest.catch_up(file(&bytes(99)).as_file()).expect_err("it is shorter");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(digest.length(), 100);
+        // Also one that has just what the checkpoint stands for, of which there was more.
+        let group = GROUP as usize;
+        let bytes = bytes(2 * group + 1);
+        digest.update(&bytes[100..]);
+        for length in [0, group, 2 * group] {
+            let cut = file(&bytes[..length]);
+            let error = RollingDigest::go_on(digest.checkpoint(), cut.as_file());
+            let error = error.expect_err("it is shorter");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        let whole = file(&bytes);
+        let whole =
+            RollingDigest::go_on(digest.checkpoint(), whole.as_file()).expect("it is whole");
+        assert_eq!(whole.digest(), *blake3::hash(&bytes).as_bytes());
     }
 
     #[test]
@@ -462,11 +491,9 @@ mod tests {
                 rest = later;
                 if cut % 2 == 0 {
                     // Through a checkpoint, as another process would.
-                    let checkpoint = digest.checkpoint();
-                    let from = checkpoint.length() as usize;
-                    let to = digest.length() as usize;
-                    digest = RollingDigest::from(checkpoint);
-                    digest.update(&bytes[from..to]);
+                    let file = file(&bytes[..digest.length() as usize]);
+                    let gone_on = RollingDigest::go_on(digest.checkpoint(), file.as_file());
+                    digest = gone_on.expect("it is readable");
                 }
             }
             prop_assert_eq!(digest.digest(), *blake3::hash(&bytes).as_bytes());

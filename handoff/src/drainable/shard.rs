@@ -25,14 +25,15 @@ pub trait Shard: Send + Sync {
     /// default.
     ///
     /// Called ahead of a drain, and again if that took long; in a new process right after the
-    /// commit; and before the last seal of a clean stop. Requests are in flight but for the last.
-    /// Hold no lock that a request waits for while the disk works: a duplicate of the file
+    /// commit, where it has to cover what the old process has written too; and before the last seal
+    /// of a clean stop. Requests may be in flight each time. Hold no lock that a request waits for while the disk works: a duplicate of the file
     /// (`try_clone`) can be synced beside it.
     ///
     /// # Errors
     ///
     /// Ahead of a drain any error undoes the swap: what cannot be synced now will not be later.
-    /// After a commit it is logged. At a stop it is what the stop fails with.
+    /// After a commit it is logged, and the next drain or stop fails with it. At a stop it is what the
+    /// stop fails with.
     fn settle(&self) -> Result<()> {
         Ok(())
     }
@@ -42,7 +43,8 @@ pub trait Shard: Send + Sync {
     /// Where an acknowledgement never promised that a write is durable, the sync may be left to
     /// [`settle`](Self::settle): it is enough to have written. The new process reads what this one
     /// wrote, whether or not it is on the disk yet, and syncs it right after the commit; a crash of
-    /// the machine in between takes what it could have taken without a swap.
+    /// the machine in between takes what it could have taken without a swap. What `seal` itself
+    /// writes, it syncs.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::carry::Rest;
 use crate::datadir::{DataDirLock, Fencing};
@@ -54,11 +54,11 @@ pub struct Incumbent {
 }
 
 /// What is said once this process admits work. Dropping it says that it never will.
-pub(super) struct Announcement(Box<dyn FnOnce() + Send>);
+pub(super) struct Announcement(Mutex<Box<dyn FnOnce() + Send>>);
 
 impl Announcement {
     pub(super) fn say(self) {
-        (self.0)();
+        (self.0.into_inner().unwrap_or_else(PoisonError::into_inner))();
     }
 }
 
@@ -135,7 +135,7 @@ impl Incumbent {
     }
 
     pub(crate) fn announced_by(mut self, announce: impl FnOnce() + Send + 'static) -> Self {
-        self.announcement = Some(Announcement(Box::new(announce)));
+        self.announcement = Some(Announcement(Mutex::new(Box::new(announce))));
         self
     }
 

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use crate::carry::{Carrier, Claim};
 use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::incumbent::bind::Stop;
 use crate::incumbent::look::{self, Open};
+use crate::incumbent::serve::Settling;
+use crate::sys::pool;
 
 /// What the thread is to run.
 #[derive(Debug)]
@@ -31,8 +33,17 @@ pub(super) enum Outcome {
     Open(Result<Open>),
     Drained(Result<DrainReport>, Next),
     Progress(SealProgress),
-    Sealed(Result<(SealReport, Vec<SealedShard>)>),
+    Sealed(Result<Sealed>),
     Resumed(Result<()>),
+}
+
+/// What a seal left.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) report: SealReport,
+    pub(super) shards: Vec<SealedShard>,
+    /// Of a last seal: nothing was written behind the settling before it.
+    pub(super) is_durable: bool,
 }
 
 /// What the thread does behind a drain.
@@ -59,6 +70,7 @@ impl Hooks {
     pub(super) fn start<D: Drainable + 'static>(
         drainable: Arc<D>,
         carrying: Carrying,
+        settling: Option<Settling>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
@@ -80,6 +92,8 @@ impl Hooks {
             let mut work = Work {
                 drainable: &*drainable,
                 carrying,
+                settling,
+                _threads: pool::hold(),
                 resumed: false,
                 is_last: false,
                 tell: &tell,
@@ -144,6 +158,10 @@ impl Carrying {
 struct Work<'a, D> {
     drainable: &'a D,
     carrying: Carrying,
+    /// That of the commit by which this process came to serve.
+    settling: Option<Settling>,
+    /// So that none has to be started while clients wait.
+    _threads: pool::Hold,
     /// Whether the resume hook has succeeded.
     resumed: bool,
     /// Whether this process ends, and nobody takes its place.
@@ -179,6 +197,7 @@ impl<D: Drainable> Work<'_, D> {
         reach!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
+        self.end_settling()?;
         // Everybody is served still. What is written until the gates close is for the seal.
         let settled = Instant::now();
         self.drainable.settle()?;
@@ -206,7 +225,17 @@ impl<D: Drainable> Work<'_, D> {
         Ok(report)
     }
 
-    fn seal(&mut self) -> Result<(SealReport, Vec<SealedShard>)> {
+    /// One hook at a time; and what could not be made durable is told by whatever comes next.
+    fn end_settling(&mut self) -> Result<()> {
+        self.settling.take().map_or(Ok(()), |settling| {
+            settling.join().unwrap_or_else(|_| {
+                let message = "the thread panicked".to_owned();
+                Err(Error::HookPanicked { hook: "settle", message })
+            })
+        })
+    }
+
+    fn seal(&mut self) -> Result<Sealed> {
         let last = Mutex::new(None::<Instant>);
         let progress = |progress: SealProgress| {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,11 +245,19 @@ impl<D: Drainable> Work<'_, D> {
             }
         };
         reach!(IncumbentSeals)?;
+        let mut settled = None;
         if self.is_last {
             // No process comes after it that would sync what the seal leaves to it.
+            self.end_settling()?;
+            settled = Some(self.drainable.snapshot_state().last_revision_per_shard);
             self.drainable.settle()?;
         }
         let report = self.drainable.seal_with_progress(&progress)?;
+        // Where revisions are told, a request that outlived the drain is seen by them.
+        let is_durable = settled.is_none_or(|settled| {
+            let sealed = &report.last_revision_per_shard;
+            settled.len() != sealed.len() || settled == *sealed
+        });
         let shards = self.drainable.sealed_shards();
         reach!(IncumbentSealed)?;
         // Something may have been added by a hook.
@@ -228,7 +265,7 @@ impl<D: Drainable> Work<'_, D> {
         if let Some(carrier) = self.carrying.carrier.take() {
             carrier.finish(&self.drainable.carriage())?;
         }
-        Ok((report, shards))
+        Ok(Sealed { report, shards, is_durable })
     }
 
     /// Why it has ended, if it has: it goes on until everything is sealed.

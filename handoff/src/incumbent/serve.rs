@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -15,7 +15,7 @@ use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{Error, PeerMisbehaved, Result};
-use crate::incumbent::bind::Stop;
+use crate::incumbent::bind::{Announcement, Stop};
 use crate::incumbent::hooks::Job;
 use crate::incumbent::quota::Quota;
 use crate::incumbent::session::Session;
@@ -40,7 +40,7 @@ pub(super) fn run<D: Drainable + 'static>(
         listeners,
         is_committed,
         rest,
-        announcement,
+        mut announcement,
     } = incumbent;
     let capabilities = capabilities_of(&*drainable, is_committed)?;
     lock.keep();
@@ -48,20 +48,26 @@ pub(super) fn run<D: Drainable + 'static>(
         lock.record_serving(&build_id)?;
         reach!(ColdStartRecorded)?;
     }
-    admit(&*drainable, is_committed)?;
-    release(&*drainable, is_committed, rest)?;
-    if let Some(announcement) = announcement {
+    let mut settling = None;
+    if is_committed {
+        let mut announce = || announce(&mut socket, &mut announcement);
+        let patience = ADMISSION_PATIENCE;
+        until_it_works("admit", patience, &mut announce, || admit(&*drainable, true));
+        // Once: it is decided by the first try.
+        let is_ours = rest.is_none_or(Rest::take_up);
+        if !is_ours {
+            tracing::error!("the incumbent has taken its connections back");
+        }
+        let release = || release(&*drainable, is_ours);
+        until_it_works("release", patience, &mut announce, release);
         // Whoever is told of it may wake others, and the old process has much to put away: all of
         // that comes behind the first clients.
-        if let Err(error) = socket.publish() {
-            tracing::error!(%error, "the control socket's path could not be taken over yet");
-        }
-        pass!(SuccessorTookPath);
-        announcement.say();
-        settle(&drainable);
+        announce();
+        settling = settle(&drainable);
         pass!(SuccessorServes);
-    }
-    if !is_committed {
+    } else {
+        fenced("admit", || admit(&*drainable, false))?;
+        fenced("release", || release(&*drainable, true))?;
         pass!(ColdStartServes);
     }
     let mut server = Server {
@@ -78,6 +84,7 @@ pub(super) fn run<D: Drainable + 'static>(
         holder: None,
         asked: Vec::new(),
         gathered: None,
+        settling,
         accept_again: None,
         publish_again: Some(Instant::now()),
         refusals: Quota::new(MOST_REFUSALS, Instant::now()),
@@ -95,31 +102,40 @@ pub(super) fn run<D: Drainable + 'static>(
 
 /// The first admission.
 fn admit<D: Drainable>(drainable: &D, is_committed: bool) -> Result<()> {
-    fenced_first("admit", is_committed, || {
-        if is_committed {
-            reach!(SuccessorAdmits)?;
-        }
-        drainable.admit()
-    })
+    if is_committed {
+        reach!(SuccessorAdmits)?;
+    }
+    drainable.admit()
 }
 
-/// A cold start that fails says so; after a commit this process is the writer, and nobody else
-/// is left to serve, so it is repeated until it works.
-fn fenced_first(
+/// This process serves: it takes the control socket's path over, and says so.
+fn announce(socket: &mut ControlSocket, announcement: &mut Option<Announcement>) {
+    let Some(announcement) = announcement.take() else { return };
+    if let Err(error) = socket.publish() {
+        tracing::error!(%error, "the control socket's path could not be taken over yet");
+    }
+    pass!(SuccessorTookPath);
+    announcement.say();
+}
+
+/// After a commit this process is the writer. Until it has been announced its supervisor may
+/// still end it, for another process that can serve; past `patience` there may be none, and it is
+/// announced as it is.
+fn until_it_works(
     hook: &'static str,
-    until_it_works: bool,
+    patience: Duration,
+    announce: &mut dyn FnMut(),
     mut run: impl FnMut() -> Result<()>,
-) -> Result<()> {
+) {
+    let begun = Instant::now();
     let mut pause = RETRY_PAUSE;
-    loop {
-        match fenced(hook, &mut run) {
-            Err(error) if until_it_works => {
-                tracing::error!(hook, %error, "it does not work yet");
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
-            }
-            result => return result,
+    while let Err(error) = fenced(hook, &mut run) {
+        tracing::error!(hook, %error, "it does not work yet");
+        if begun.elapsed() >= patience {
+            announce();
         }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
     }
 }
 
@@ -143,35 +159,34 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
 }
 
 /// Behind the commit, while everybody is served: what the old process had written and not synced is
-/// made durable by this one. A shard that fails here fails in its next seal too, which counts.
-fn settle<D: Drainable + 'static>(drainable: &Arc<D>) {
+/// made durable by this one. The next drain waits for it, and fails with it.
+fn settle<D: Drainable + 'static>(drainable: &Arc<D>) -> Option<Settling> {
     let drainable = Arc::clone(drainable);
     let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
-        if let Err(error) = fenced("settle", || drainable.settle()) {
+        let settled = fenced("settle", || drainable.settle());
+        if let Err(error) = &settled {
             tracing::error!(%error, "what was taken over is not durable yet");
         }
+        settled
     });
-    if let Err(error) = settling {
-        tracing::error!(%error, "what was taken over is made durable by the next seal");
-    }
+    settling
+        .inspect_err(|error| tracing::error!(%error, "what was taken over is not durable yet"))
+        .ok()
 }
 
+/// The settling behind a commit, until the next drain.
+pub(super) type Settling = std::thread::JoinHandle<Result<()>>;
+
 /// What arrived may be used, once it can no longer be taken back.
-fn release(drainable: &impl Drainable, is_committed: bool, rest: Option<Rest>) -> Result<()> {
-    // Once: it is decided by the first try.
-    let is_ours = rest.is_none_or(Rest::take_up);
+#[expect(clippy::unnecessary_wraps, reason = "a hook is fenced, and those return what they say")]
+fn release(drainable: &impl Drainable, is_ours: bool) -> Result<()> {
+    let carriage = drainable.carriage();
     if !is_ours {
-        tracing::error!("the incumbent has taken its connections back");
+        carriage.forget();
     }
-    fenced_first("release", is_committed, || {
-        let carriage = drainable.carriage();
-        if !is_ours {
-            carriage.forget();
-        }
-        pass!(SuccessorTakesUp);
-        carriage.release();
-        Ok(())
-    })
+    pass!(SuccessorTakesUp);
+    carriage.release();
+    Ok(())
 }
 
 /// A successor that waits for what is carried.
@@ -203,6 +218,7 @@ pub(super) struct Server<D> {
     pub(super) asked: Vec<Asked>,
     /// What the holder is to be told, while more of it may come.
     pub(super) gathered: Option<Vec<Message>>,
+    pub(super) settling: Option<Settling>,
     pub(super) accept_again: Option<Instant>,
     pub(super) publish_again: Option<Instant>,
     /// Of peers, in the log.
@@ -614,6 +630,8 @@ fn is_ordinary(error: &Error) -> bool {
     }
 }
 
+/// Longer than most swaps may take, whose supervisor decides meanwhile.
+const ADMISSION_PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of the log a second.
 const MOST_REFUSALS: u32 = 16;
 const MOST_STEPS: u32 = 64;
@@ -621,3 +639,22 @@ const MOST_STEPS: u32 = 64;
 const MOST_ASKED: usize = 8;
 /// Messages of one session, or connections, that are acted upon before others have their turn.
 pub(super) const A_TURN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_admit_for_long_is_announced_all_the_same() {
+        for (patience, expected) in [(Duration::ZERO, 2), (Duration::from_secs(3600), 0)] {
+            let (mut tries, mut announced) = (0, 0);
+            until_it_works("admit", patience, &mut || announced += 1, || {
+                tries += 1;
+                assert!(tries != 1, "a panic is no end");
+                let error = || std::io::Error::other("not yet").into();
+                if tries < 3 { Err(error()) } else { Ok(()) }
+            });
+            assert_eq!((tries, announced), (3, expected));
+        }
+    }
+}

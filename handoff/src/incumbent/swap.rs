@@ -9,7 +9,7 @@ use crate::datadir::{Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::frame::HEARTBEAT_INTERVAL;
-use crate::incumbent::hooks::{Carrying, Hooks, Job, Next, Outcome};
+use crate::incumbent::hooks::{Carrying, Hooks, Job, Next, Outcome, Sealed};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::serve::{Asked, Server};
 use crate::incumbent::standing::Standing;
@@ -38,6 +38,8 @@ pub(super) struct Swap {
     retry: Option<Instant>,
     retry_pause: Duration,
     shards: Vec<SealedShard>,
+    /// Whether all that was sealed is durable, at the end of a last seal.
+    is_durable: bool,
 }
 
 impl<D: Drainable + 'static> Server<D> {
@@ -45,7 +47,8 @@ impl<D: Drainable + 'static> Server<D> {
         let carrying = self.carrying_for(successor_pid);
         let carrier = carrying.carrier.as_ref().map(Carrier::stopper);
         let (drainable, stop) = (Arc::clone(&self.drainable), Arc::clone(&self.stop));
-        let hooks = match Hooks::start(drainable, carrying, stop) {
+        let settling = self.settling.take();
+        let hooks = match Hooks::start(drainable, carrying, settling, stop) {
             Ok(hooks) => hooks,
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
@@ -82,6 +85,7 @@ impl<D: Drainable + 'static> Server<D> {
             retry: None,
             retry_pause: RETRY_PAUSE,
             shards: Vec::new(),
+            is_durable: true,
         });
         self.run(first);
     }
@@ -176,9 +180,9 @@ impl<D: Drainable + 'static> Server<D> {
                 Outcome::Sealed(_) if matches!(self.state, State::Resuming(_)) => continue,
                 Outcome::Sealed(result) => {
                     let result = self.in_words("seal", result);
-                    Event::SealEnded(result.map(|(report, shards)| {
+                    Event::SealEnded(result.map(|Sealed { report, shards, is_durable }| {
                         if let Some(swap) = &mut self.swap {
-                            swap.shards = shards;
+                            (swap.shards, swap.is_durable) = (shards, is_durable);
                         }
                         report
                     }))
@@ -279,9 +283,15 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     pub(super) fn release_for_good(&mut self, report: &SealReport) {
-        let shards = self.swap.as_mut().map(|swap| std::mem::take(&mut swap.shards));
-        let (lock, shards) = (&mut self.lock, shards.unwrap_or_default());
-        let manifest = SealManifest::of_seal(lock.generation(), report, shards, true);
+        let sealed =
+            self.swap.as_mut().map(|swap| (std::mem::take(&mut swap.shards), swap.is_durable));
+        let (lock, (shards, is_durable)) = (&mut self.lock, sealed.unwrap_or_default());
+        if !is_durable {
+            tracing::warn!(
+                "a request outlived the last drain: after a crash of the machine the next start has nothing to verify against"
+            );
+        }
+        let manifest = SealManifest::of_seal(lock.generation(), report, shards, is_durable);
         let released = manifest.write(lock.data_dir()).and_then(|()| lock.release_sealed());
         if let Err(error) = released {
             self.ended = Some(Err(error));

@@ -32,7 +32,7 @@ pub struct Successor<P: Phase> {
     inherited: Listeners,
     /// What the incumbent carries; none where it was not asked, or carries nothing.
     receiver: Option<Receiver>,
-    ahead: Option<Ahead>,
+    ahead: Option<Box<Ahead>>,
     phase: P,
 }
 
@@ -42,6 +42,7 @@ struct Ahead {
     control_socket: PathBuf,
     socket: ControlSocket,
     lock: DataDirLock,
+    threads: pool::Hold,
 }
 
 impl Ahead {
@@ -50,8 +51,9 @@ impl Ahead {
         reach!(SuccessorBound)?;
         let lock = DataDirLock::ahead(data_dir)?;
         // For the shards' fingerprints, should they take long.
+        let threads = pool::hold();
         pool::prepare(1);
-        Ok(Self { control_socket: control_socket.to_owned(), socket, lock })
+        Ok(Self { control_socket: control_socket.to_owned(), socket, lock, threads })
     }
 
     fn is_of(&self, control_socket: &Path, data_dir: &Path) -> bool {
@@ -90,6 +92,8 @@ pub struct Begun {
     socket: ControlSocket,
     arrivals: Option<Arrivals>,
     verified: Option<[u8; 32]>,
+    /// So that none has to be started while clients wait.
+    threads: pool::Hold,
 }
 
 impl Phase for Arrived {}
@@ -169,7 +173,7 @@ impl Successor<Greeted> {
     /// [`Error::ControlSocket`] or [`Error::Path`] when the socket cannot be bound, or the lock
     /// file not opened.
     pub fn bind(&mut self, control_socket: &Path, data_dir: &Path) -> Result<()> {
-        self.ahead = Some(Ahead::make(control_socket, data_dir)?);
+        self.ahead = Some(Box::new(Ahead::make(control_socket, data_dir)?));
         Ok(())
     }
 
@@ -200,8 +204,8 @@ impl Successor<Warmed> {
         data_dir: &Path,
     ) -> Result<Successor<Begun>> {
         let ahead = self.ahead.take().filter(|ahead| ahead.is_of(control_socket, data_dir));
-        let ahead = ahead.map_or_else(|| Ahead::make(control_socket, data_dir), Ok);
-        let Ahead { socket, lock, .. } = match ahead {
+        let ahead = ahead.map_or_else(|| Ahead::make(control_socket, data_dir), |made| Ok(*made));
+        let Ahead { socket, lock, threads, .. } = match ahead {
             Ok(ahead) => ahead,
             Err(error) => return Err(self.fail(error)),
         };
@@ -227,7 +231,8 @@ impl Successor<Warmed> {
                 let arrivals = arrivals.map(|receiver| self.settle(receiver, &lock));
                 match arrivals.transpose() {
                     Ok(arrivals) => {
-                        Ok(self.into_phase(Begun { lock, socket, arrivals, verified: None }))
+                        let verified = None;
+                        Ok(self.into_phase(Begun { lock, socket, arrivals, verified, threads }))
                     }
                     Err(error) => Err(self.fail(error)),
                 }
@@ -342,7 +347,7 @@ impl Successor<Begun> {
             Err(error) => return Err(self.fail(error.into())),
         };
         let Self { mut conversation, mut inherited, phase, .. } = self;
-        let Begun { lock, socket, arrivals, verified } = phase;
+        let Begun { lock, socket, arrivals, verified, threads: _threads } = phase;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
         let mut incumbent = Incumbent::new(socket, lock)?

@@ -281,9 +281,17 @@ impl Swap {
                 self.ask_again = None;
             }
         }
+        let mut said = Vec::new();
         for effect in effects {
-            self.perform(effect);
+            match effect {
+                Effect::ToIncumbent(message) => said.push(message),
+                effect => {
+                    self.tell_incumbent(&mut said);
+                    self.perform(effect);
+                }
+            }
         }
+        self.tell_incumbent(&mut said);
         if before != after {
             tracing::info!(from = before, to = after, handoff_id = %self.handoff_id(), "supervisor");
             self.tell_phase();
@@ -320,22 +328,29 @@ impl Swap {
         }
     }
 
+    /// In one go: what is asked for along with a drain is there before the drain can fail.
+    fn tell_incumbent(&self, messages: &mut Vec<Message>) {
+        if messages.iter().any(|message| matches!(message, Message::Commit { .. })) {
+            pass!(SupervisorHeardServing);
+        }
+        if let Err(error) = self.incumbent.send_all(messages) {
+            let message = messages.first().map(Message::name);
+            tracing::warn!(%error, message, "the incumbent does not read");
+        }
+        for message in messages.drain(..) {
+            match message {
+                Message::PrepareHandoff { .. } => pass!(SupervisorSentPrepare),
+                Message::SealRequest { .. } => pass!(SupervisorSentSeal),
+                Message::Commit { .. } => pass!(SupervisorToldIncumbent),
+                _ => {}
+            }
+        }
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::ToIncumbent(message) => {
-                if matches!(message, Message::Commit { .. }) {
-                    pass!(SupervisorHeardServing);
-                }
-                if let Err(error) = self.incumbent.send(&message) {
-                    tracing::warn!(%error, message = message.name(), "the incumbent does not read");
-                }
-                match message {
-                    Message::PrepareHandoff { .. } => pass!(SupervisorSentPrepare),
-                    Message::SealRequest { .. } => pass!(SupervisorSentSeal),
-                    Message::Commit { .. } => pass!(SupervisorToldIncumbent),
-                    _ => {}
-                }
-            }
+            // Said already, with what else there was to say.
+            Effect::ToIncumbent(_) => {}
             Effect::ToSuccessor(message) => {
                 if matches!(message, Message::Commit { .. }) {
                     pass!(SupervisorCommits);

@@ -24,6 +24,21 @@ pub(crate) fn prepare(threads: usize) {
     }
 }
 
+/// For as long as it lives no thread ends for want of something to do.
+#[derive(Debug)]
+pub(crate) struct Hold(());
+
+pub(crate) fn hold() -> Hold {
+    POOL.lock().holds += 1;
+    Hold(())
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        POOL.lock().holds -= 1;
+    }
+}
+
 /// Calls `work` on this thread and, unless that is over soon, also on up to `most` others, and
 /// returns once it has returned on all of them. Each call takes up what no other has, until nothing
 /// is left: so when it has returned here, it is not called any more.
@@ -49,13 +64,15 @@ impl Called {
     fn begin(work: Work, most: usize) -> Self {
         let mut state = POOL.lock();
         state.last += 1;
-        let id = state.last;
+        // There before the job is, so that nothing can leave the job behind.
+        let called = Self(state.last);
         let since = Instant::now();
-        state.jobs.push(Job { id, work, since, seats: most, running: 0, panic: None });
+        state.jobs.push(Job { id: called.0, work, since, seats: most, running: 0, panic: None });
         if most > 0 {
             state.call_one();
         }
-        Self(id)
+        drop(state);
+        called
     }
 }
 
@@ -95,8 +112,10 @@ struct Job {
 
 struct Pool {
     state: Mutex<State>,
-    /// There may be something to do.
+    /// There is something to do for a thread that rests.
     called: Condvar,
+    /// For a thread that waits whether a caller is done by itself; nobody signals it.
+    patience: Condvar,
     /// A thread has returned from a job.
     ended: Condvar,
 }
@@ -105,23 +124,28 @@ struct State {
     jobs: Vec<Job>,
     last: u64,
     threads: usize,
+    /// Those that rest, and were not called.
     idle: usize,
+    /// Those that were called, and have not got up yet.
+    calls: usize,
+    holds: usize,
 }
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
-        self.called.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
-    }
+fn wait<'a>(on: &Condvar, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+    on.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
 impl State {
     /// Has one more thread look at the jobs.
     fn call_one(&mut self) {
         if self.idle > 0 {
+            (self.idle, self.calls) = (self.idle - 1, self.calls + 1);
             POOL.called.notify_one();
         } else if self.threads < MOST {
             // Where none can be started, those that there are do it.
@@ -143,19 +167,23 @@ fn help() {
     loop {
         let Some(job) = state.jobs.iter_mut().find(|job| job.seats > 0) else {
             let left = REST.saturating_sub(rested.elapsed());
-            if left.is_zero() {
+            if left.is_zero() && state.holds == 0 {
                 state.threads -= 1;
                 return;
             }
             state.idle += 1;
-            state = POOL.wait(state, left);
-            state.idle -= 1;
+            state = wait(&POOL.called, state, left.max(LEAST_REST));
+            // Whichever was meant: as many get up as were called.
+            match state.calls.checked_sub(1) {
+                Some(calls) => state.calls = calls,
+                None => state.idle -= 1,
+            }
             continue;
         };
         let left = PATIENCE.saturating_sub(job.since.elapsed());
         if !left.is_zero() {
             // Whoever called may be done by then.
-            state = POOL.wait(state, left);
+            state = wait(&POOL.patience, state, left);
             continue;
         }
         (job.seats, job.running) = (job.seats - 1, job.running + 1);
@@ -168,24 +196,27 @@ fn help() {
         state = POOL.lock();
         if let Some(job) = state.jobs.iter_mut().find(|job| job.id == id) {
             (job.running, job.seats) = (job.running - 1, 0);
-            if let Err(panic) = worked {
-                job.panic.get_or_insert(panic);
-            }
             POOL.ended.notify_all();
+            if let (Err(panic), None) = (worked, &job.panic) {
+                job.panic = Some(panic);
+            }
         }
         rested = Instant::now();
     }
 }
 
 static POOL: Pool = Pool {
-    state: Mutex::new(State { jobs: Vec::new(), last: 0, threads: 0, idle: 0 }),
+    state: Mutex::new(State { jobs: Vec::new(), last: 0, threads: 0, idle: 0, calls: 0, holds: 0 }),
     called: Condvar::new(),
+    patience: Condvar::new(),
     ended: Condvar::new(),
 };
 /// About twice what it takes to wake a thread.
 const PATIENCE: Duration = Duration::from_micros(100);
 /// How long a thread waits for something to do.
-pub(crate) const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(5);
+/// How long one that is held looks away.
+const LEAST_REST: Duration = Duration::from_secs(1);
 /// More than any one caller asks for.
 const MOST: usize = 128;
 
@@ -224,6 +255,15 @@ mod tests {
             }
         });
         assert_eq!(threads.into_inner().expect("whole").len(), 8);
+    }
+
+    #[test]
+    fn a_thread_that_is_held_stays() {
+        let held = hold();
+        prepare(1);
+        drop(held);
+        let state = POOL.lock();
+        assert!(state.threads >= 1 && state.calls <= state.threads, "{}", state.threads);
     }
 
     #[test]

@@ -58,17 +58,19 @@ struct Usage {
     threads: u64,
 }
 
-/// Once it changes no more.
+/// Once what helped with a swap or a start is gone: it stays for 5 s, should it be of use again.
 fn settled(pid: u32) -> io::Result<Usage> {
-    let limit = Instant::now() + Duration::from_secs(10);
-    let mut before = usage(pid)?;
+    let limit = Instant::now() + Duration::from_secs(20);
+    let (mut before, mut since) = (usage(pid)?, Instant::now());
     loop {
         std::thread::sleep(Duration::from_millis(100));
         let now = usage(pid)?;
-        if now == before || Instant::now() >= limit {
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        if since.elapsed() >= Duration::from_secs(7) || Instant::now() >= limit {
             return Ok(now);
         }
-        before = now;
     }
 }
 

@@ -71,8 +71,34 @@ fn what_was_taken_over_is_settled_behind_the_commit_and_a_failure_is_told() {
         cluster.wait_struck("settle");
         cluster.wait_logged(&["ERROR", "what was taken over is not durable yet", "settle"]);
         cluster.wait_for_progress();
+        // Also by the next swap, once.
+        let failed = cluster.swap_fails(&[]);
+        assert_seal_failed(&failed, "as planned");
+        assert_eq!(cluster.struck(DRAIN_BEGUN, None), 1, "that of the first swap");
+        cluster.swap(&[]).expect("it was told");
         cluster.assert_sound();
     }
+}
+
+#[test]
+fn a_drain_waits_for_what_is_settled_behind_the_commit() {
+    let mut cluster = Cluster::start();
+    cluster.swap(&["settle=slow:3000"]).expect("it commits");
+    let session = cluster.paired(&[]).warm().expect("it warms up");
+    cluster.wait_struck("settle");
+    let sealed = std::thread::scope(|scope| {
+        let swap = scope.spawn(|| session.prepare_and_seal());
+        // Long enough for a drain that does not wait.
+        for _ in 0..20 {
+            cluster.wait_for_progress();
+        }
+        assert_eq!(cluster.struck(DRAIN_BEGUN, None), 1, "it was slow enough to see");
+        swap.join().expect("no panic")
+    });
+    let committed = sealed.and_then(|sealed| sealed.begin()?.commit());
+    cluster.commit(committed.expect("it commits"));
+    assert_eq!(cluster.struck(DRAIN_BEGUN, None), 2);
+    cluster.assert_sound();
 }
 
 #[test]
