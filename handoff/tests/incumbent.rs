@@ -474,7 +474,7 @@ fn a_stop_is_told_to_whoever_is_about_to_swap() {
         other => panic!("{other:?}"),
     }
     cluster.serving.join().expect("it does not panic").expect("it stops");
-    assert_eq!(cluster.daemon.calls(), ["drain", "seal"]);
+    assert_eq!(cluster.daemon.calls(), ["drain", "snapshot", "seal"]);
     DataDirLock::acquire_or_break_stale(&cluster.data_dir).expect("it let the lock go");
 }
 

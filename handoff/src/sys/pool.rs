@@ -14,10 +14,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Starts threads until there are so many, as far as any can be started.
+/// Starts threads until there are so many, as far as any can be started; where they are not held,
+/// none: then somebody else may want the processors more, and they are started when they are called.
 pub(crate) fn prepare(threads: usize) {
     let mut state = POOL.lock();
-    while state.threads < threads {
+    while state.holds > 0 && state.threads < threads {
         if state.start_one().is_err() {
             return;
         }
