@@ -49,10 +49,13 @@ struct Seen {
 /// What all clients saw.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// The longest time in which no client got an answer: between two answers, whoever's, that
-    /// followed each other, of which the later came after the swap was begun and the earlier
-    /// before it was over for all clients.
+    /// The longest time in which no client got an answer, between two answers, whoever's, that
+    /// followed each other, of those that fall together with the time in which no process served:
+    /// from the last answer of the old one to the first of the new one.
     pub(crate) pause: Range<u64>,
+    /// The longest such time from the beginning of the swap until it was over for all clients: it
+    /// may be one in which the old process served, and had less of the processors or of the disk.
+    pub(crate) stall: Range<u64>,
     pub(crate) acknowledged: u64,
     /// Requests that were not answered on the connection on which they were sent. Each is sent
     /// again until it is.
@@ -92,8 +95,14 @@ impl Clients {
         Ok(())
     }
 
-    /// Stops them; what they saw of a swap that took so long, and of the log.
-    pub(crate) fn stop(mut self, swap: Range<u64>, log: &Path) -> io::Result<Outcome> {
+    /// Stops them; what they saw of a swap that took so long, in which nobody served for so long,
+    /// and of the log.
+    pub(crate) fn stop(
+        mut self,
+        swap: Range<u64>,
+        unserved: Range<u64>,
+        log: &Path,
+    ) -> io::Result<Outcome> {
         self.shared.is_over.store(true, Ordering::SeqCst);
         let mut outcome = Outcome::default();
         let mut answers = Vec::new();
@@ -108,9 +117,12 @@ impl Clients {
         }
         answers.sort_unstable();
         outcome.acknowledged = answers.len() as u64;
-        let gaps = answers.windows(2).map(|two| two[0]..two[1]);
-        let around = gaps.filter(|gap| gap.end >= swap.start && gap.start <= swap.end);
-        outcome.pause = around.max_by_key(|gap| gap.end - gap.start).unwrap_or_default();
+        let longest_in = |time: &Range<u64>| {
+            let gaps = answers.windows(2).map(|two| two[0]..two[1]);
+            let around = gaps.filter(|gap| gap.end >= time.start && gap.start <= time.end);
+            around.max_by_key(|gap| gap.end - gap.start).unwrap_or_default()
+        };
+        (outcome.pause, outcome.stall) = (longest_in(&unserved), longest_in(&swap));
         outcome.lost = lost(&acknowledged, log)?;
         Ok(outcome)
     }

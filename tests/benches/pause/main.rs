@@ -5,8 +5,9 @@
 //! its documentation says: it syncs the log, and the next process opens it anew. The daemon of this
 //! library uses what there is for it: it settles ahead, reads ahead, and leaves the last sync to the
 //! next process. What it would be without, and what a peer's daemon can do of it by hand, is in
-//! rows of their own. Eight clients ask in a closed loop. The pause is
-//! the longest time in which no client at all got an answer, around the swap.
+//! rows of their own. Eight clients ask in a closed loop. The pause is the time from the
+//! last answer of the old process to the first of the new one; beside it is the longest time in
+//! which no client got an answer during all of the swap, whoever served.
 //!
 //! `cargo bench -p handoff-tests --bench pause [-- --rounds N] [--only TEXT]`, where TEXT is part
 //! of a setting's name. Without `--bench`, as under `cargo test --bench pause`, there is one
@@ -120,7 +121,12 @@ fn measure(row: &Row, connect: Connect, place: &PathBuf, effort: &Effort) -> io:
     let start = tell::now();
     let swapped = running.swap().map_err(named)?;
     clients.wait_answers(ANSWERS_AFTER).map_err(named)?;
-    let outcome = clients.stop(start..tell::now(), &running.log()).map_err(named)?;
+    let swap = start..tell::now();
+    // Of a daemon that was left alone, all of it.
+    let is_swapped = row.mechanism != Mechanism::Alone;
+    let unserved = swapped.said.opened.start..swapped.said.serving;
+    let unserved = if is_swapped { unserved } else { swap.clone() };
+    let outcome = clients.stop(swap, unserved, &running.log()).map_err(named)?;
     Ok(Round { outcome, said: swapped.said, timings: swapped.timings })
 }
 

@@ -71,6 +71,11 @@ impl Row {
         self.each(|round| ms(&round.outcome.pause))
     }
 
+    /// In milliseconds.
+    fn stalls(&self) -> Vec<f64> {
+        self.each(|round| ms(&round.outcome.stall))
+    }
+
     fn each(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
         self.rounds.iter().map(of).collect()
     }
@@ -85,6 +90,7 @@ impl Row {
             let in_ms = |duration: Duration| duration.as_secs_f64() * 1e3;
             json!({
                 "pause_ms": ms(&outcome.pause),
+                "stall_ms": ms(&outcome.stall),
                 "parts_ms": parts(round),
                 "acknowledged": outcome.acknowledged,
                 "failed": outcome.failed,
@@ -115,7 +121,8 @@ impl fmt::Display for Setting {
         let (beyond, restart) = (self.median_of(BEYOND), self.median_of(RESTART));
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
-            "", "pause", "min", "max", "failed", "closed", "refused", "lost", "/restart", "/beyond",
+            "", "pause", "min", "max", "stall", "failed", "closed", "refused", "lost", "/restart",
+            "/beyond",
         ]);
         for row in &self.rows {
             let Spread { min, median, max } = Spread::of(&row.pauses());
@@ -124,6 +131,7 @@ impl fmt::Display for Setting {
                 format!("{median:.2} ms"),
                 format!("{min:.2}"),
                 format!("{max:.2}"),
+                format!("{:.2}", Spread::of(&row.stalls()).median),
                 row.sum(|outcome| outcome.failed).to_string(),
                 row.sum(|outcome| outcome.closed).to_string(),
                 row.sum(|outcome| outcome.refused).to_string(),

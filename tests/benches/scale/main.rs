@@ -84,7 +84,7 @@ fn axes_of(measured: bool) -> [(&'static str, &'static str, Vec<Size>); 3] {
         |connections: usize| Size { load: few, connections, value: connections as u64 };
     let data = |log: u64| Size { load: Load { log, ..few }, connections: 1, value: log };
     let (shard_counts, connection_counts, lengths): (&[usize], &[usize], &[u64]) = if measured {
-        (&[1, 100, 10_000], &[1, 1000, 10_000], &[1 << 10, 1 << 20, 100 << 20, 1 << 30, 10 << 30])
+        (&[1, 100, 10_000], &[1, 1000, 10_000], &[1 << 10, 1 << 20, 100 << 20, 10 << 30])
     } else {
         (&[1, 100], &[1, 100], &[1 << 10, 1 << 20])
     };
