@@ -48,7 +48,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// `before_resume` and `after_resume` name a function that takes `&self` and returns nothing
 /// or `handoff::Result<()>`. One word is a method of the struct; a path (`Self::flush`,
 /// `self::flush`, `crate::hooks::flush`) is taken as it is. `after_resume` runs once the
-/// shards are open, and before the gates are.
+/// shards are open, and before the gates are. Those of `admit`, `drain` and `seal` are part of the
+/// pause; after a commit one of `admit` that goes on failing has the swap undone at its deadline.
 ///
 /// `crate = "..."` is the path of the crate handoff, where it is not `::handoff`.
 #[proc_macro_derive(Drainable, attributes(handoff))]

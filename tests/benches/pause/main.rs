@@ -11,8 +11,9 @@
 //!
 //! `cargo bench -p handoff-tests --bench pause [-- --rounds N] [--only TEXT]`, where TEXT is part
 //! of a setting's name. Without `--bench`, as under `cargo test --bench pause`, there is one
-//! round, in memory and with little load. A lost write fails the run, and so does a connection
-//! that was closed though it was to be carried; a ratio does not, since machines differ.
+//! round, in memory and with little load. A lost write fails the run, and so do two writers at
+//! once, and a connection that was closed though it was to be carried; a ratio does not, since
+//! machines differ.
 
 mod clients;
 mod daemons;

@@ -84,6 +84,15 @@ impl Row {
         self.rounds.iter().map(|round| of(&round.outcome)).sum()
     }
 
+    /// How often the new process opened the log before the old one had closed it for good.
+    fn overlaps(&self) -> usize {
+        let is_overlap = |Round { said: Said { sealed, opened, .. }, .. }: &&Round| {
+            sealed.end == 0 || sealed.end > opened.start
+        };
+        let is_swapped = self.mechanism != Mechanism::Alone;
+        self.rounds.iter().filter(|round| is_swapped && is_overlap(round)).count()
+    }
+
     fn to_json(&self) -> Value {
         let rounds = self.rounds.iter().map(|round| {
             let Round { outcome, timings, .. } = round;
@@ -242,6 +251,7 @@ pub(crate) struct Checks {
     ratios: Vec<Ratio>,
     closed: u64,
     lost: u64,
+    overlaps: usize,
 }
 
 struct Ratio {
@@ -283,11 +293,12 @@ impl Checks {
             ratios,
             closed: ours.map(|row| row.sum(|outcome| outcome.closed)).sum(),
             lost: rows().map(|row| row.sum(|outcome| outcome.lost)).sum(),
+            overlaps: rows().map(Row::overlaps).sum(),
         }
     }
 
     pub(crate) const fn nothing_is_broken(&self) -> bool {
-        self.closed == 0 && self.lost == 0
+        self.closed == 0 && self.lost == 0 && self.overlaps == 0
     }
 }
 
@@ -305,8 +316,9 @@ impl fmt::Display for Checks {
         writeln!(f, "{table}")?;
         write!(
             f,
-            "{} connections closed that were to be carried; {} acknowledged writes lost",
-            self.closed, self.lost
+            "{} connections closed that were to be carried; {} acknowledged writes lost; {} times two \
+             writers at once",
+            self.closed, self.lost, self.overlaps
         )
     }
 }

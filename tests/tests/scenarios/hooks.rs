@@ -102,6 +102,21 @@ fn a_drain_waits_for_what_is_settled_behind_the_commit() {
 }
 
 #[test]
+fn a_successor_that_cannot_admit_is_ended_and_the_incumbent_serves() {
+    let mut cluster = Cluster::start();
+    let old = cluster.serving();
+    let mut spec = cluster.successor(&["admit=error*1000"]);
+    spec.deadline = Duration::from_millis(1500);
+    let failed = cluster.swap_to(&spec).expect_err("it cannot admit");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    assert_eq!(failed.cause, Cause::DeadlinePassed("committing"));
+    assert!(cluster.struck("admit", None) > 1, "it was tried again");
+    cluster.wait_for_progress();
+    assert_eq!(cluster.ask("pid"), old.to_string());
+    cluster.assert_sound();
+}
+
+#[test]
 fn a_seal_that_was_asked_for_ahead_is_undone_with_its_drain() {
     for fault in ["drain=error", "seal=error", "seal=panic"] {
         let mut cluster = Cluster::start_with(&[fault]);
