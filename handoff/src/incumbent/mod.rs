@@ -1,6 +1,7 @@
 //! The old process: serving, then drained, then sealed, then gone, or serving again.
 
 mod accept;
+mod begin;
 mod bind;
 mod hooks;
 mod look;

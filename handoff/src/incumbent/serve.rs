@@ -6,20 +6,21 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::carry::{Channel, Rest};
+use crate::carry::Channel;
 use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{Error, PeerMisbehaved, Result};
-use crate::incumbent::bind::{Announcement, Stop};
+use crate::incumbent::begin::{self, Settling};
+use crate::incumbent::bind::Stop;
 use crate::incumbent::hooks::Job;
 use crate::incumbent::quota::Quota;
 use crate::incumbent::session::Session;
-use crate::incumbent::swap::{LONGEST_RETRY_PAUSE, RETRY_PAUSE, Swap, after};
+use crate::incumbent::swap::{Swap, after};
 use crate::incumbent::{Ended, Incumbent};
 use crate::machine::hello;
 use crate::machine::incumbent::{Effect, Event, State};
@@ -40,7 +41,7 @@ pub(super) fn run<D: Drainable + 'static>(
         listeners,
         is_committed,
         rest,
-        mut announcement,
+        announcement,
     } = incumbent;
     let capabilities = capabilities_of(&*drainable, is_committed)?;
     lock.keep();
@@ -48,28 +49,12 @@ pub(super) fn run<D: Drainable + 'static>(
         lock.record_serving(&build_id)?;
         reach!(ColdStartRecorded)?;
     }
-    let mut settling = None;
-    if is_committed {
-        let mut announce = || announce(&mut socket, &mut announcement);
-        let patience = ADMISSION_PATIENCE;
-        until_it_works("admit", patience, &mut announce, || admit(&*drainable, true));
-        // Once: it is decided by the first try.
-        let is_ours = rest.is_none_or(Rest::take_up);
-        if !is_ours {
-            tracing::error!("the incumbent has taken its connections back");
-        }
-        let release = || release(&*drainable, is_ours);
-        until_it_works("release", patience, &mut announce, release);
-        // Whoever is told of it may wake others, and the old process has much to put away: all of
-        // that comes behind the first clients.
-        announce();
-        settling = settle(&drainable);
-        pass!(SuccessorServes);
+    let settling = if is_committed {
+        begin::behind_a_commit(&mut socket, &drainable, rest, announcement)
     } else {
-        fenced("admit", || admit(&*drainable, false))?;
-        fenced("release", || release(&*drainable, true))?;
-        pass!(ColdStartServes);
-    }
+        begin::at_a_cold_start(&*drainable)?;
+        None
+    };
     let mut server = Server {
         socket,
         lock,
@@ -100,45 +85,6 @@ pub(super) fn run<D: Drainable + 'static>(
     }
 }
 
-/// The first admission.
-fn admit<D: Drainable>(drainable: &D, is_committed: bool) -> Result<()> {
-    if is_committed {
-        reach!(SuccessorAdmits)?;
-    }
-    drainable.admit()
-}
-
-/// This process serves: it takes the control socket's path over, and says so.
-fn announce(socket: &mut ControlSocket, announcement: &mut Option<Announcement>) {
-    let Some(announcement) = announcement.take() else { return };
-    if let Err(error) = socket.publish() {
-        tracing::error!(%error, "the control socket's path could not be taken over yet");
-    }
-    pass!(SuccessorTookPath);
-    announcement.say();
-}
-
-/// After a commit this process is the writer. Until it has been announced its supervisor may
-/// still end it, for another process that can serve; past `patience` there may be none, and it is
-/// announced as it is.
-fn until_it_works(
-    hook: &'static str,
-    patience: Duration,
-    announce: &mut dyn FnMut(),
-    mut run: impl FnMut() -> Result<()>,
-) {
-    let begun = Instant::now();
-    let mut pause = RETRY_PAUSE;
-    while let Err(error) = fenced(hook, &mut run) {
-        tracing::error!(hook, %error, "it does not work yet");
-        if begun.elapsed() >= patience {
-            announce();
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
-    }
-}
-
 /// What a supervisor and a successor are told of this process. Sets that cannot be carried are
 /// found here, and not in a swap.
 fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Capabilities> {
@@ -156,37 +102,6 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
         capabilities => capabilities?,
     };
     Ok(capabilities.and(Capabilities::SEALS_NEXT))
-}
-
-/// Behind the commit, while everybody is served: what the old process had written and not synced is
-/// made durable by this one. The next drain waits for it, and fails with it.
-fn settle<D: Drainable + 'static>(drainable: &Arc<D>) -> Option<Settling> {
-    let drainable = Arc::clone(drainable);
-    let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
-        let settled = fenced("settle", || drainable.settle());
-        if let Err(error) = &settled {
-            tracing::error!(%error, "what was taken over is not durable yet");
-        }
-        settled
-    });
-    settling
-        .inspect_err(|error| tracing::error!(%error, "what was taken over is not durable yet"))
-        .ok()
-}
-
-/// The settling behind a commit, until the next drain.
-pub(super) type Settling = std::thread::JoinHandle<Result<()>>;
-
-/// What arrived may be used, once it can no longer be taken back.
-#[expect(clippy::unnecessary_wraps, reason = "a hook is fenced, and those return what they say")]
-fn release(drainable: &impl Drainable, is_ours: bool) -> Result<()> {
-    let carriage = drainable.carriage();
-    if !is_ours {
-        carriage.forget();
-    }
-    pass!(SuccessorTakesUp);
-    carriage.release();
-    Ok(())
 }
 
 /// A successor that waits for what is carried.
@@ -630,8 +545,6 @@ fn is_ordinary(error: &Error) -> bool {
     }
 }
 
-/// Longer than most swaps may take, whose supervisor decides meanwhile.
-const ADMISSION_PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of the log a second.
 const MOST_REFUSALS: u32 = 16;
 const MOST_STEPS: u32 = 64;
@@ -639,22 +552,3 @@ const MOST_STEPS: u32 = 64;
 const MOST_ASKED: usize = 8;
 /// Messages of one session, or connections, that are acted upon before others have their turn.
 pub(super) const A_TURN: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_cannot_admit_for_long_is_announced_all_the_same() {
-        for (patience, expected) in [(Duration::ZERO, 2), (Duration::from_secs(3600), 0)] {
-            let (mut tries, mut announced) = (0, 0);
-            until_it_works("admit", patience, &mut || announced += 1, || {
-                tries += 1;
-                assert!(tries != 1, "a panic is no end");
-                let error = || std::io::Error::other("not yet").into();
-                if tries < 3 { Err(error()) } else { Ok(()) }
-            });
-            assert_eq!((tries, announced), (3, expected));
-        }
-    }
-}

@@ -3,22 +3,19 @@
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::carry::{Arrivals, Memory, Receiver};
 use crate::datadir::{DataDirLock, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
 use crate::error::{Error, Result};
-use crate::frame::{LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 use crate::incumbent::{Incumbent, bind_hidden};
-use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
-use crate::machine::{hello, judge_hello_ack};
-use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
+use crate::machine::successor::{Event, ReadyWords, State};
+use crate::protocol::{HandoffId, in_words};
 use crate::successor::Listeners;
+use crate::successor::conversation::{Conversation, is_dead};
 use crate::sys::pool;
-use crate::sys::process::ProcessId;
 use crate::sys::socket::ControlSocket;
 
 /// A new process on its way to being the writer.
@@ -413,203 +410,6 @@ impl<P: Phase + fmt::Debug> fmt::Debug for Successor<P> {
     }
 }
 
-/// The talk with the supervisor: the machine, and what its effects work on.
-struct Conversation {
-    link: Arc<Link>,
-    state: State,
-    handoff_id: Option<HandoffId>,
-    build_id: Vec<u8>,
-    /// Whether the pulse may act on a loss, since the daemon's own code runs.
-    watched: Arc<AtomicBool>,
-    /// The process that is to be replaced, once it is known.
-    incumbent: Arc<OnceLock<ProcessId>>,
-    /// Whether this process would serve if it were alone.
-    is_fit: bool,
-    pulse: Option<Pulse>,
-    on_loss: OnLoss,
-}
-
-impl Conversation {
-    fn new(stream: UnixStream) -> Self {
-        Self {
-            link: Arc::new(Link::new(stream)),
-            state: State::Greeting,
-            handoff_id: None,
-            build_id: Vec::new(),
-            watched: Arc::new(AtomicBool::new(false)),
-            incumbent: Arc::default(),
-            is_fit: true,
-            pulse: None,
-            on_loss: OnLoss::default(),
-        }
-    }
-
-    fn greet(&mut self, build_id: &[u8]) -> Result<()> {
-        self.build_id = build_id.to_vec();
-        self.link.send(&hello(Side::Successor, build_id, Capabilities::default()))?;
-        reach!(SuccessorSaidHello)?;
-        let received = self.link.attend().wait(Instant::now() + LIVENESS_LIMIT)?;
-        let message = match received {
-            Received::Message(message) => message,
-            Received::Nothing => {
-                return Err(Error::TimedOut("waiting for the supervisor's answer"));
-            }
-            Received::Closed => return Err(self.lost()),
-            Received::Broken(error) => return Err(error.into()),
-        };
-        let (version, handoff_id) = judge_hello_ack(&message)?;
-        self.handoff_id = Some(handoff_id);
-        self.link.agree_on(version);
-        self.step(Event::Message(message))
-    }
-
-    fn start_pulse(&mut self, on_loss: OnLoss) -> Result<()> {
-        self.on_loss = on_loss;
-        self.watch();
-        let watched = Arc::clone(&self.watched);
-        let incumbent = Arc::clone(&self.incumbent);
-        let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
-            if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
-                if lost == Lost::Closed && is_dead(&incumbent) {
-                    tracing::warn!("the supervisor and the incumbent are dead: going on alone");
-                    return true;
-                }
-                tracing::error!(?lost, "lost the supervisor before the commit: giving up");
-                std::process::exit(EXIT_TEMPFAIL);
-            }
-            false
-        })?;
-        self.pulse = Some(pulse);
-        Ok(())
-    }
-
-    fn know_incumbent(&self, data_dir: &Path) {
-        if let Some(incumbent) = DataDirLock::incumbent_of(data_dir) {
-            let _ = self.incumbent.set(incumbent);
-        }
-    }
-
-    /// A process that died and one that closed a connection look alike for a moment.
-    fn incumbent_is_dead(&self) -> bool {
-        let limit = Instant::now() + EXIT_PATIENCE;
-        loop {
-            if is_dead(&self.incumbent) {
-                return true;
-            }
-            if Instant::now() >= limit {
-                return false;
-            }
-            std::thread::sleep(EXIT_INTERVAL);
-        }
-    }
-
-    fn watch(&self) {
-        self.watched.store(true, Ordering::Release);
-    }
-
-    fn unwatch(&self) {
-        self.watched.store(false, Ordering::Release);
-    }
-
-    /// Hears the supervisor until the machine is where `arrived` finds what it looks for.
-    fn wait_until<T>(&mut self, arrived: impl Fn(&State) -> Option<T>) -> Result<T> {
-        self.unwatch();
-        loop {
-            if let Some(found) = arrived(&self.state) {
-                return Ok(found);
-            }
-            let (received, heard) = {
-                let link = Arc::clone(&self.link);
-                let mut attending = link.attend();
-                let silent = attending.heard() + LIVENESS_LIMIT;
-                (attending.wait(silent)?, attending.heard())
-            };
-            let event = match received {
-                Received::Message(message) => Event::Message(message),
-                Received::Nothing if heard.elapsed() < LIVENESS_LIMIT => continue,
-                Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
-                Received::Nothing => Event::SupervisorLost,
-                Received::Broken(error) => {
-                    tracing::error!(%error, "the supervisor cannot be understood");
-                    Event::SupervisorLost
-                }
-            };
-            self.step(event)?;
-        }
-    }
-
-    /// Feeds the machine and carries its effects out. An error says that it gave up.
-    fn step(&mut self, event: Event) -> Result<()> {
-        let before = self.state.name();
-        let state = std::mem::replace(&mut self.state, State::Greeting);
-        let (state, effects) = state.on(event);
-        self.state = state;
-        if before != self.state.name() {
-            tracing::info!(from = before, to = self.state.name(), "successor");
-        }
-        let mut said = Vec::new();
-        for effect in effects {
-            match effect {
-                Effect::Send(message) => said.push(message),
-                effect => {
-                    self.say(&mut said);
-                    self.perform(&effect)?;
-                }
-            }
-        }
-        self.say(&mut said);
-        match &self.state {
-            State::Gone(why) => Err(self.gave_up(why, before)),
-            _ => Ok(()),
-        }
-    }
-
-    /// In one go, so that the supervisor is woken once.
-    fn say(&self, messages: &mut Vec<Message>) {
-        if let Err(error) = self.link.send_all(messages) {
-            let message = messages.first().map(Message::name);
-            tracing::warn!(%error, message, "cannot send");
-        }
-        messages.clear();
-    }
-
-    fn perform(&mut self, effect: &Effect) -> Result<()> {
-        match effect {
-            Effect::Send(_) | Effect::WriteRecord => {}
-            Effect::ShutAndLook => self.take_a_last_look()?,
-            Effect::GiveUp => self.link.close(),
-        }
-        Ok(())
-    }
-
-    /// Nothing more is received once the side is shut; a commit that was queued before counts.
-    fn take_a_last_look(&mut self) -> Result<()> {
-        let link = Arc::clone(&self.link);
-        let mut attending = link.attend();
-        attending.shut_receiving();
-        while let Received::Message(message) = attending.next() {
-            self.step(Event::Message(message))?;
-        }
-        self.step(Event::NothingQueued)
-    }
-
-    fn gave_up(&self, why: &GaveUp, during: &'static str) -> Error {
-        match why {
-            GaveUp::Aborted(reason) => match self.handoff_id {
-                Some(handoff_id) => Error::Aborted { handoff_id, reason: reason.clone() },
-                None => Error::PeerLost { peer: "supervisor", during },
-            },
-            GaveUp::SupervisorLost => Error::PeerLost { peer: "supervisor", during },
-            GaveUp::Misbehaved(fault) => fault.clone().into(),
-            GaveUp::Failed(words) => std::io::Error::other(words.clone()).into(),
-        }
-    }
-
-    fn lost(&self) -> Error {
-        Error::PeerLost { peer: "supervisor", during: self.state.name() }
-    }
-}
-
 /// The memory of that name among what arrived.
 pub(crate) fn memory_of(arrivals: Option<&mut Arrivals>, name: &str) -> Result<Memory> {
     match arrivals {
@@ -618,22 +418,5 @@ pub(crate) fn memory_of(arrivals: Option<&mut Arrivals>, name: &str) -> Result<M
     }
 }
 
-/// Whether the process that is to be replaced is known, and dead or as good as.
-fn is_dead(incumbent: &OnceLock<ProcessId>) -> bool {
-    incumbent.get().is_some_and(|incumbent| incumbent.is_ending())
-}
-
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        self.unwatch();
-        let words = "the successor dropped the handoff".to_owned();
-        let _ = self.step(Event::Failed(words));
-    }
-}
-
-const EXIT_PATIENCE: Duration = Duration::from_millis(250);
-const EXIT_INTERVAL: Duration = Duration::from_millis(1);
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// `EX_TEMPFAIL`: it would work another time.
-const EXIT_TEMPFAIL: i32 = 75;

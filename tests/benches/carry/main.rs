@@ -9,7 +9,7 @@
 
 mod bare;
 mod clients;
-#[allow(dead_code, reason = "another bench looks at more of a swap")]
+#[expect(dead_code, reason = "another bench looks at more of a swap")]
 mod daemon;
 mod report;
 

@@ -13,7 +13,7 @@ mod ours;
 mod pingpong;
 mod report;
 mod seals;
-#[allow(dead_code, reason = "of what a daemon can say, each bench hears a part")]
+#[expect(dead_code, reason = "of what a daemon can say, each bench hears a part")]
 #[path = "../pause/tell.rs"]
 mod tell;
 

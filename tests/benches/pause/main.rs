@@ -22,7 +22,7 @@ mod plot;
 mod report;
 mod server;
 mod swap;
-#[allow(dead_code, reason = "of what a daemon can say, each bench hears a part")]
+#[expect(dead_code, reason = "of what a daemon can say, each bench hears a part")]
 mod tell;
 
 use std::io;

@@ -5,10 +5,10 @@
 //! an SVG plot. Without `--bench`, as under `cargo test --bench scale`, it runs small and once. A
 //! closed connection fails the run; a figure does not.
 
-#[allow(dead_code, reason = "of what the clients of the other bench find out, a part is of use")]
+#[expect(dead_code, reason = "of what the clients of the other bench find out, a part is of use")]
 #[path = "../carry/clients.rs"]
 mod clients;
-#[allow(dead_code, reason = "as above")]
+#[expect(dead_code, reason = "as above")]
 #[path = "../carry/daemon.rs"]
 mod daemon;
 mod plot;
