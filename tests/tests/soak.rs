@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use handoff_tests::arena::{Arena, Daemon, Kept, Report, Victim};
+use handoff_tests::harness::cores;
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -36,7 +37,7 @@ fn random_deaths_and_stops_lose_nothing_and_leave_one_daemon_serving() {
                 }
             });
         }
-        let sum = soak(swaps, seed, if pinned { 2 } else { AT_A_TIME });
+        let sum = soak(swaps, seed, if pinned { 2 } else { cores() * ROUNDS_A_CORE });
         stop.store(true, Ordering::Relaxed);
         sum
     });
@@ -371,7 +372,8 @@ fn say(line: &str) {
 const CONNECTIONS: usize = 28;
 /// Swaps of one daemon.
 const A_ROUND: usize = 40;
-const AT_A_TIME: usize = 4;
+/// That are played side by side.
+const ROUNDS_A_CORE: usize = 2;
 /// Strikes fall within as many microseconds from a swap's begin.
 const A_SWAP_US: u64 = 25_000;
 const A_SLEEP: Duration = Duration::from_micros(100);

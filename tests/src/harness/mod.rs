@@ -22,7 +22,13 @@ pub use process::{eventually, executable, is_alive, kill};
 pub use spec::SuccessorSpec;
 pub use terminal::Terminal;
 
+use std::thread;
 use std::time::Duration;
+
+/// How many processors there are: what runs side by side goes by it, since swaps have deadlines.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// What nothing in a scenario takes longer than.
 pub const LIMIT: Duration = Duration::from_secs(60);
