@@ -177,6 +177,12 @@ pub enum Error {
     #[error("timed out while {0}")]
     TimedOut(&'static str),
 
+    /// A process that was started as a successor did not say so in time.
+    #[error(
+        "timed out while waiting for the successor's hello; does it call handoff::successor::detect()?"
+    )]
+    NoHello,
+
     /// The control socket's path cannot be used.
     #[error(transparent)]
     ControlSocket(#[from] ControlSocketError),

@@ -230,7 +230,7 @@ points! {
     SuccessorSaidReady = "successor.said-ready", Successor, false;
     /// `Commit` was heard.
     SuccessorHeardCommit = "successor.heard-commit", Successor, true;
-    /// The commit point is passed.
+    /// The successor has committed.
     SuccessorRecordedServing = "successor.recorded-serving", Successor, false;
     /// It is about to admit work.
     SuccessorAdmits = "successor.admits", Successor, true;

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use handoff::Outcome;
+
 use crate::BoxError;
 use crate::clients::{Clients, ReadBack, Tally};
 use crate::processes::{Interrupt, Processes, log};
-use crate::report::{Order, Outcome, Serving, SwapReport};
+use crate::report::{Order, Serving, SwapReport};
 use crate::table::{self, Row, Seen};
 
 /// How much of it there is.
@@ -140,7 +142,7 @@ impl<'a> Demonstration<'a> {
             let complaint = format!("swap {number} was to be {planned}, was {outcome}: {reason}");
             self.complaints.push(complaint);
         }
-        let is_new = matches!(outcome, Outcome::Committed | Outcome::Promoted);
+        let is_new = outcome.successor_serves();
         let build = if is_new { to } else { from };
         self.serving = Serving { build, pid, ..self.serving };
         let (swap, to, outcome) = (Some(number), Some(to), outcome.to_string());

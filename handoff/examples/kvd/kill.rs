@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use handoff::{Outcome, Phase};
+
 use crate::BoxError;
 use crate::clients::who_serves;
 use crate::demo::Demonstration;
-use crate::report::{Order, Origin, Outcome, Phases, Said, Serving};
+use crate::report::{Order, Origin, Phases, Said, Serving};
 use crate::table::{Row, Seen};
 
 impl Demonstration<'_> {
@@ -44,7 +46,7 @@ impl Demonstration<'_> {
         } else {
             Serving { settled: Some(Outcome::RolledBack), ..self.serving }
         };
-        if orphaned.last_word != (Said::Entered { phase: PHASE.to_owned() }) {
+        if orphaned.last_word != (Said::Entered { phase: PHASE }) {
             let said = orphaned.last_word;
             let complaint = format!("the kill did not land while {PHASE}, but after {said}");
             self.complaints.push(complaint);
@@ -79,7 +81,7 @@ impl Demonstration<'_> {
     }
 }
 
-/// The phase in which the supervisor is killed, by the library's name: the incumbent is sealed.
-const PHASE: &str = "opening";
+/// The phase in which the supervisor is killed: the incumbent is sealed.
+const PHASE: Phase = Phase::Opening;
 /// How much longer the successor takes in it: a signal is delivered much faster.
 const OPEN_DELAY: Duration = Duration::from_millis(1000);

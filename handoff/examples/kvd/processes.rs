@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use handoff::Phase;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,7 +75,7 @@ impl Processes {
     pub(crate) fn swap_and_kill(
         &mut self,
         order: &Order,
-        phase: &str,
+        phase: Phase,
     ) -> Result<Orphaned, BoxError> {
         self.supervisor.order(order)?;
         let mut successor = None;
@@ -82,9 +83,9 @@ impl Processes {
             match self.hear()? {
                 Said::Launched { pid } => successor = Some(pid),
                 said @ (Said::Serving(_) | Said::Swapped(_)) => {
-                    return Err(format!("no swap entered the phase {phase:?}: {said}").into());
+                    return Err(format!("no swap entered the phase {phase}: {said}").into());
                 }
-                said if said == (Said::Entered { phase: phase.to_owned() }) => break said,
+                said if said == (Said::Entered { phase }) => break said,
                 Said::Entered { .. } => {}
             }
         };

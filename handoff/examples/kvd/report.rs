@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use handoff::{Outcome, Phase};
+
 use crate::BoxError;
 
 /// An order to the supervisor.
@@ -31,8 +33,8 @@ impl Order {
 pub(crate) enum Said {
     /// It started a process: the first build, or a swap's successor.
     Launched { pid: u32 },
-    /// A swap entered a phase, by the library's name for it.
-    Entered { phase: String },
+    /// A swap entered a phase.
+    Entered { phase: Phase },
     /// A server is under its supervision from here on.
     Serving(Serving),
     /// An order was carried out.
@@ -83,55 +85,10 @@ pub(crate) struct Carried {
     pub(crate) memory: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Committed,
-    /// The incumbent serves again, and has confirmed it.
-    RolledBack,
-    /// The incumbent died, and the successor serves in its place.
-    Promoted,
-    /// Both died.
-    Lost,
-    /// Nobody could confirm who serves.
-    Unknown,
-}
-
 /// A swap's phases in their order: the supervisor's transitions.
 pub(crate) const PHASES: [&str; 6] = ["pair", "warm", "drain", "seal", "begin", "commit"];
 
 pub(crate) type Phases = [Option<Duration>; PHASES.len()];
-
-impl Outcome {
-    const ALL: [Self; 5] =
-        [Self::Committed, Self::RolledBack, Self::Promoted, Self::Lost, Self::Unknown];
-
-    /// As a value, which has no space.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::RolledBack => "rolled-back",
-            Self::Promoted => "promoted",
-            Self::Lost => "lost",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl FromStr for Outcome {
-    type Err = BoxError;
-
-    fn from_str(word: &str) -> Result<Self, BoxError> {
-        let found = Self::ALL.into_iter().find(|outcome| outcome.word() == word);
-        found.ok_or_else(|| format!("{word:?} is no outcome").into())
-    }
-}
-
-/// For people.
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(if *self == Self::RolledBack { "rolled back" } else { self.word() })
-    }
-}
 
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,7 +119,7 @@ impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Launched { pid } => write!(f, "launched pid={pid}"),
-            Self::Entered { phase } => write!(f, "entered phase={}", phase.replace(' ', "-")),
+            Self::Entered { phase } => write!(f, "entered phase={}", word(*phase)),
             Self::Serving(serving) => serving.fmt(f),
             Self::Swapped(report) => report.fmt(f),
         }
@@ -176,13 +133,23 @@ impl FromStr for Said {
         let (word, _) = line.split_once(' ').unwrap_or((line, ""));
         Ok(match word {
             "launched" => Self::Launched { pid: Fields { line }.value("pid")?.parse()? },
-            "entered" => Self::Entered { phase: Fields { line }.value("phase")?.to_owned() },
+            "entered" => Self::Entered { phase: phase(Fields { line }.value("phase")?)? },
             "serving" => Self::Serving(Serving::of(line, Origin::Started)?),
             "adopted" => Self::Serving(Serving::of(line, Origin::Adopted)?),
             "swapped" => Self::Swapped(line.parse()?),
             _ => return Err(format!("the supervisor said {line:?}").into()),
         })
     }
+}
+
+/// A value has no space.
+fn word(phase: Phase) -> String {
+    phase.name().replace(' ', "-")
+}
+
+fn phase(said: &str) -> Result<Phase, BoxError> {
+    let found = Phase::ALL.into_iter().find(|phase| word(*phase) == said);
+    found.ok_or_else(|| format!("{said:?} is no phase").into())
 }
 
 impl Serving {
@@ -208,7 +175,7 @@ impl fmt::Display for Serving {
             Origin::Started => "serving",
             Origin::Adopted => "adopted",
         };
-        let settled = settled.map_or("none", Outcome::word);
+        let settled = settled.map_or("none", Outcome::keyword);
         write!(f, "{word} address={address} build={build} pid={pid} settled={settled}")
     }
 }
@@ -216,7 +183,7 @@ impl fmt::Display for Serving {
 impl fmt::Display for SwapReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from, to, outcome, pid, phases, carried, reason } = self;
-        write!(f, "swapped from={from} to={to} outcome={} pid={pid}", outcome.word())?;
+        write!(f, "swapped from={from} to={to} outcome={} pid={pid}", outcome.keyword())?;
         for (phase, took) in PHASES.iter().zip(phases) {
             if let Some(took) = took {
                 write!(f, " {phase}_us={}", took.as_micros())?;
@@ -305,7 +272,7 @@ mod tests {
         };
         for said in [
             Said::Launched { pid: 17 },
-            Said::Entered { phase: "opening".into() },
+            Said::Entered { phase: Phase::EndingSuccessor },
             Said::Serving(Serving { origin: Origin::Adopted, settled, ..started.clone() }),
             Said::Serving(started),
             Said::Swapped(rolled_back.clone()),

@@ -12,12 +12,12 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use handoff::Supervisor;
-use handoff::supervisor::{Adoption, Launch, LaunchRequest, Progress, Settled, Settlement};
+use handoff::supervisor::{Adoption, DaemonProcess, Launch, LaunchRequest, Progress};
 
 use crate::BoxError;
-use crate::report::{Order, Origin, Outcome, Said, Serving};
+use crate::report::{Order, Origin, Said, Serving};
 use crate::serve::LISTENER;
-use crate::swap::{Server, Supervised, spec};
+use crate::swap::{Supervised, spec};
 
 /// `kvd supervise`.
 pub(crate) struct SuperviseOptions {
@@ -47,16 +47,16 @@ fn take_charge(options: SuperviseOptions) -> Result<(Supervised, Serving), BoxEr
     let (origin, settled, build, server) = match supervisor.adopt(ADOPTION_LIMIT)? {
         Adoption::Daemon(daemon) => {
             let build = std::str::from_utf8(&daemon.build_id)?.parse()?;
-            (Origin::Adopted, daemon.settled, build, Server::Adopted(daemon.process))
+            (Origin::Adopted, daemon.settled, build, DaemonProcess::from(daemon.process))
         }
         Adoption::Nothing { settled } => {
             supervisor.add_listener(LISTENER, bind()?);
             let first = supervisor.start(&spec(&options, &Order::to(FIRST_BUILD))?)?;
-            (Origin::Started, settled, FIRST_BUILD, Server::Child(first))
+            (Origin::Started, settled, FIRST_BUILD, first.into())
         }
     };
     let pid = server.pid();
-    let settled = settled.as_ref().map(outcome_of);
+    let settled = settled.map(|settled| settled.outcome);
     let serving = Serving { origin, address: address(&supervisor)?, build, pid, settled };
     Ok((Supervised::new(supervisor, options, build, server), serving))
 }
@@ -77,15 +77,6 @@ fn address(supervisor: &Supervisor) -> Result<SocketAddr, BoxError> {
     Ok(TcpListener::from(listener.try_clone_to_owned()?).local_addr()?)
 }
 
-fn outcome_of(settled: &Settled) -> Outcome {
-    match settled.outcome {
-        Settlement::Committed => Outcome::Committed,
-        Settlement::RolledBack => Outcome::RolledBack,
-        Settlement::Lost => Outcome::Lost,
-        _ => Outcome::Unknown,
-    }
-}
-
 /// Starts processes, and says so at once: the demonstration ends all of them.
 struct Announced;
 
@@ -104,7 +95,7 @@ impl Launch for Announced {
 /// Says which phase a swap enters, while the swap is in it.
 fn announce(progress: &Progress) {
     if let Progress::Entered { phase, .. } = progress {
-        let _ = say(Said::Entered { phase: (*phase).to_owned() });
+        let _ = say(Said::Entered { phase: *phase });
     }
 }
 

@@ -5,13 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use handoff::carry::CarryKind;
-use handoff::supervisor::{
-    AdoptedProcess, CarryReport, ChildProcess, Failed, HandoffOutcome, IncumbentFate, Timings,
-};
-use handoff::{SpawnSpec, Supervisor};
+use handoff::supervisor::{CarryReport, ChildProcess, DaemonProcess, HandoffOutcome, Timings};
+use handoff::{Outcome, SpawnSpec, Supervisor};
 
 use crate::BoxError;
-use crate::report::{Carried, Order, Outcome, Phases, SwapReport};
+use crate::report::{Carried, Order, Phases, SwapReport};
 use crate::supervise::SuperviseOptions;
 
 /// The process that serves. Dropping it ends the process.
@@ -19,15 +17,9 @@ pub(crate) struct Supervised {
     supervisor: Supervisor,
     options: SuperviseOptions,
     build: u32,
-    server: Server,
+    server: DaemonProcess,
     /// They leave by themselves, and are waited for later.
-    replaced: Vec<Server>,
-}
-
-/// A server's process, whoever started it.
-pub(crate) enum Server {
-    Child(ChildProcess),
-    Adopted(AdoptedProcess),
+    replaced: Vec<DaemonProcess>,
 }
 
 impl Supervised {
@@ -36,7 +28,7 @@ impl Supervised {
         supervisor: Supervisor,
         options: SuperviseOptions,
         build: u32,
-        server: Server,
+        server: DaemonProcess,
     ) -> Self {
         Self { supervisor, options, build, server, replaced: Vec::new() }
     }
@@ -47,7 +39,7 @@ impl Supervised {
     ///
     /// Nothing was begun; the server serves as before.
     pub(crate) fn swap(&mut self, order: &Order) -> Result<SwapReport, BoxError> {
-        self.replaced.retain_mut(Server::runs);
+        self.replaced.retain_mut(|server| matches!(server.is_alive(), Ok(true)));
         let spec = spec(&self.options, order)?;
         let (from, to) = (self.build, order.build);
         let (outcome, timings, carried, reason) = match self.supervisor.perform_handoff(spec)? {
@@ -57,7 +49,7 @@ impl Supervised {
                 (Outcome::Committed, committed.timings, Some(carried), String::new())
             }
             HandoffOutcome::Failed(mut failed) => {
-                let (outcome, reason) = (outcome_of(&failed), failed.to_string());
+                let (outcome, reason) = (failed.outcome(), failed.to_string());
                 let carried = failed.promoted.take().map(|promoted| {
                     self.replace(promoted.successor, to);
                     carried(&promoted.carried)
@@ -70,7 +62,7 @@ impl Supervised {
     }
 
     fn replace(&mut self, successor: ChildProcess, build: u32) {
-        self.replaced.push(std::mem::replace(&mut self.server, Server::Child(successor)));
+        self.replaced.push(std::mem::replace(&mut self.server, successor.into()));
         self.build = build;
     }
 }
@@ -78,37 +70,9 @@ impl Supervised {
 impl Drop for Supervised {
     fn drop(&mut self) {
         for server in self.replaced.iter_mut().chain([&mut self.server]) {
-            server.end();
-        }
-    }
-}
-
-impl Server {
-    pub(crate) fn pid(&self) -> u32 {
-        match self {
-            Self::Child(child) => child.pid(),
-            Self::Adopted(process) => process.pid(),
-        }
-    }
-
-    fn runs(&mut self) -> bool {
-        match self {
-            Self::Child(child) => matches!(child.try_wait(), Ok(None)),
-            Self::Adopted(process) => matches!(process.is_alive(), Ok(true)),
-        }
-    }
-
-    /// Ends it at once. Of one that has ended already there is nothing to say.
-    fn end(&mut self) {
-        match self {
-            Self::Child(child) => {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            Self::Adopted(process) => {
-                let _ = process.kill();
-                let _ = process.wait_until(Instant::now() + END_LIMIT);
-            }
+            // Of one that has ended already there is nothing to say.
+            let _ = server.kill();
+            let _ = server.wait_until(Instant::now() + END_LIMIT);
         }
     }
 }
@@ -127,15 +91,6 @@ pub(crate) fn spec(options: &SuperviseOptions, order: &Order) -> Result<SpawnSpe
         .arg("--open-delay")
         .arg(order.open_delay.as_millis().to_string());
     Ok(if order.fail_open { spec.arg("--fail-open") } else { spec })
-}
-
-fn outcome_of(failed: &Failed) -> Outcome {
-    match failed.incumbent {
-        _ if failed.promoted.is_some() => Outcome::Promoted,
-        IncumbentFate::Serving => Outcome::RolledBack,
-        IncumbentFate::Lost => Outcome::Lost,
-        IncumbentFate::Unknown => Outcome::Unknown,
-    }
 }
 
 fn carried(report: &CarryReport) -> Carried {

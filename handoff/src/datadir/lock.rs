@@ -299,7 +299,7 @@ impl DataDirLock {
         &self.record.build_id
     }
 
-    /// The commit point: the record names this process as the one that serves.
+    /// The record names this process as the one that serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
         self.record.phase = Phase::Serving;
         self.record.sealed_generation = 0;

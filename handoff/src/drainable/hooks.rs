@@ -71,7 +71,7 @@ pub trait Drainable: Send + Sync {
     fn snapshot_state(&self) -> StateSnapshot;
 
     /// Begins to admit work: this process is the writer. Called when serving begins, at a
-    /// cold start and after a commit, and never before the commit point. After a commit the supervisor
+    /// cold start and after a commit, and never before the commit. After a commit the supervisor
     /// is told that this process serves only when it has returned: it is part of the pause, and of
     /// what the deadline of the swap limits.
     ///

@@ -1,8 +1,9 @@
 //! The supervisor's journal.
 
 use super::Input;
+use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
-use crate::supervisor::journal::{Ending, Entry, OpenSwap, checksum, left, parse};
+use crate::supervisor::journal::{Entry, OpenSwap, checksum, left, parse};
 use crate::sys::process::ProcessId;
 
 /// Entries that were read or made are read as they were written; one that is cut off or damaged
@@ -60,7 +61,7 @@ fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
                 successor: process(input),
             }),
             _ => {
-                let how = Ending::ALL[usize::from(input.byte()) % Ending::ALL.len()];
+                let how = Outcome::ALL[usize::from(input.byte()) % Outcome::ALL.len()];
                 Entry::Ended { handoff_id: id(input), how }
             }
         });

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use crate::datadir::{OwnerRecord, Phase, SealManifest};
 use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
+use crate::machine::outcome::Outcome;
 use crate::protocol::{
     Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_NAMED, MOST_SHARDS, Message,
     Side,
 };
-use crate::supervisor::journal::{Ending, Entry, OpenSwap};
+use crate::supervisor::journal::{Entry, OpenSwap};
 use crate::sys::process::ProcessId;
 
 /// The seeds of a target, by name.
@@ -229,7 +230,7 @@ fn journals() -> Vec<(String, Vec<u8>)> {
         ("no-word".into(), mended(&text(&begun).replace("serves", "swerves"))),
         ("fields".into(), [vec![2, 3, 0, 9], (0..200).collect()].concat()),
     ];
-    for how in Ending::ALL {
+    for how in Outcome::ALL {
         let over = [&begun[..], &[Entry::Ended { handoff_id, how }]].concat();
         seeds.push((format!("{how:?}").to_lowercase(), raw(&text(&over))));
     }

@@ -2,13 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::carry::Rest;
 use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
+use crate::incumbent::admit::Commit;
 use crate::incumbent::serve;
 use crate::successor::Listeners;
 use crate::sys::poll::Waker;
@@ -45,27 +45,8 @@ pub struct Incumbent {
     pub(super) build_id: Vec<u8>,
     pub(super) stop: Arc<Stop>,
     pub(super) listeners: Vec<(String, OwnedFd)>,
-    /// It replaced another process, which has been told to leave.
-    pub(super) is_committed: bool,
-    /// Of what that process carried.
-    pub(super) rest: Option<Rest>,
-    /// None for one that replaced nobody.
-    pub(super) announcement: Option<Announcement>,
-}
-
-/// What is said once this process admits work. Dropping it says that it never will.
-pub(super) struct Announcement(Mutex<Box<dyn FnOnce() + Send>>);
-
-impl Announcement {
-    pub(super) fn say(self) {
-        (self.0.into_inner().unwrap_or_else(PoisonError::into_inner))();
-    }
-}
-
-impl std::fmt::Debug for Announcement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Announcement").finish_non_exhaustive()
-    }
+    /// Of one that replaced another process; none at a cold start.
+    pub(super) commit: Option<Box<dyn Commit>>,
 }
 
 impl Incumbent {
@@ -95,23 +76,13 @@ impl Incumbent {
         }
         socket.publish().map_err(at)?;
         reach!(ColdStartBound)?;
-        Self::new(socket, lock)
+        Ok(Self::new(socket, lock, StopHandle::new()?))
     }
 
-    pub(crate) fn new(socket: ControlSocket, lock: DataDirLock) -> Result<Self> {
+    pub(crate) fn new(socket: ControlSocket, lock: DataDirLock, stop: StopHandle) -> Self {
         let build_id = lock.build_id().to_vec();
-        let (stop, listeners) = (StopHandle::new()?.0, Vec::new());
-        let (is_committed, rest, announcement) = (false, None, None);
-        Ok(Self { socket, lock, build_id, stop, listeners, is_committed, rest, announcement })
-    }
-
-    /// The commit point: the owner record names this process.
-    pub(crate) fn commit(&mut self) -> Result<()> {
-        reach!(SuccessorHeardCommit)?;
-        self.lock.record_serving(&self.build_id)?;
-        pass!(SuccessorRecordedServing);
-        self.is_committed = true;
-        Ok(())
+        let (stop, listeners, commit) = (stop.0, Vec::new(), None);
+        Self { socket, lock, build_id, stop, listeners, commit }
     }
 
     /// Says which build this is, in the hello and the owner record; at most 118 bytes of it
@@ -129,13 +100,8 @@ impl Incumbent {
         self
     }
 
-    pub(crate) fn with_rest(mut self, rest: Option<Rest>) -> Self {
-        self.rest = rest;
-        self
-    }
-
-    pub(crate) fn announced_by(mut self, announce: impl FnOnce() + Send + 'static) -> Self {
-        self.announcement = Some(Announcement(Mutex::new(Box::new(announce))));
+    pub(crate) fn with_commit(mut self, commit: impl Commit + 'static) -> Self {
+        self.commit = Some(Box::new(commit));
         self
     }
 

@@ -9,7 +9,7 @@ use crate::carry::{Carrier, Claim};
 use crate::drainable::fence::fenced;
 use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{Error, Result};
-use crate::incumbent::begin::Settling;
+use crate::incumbent::admit::Settling;
 use crate::incumbent::bind::Stop;
 use crate::incumbent::look::{self, Open};
 use crate::sys::pool;

@@ -1,7 +1,7 @@
 //! The old process: serving, then drained, then sealed, then gone, or serving again.
 
 mod accept;
-mod begin;
+mod admit;
 mod bind;
 mod hooks;
 mod look;
@@ -11,7 +11,9 @@ mod session;
 mod standing;
 mod swap;
 
+pub(crate) use admit::{Commit, Settling};
 pub(crate) use bind::bind_hidden;
 pub use bind::{Ended, Incumbent, StopHandle};
 #[cfg(test)]
 pub(crate) use standing::{ROLLBACK_PATIENCE, Standing};
+pub(crate) use swap::{MAX_RETRY_PAUSE, RETRY_PAUSE};

@@ -15,7 +15,7 @@ use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{Error, PeerMisbehaved, Result};
-use crate::incumbent::begin::{self, Settling};
+use crate::incumbent::admit::{Settling, at_a_cold_start};
 use crate::incumbent::bind::Stop;
 use crate::incumbent::hooks::Job;
 use crate::incumbent::quota::Quota;
@@ -33,27 +33,20 @@ pub(super) fn run<D: Drainable + 'static>(
     incumbent: Incumbent,
     drainable: Arc<D>,
 ) -> Result<Ended> {
-    let Incumbent {
-        mut socket,
-        mut lock,
-        build_id,
-        stop,
-        listeners,
-        is_committed,
-        rest,
-        announcement,
-    } = incumbent;
-    let capabilities = capabilities_of(&*drainable, is_committed)?;
+    let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit } = incumbent;
+    let capabilities = capabilities_of(&*drainable, commit.is_some())?;
     lock.keep();
-    if !is_committed {
-        lock.record_serving(&build_id)?;
-        reach!(ColdStartRecorded)?;
-    }
-    let settling = if is_committed {
-        begin::behind_a_commit(&mut socket, &drainable, rest, announcement)
-    } else {
-        begin::at_a_cold_start(&*drainable)?;
-        None
+    let settling = match commit {
+        Some(commit) => {
+            let drainable: Arc<dyn Drainable> = Arc::<D>::clone(&drainable);
+            commit.admit(&mut socket, &drainable)
+        }
+        None => {
+            lock.record_serving(&build_id)?;
+            reach!(ColdStartRecorded)?;
+            at_a_cold_start(&*drainable)?;
+            None
+        }
     };
     let mut server = Server {
         socket,
@@ -332,8 +325,7 @@ impl<D: Drainable + 'static> Server<D> {
 
     pub(super) fn step(&mut self, event: Event, from: Option<Key>) {
         let before = self.state.name();
-        let state = std::mem::replace(&mut self.state, State::Serving);
-        let (state, effects) = state.on(event);
+        let (state, effects) = self.state.clone().on(event);
         self.state = state;
         if before != self.state.name() {
             if self.steps.admits(Instant::now()) {

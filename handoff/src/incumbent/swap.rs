@@ -344,7 +344,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// A successor that was ended after its commit point has taken the path over.
+    /// A successor that was ended after its commit has taken the path over.
     pub(super) fn take_path_back(&mut self) {
         if self.socket.is_published() {
             return;
@@ -356,7 +356,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     /// A successor that is undecided past the deadline, with no supervisor to end it, is
-    /// hung. Killing it loses nothing, even past its commit point: the lock is taken after.
+    /// hung. Killing it loses nothing, even where it has committed: the lock is taken after.
     fn end_hung_successor(&self, holder: ProcessId) {
         let Some(swap) = &self.swap else { return };
         // A process that has the lock and did not get to say so is the one it was kept for.
@@ -391,7 +391,7 @@ impl<D: Drainable + 'static> Server<D> {
     pub(super) fn resume_later(&mut self) {
         if let Some(swap) = &mut self.swap {
             swap.retry = Some(Instant::now() + swap.retry_pause);
-            swap.retry_pause = (swap.retry_pause * 2).min(LONGEST_RETRY_PAUSE);
+            swap.retry_pause = (swap.retry_pause * 2).min(MAX_RETRY_PAUSE);
         }
     }
 
@@ -452,5 +452,5 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const STOP_GRACE_MS: u64 = 30_000;
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 const LOCK_ERROR_PAUSE: Duration = Duration::from_secs(1);
-pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
-pub(super) const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);

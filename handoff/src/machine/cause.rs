@@ -2,6 +2,8 @@
 
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
+use crate::machine::outcome::Outcome;
+use crate::machine::phase::Phase;
 
 /// Why a swap was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
@@ -10,33 +12,30 @@ pub enum Cause {
     /// The caller aborted, or dropped the session.
     #[error("aborted by the supervisor: {0}")]
     Requested(String),
-    /// The supervisor that had begun the swap died; another one has settled it.
-    #[error("the supervisor that had begun it died")]
-    SupervisorDied,
     /// The deadline of the swap passed.
     #[error("the deadline passed while {0}")]
-    DeadlinePassed(&'static str),
+    DeadlinePassed(Phase),
     /// The successor died, or closed its connection.
     #[error("the successor ended while {0}")]
-    SuccessorLost(&'static str),
+    SuccessorLost(Phase),
     /// The successor said that it cannot go on.
     #[error("the successor gave up: {0}")]
     SuccessorGaveUp(String),
     /// The successor was silent past the liveness limit.
     #[error("the successor was silent for too long while {0}")]
-    SuccessorSilent(&'static str),
+    SuccessorSilent(Phase),
     /// The successor said `Ready`, and the policy was not content.
     #[error("the successor is not fit to serve: {0}")]
     Unfit(Unfit),
     /// The incumbent died.
     #[error("the incumbent died while {0}")]
-    IncumbentDied(&'static str),
+    IncumbentDied(Phase),
     /// The incumbent closed its connection.
     #[error("the incumbent closed its connection while {0}")]
-    IncumbentDisconnected(&'static str),
+    IncumbentDisconnected(Phase),
     /// The incumbent was silent past the liveness limit.
     #[error("the incumbent was silent for too long while {0}")]
-    IncumbentSilent(&'static str),
+    IncumbentSilent(Phase),
     /// The incumbent's drain or seal failed.
     #[error("the incumbent could not be sealed: {error} ({partial_state})")]
     SealFailed {
@@ -75,7 +74,6 @@ impl Cause {
             | Self::SuccessorMisbehaved(_)
             | Self::Unfit(_) => true,
             Self::Requested(_)
-            | Self::SupervisorDied
             | Self::DeadlinePassed(_)
             | Self::IncumbentDied(_)
             | Self::IncumbentDisconnected(_)
@@ -134,4 +132,15 @@ pub enum IncumbentFate {
     /// It lives, or may live, and did not say in time that it serves; or it is busy with the
     /// swap of another supervisor.
     Unknown,
+}
+
+impl From<IncumbentFate> for Outcome {
+    /// Of a swap that was given up, and whose successor was not promoted.
+    fn from(fate: IncumbentFate) -> Self {
+        match fate {
+            IncumbentFate::Serving => Self::RolledBack,
+            IncumbentFate::Lost => Self::Lost,
+            IncumbentFate::Unknown => Self::Unknown,
+        }
+    }
 }

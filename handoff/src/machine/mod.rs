@@ -5,8 +5,11 @@
 //! events and carry the effects out, in order. What cannot happen in a state leaves it alone
 //! and has no effect, so that a late event is harmless.
 
+pub(crate) mod adopter;
 pub(crate) mod cause;
 pub(crate) mod incumbent;
+pub(crate) mod outcome;
+pub(crate) mod phase;
 pub(crate) mod successor;
 pub(crate) mod supervisor;
 

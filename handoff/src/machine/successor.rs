@@ -3,12 +3,12 @@
 //! ```text
 //!            HelloAck        (warm)         Begin           (opened)        Commit
 //!  Greeting ---------> Warming ----> Warm -------> Opening ----------> Ready -----> Committing
-//!                                                                      |   ^            |
-//!                                          supervisor lost: shut, look v   | Commit     | record
-//!                                                                  LastLook+            v written
-//!                                                                      |            Serving
-//!  everywhere before Serving: Abort, a loss, a message out of order    v
-//!  -----------------------------------------------------------------> Gone
+//!                                                                      |   ^            | record
+//!                                          supervisor lost: shut, look v   | Commit     v written
+//!                                                                  LastLook+        Admitting
+//!                                                                      |                | admits
+//!  everywhere before Admitting: Abort, a loss, a message out of order  v                v
+//!  -----------------------------------------------------------------> Gone           Serving
 //! ```
 //!
 //! A successor that is alone, because the supervisor and the incumbent are both dead, goes the
@@ -35,7 +35,9 @@ pub(crate) enum State {
     LastLook(HandoffId),
     /// It writes the owner record.
     Committing(HandoffId),
-    /// It is the writer.
+    /// The record of that generation names it: it is the writer, and admits work.
+    Admitting(HandoffId, u64),
+    /// It has said that it serves.
     Serving,
     /// It gave up and holds nothing.
     Gone(GaveUp),
@@ -66,10 +68,11 @@ pub(crate) enum Event {
         ready: ReadyWords,
     },
     Failed(String),
-    /// The commit point is passed.
     RecordWritten {
         generation: u64,
     },
+    /// Work is admitted.
+    Admitted,
     SupervisorLost,
     /// The supervisor has closed, as it does when it dies, and the incumbent is dead.
     Alone,
@@ -88,9 +91,11 @@ pub(crate) struct ReadyWords {
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    Send(Message),
+    /// In one go, so that the supervisor is woken once.
+    Send(Vec<Message>),
     /// Refuse what is sent from now on, deliver what is queued, then `NothingQueued`.
     ShutAndLook,
+    /// The owner record names this process; then `RecordWritten`, or `Failed`.
     WriteRecord,
     /// Drop the lock, and end.
     GiveUp,
@@ -114,6 +119,7 @@ impl State {
             Self::Ready(_) => "ready",
             Self::LastLook(_) => "looking for a commit",
             Self::Committing(_) => "committing",
+            Self::Admitting(..) => "admitting",
             Self::Serving => "serving",
             Self::Gone(_) => "gone",
         }
@@ -126,7 +132,8 @@ impl State {
             | Self::Opening(id)
             | Self::Ready(id)
             | Self::LastLook(id)
-            | Self::Committing(id) => Some(*id),
+            | Self::Committing(id)
+            | Self::Admitting(id, _) => Some(*id),
             Self::Greeting | Self::Serving | Self::Gone(_) => None,
         }
     }
@@ -134,29 +141,33 @@ impl State {
     /// One transition.
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Effect>) {
         match (self, event) {
-            (state @ (Self::Serving | Self::Gone(_)), _) => (state, Vec::new()),
+            (state @ (Self::Serving | Self::Gone(_)), _)
+            | (state @ Self::Admitting(..), Event::Message(_)) => (state, Vec::new()),
             (state, Event::Message(message)) => state.on_message(message),
             (Self::Warming(handoff_id), Event::WarmUpDone) => {
-                (Self::Warm(handoff_id), vec![Effect::Send(Message::Warmed { handoff_id })])
+                (Self::Warm(handoff_id), vec![Effect::Send(vec![Message::Warmed { handoff_id }])])
             }
             (Self::Opening(handoff_id), Event::Opened { carried, verified, ready }) => {
-                let carried =
-                    carried.map(|sets| Effect::Send(Message::Carried { handoff_id, sets }));
-                let verified = verified.map(|data_dir_fingerprint| {
-                    Effect::Send(Message::Verified { handoff_id, data_dir_fingerprint })
+                let carried = carried.map(|sets| Message::Carried { handoff_id, sets });
+                let verified = verified.map(|data_dir_fingerprint| Message::Verified {
+                    handoff_id,
+                    data_dir_fingerprint,
                 });
-                let ready = Effect::Send(Message::Ready {
+                let ready = Message::Ready {
                     handoff_id,
                     listening_on: ready.listening_on,
                     healthz_ok: ready.healthz_ok,
                     advertised_revision_per_shard: ready.advertised_revision_per_shard,
-                });
-                let effects = carried.into_iter().chain(verified).chain([ready]).collect();
-                (Self::Ready(handoff_id), effects)
+                };
+                let said = carried.into_iter().chain(verified).chain([ready]).collect();
+                (Self::Ready(handoff_id), vec![Effect::Send(said)])
             }
             (Self::Committing(handoff_id), Event::RecordWritten { generation }) => {
+                (Self::Admitting(handoff_id, generation), Vec::new())
+            }
+            (Self::Admitting(handoff_id, generation), Event::Admitted) => {
                 let serving = Message::Serving { handoff_id, generation };
-                (Self::Serving, vec![Effect::Send(serving)])
+                (Self::Serving, vec![Effect::Send(vec![serving])])
             }
             (Self::Warm(handoff_id), Event::Alone) => (Self::Opening(handoff_id), Vec::new()),
             (Self::Ready(handoff_id), Event::Alone) => {
@@ -165,7 +176,7 @@ impl State {
             (Self::Greeting | Self::Warming(_), Event::Alone) => give_up(GaveUp::SupervisorLost),
             (state, Event::Failed(reason)) => {
                 let said = state.handoff_id().map(|handoff_id| {
-                    Effect::Send(Message::Abort { handoff_id, reason: reason.clone() })
+                    Effect::Send(vec![Message::Abort { handoff_id, reason: reason.clone() }])
                 });
                 let effects = said.into_iter().chain([Effect::GiveUp]).collect();
                 (Self::Gone(GaveUp::Failed(reason)), effects)
@@ -174,9 +185,10 @@ impl State {
                 (Self::LastLook(id), vec![Effect::ShutAndLook])
             }
             // A commit was read: it counts, whatever became of who sent it.
-            (state @ (Self::Committing(_) | Self::LastLook(_)), Event::SupervisorLost) => {
-                (state, Vec::new())
-            }
+            (
+                state @ (Self::Committing(_) | Self::Admitting(..) | Self::LastLook(_)),
+                Event::SupervisorLost,
+            ) => (state, Vec::new()),
             (_, Event::SupervisorLost) | (Self::LastLook(_), Event::NothingQueued) => {
                 give_up(GaveUp::SupervisorLost)
             }
@@ -185,6 +197,7 @@ impl State {
                 Event::WarmUpDone
                 | Event::Opened { .. }
                 | Event::RecordWritten { .. }
+                | Event::Admitted
                 | Event::Alone
                 | Event::NothingQueued,
             ) => (state, Vec::new()),

@@ -11,16 +11,14 @@
 //!    the incumbent is dead:               Promoting -> Promoted
 //!  Confirming -> RolledBack (the incumbent serves again, is lost, or does not say)
 //!             -> Promoting  (it died, and the successor was not at fault and still lives)
-//!
-//!  a swap whose supervisor died:
-//!    Adopting -> Committed    (the successor serves)
-//!             -> RolledBack   (the incumbent serves; or both are dead)
-//!             -> Confirming   (the successor ended)
-//!             -> Ending       (it is hung)
 //! ```
+//!
+//! The swap of a supervisor that died is the [adopter](super::adopter)'s.
 
 use crate::guard::{Guard, stands};
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+use crate::machine::outcome::Outcome;
+use crate::machine::phase::Phase;
 use crate::machine::{Then, misbehaviour};
 use crate::protocol::{HandoffId, Message};
 
@@ -38,9 +36,6 @@ pub(crate) enum State {
     Ready,
     Committing,
     Committed,
-    /// The supervisor that began it died. Both processes decide without one; this one waits
-    /// for what they decide, and ends a successor that does not.
-    Adopting,
     /// The successor was killed and may still hold the lock.
     Ending(Cause),
     /// The incumbent was asked to serve and to say so.
@@ -127,8 +122,6 @@ pub(crate) enum Event {
     Echoed,
     /// Asked over a new connection, the incumbent said that another swap is in flight.
     Refused,
-    /// In a swap whose supervisor died: the successor has the control socket's path.
-    SuccessorServes,
     /// The incumbent had long enough to say that it serves.
     PatienceEnded,
 }
@@ -136,7 +129,8 @@ pub(crate) enum Event {
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    ToIncumbent(Message),
+    /// In one go: what is asked for along with a drain is there before the drain can fail.
+    ToIncumbent(Vec<Message>),
     ToSuccessor(Message),
     /// Ask the policy about the `Ready` that was said last.
     Judge,
@@ -147,25 +141,34 @@ pub(crate) enum Effect {
 }
 
 impl State {
-    pub(crate) const fn name(&self) -> &'static str {
+    pub(crate) const fn phase(&self) -> Phase {
         match self {
-            Self::Paired => "paired",
-            Self::Warming => "warming",
-            Self::Warmed => "warmed",
-            Self::Draining(_) => "draining",
-            Self::Prepared => "prepared",
-            Self::Sealing => "sealing",
-            Self::Sealed => "sealed",
-            Self::Opening => "opening",
-            Self::Ready => "ready",
-            Self::Committing => "committing",
-            Self::Committed => "committed",
-            Self::Adopting => "adopting",
-            Self::Ending(_) => "ending the successor",
-            Self::Confirming(_) => "rolling back",
-            Self::Promoting(..) => "promoting the successor",
-            Self::RolledBack(..) => "rolled back",
-            Self::Promoted(_) => "promoted",
+            Self::Paired => Phase::Paired,
+            Self::Warming => Phase::Warming,
+            Self::Warmed => Phase::Warmed,
+            Self::Draining(_) => Phase::Draining,
+            Self::Prepared => Phase::Prepared,
+            Self::Sealing => Phase::Sealing,
+            Self::Sealed => Phase::Sealed,
+            Self::Opening => Phase::Opening,
+            Self::Ready => Phase::Ready,
+            Self::Committing => Phase::Committing,
+            Self::Committed => Phase::Committed,
+            Self::Ending(_) => Phase::EndingSuccessor,
+            Self::Confirming(_) => Phase::RollingBack,
+            Self::Promoting(..) => Phase::Promoting,
+            Self::RolledBack(..) => Phase::RolledBack,
+            Self::Promoted(_) => Phase::Promoted,
+        }
+    }
+
+    /// What the swap came to, once it is over.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Committed => Some(Outcome::Committed),
+            Self::Promoted(_) => Some(Outcome::Promoted),
+            Self::RolledBack(fate, _) => Some((*fate).into()),
+            _ => None,
         }
     }
 
@@ -181,10 +184,8 @@ impl State {
 
     /// Whether the swap is still on its way forward.
     const fn is_forward(&self) -> bool {
-        let is_settled_otherwise = matches!(
-            self,
-            Self::Adopting | Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..)
-        );
+        let is_settled_otherwise =
+            matches!(self, Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..));
         !is_settled_otherwise && !self.is_over()
     }
 
@@ -207,16 +208,9 @@ impl Machine {
         Self { handoff_id, state: State::Paired, incumbent, successor }
     }
 
-    /// A swap that another supervisor had begun, and whose processes may live. The incumbent
-    /// is asked, as if it had been told to resume.
-    pub(crate) const fn adopting(handoff_id: HandoffId) -> Self {
-        let (incumbent, successor) = (Incumbent::Connected, Successor::Starting);
-        Self { handoff_id, state: State::Adopting, incumbent, successor }
-    }
-
     /// One transition.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
-        let state = std::mem::replace(&mut self.state, State::Committed);
+        let state = self.state.clone();
         let (state, effects) = match event {
             Event::Command(command) => self.on_command(state, command),
             Event::Incumbent(message) => self.on_incumbent(state, message),
@@ -225,19 +219,14 @@ impl Machine {
             Event::IncumbentDied => self.on_incumbent_died(state),
             Event::IncumbentDisconnected => self.on_incumbent_disconnected(state),
             Event::IncumbentSilent if matches!(state, State::Draining(_) | State::Sealing) => {
-                let cause = Cause::IncumbentSilent(state.name());
+                let cause = Cause::IncumbentSilent(state.phase());
                 self.roll_back(state, cause)
             }
             Event::SuccessorLost => self.on_successor_lost(state),
-            Event::SuccessorServes => match state {
-                State::Adopting => (State::Committed, Vec::new()),
-                state => (state, Vec::new()),
-            },
             Event::SuccessorEnded => {
                 self.successor = Successor::Dead;
                 match state {
                     State::Ending(cause) => self.confirm(cause),
-                    State::Adopting => self.confirm(Cause::SupervisorDied),
                     state => self.on_successor_lost(state),
                 }
             }
@@ -245,28 +234,23 @@ impl Machine {
                 State::Promoting(stage, cause) => {
                     self.roll_back(State::Promoting(stage, cause.clone()), cause)
                 }
-                State::Adopting => {
-                    (State::Ending(Cause::SupervisorDied), vec![Effect::KillSuccessor])
-                }
                 state if state.is_forward() => {
-                    let cause = Cause::SuccessorSilent(state.name());
+                    let cause = Cause::SuccessorSilent(state.phase());
                     self.roll_back(state, cause)
                 }
                 state => (state, Vec::new()),
             },
             Event::DeadlinePassed => {
-                let cause = Cause::DeadlinePassed(state.name());
+                let cause = Cause::DeadlinePassed(state.phase());
                 self.give_up(state, cause)
             }
             Event::IncumbentSilent => (state, Vec::new()),
             Event::Echoed => match state {
                 State::Confirming(cause) => rolled_back(IncumbentFate::Serving, cause),
-                State::Adopting => rolled_back(IncumbentFate::Serving, Cause::SupervisorDied),
                 state => (state, Vec::new()),
             },
             Event::Refused => match state {
                 State::Confirming(cause) => rolled_back(IncumbentFate::Unknown, cause),
-                State::Adopting => rolled_back(IncumbentFate::Unknown, Cause::SupervisorDied),
                 state => (state, Vec::new()),
             },
             Event::PatienceEnded => match state {
@@ -297,20 +281,20 @@ impl Machine {
                     deadline_ms,
                     drain_grace_ms,
                 };
-                let seal = (then == Then::Seal)
-                    .then_some(Effect::ToIncumbent(Message::SealRequest { handoff_id }));
-                let effects = [Effect::ToIncumbent(prepare)].into_iter().chain(seal).collect();
-                (State::Draining(then), effects)
+                let seal = (then == Then::Seal).then_some(Message::SealRequest { handoff_id });
+                let said = [prepare].into_iter().chain(seal).collect();
+                (State::Draining(then), vec![Effect::ToIncumbent(said)])
             }
-            (State::Prepared, Command::Seal) => {
-                (State::Sealing, vec![Effect::ToIncumbent(Message::SealRequest { handoff_id })])
-            }
+            (State::Prepared, Command::Seal) => (
+                State::Sealing,
+                vec![Effect::ToIncumbent(vec![Message::SealRequest { handoff_id }])],
+            ),
             (State::Sealed, Command::Begin) => {
                 (State::Opening, vec![Effect::ToSuccessor(Message::Begin { handoff_id })])
             }
             (State::Ready, Command::Commit) => {
                 let early = (!stands(Guard::ServingBeforeLeave))
-                    .then_some(Effect::ToIncumbent(Message::Commit { handoff_id }));
+                    .then_some(Effect::ToIncumbent(vec![Message::Commit { handoff_id }]));
                 let commit = Effect::ToSuccessor(Message::Commit { handoff_id });
                 (State::Committing, [commit].into_iter().chain(early).collect())
             }
@@ -352,7 +336,7 @@ impl Machine {
                 self.roll_back(state, Cause::IncumbentAborted(reason))
             }
             (state, message) => {
-                let fault = misbehaviour(&message, state.name(), Some(self.handoff_id));
+                let fault = misbehaviour(&message, state.phase().name(), Some(self.handoff_id));
                 self.roll_back(state, Cause::IncumbentMisbehaved(fault))
             }
         }
@@ -363,7 +347,7 @@ impl Machine {
         let is_ours = message.handoff_id().is_none_or(|id| id == handoff_id);
         let is_news = is_ours && self.successor == Successor::Starting;
         match (state, message) {
-            (state, _) if state.is_over() || state == State::Adopting => (state, Vec::new()),
+            (state, _) if state.is_over() => (state, Vec::new()),
             (state, Message::Warmed { .. }) if is_news => {
                 self.successor = Successor::Warm;
                 match state {
@@ -384,7 +368,7 @@ impl Machine {
                 Message::Ready { .. },
             ) if is_ours => (state, vec![Effect::Judge]),
             (State::Committing, Message::Serving { .. }) if is_ours => {
-                (State::Committed, vec![Effect::ToIncumbent(Message::Commit { handoff_id })])
+                (State::Committed, vec![Effect::ToIncumbent(vec![Message::Commit { handoff_id }])])
             }
             (State::Promoting(Promotion::Committing, cause), Message::Serving { .. })
                 if is_ours =>
@@ -395,7 +379,7 @@ impl Machine {
                 self.roll_back(state, Cause::SuccessorGaveUp(reason))
             }
             (state, message) => {
-                let fault = misbehaviour(&message, state.name(), Some(handoff_id));
+                let fault = misbehaviour(&message, state.phase().name(), Some(handoff_id));
                 self.roll_back(state, Cause::SuccessorMisbehaved(fault))
             }
         }
@@ -417,7 +401,7 @@ impl Machine {
 
     fn on_incumbent_died(&mut self, state: State) -> Step {
         self.incumbent = Incumbent::Dead;
-        let cause = Cause::IncumbentDied(state.name());
+        let cause = Cause::IncumbentDied(state.phase());
         match state {
             // Its lock is free, and what it acknowledged is on disk: the successor opens it.
             State::Paired
@@ -444,17 +428,17 @@ impl Machine {
             | State::Prepared
             | State::Sealing
             | State::Sealed => {
-                let cause = Cause::IncumbentDisconnected(state.name());
+                let cause = Cause::IncumbentDisconnected(state.phase());
                 self.roll_back(state, cause)
             }
-            state @ (State::Adopting | State::Confirming(_)) => (state, vec![Effect::AskIncumbent]),
+            State::Confirming(cause) => (State::Confirming(cause), vec![Effect::AskIncumbent]),
             state => (state, Vec::new()),
         }
     }
 
     fn on_successor_lost(&self, state: State) -> Step {
         match state {
-            // It may have passed its commit point, and the incumbent may have left for it: only
+            // It may have committed, and the incumbent may have left for it: only
             // its death, or its silence, says that it does not serve.
             State::Committing
                 if self.incumbent != Incumbent::Connected && self.successor != Successor::Dead =>
@@ -465,7 +449,7 @@ impl Machine {
                 self.roll_back(State::Promoting(stage, cause.clone()), cause)
             }
             state if state.is_forward() => {
-                let cause = Cause::SuccessorLost(state.name());
+                let cause = Cause::SuccessorLost(state.phase());
                 self.roll_back(state, cause)
             }
             state => (state, Vec::new()),

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::frame::{LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 use crate::machine::successor::{Effect, Event, GaveUp, State};
 use crate::machine::{hello, judge_hello_ack};
-use crate::protocol::{Capabilities, HandoffId, Message, Side};
-use crate::successor::OnLoss;
+use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
+use crate::successor::{OnLoss, commit};
 use crate::sys::process::ProcessId;
 
 /// The talk with the supervisor: the machine, and what its effects work on.
@@ -21,6 +21,8 @@ pub(super) struct Conversation {
     state: State,
     pub(super) handoff_id: Option<HandoffId>,
     pub(super) build_id: Vec<u8>,
+    /// Held from the time at which this process could serve until it has committed.
+    lock: Option<Box<DataDirLock>>,
     /// Whether the pulse may act on a loss, since the daemon's own code runs.
     watched: Arc<AtomicBool>,
     /// The process that is to be replaced, once it is known.
@@ -38,6 +40,7 @@ impl Conversation {
             state: State::Greeting,
             handoff_id: None,
             build_id: Vec::new(),
+            lock: None,
             watched: Arc::new(AtomicBool::new(false)),
             incumbent: Arc::default(),
             is_fit: true,
@@ -143,23 +146,19 @@ impl Conversation {
     /// Feeds the machine and carries its effects out. An error says that it gave up.
     pub(super) fn step(&mut self, event: Event) -> Result<()> {
         let before = self.state.name();
-        let state = std::mem::replace(&mut self.state, State::Greeting);
-        let (state, effects) = state.on(event);
+        let (state, effects) = self.state.clone().on(event);
         self.state = state;
         if before != self.state.name() {
             tracing::info!(from = before, to = self.state.name(), "successor");
         }
-        let mut said = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send(message) => said.push(message),
-                effect => {
-                    self.say(&mut said);
-                    self.perform(&effect)?;
-                }
+                Effect::Send(messages) => self.say(&messages),
+                Effect::WriteRecord => self.write_record()?,
+                Effect::ShutAndLook => self.take_a_last_look()?,
+                Effect::GiveUp => self.link.close(),
             }
         }
-        self.say(&mut said);
         match &self.state {
             State::Gone(why) => Err(self.gave_up(why, before)),
             _ => Ok(()),
@@ -167,21 +166,35 @@ impl Conversation {
     }
 
     /// In one go, so that the supervisor is woken once.
-    fn say(&self, messages: &mut Vec<Message>) {
+    fn say(&self, messages: &[Message]) {
         if let Err(error) = self.link.send_all(messages) {
             let message = messages.first().map(Message::name);
             tracing::warn!(%error, message, "cannot send");
         }
-        messages.clear();
     }
 
-    fn perform(&mut self, effect: &Effect) -> Result<()> {
-        match effect {
-            Effect::Send(_) | Effect::WriteRecord => {}
-            Effect::ShutAndLook => self.take_a_last_look()?,
-            Effect::GiveUp => self.link.close(),
+    fn write_record(&mut self) -> Result<()> {
+        let written = match &mut self.lock {
+            Some(lock) => commit::write_record(lock, &self.build_id),
+            None => Err(self.lost()),
+        };
+        match written {
+            Ok(generation) => self.step(Event::RecordWritten { generation }),
+            Err(error) => {
+                // The error itself tells more than that the machine gave up for it.
+                let _ = self.step(Event::Failed(in_words(&error)));
+                Err(error)
+            }
         }
-        Ok(())
+    }
+
+    /// The lock, for the machine's effects to work on.
+    pub(super) fn holds(&mut self, lock: DataDirLock) {
+        self.lock = Some(Box::new(lock));
+    }
+
+    pub(super) fn gives_lock(&mut self) -> Result<DataDirLock> {
+        self.lock.take().map(|lock| *lock).ok_or_else(|| self.lost())
     }
 
     /// Nothing more is received once the side is shut; a commit that was queued before counts.

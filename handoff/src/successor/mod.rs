@@ -12,6 +12,7 @@
 //!                     .ready()            ->  Incumbent           committed: serve
 //! ```
 
+mod commit;
 mod conversation;
 mod listeners;
 mod phases;

@@ -10,10 +10,11 @@ use crate::carry::{Arrivals, Memory, Receiver};
 use crate::datadir::{DataDirLock, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
 use crate::error::{Error, Result};
-use crate::incumbent::{Incumbent, bind_hidden};
+use crate::incumbent::{Incumbent, StopHandle, bind_hidden};
 use crate::machine::successor::{Event, ReadyWords, State};
 use crate::protocol::{HandoffId, in_words};
 use crate::successor::Listeners;
+use crate::successor::commit::Committed;
 use crate::successor::conversation::{Conversation, is_dead};
 use crate::sys::pool;
 use crate::sys::socket::ControlSocket;
@@ -347,32 +348,22 @@ impl Successor<Begun> {
         let Begun { lock, socket, arrivals, verified, threads: _threads } = phase;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
-        let mut incumbent = Incumbent::new(socket, lock)?
-            .with_build_id(conversation.build_id.clone())
-            .with_listeners(&mut inherited)
-            .with_rest(arrivals.map(Arrivals::into_rest));
+        // Before the word is given: what may fail behind it, fails here.
+        let stop = StopHandle::new()?;
         let ready = ReadyWords {
             listening_on: snapshot.listening_on,
             healthz_ok: snapshot.healthz_ok,
             advertised_revision_per_shard: snapshot.advertised_revision_per_shard,
         };
-        conversation.step(Event::Opened { carried, verified, ready })?;
-        pass!(SuccessorSaidReady);
-        conversation.wait_until(|state| matches!(state, State::Committing(_)).then_some(()))?;
-        if let Err(error) = incumbent.commit() {
-            let _ = conversation.step(Event::Failed(in_words(&error)));
-            return Err(error);
-        }
-        // The commit point is passed: from here on nothing may fail.
-        let generation = incumbent.generation();
-        let announce = move || {
-            if let Err(error) = conversation.step(Event::RecordWritten { generation }) {
-                tracing::warn!(%error, "the supervisor does not know yet that this process serves");
-            }
-            pass!(SuccessorSaidServing);
-            tracing::info!(generation, "committed");
-        };
-        Ok(incumbent.announced_by(announce))
+        let build_id = conversation.build_id.clone();
+        let opened = Event::Opened { carried, verified, ready };
+        let (conversation, lock) = conversation.commit(lock, opened)?;
+        let rest = arrivals.map(Arrivals::into_rest);
+        let committed = Committed::new(conversation, lock.generation(), rest);
+        Ok(Incumbent::new(socket, lock, stop)
+            .with_build_id(build_id)
+            .with_listeners(&mut inherited)
+            .with_commit(committed))
     }
 }
 

@@ -1,18 +1,18 @@
 //! Adoption: what a supervisor finds that was started after another one died.
 
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::machine::judge_hello;
+use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, MOST_LISTENERS, Message, Side};
-use crate::supervisor::Supervisor;
 use crate::supervisor::call::Call;
 use crate::supervisor::journal::{Entry, Left};
-use crate::supervisor::settle::{Settled, Settlement, settle};
+use crate::supervisor::settle::{Settled, settle};
 use crate::supervisor::setup::deadline_of;
+use crate::supervisor::{AdoptedProcess, Supervisor};
 use crate::sys::process::{Process, ProcessId};
 use crate::sys::socket;
 
@@ -44,62 +44,6 @@ pub struct AdoptedDaemon {
     pub listeners: Vec<String>,
     /// What became of the swap that was in flight, if one was.
     pub settled: Option<Settled>,
-}
-
-/// A process that is watched although it is no child of this one. Its exit status is its
-/// parent's to know.
-pub struct AdoptedProcess {
-    id: ProcessId,
-    process: Process,
-}
-
-impl AdoptedProcess {
-    /// Its pid.
-    #[must_use]
-    pub const fn pid(&self) -> u32 {
-        self.id.pid
-    }
-
-    /// Whether it has not ended.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be polled.
-    pub fn is_alive(&self) -> io::Result<bool> {
-        Ok(!self.process.wait_for_end(Instant::now())?)
-    }
-
-    /// Waits for its end until `deadline`; whether it came.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be polled.
-    pub fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
-        self.process.wait_for_end(deadline)
-    }
-
-    /// Ends it at once, with `SIGKILL`. One that has ended is no error, and nobody else who may
-    /// have its pid by now is signalled.
-    ///
-    /// # Errors
-    ///
-    /// It may not be signalled.
-    pub fn kill(&self) -> io::Result<()> {
-        self.process.kill()
-    }
-}
-
-/// Readable once the process has ended: for whoever polls for that beside other things.
-impl AsFd for AdoptedProcess {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
-    }
-}
-
-impl fmt::Debug for AdoptedProcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdoptedProcess").field("pid", &self.pid()).finish_non_exhaustive()
-    }
 }
 
 impl Supervisor {
@@ -140,12 +84,10 @@ impl Supervisor {
         };
         if let Some(settled) = &settled {
             reach!(AdopterSettled)?;
-            self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.ending() })?;
+            self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.outcome })?;
         }
         let daemon = match (&settled, left.swap) {
-            (Some(Settled { outcome: Settlement::Committed, .. }), Some(swap)) => {
-                Some(swap.successor)
-            }
+            (Some(Settled { outcome: Outcome::Committed, .. }), Some(swap)) => Some(swap.successor),
             _ => left.daemon,
         };
         // Also when the daemon does not answer yet, and this is called again.
@@ -172,7 +114,7 @@ impl Supervisor {
             tracing::warn!(pid = id.pid, "it has no listener to give back: see Listeners::keep");
         }
         Ok(Adoption::Daemon(AdoptedDaemon {
-            process: AdoptedProcess { id, process },
+            process: AdoptedProcess::new(id, process),
             build_id,
             generation,
             listeners: names,

@@ -12,9 +12,10 @@ use crate::error::PeerMisbehaved;
 use crate::frame::{LIVENESS_LIMIT, Link, Pulse};
 use crate::machine::Then;
 use crate::machine::cause::{Cause, IncumbentFate};
+use crate::machine::phase::Phase;
 use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
 use crate::protocol::{HandoffId, Message, Side};
-use crate::supervisor::journal::{Ending, Entry, Journal};
+use crate::supervisor::journal::{Entry, Journal};
 use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
     AbortHandle, Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress,
@@ -206,7 +207,7 @@ impl Swap {
 
     pub(super) fn committed(&mut self) -> Result<Committed, Failed> {
         self.take_committed().ok_or_else(|| {
-            let cause = Cause::SuccessorLost(self.machine.state.name());
+            let cause = Cause::SuccessorLost(self.machine.state.phase());
             self.failed(IncumbentFate::Unknown, cause, None)
         })
     }
@@ -251,9 +252,9 @@ impl Swap {
 
     fn step(&mut self, event: Event) {
         self.deadline_told |= event == Event::DeadlinePassed;
-        let before = self.machine.state.name();
+        let before = self.machine.state.phase();
         let effects = self.machine.on(event);
-        let after = self.machine.state.name();
+        let after = self.machine.state.phase();
         if before != after {
             self.time(before);
             self.entered = Instant::now();
@@ -281,19 +282,11 @@ impl Swap {
                 self.ask_again = None;
             }
         }
-        let mut said = Vec::new();
         for effect in effects {
-            match effect {
-                Effect::ToIncumbent(message) => said.push(message),
-                effect => {
-                    self.tell_incumbent(&mut said);
-                    self.perform(effect);
-                }
-            }
+            self.perform(effect);
         }
-        self.tell_incumbent(&mut said);
         if before != after {
-            tracing::info!(from = before, to = after, handoff_id = %self.handoff_id(), "supervisor");
+            tracing::info!(from = before.name(), to = after.name(), handoff_id = %self.handoff_id(), "supervisor");
             self.tell_phase();
             self.note_end();
         }
@@ -301,26 +294,20 @@ impl Swap {
 
     /// Nobody waits for it: the swap is over.
     fn note_end(&self) {
-        let how = match self.machine.state {
-            State::Committed => Ending::Committed,
-            State::Promoted(_) => Ending::Promoted,
-            State::RolledBack(IncumbentFate::Serving, _) => Ending::RolledBack,
-            State::RolledBack(IncumbentFate::Lost, _) => Ending::Lost,
-            State::RolledBack(IncumbentFate::Unknown, _) => Ending::Unknown,
-            _ => return,
+        let (Some(how), Some(journal)) = (self.machine.state.outcome(), &self.journal) else {
+            return;
         };
-        let Some(journal) = &self.journal else { return };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
             tracing::error!(%error, "the journal does not say that the swap is over");
         }
         pass!(SupervisorNotedEnd);
     }
 
-    fn reach_state(&self, before: &str) {
+    fn reach_state(&self, before: Phase) {
         match self.machine.state {
             State::Warmed => pass!(SupervisorWarmed),
             State::Prepared => pass!(SupervisorHeardDrained),
-            State::Sealing if before == "draining" => pass!(SupervisorHeardDrained),
+            State::Sealing if before == Phase::Draining => pass!(SupervisorHeardDrained),
             State::Sealed => pass!(SupervisorHeardSealed),
             State::Ready => pass!(SupervisorHeardReady),
             State::RolledBack(IncumbentFate::Serving, _) => pass!(SupervisorHeardEcho),
@@ -328,8 +315,7 @@ impl Swap {
         }
     }
 
-    /// In one go: what is asked for along with a drain is there before the drain can fail.
-    fn tell_incumbent(&self, messages: &mut Vec<Message>) {
+    fn tell_incumbent(&self, messages: &[Message]) {
         if messages.iter().any(|message| matches!(message, Message::Commit { .. })) {
             pass!(SupervisorHeardServing);
         }
@@ -337,7 +323,7 @@ impl Swap {
             let message = messages.first().map(Message::name);
             tracing::warn!(%error, message, "the incumbent does not read");
         }
-        for message in messages.drain(..) {
+        for message in messages {
             match message {
                 Message::PrepareHandoff { .. } => pass!(SupervisorSentPrepare),
                 Message::SealRequest { .. } => pass!(SupervisorSentSeal),
@@ -349,8 +335,7 @@ impl Swap {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            // Said already, with what else there was to say.
-            Effect::ToIncumbent(_) => {}
+            Effect::ToIncumbent(messages) => self.tell_incumbent(&messages),
             Effect::ToSuccessor(message) => {
                 if matches!(message, Message::Commit { .. }) {
                     pass!(SupervisorCommits);
@@ -466,20 +451,20 @@ impl Swap {
         Failed { handoff_id, cause, incumbent, promoted, timings }
     }
 
-    fn time(&mut self, phase: &'static str) {
+    fn time(&mut self, phase: Phase) {
         let took = self.entered.elapsed();
         match phase {
-            "warming" => self.timings.warm = took,
-            "draining" => self.timings.drain = took,
-            "sealing" => self.timings.seal = took,
-            "opening" => self.timings.open = took,
-            "committing" => self.timings.commit = took,
+            Phase::Warming => self.timings.warm = took,
+            Phase::Draining => self.timings.drain = took,
+            Phase::Sealing => self.timings.seal = took,
+            Phase::Opening => self.timings.open = took,
+            Phase::Committing => self.timings.commit = took,
             _ => {}
         }
     }
 
     fn tell_phase(&self) {
-        let (handoff_id, phase) = (self.handoff_id(), self.machine.state.name());
+        let (handoff_id, phase) = (self.handoff_id(), self.machine.state.phase());
         self.tell(&Progress::Entered { handoff_id, phase, elapsed: self.begun.elapsed() });
     }
 

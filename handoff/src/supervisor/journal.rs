@@ -27,6 +27,7 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::{Error, Result};
+use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
 use crate::sys::process::{ProcessId, boot_id};
 
@@ -76,21 +77,8 @@ pub(crate) enum Entry {
     Swap(OpenSwap),
     Ended {
         handoff_id: HandoffId,
-        how: Ending,
+        how: Outcome,
     },
-}
-
-/// What became of a swap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Committed,
-    RolledBack,
-    /// The incumbent died, and the successor serves.
-    Promoted,
-    /// The incumbent died, and nobody serves.
-    Lost,
-    /// The incumbent did not say that it serves.
-    Unknown,
 }
 
 impl Journal {
@@ -177,7 +165,7 @@ impl Entry {
                 incumbent.pid, incumbent.start_time, successor.pid, successor.start_time
             ),
             Self::Ended { handoff_id, how } => {
-                write!(line, "ended {handoff_id} {}", how.name())
+                write!(line, "ended {handoff_id} {}", how.keyword())
             }
         };
         debug_assert!(words.is_ok(), "a string takes what is written");
@@ -209,28 +197,9 @@ impl Entry {
                     successor: process(s, s_start)?,
                 })
             }
-            ["ended", of, how] => Self::Ended { handoff_id: id(of)?, how: Ending::of_name(how)? },
+            ["ended", of, how] => Self::Ended { handoff_id: id(of)?, how: how.parse().ok()? },
             _ => return None,
         })
-    }
-}
-
-impl Ending {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Committed, Self::RolledBack, Self::Promoted, Self::Lost, Self::Unknown];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::RolledBack => "rolled-back",
-            Self::Promoted => "promoted",
-            Self::Lost => "lost",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|ending| ending.name() == name)
     }
 }
 
@@ -267,7 +236,7 @@ pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
             }
             Entry::Ended { handoff_id, how } => {
                 let swap = left.swap.take_if(|swap| swap.handoff_id == handoff_id);
-                if let (Some(swap), Ending::Committed | Ending::Promoted) = (swap, how) {
+                if let Some(swap) = swap.filter(|_| how.successor_serves()) {
                     left.daemon = Some(swap.successor);
                 }
             }
@@ -355,7 +324,7 @@ mod tests {
         }
     }
 
-    fn ended(byte: u8, how: Ending) -> Entry {
+    fn ended(byte: u8, how: Outcome) -> Entry {
         Entry::Ended { handoff_id: HandoffId::from_bytes([byte; 16]), how }
     }
 
@@ -366,7 +335,7 @@ mod tests {
     fn entries() -> Vec<Entry> {
         let mut entries = vec![supervisor(), Entry::Started(process(1)), Entry::Serves(process(1))];
         entries.push(Entry::Swap(swap(3)));
-        entries.extend(Ending::ALL.map(|how| ended(3, how)));
+        entries.extend(Outcome::ALL.map(|how| ended(3, how)));
         entries
     }
 
@@ -404,12 +373,14 @@ mod tests {
         let in_flight = Left { daemon: Some(process(1)), swap: Some(swap(3)) };
         assert_eq!(left(&first, [7; 16]), daemon(1));
         assert_eq!(left(&open, [7; 16]), in_flight);
-        for (how, pid) in [(Ending::Committed, 2), (Ending::Promoted, 2), (Ending::RolledBack, 1)] {
+        for (how, pid) in
+            [(Outcome::Committed, 2), (Outcome::Promoted, 2), (Outcome::RolledBack, 1)]
+        {
             let over = [&open[..], &[ended(3, how)]].concat();
             assert_eq!(left(&over, [7; 16]), daemon(pid), "{how:?}");
         }
         // The end of another one ends nothing; and pids of another boot are nobody's.
-        let other = [&open[..], &[ended(4, Ending::Committed)]].concat();
+        let other = [&open[..], &[ended(4, Outcome::Committed)]].concat();
         assert_eq!(left(&other, [7; 16]), in_flight);
         assert_eq!(left(&open, [8; 16]), Left::default());
         assert_eq!(left(&[], [7; 16]), Left::default());
@@ -439,7 +410,7 @@ mod tests {
         drop(file);
         let (journal, left) = Journal::open(&path).expect("nobody has it");
         assert_eq!(left.swap, Some(swap(3)));
-        journal.append(&ended(3, Ending::Lost)).expect("it is written");
+        journal.append(&ended(3, Outcome::Lost)).expect("it is written");
         drop(journal);
         let (_, left) = Journal::open(&path).expect("nobody has it");
         assert_eq!((left.swap, left.daemon), (None, Some(process(1))));

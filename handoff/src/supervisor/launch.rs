@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 
@@ -17,7 +17,6 @@ use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
 use crate::supervisor::AbortHandle;
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;
-use crate::sys::process::Process;
 
 /// What to start, and how long a swap to it may take.
 #[derive(Debug, Clone)]
@@ -254,86 +253,6 @@ fn read_head(path: &Path) -> io::Result<[u8; HEAD]> {
     let mut head = [0; HEAD];
     head[..bytes.len()].copy_from_slice(&bytes);
     Ok(head)
-}
-
-/// A process that was started, and that is a child of this one. Dropping it neither ends nor
-/// collects the process.
-#[derive(Debug)]
-pub struct ChildProcess {
-    child: Child,
-    process: Process,
-}
-
-impl ChildProcess {
-    pub(super) fn new(mut child: Child) -> Result<Self> {
-        match Process::open(child.id()) {
-            Ok(process) => Ok(Self { child, process }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Its pid.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Its status, if it has ended.
-    ///
-    /// # Errors
-    ///
-    /// As [`Child::try_wait`].
-    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    ///
-    /// As [`Child::wait`].
-    pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
-    }
-
-    /// Waits for its end until `deadline`; none if it still runs then.
-    ///
-    /// # Errors
-    ///
-    /// As [`Child::wait`].
-    pub fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-        if self.process.wait_for_end(deadline)? { self.child.wait().map(Some) } else { Ok(None) }
-    }
-
-    /// Ends it at once, with `SIGKILL`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Child::kill`].
-    pub fn kill(&mut self) -> io::Result<()> {
-        self.process.kill()
-    }
-
-    /// The child, for whoever waits by other means.
-    #[must_use]
-    pub fn into_child(self) -> Child {
-        self.child
-    }
-
-    pub(super) const fn process(&self) -> &Process {
-        &self.process
-    }
-}
-
-/// Readable once the process has ended: for whoever polls for that beside other things.
-impl AsFd for ChildProcess {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
-    }
 }
 
 const ELF: &[u8] = b"\x7fELF";

@@ -26,19 +26,21 @@ mod launch;
 mod observe;
 mod outcome;
 mod policy;
+mod process;
 mod session;
 mod settle;
 mod setup;
 
 pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 pub use abort::AbortHandle;
-pub use adopt::{AdoptedDaemon, AdoptedProcess, Adoption};
-pub use launch::{ChildProcess, Exec, Launch, LaunchRequest, SpawnSpec};
+pub use adopt::{AdoptedDaemon, Adoption};
+pub use launch::{Exec, Launch, LaunchRequest, SpawnSpec};
 pub use observe::{Observe, Progress};
 pub use outcome::{
     CarryReport, Committed, Failed, HandoffOutcome, LateConnections, RolledBack, Timings,
 };
 pub use policy::{AsSealed, Candidate, ReadyPolicy};
+pub use process::{AdoptedProcess, ChildProcess, DaemonProcess};
 pub use session::{Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};
-pub use settle::{Settled, Settlement};
+pub use settle::Settled;
 pub use setup::Supervisor;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::drainable::SealProgress;
 use crate::drainable::fence::fenced;
 use crate::machine::cause::Cause;
+use crate::machine::phase::Phase;
 use crate::protocol::HandoffId;
 use crate::supervisor::LateConnections;
 
@@ -26,9 +27,8 @@ pub enum Progress {
     Entered {
         /// The swap.
         handoff_id: HandoffId,
-        /// "warming", "draining", "prepared" (not where the seal was asked for ahead), "sealing",
-        /// "sealed", "opening", "ready", "committing", "committed", "rolling back", "rolled back" and the like.
-        phase: &'static str,
+        /// Which.
+        phase: Phase,
         /// Since the swap began.
         elapsed: Duration,
     },

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::machine::cause::{Cause, IncumbentFate};
+use crate::machine::outcome::Outcome;
 use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId};
 use crate::supervisor::ChildProcess;
 
@@ -142,15 +143,33 @@ pub struct Failed {
     pub timings: Box<Timings>,
 }
 
+impl RolledBack {
+    /// What the swap came to.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        undone(self.incumbent, self.promoted.as_deref())
+    }
+}
+
 impl Failed {
+    /// What the swap came to.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        undone(self.incumbent, self.promoted.as_deref())
+    }
+
     fn aftermath(&self) -> &'static str {
-        match (self.incumbent, &self.promoted) {
-            (_, Some(_)) => "the successor serves in its place",
-            (IncumbentFate::Serving, None) => "the incumbent serves, and has confirmed it",
-            (IncumbentFate::Lost, None) => "the incumbent is dead, so nobody serves: start one",
-            (IncumbentFate::Unknown, None) => "the incumbent has not confirmed that it serves",
+        match self.outcome() {
+            Outcome::RolledBack => "the incumbent serves, and has confirmed it",
+            Outcome::Lost => "the incumbent is dead, so nobody serves: start one",
+            Outcome::Promoted => "the successor serves in its place",
+            _ => "the incumbent has not confirmed that it serves",
         }
     }
+}
+
+fn undone(incumbent: IncumbentFate, promoted: Option<&Committed>) -> Outcome {
+    promoted.map_or(incumbent.into(), |_| Outcome::Promoted)
 }
 
 /// What [`Supervisor::perform_handoff`](crate::Supervisor::perform_handoff) came to.
@@ -162,4 +181,15 @@ pub enum HandoffOutcome {
     Committed(Committed),
     /// It does not, or it does because the incumbent died: see [`Failed`].
     Failed(Failed),
+}
+
+impl HandoffOutcome {
+    /// The same in one word.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Committed(_) => Outcome::Committed,
+            Self::Failed(failed) => failed.outcome(),
+        }
+    }
 }

@@ -219,7 +219,7 @@ impl Session<Ready> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]. The successor is dead, whether or not it had passed the commit point; what
+    /// [`Failed`]. The successor is dead, whether or not it had committed; what
     /// it acknowledged, if anything, is on disk, and the incumbent opened it again. If the
     /// incumbent died meanwhile, see [`Failed::promoted`].
     pub fn commit(mut self) -> Result<Committed, Failed> {

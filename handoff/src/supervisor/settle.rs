@@ -8,13 +8,13 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::error::{Error, Result};
 use crate::frame::LIVENESS_LIMIT;
-use crate::machine::cause::IncumbentFate;
+use crate::machine::adopter::{Effect, Event, Machine, State};
 use crate::machine::judge_hello;
-use crate::machine::supervisor::{Effect, Event, Incumbent, Machine, State};
+use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::call::Call;
 use crate::supervisor::drive::echo_value;
-use crate::supervisor::journal::{Ending, OpenSwap};
+use crate::supervisor::journal::OpenSwap;
 use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
 
@@ -24,37 +24,13 @@ use crate::sys::process::{Process, ProcessId};
 pub struct Settled {
     /// The swap.
     pub handoff_id: HandoffId,
-    /// What became of it.
-    pub outcome: Settlement,
+    /// What became of it: committed, rolled back, lost; unknown where the incumbent is busy with
+    /// another swap, or is being stopped.
+    pub outcome: Outcome,
     /// The pid of the process that was to be replaced.
     pub incumbent_pid: u32,
     /// The pid of the one that was to replace it.
     pub successor_pid: u32,
-}
-
-/// What became of a swap whose supervisor died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Settlement {
-    /// The successor serves.
-    Committed,
-    /// The incumbent serves again, and has confirmed it.
-    RolledBack,
-    /// Both are dead.
-    Lost,
-    /// The incumbent is busy with another swap, or is being stopped.
-    Unknown,
-}
-
-impl Settled {
-    pub(super) const fn ending(&self) -> Ending {
-        match self.outcome {
-            Settlement::Committed => Ending::Committed,
-            Settlement::RolledBack => Ending::RolledBack,
-            Settlement::Lost => Ending::Lost,
-            Settlement::Unknown => Ending::Unknown,
-        }
-    }
 }
 
 /// Waits for the end of a swap, and brings it about where a process hangs.
@@ -63,7 +39,7 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
     let mut settling = Settling {
         control,
         swap,
-        machine: Machine::adopting(handoff_id),
+        machine: Machine::new(),
         incumbent: swap.incumbent.open()?,
         successor: swap.successor.open()?,
         call: None,
@@ -81,22 +57,17 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         settling.step(event);
     }
     loop {
-        let outcome = match settling.machine.state {
-            State::Committed | State::Promoted(_) => Settlement::Committed,
-            State::RolledBack(IncumbentFate::Serving, _) => Settlement::RolledBack,
-            State::RolledBack(IncumbentFate::Lost, _) => Settlement::Lost,
-            State::RolledBack(IncumbentFate::Unknown, _) => Settlement::Unknown,
-            _ if Instant::now() >= deadline => return Err(settling.unanswered()),
-            _ => {
-                if let Some(event) = settling.next_event(deadline)? {
-                    settling.step(event);
-                }
-                continue;
-            }
-        };
-        tracing::info!(%handoff_id, ?outcome, "settled");
-        let (incumbent_pid, successor_pid) = (swap.incumbent.pid, swap.successor.pid);
-        return Ok(Settled { handoff_id, outcome, incumbent_pid, successor_pid });
+        if let State::Settled(outcome) = settling.machine.state {
+            tracing::info!(%handoff_id, %outcome, "settled");
+            let (incumbent_pid, successor_pid) = (swap.incumbent.pid, swap.successor.pid);
+            return Ok(Settled { handoff_id, outcome, incumbent_pid, successor_pid });
+        }
+        if Instant::now() >= deadline {
+            return Err(settling.unanswered());
+        }
+        if let Some(event) = settling.next_event(deadline)? {
+            settling.step(event);
+        }
     }
 }
 
@@ -118,7 +89,7 @@ struct Settling<'a> {
 
 impl Settling<'_> {
     fn step(&mut self, event: Event) {
-        let before = self.machine.state.name();
+        let before = self.machine.state;
         for effect in self.machine.on(event) {
             match effect {
                 Effect::KillSuccessor => {
@@ -126,16 +97,15 @@ impl Settling<'_> {
                     if let Some(Err(error)) = killed {
                         tracing::error!(%error, "cannot end the successor");
                     }
-                    if matches!(self.machine.state, State::Ending(_)) {
+                    if self.machine.state == State::Ending {
                         pass!(AdopterKilledSuccessor);
                     }
                 }
                 // It is asked as soon as it can be reached.
                 Effect::AskIncumbent => self.next_look = Instant::now(),
-                Effect::ToIncumbent(_) | Effect::ToSuccessor(_) | Effect::Judge => {}
             }
         }
-        if before != self.machine.state.name() {
+        if before != self.machine.state {
             self.entered = Instant::now();
         }
     }
@@ -180,7 +150,7 @@ impl Settling<'_> {
     fn is_out_of_patience(&mut self) -> bool {
         let now = Instant::now();
         let is_long_ago = |since: Instant| now >= since + LIVENESS_LIMIT;
-        let is_alone = self.machine.incumbent == Incumbent::Dead;
+        let is_alone = self.machine.incumbent_is_dead;
         if !(is_alone && self.swap.successor.is_stopped()) {
             self.stopped_since = None;
             return self.call.is_some() && is_long_ago(self.entered);

@@ -11,11 +11,12 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::error::{ControlSocketError, Error, LaunchError, PeerMisbehaved, Result};
 use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
+use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::machine::{Greeting, judge_hello};
 use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::drive::{Peers, Swap};
-use crate::supervisor::journal::{Ending, Entry, Journal, Left, OpenSwap};
+use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
     Observe, Paired, Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
@@ -321,7 +322,7 @@ impl Supervisor {
 
     /// The swap ends here: the successor is dead, and the incumbent was told nothing.
     fn not_begun(&self, handoff_id: HandoffId, error: Error) -> Error {
-        let how = Ending::RolledBack;
+        let how = Outcome::RolledBack;
         if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
             tracing::error!(%error, "the journal does not say that the swap is over");
         }
@@ -384,16 +385,13 @@ pub(super) fn greet(
     deadline: Instant,
     abort: Option<&AbortHandle>,
 ) -> Result<Greeting> {
-    let (peer, what) = match role {
-        Side::Incumbent => ("incumbent", "waiting for a hello"),
-        Side::Successor => (
-            "successor",
-            "waiting for the successor's hello; does it call handoff::successor::detect()?",
-        ),
+    let (peer, silent) = match role {
+        Side::Incumbent => ("incumbent", Error::TimedOut("waiting for a hello")),
+        Side::Successor => ("successor", Error::NoHello),
     };
     let hello = match wait_for_hello(link, deadline, abort)? {
         Received::Message(message) => message,
-        Received::Nothing => return Err(Error::TimedOut(what)),
+        Received::Nothing => return Err(silent),
         Received::Closed => return Err(Error::PeerLost { peer, during: "waiting for its hello" }),
         Received::Broken(error) => return Err(error.into()),
     };

@@ -71,7 +71,7 @@ fn swap(
     // In one call the seal follows the drain, and nothing rests in between.
     let rests = at == "prepared";
     let supervisor = supervisor.with_observer(move |progress: &Progress| {
-        let reached = matches!(progress, Progress::Entered { phase, .. } if *phase == at);
+        let reached = matches!(progress, Progress::Entered { phase, .. } if phase.name() == at);
         if let Some(signal) = signal.filter(|_| reached) {
             File::create(&mark).expect("the mark can be left");
             kill_process(getpid(), signal).expect("a process may signal itself");

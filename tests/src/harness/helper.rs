@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use handoff::Phase;
 use rustix::process::Signal;
 
 use super::process::{eventually, executable, kill};
@@ -23,8 +24,9 @@ impl HelperSupervisor {
     ///
     /// When it cannot be started.
     #[must_use]
-    pub fn start(cluster: &Cluster, spec: &SuccessorSpec, phase: &str, signal: &str) -> Self {
-        Self::swapping(cluster, spec, &executable("fixture-daemon"), 1, [phase, signal])
+    pub fn start(cluster: &Cluster, spec: &SuccessorSpec, phase: Phase, signal: &str) -> Self {
+        let at = [phase.name(), signal];
+        Self::swapping(cluster, spec, &executable("fixture-daemon"), 1, at)
     }
 
     /// Starts it, to swap to another binary, with that many listeners in high descriptors.

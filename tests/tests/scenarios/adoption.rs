@@ -6,8 +6,9 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use handoff::error::ControlSocketError;
-use handoff::supervisor::{AdoptedDaemon, Adoption, Settlement};
+use handoff::supervisor::{AdoptedDaemon, Adoption};
 use handoff::{Error, Supervisor};
+use handoff::{Outcome, Phase};
 use handoff_tests::harness::{Cluster, HelperSupervisor, LIMIT, eventually, kill};
 use rustix::process::Signal;
 
@@ -87,7 +88,7 @@ fn the_end_of_an_adopted_daemon_is_seen_although_it_is_no_child() {
     let mut cluster = Cluster::start();
     // Its supervisor is another process, which dies: it is nobody's child of ours.
     let spec = cluster.successor(&[]);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "committed", "kill");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Committed, "kill");
     supervisor.wait_until_it_died();
     cluster.lose_sight();
     let daemon = adopt(&mut cluster);
@@ -106,17 +107,17 @@ fn the_end_of_an_adopted_daemon_is_seen_although_it_is_no_child() {
 #[test]
 fn a_swap_is_settled_in_whatever_phase_its_supervisor_died() {
     for (phase, build, outcome) in [
-        ("paired", "build-1", Settlement::RolledBack),
-        ("warming", "build-1", Settlement::RolledBack),
-        ("warmed", "build-1", Settlement::RolledBack),
-        ("draining", "build-1", Settlement::RolledBack),
-        ("prepared", "build-1", Settlement::RolledBack),
-        ("sealing", "build-1", Settlement::RolledBack),
-        ("sealed", "build-1", Settlement::RolledBack),
-        ("opening", "build-1", Settlement::RolledBack),
-        ("ready", "build-1", Settlement::RolledBack),
-        ("committing", "build-2", Settlement::Committed),
-        ("committed", "build-2", Settlement::Committed),
+        (Phase::Paired, "build-1", Outcome::RolledBack),
+        (Phase::Warming, "build-1", Outcome::RolledBack),
+        (Phase::Warmed, "build-1", Outcome::RolledBack),
+        (Phase::Draining, "build-1", Outcome::RolledBack),
+        (Phase::Prepared, "build-1", Outcome::RolledBack),
+        (Phase::Sealing, "build-1", Outcome::RolledBack),
+        (Phase::Sealed, "build-1", Outcome::RolledBack),
+        (Phase::Opening, "build-1", Outcome::RolledBack),
+        (Phase::Ready, "build-1", Outcome::RolledBack),
+        (Phase::Committing, "build-2", Outcome::Committed),
+        (Phase::Committed, "build-2", Outcome::Committed),
     ] {
         let mut cluster = Cluster::start();
         let spec = cluster.successor(&["warm=slow:200"]);
@@ -133,19 +134,20 @@ fn a_swap_is_settled_in_whatever_phase_its_supervisor_died() {
 /// The successor hangs too, so that it can neither give up nor go on.
 #[test]
 fn a_successor_that_hangs_is_ended_and_the_incumbent_serves() {
-    for (phase, fault) in [("warming", "warm=slow:60000"), ("opening", "open=slow:60000")] {
+    for (phase, fault) in [(Phase::Warming, "warm=slow:60000"), (Phase::Opening, "open=slow:60000")]
+    {
         let mut cluster = Cluster::start();
         let spec = cluster.successor(&[fault]);
         let mut supervisor = HelperSupervisor::start(&cluster, &spec, phase, "stop");
         supervisor.wait_for_its_phase();
-        cluster.wait_struck(phase.get(..4).expect("it is long enough"));
+        cluster.wait_struck(phase.name().get(..4).expect("it is long enough"));
         let successor = cluster.alive().into_iter().find(|pid| *pid != cluster.serving());
         let successor = successor.expect("it was started");
         kill(successor, Signal::STOP);
         drop(supervisor);
         let daemon = adopt(&mut cluster);
         let settled = daemon.settled.expect("a swap was in flight");
-        assert_eq!(settled.outcome, Settlement::RolledBack, "hung when {phase}");
+        assert_eq!(settled.outcome, Outcome::RolledBack, "hung when {phase}");
         assert_eq!(cluster.ask("build"), "build-1");
         eventually("it is ended", LIMIT, || (!cluster.alive().contains(&successor)).then_some(()));
         cluster.assert_sound();
@@ -157,7 +159,7 @@ fn a_successor_that_hangs_is_ended_and_the_incumbent_serves() {
 fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
     let mut cluster = Cluster::start();
     let spec = cluster.successor(&["admit=slow:7000"]);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "committing", "kill");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Committing, "kill");
     supervisor.wait_until_it_died();
     cluster.wait_struck("admit");
     let mut supervisor = cluster.another_supervisor();
@@ -168,7 +170,7 @@ fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
     match supervisor.adopt(LIMIT).expect("it answers in the end") {
         Adoption::Daemon(daemon) => {
             let settled = daemon.settled.clone().expect("a swap was in flight");
-            assert_eq!(settled.outcome, Settlement::Committed);
+            assert_eq!(settled.outcome, Outcome::Committed);
             assert_eq!(settled.successor_pid, daemon.process.pid());
             cluster.go_on_with(supervisor, &daemon);
         }
@@ -182,10 +184,10 @@ fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
 #[test]
 fn a_successor_that_is_alone_serves() {
     for (phase, faults) in [
-        ("sealed", &[][..]),
-        ("opening", &["open=slow:1000"][..]),
-        ("opening", &["open=slow:7000"][..]),
-        ("ready", &[][..]),
+        (Phase::Sealed, &[][..]),
+        (Phase::Opening, &["open=slow:1000"][..]),
+        (Phase::Opening, &["open=slow:7000"][..]),
+        (Phase::Ready, &[][..]),
     ] {
         let mut cluster = Cluster::start();
         let incumbent = cluster.serving();
@@ -197,7 +199,7 @@ fn a_successor_that_is_alone_serves() {
         cluster.lose_sight();
         let daemon = adopt(&mut cluster);
         let settled = daemon.settled.expect("a swap was in flight");
-        assert_eq!(settled.outcome, Settlement::Committed, "alone when {phase}, {faults:?}");
+        assert_eq!(settled.outcome, Outcome::Committed, "alone when {phase}, {faults:?}");
         assert_eq!(cluster.ask("build"), "build-2");
         cluster.assert_sound();
     }
@@ -208,7 +210,7 @@ fn one_that_is_alone_and_unwell_does_not_serve_and_the_next_supervisor_is_told()
     let mut cluster = Cluster::start();
     let incumbent = cluster.serving();
     let spec = cluster.successor(&["health=bad", "open=slow:500"]);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "opening", "stop");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Opening, "stop");
     supervisor.wait_for_its_phase();
     cluster.kill(incumbent);
     drop(supervisor);
@@ -216,7 +218,7 @@ fn one_that_is_alone_and_unwell_does_not_serve_and_the_next_supervisor_is_told()
     let mut supervisor = cluster.another_supervisor();
     match supervisor.adopt(LIMIT).expect("there is nothing to wait for") {
         Adoption::Nothing { settled: Some(settled) } => {
-            assert_eq!(settled.outcome, Settlement::Lost);
+            assert_eq!(settled.outcome, Outcome::Lost);
         }
         other => panic!("nobody serves: {other:?}"),
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use handoff::Phase;
 use handoff::supervisor::{Cause, IncumbentFate};
 use handoff_tests::fixture::DRAIN_BEGUN;
 use handoff_tests::harness::Cluster;
@@ -109,7 +110,7 @@ fn a_successor_that_cannot_admit_is_ended_and_the_incumbent_serves() {
     spec.deadline = Duration::from_millis(1500);
     let failed = cluster.swap_to(&spec).expect_err("it cannot admit");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    assert_eq!(failed.cause, Cause::DeadlinePassed("committing"));
+    assert_eq!(failed.cause, Cause::DeadlinePassed(Phase::Committing));
     assert!(cluster.struck("admit", None) > 1, "it was tried again");
     cluster.wait_for_progress();
     assert_eq!(cluster.ask("pid"), old.to_string());
@@ -259,7 +260,7 @@ fn a_drain_that_lingers_is_cut_short_by_an_abort() {
     assert!(begun.elapsed().as_secs() < 5, "the drain was waited for");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     let at_the_deadline =
-        matches!(failed.cause, Cause::DeadlinePassed("draining") | Cause::IncumbentAborted(_));
+        matches!(failed.cause, Cause::DeadlinePassed(Phase::Draining) | Cause::IncumbentAborted(_));
     assert!(at_the_deadline, "{:?}", failed.cause);
     cluster.assert_struck("drain", 1);
     cluster.assert_sound();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use handoff::error::{ControlSocketError, FrameError, LaunchError, PeerMisbehaved};
 use handoff::protocol::{PROTO_MAX, Side};
 use handoff::supervisor::{Cause, IncumbentFate};
-use handoff::{Error, SpawnSpec, Supervisor};
+use handoff::{Error, Phase, SpawnSpec, Supervisor};
 use handoff_tests::harness::{Cluster, LIVENESS};
 
 /// The error of a pairing with such a successor; the daemon is none the worse for it.
@@ -87,7 +87,7 @@ fn a_hello_that_lies_is_told_for_what_it_is() {
 fn a_successor_that_falls_mute_after_its_hello_is_given_up() {
     let mut cluster = Cluster::start();
     let failed = cluster.paired(&["hello=mute"]).warm().expect_err("it says nothing");
-    assert_eq!(failed.cause, Cause::SuccessorSilent("warming"));
+    assert_eq!(failed.cause, Cause::SuccessorSilent(Phase::Warming));
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     cluster.assert_struck("hello", 1);
     cluster.assert_sound();

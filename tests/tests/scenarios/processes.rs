@@ -2,22 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use handoff::Phase;
 use handoff::supervisor::{Cause, IncumbentFate};
 use handoff_tests::harness::{Cluster, HelperSupervisor, LIVENESS, kill};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The faults of the incumbent and of the successor, where death strikes, and in what state.
-type Death = (&'static [&'static str], &'static [&'static str], &'static str, &'static str);
+type Death = (&'static [&'static str], &'static [&'static str], &'static str, Phase);
 
 #[test]
 fn an_incumbent_killed_before_it_is_sealed_is_replaced_by_the_healthy_successor() {
     let deaths: [Death; 5] = [
-        (&["seal=slow:20000"], &[], "seal", "sealing"),
-        (&["seal=exit"], &[], "seal", "sealing"),
-        (&["drain=linger:20000"], &[], "drain", "draining"),
-        (&["drain=exit"], &[], "drain", "draining"),
-        (&[], &["warm=slow:500"], "warm", "warming"),
+        (&["seal=slow:20000"], &[], "seal", Phase::Sealing),
+        (&["seal=exit"], &[], "seal", Phase::Sealing),
+        (&["drain=linger:20000"], &[], "drain", Phase::Draining),
+        (&["drain=exit"], &[], "drain", Phase::Draining),
+        (&[], &["warm=slow:500"], "warm", Phase::Warming),
     ];
     for (incumbent, successor, at, during) in deaths {
         let mut cluster = Cluster::start_with(incumbent);
@@ -28,7 +29,7 @@ fn an_incumbent_killed_before_it_is_sealed_is_replaced_by_the_healthy_successor(
         assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
         // It seals at once, and may die before it has said that it is drained.
         let is_seen = |phase| failed.cause == Cause::IncumbentDied(phase);
-        assert!(is_seen(during) || at == "seal" && is_seen("draining"), "{failed}");
+        assert!(is_seen(during) || at == "seal" && is_seen(Phase::Draining), "{failed}");
         assert_eq!(cluster.ask("build"), "build-2", "the successor was promoted");
         cluster.assert_struck(at, 1);
         cluster.assert_sound();
@@ -49,7 +50,7 @@ fn a_successor_that_is_all_there_is_outlives_the_deadline() {
     let spent = Duration::try_from(spent).expect("a clock goes forward");
     assert!(spent * 10 < begun.elapsed(), "it spins: {spent:?} of {:?}", begun.elapsed());
     assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
-    assert_eq!(failed.cause, Cause::IncumbentDied("draining"));
+    assert_eq!(failed.cause, Cause::IncumbentDied(Phase::Draining));
     assert_eq!(cluster.ask("build"), "build-2", "the successor was promoted");
     cluster.assert_struck("open", 1);
     cluster.assert_sound();
@@ -63,7 +64,7 @@ fn an_incumbent_killed_between_the_phases_is_replaced_too() {
     cluster.kill(cluster.serving());
     let failed = session.seal().expect_err("the incumbent was lost");
     // Its end may be seen before it is asked to seal, or after.
-    let died = matches!(failed.cause, Cause::IncumbentDied("prepared" | "sealing"));
+    let died = matches!(failed.cause, Cause::IncumbentDied(Phase::Prepared | Phase::Sealing));
     assert!(died, "{failed}");
     let failed = cluster.note(failed);
     assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
@@ -105,11 +106,11 @@ fn where_both_fail_the_report_says_that_nobody_serves() {
 #[test]
 fn a_successor_that_dies_ends_the_swap_at_once() {
     let deaths: [Death; 4] = [
-        (&[], &["warm=slow:20000"], "warm", "warming"),
-        (&["drain=linger:20000"], &[], "drain", "draining"),
+        (&[], &["warm=slow:20000"], "warm", Phase::Warming),
+        (&["drain=linger:20000"], &[], "drain", Phase::Draining),
         // A seal cannot be interrupted, so it is waited for.
-        (&["seal=slow:1000"], &[], "seal", "sealing"),
-        (&[], &["open=slow:20000"], "open", "opening"),
+        (&["seal=slow:1000"], &[], "seal", Phase::Sealing),
+        (&[], &["open=slow:20000"], "open", Phase::Opening),
     ];
     for (incumbent, successor, at, during) in deaths {
         let mut cluster = Cluster::start_with(incumbent);
@@ -134,7 +135,7 @@ fn a_successor_that_dies_when_it_could_serve_is_noticed_at_the_commit() {
     kill(session.successor_pid(), Signal::KILL);
     let failed = session.commit().expect_err("the successor was lost");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    let lost = matches!(failed.cause, Cause::SuccessorLost("ready" | "committing"));
+    let lost = matches!(failed.cause, Cause::SuccessorLost(Phase::Ready | Phase::Committing));
     assert!(lost, "{:?}", failed.cause);
     cluster.assert_sound();
 }
@@ -149,7 +150,7 @@ fn a_successor_that_hangs_while_opening_is_given_up_and_ended() {
     let failed = swap().expect_err("the successor is hung");
     stopper.join().expect("it does not panic");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    assert_eq!(failed.cause, Cause::SuccessorSilent("opening"));
+    assert_eq!(failed.cause, Cause::SuccessorSilent(Phase::Opening));
     assert!(!cluster.alive().contains(&hung), "it lives");
     cluster.assert_sound();
 }
@@ -162,7 +163,7 @@ fn an_incumbent_that_hangs_is_not_said_to_serve_and_serves_when_it_goes_on() {
     let failed = cluster.swap_fails(&[]);
     stopper.join().expect("it does not panic");
     assert_eq!(failed.incumbent, IncumbentFate::Unknown, "{failed}");
-    assert_eq!(failed.cause, Cause::IncumbentSilent("draining"));
+    assert_eq!(failed.cause, Cause::IncumbentSilent(Phase::Draining));
     kill(serving, Signal::CONT);
     cluster.wait_for_progress();
     cluster.assert_struck("drain", 1);
@@ -174,7 +175,7 @@ fn a_supervisor_that_hangs_after_the_seal_costs_its_deadline_and_no_more() {
     let mut cluster = Cluster::start();
     let mut spec = cluster.successor(&[]);
     spec.deadline = Duration::from_millis(1000);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "sealed", "stop");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Sealed, "stop");
     supervisor.wait_for_its_phase();
     let begun = Instant::now();
     cluster.wait_for_progress();
@@ -191,7 +192,7 @@ fn a_supervisor_that_hangs_while_the_successor_opens_leaves_the_incumbent_servin
     let mut cluster = Cluster::start();
     let mut spec = cluster.successor(&["open=slow:60000"]);
     spec.deadline = Duration::from_millis(1000);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "opening", "stop");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Opening, "stop");
     supervisor.wait_for_its_phase();
     let begun = Instant::now();
     cluster.wait_struck("open");
@@ -209,7 +210,7 @@ fn a_supervisor_that_hangs_while_the_successor_opens_leaves_the_incumbent_servin
 fn a_supervisor_that_dies_while_the_successor_opens_is_not_outlived_by_the_opening() {
     let mut cluster = Cluster::start();
     let spec = cluster.successor(&["open=slow:60000"]);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "opening", "stop");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Opening, "stop");
     supervisor.wait_for_its_phase();
     cluster.wait_struck("open");
     drop(supervisor);
@@ -225,7 +226,7 @@ fn a_hung_successor_without_a_supervisor_is_ended_by_the_incumbent() {
     let mut cluster = Cluster::start();
     let mut spec = cluster.successor(&["open=slow:60000"]);
     spec.deadline = Duration::from_millis(1000);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "opening", "stop");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Opening, "stop");
     supervisor.wait_for_its_phase();
     cluster.wait_struck("open");
     let serving = cluster.serving();
@@ -244,7 +245,7 @@ fn a_hung_successor_without_a_supervisor_is_ended_by_the_incumbent() {
 fn a_supervisor_that_hangs_at_the_commit_reports_the_commit_when_it_goes_on() {
     let mut cluster = Cluster::start();
     let spec = cluster.successor(&[]);
-    let mut supervisor = HelperSupervisor::start(&cluster, &spec, "committing", "stop");
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Committing, "stop");
     supervisor.wait_for_its_phase();
     cluster.wait_for_progress();
     assert_eq!(cluster.ask("build"), "build-2");
@@ -257,17 +258,17 @@ fn a_supervisor_that_hangs_at_the_commit_reports_the_commit_when_it_goes_on() {
 #[test]
 fn a_supervisor_killed_in_any_phase_leaves_one_process_serving() {
     for (phase, build) in [
-        ("paired", "build-1"),
-        ("warming", "build-1"),
-        ("warmed", "build-1"),
-        ("draining", "build-1"),
-        ("prepared", "build-1"),
-        ("sealing", "build-1"),
-        ("sealed", "build-1"),
-        ("opening", "build-1"),
-        ("ready", "build-1"),
-        ("committing", "build-2"),
-        ("committed", "build-2"),
+        (Phase::Paired, "build-1"),
+        (Phase::Warming, "build-1"),
+        (Phase::Warmed, "build-1"),
+        (Phase::Draining, "build-1"),
+        (Phase::Prepared, "build-1"),
+        (Phase::Sealing, "build-1"),
+        (Phase::Sealed, "build-1"),
+        (Phase::Opening, "build-1"),
+        (Phase::Ready, "build-1"),
+        (Phase::Committing, "build-2"),
+        (Phase::Committed, "build-2"),
     ] {
         let mut cluster = Cluster::start();
         // One that is warm at once may skip the phase.

@@ -14,7 +14,7 @@ fn heard(cluster: &mut Cluster) -> Arc<Mutex<Vec<String>>> {
     cluster.supervise(|supervisor| {
         supervisor.with_observer(move |progress: &Progress| {
             let words = match progress {
-                Progress::Entered { phase, .. } => (*phase).to_owned(),
+                Progress::Entered { phase, .. } => phase.to_string(),
                 Progress::Sealing { progress, .. } => format!("of {}", progress.shards_total),
                 Progress::GivenUp { cause, .. } => format!("because {cause}"),
                 Progress::Launched { .. } => "launched".to_owned(),

@@ -124,7 +124,11 @@ pub(crate) enum Command {
     /// Stop the daemon cleanly, and then the supervisor
     Stop,
     /// Check the configuration, and the binaries that it lists
-    Check,
+    Check {
+        /// Print what was checked as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what the supervisor counts and measures, in Prometheus's text format
     Metrics,
     /// Explain errors, the configuration, exit codes, metrics or signals

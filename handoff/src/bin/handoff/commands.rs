@@ -1,5 +1,6 @@
 //! The commands of an operator.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::binary::Binary;
 use crate::config::Config;
@@ -58,7 +61,7 @@ impl Followed {
                 Outcome::Committed | Outcome::Promoted | Outcome::DryRun => ExitCode::SUCCESS,
                 Outcome::RolledBack => ExitCode::from(ROLLED_BACK),
                 Outcome::NotBegun => ExitCode::from(REFUSED),
-                Outcome::Lost | Outcome::Unknown => ExitCode::from(UNCONFIRMED),
+                _ => ExitCode::from(UNCONFIRMED),
             },
         }
     }
@@ -247,13 +250,30 @@ pub(crate) fn stop(config: &Config) -> Outcoming {
     }
 }
 
-pub(crate) fn check(config: &Config) -> Outcoming {
-    for program in &config.programs {
-        let binary = Binary::open(program)?;
+pub(crate) fn check(config: &Config, json: bool) -> Outcoming {
+    let binaries = config.programs.iter().map(Binary::open).collect::<Result<Vec<_>, _>>()?;
+    if json {
+        let named = |binary: &Binary| (binary.path.display().to_string(), binary.blake3.clone());
+        let (config, version) = (config.file.display().to_string(), crate::VERSION.to_owned());
+        let binaries = binaries.iter().map(named).collect();
+        print(&serde_json::to_string(&Checked { config, version, binaries })?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for binary in binaries {
         print(&format!("{}  {}", binary.blake3, binary.path.display()))?;
     }
-    print(&format!("{} {IN_ORDER}", config.file.display()))?;
+    print(&format!("{} is in order", config.file.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a program of this kind says of a configuration that it takes. A supervisor that is to be
+/// replaced asks its successor for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Checked {
+    pub(crate) config: String,
+    version: String,
+    /// BLAKE3, by path.
+    binaries: BTreeMap<String, String>,
 }
 
 pub(crate) fn metrics(config: &Config) -> Outcoming {
@@ -286,8 +306,6 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// What the program says of a configuration that it takes; an upgrade looks for it.
-pub(crate) const IN_ORDER: &str = "is in order";
 /// An abort that came when the commit could not be undone any more.
 const TOO_LATE: u8 = 1;
 const ROLLED_BACK: u8 = 3;

@@ -62,7 +62,7 @@ fn perform(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Abort { reason, json } => commands::abort(&load()?, reason, json),
         Command::Upgrade => commands::upgrade(&load()?),
         Command::Stop => commands::stop(&load()?),
-        Command::Check => commands::check(&load()?),
+        Command::Check { json } => commands::check(&load()?, json),
         Command::Metrics => commands::metrics(&load()?),
         Command::Help { topic } => Ok(help::help(topic)),
         Command::Completions { shell } => {

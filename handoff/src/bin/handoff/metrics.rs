@@ -76,10 +76,10 @@ pub(crate) fn swap_ended(record: &SwapRecord, outcome: Outcome) {
         let pause = Duration::from_micros(over.saturating_sub(begun));
         histogram!(PAUSE, "outcome" => name).record(pause);
     }
-    let phases: Vec<(u64, &str)> = record.phases().collect();
+    let phases: Vec<_> = record.phases().collect();
     for pair in phases.windows(2) {
         let took = Duration::from_micros(pair[1].0.saturating_sub(pair[0].0));
-        let phase = pair[0].1.replace(' ', "_");
+        let phase = pair[0].1.name().replace(' ', "_");
         histogram!(PHASES, "phase" => phase).record(took);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
 /// One swap, from its first step to whatever is known of it now.
@@ -71,10 +72,8 @@ pub(crate) struct Step {
 pub(crate) enum What {
     /// The successor was started.
     Launched { pid: u32 },
-    /// A phase was entered: "paired", "warming", "warmed", "draining", "prepared", "sealing",
-    /// "sealed", "opening", "ready", "committing", "committed"; "ending the successor",
-    /// "rolling back", "rolled back"; "promoting the successor", "promoted".
-    Entered { phase: String },
+    /// A phase was entered.
+    Entered { phase: Phase },
     /// The drain has not ended yet, because of these.
     Waiting { open_conns: u32, connections: Vec<String>, unnamed: u32 },
     /// These did not reach a request boundary within the grace of the drain.
@@ -99,26 +98,6 @@ pub(crate) struct End {
     pub(crate) carried: Vec<String>,
 }
 
-/// What a swap came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Outcome {
-    /// The successor serves.
-    Committed,
-    /// The old process serves, and has confirmed it.
-    RolledBack,
-    /// The old process died, and the successor serves in its place.
-    Promoted,
-    /// Nothing was begun: the old process was not touched.
-    NotBegun,
-    /// A dry run: the successor warmed up and was ended; the old process was not touched.
-    DryRun,
-    /// The old process is dead, and nobody took its place.
-    Lost,
-    /// The old process has not confirmed that it serves.
-    Unknown,
-}
-
 /// What became of a successor that was watched after its commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -140,45 +119,30 @@ impl SwapRecord {
     /// confirmed that they serve.
     pub(crate) fn pause_us(&self) -> Option<(u64, u64)> {
         let over = match self.outcome()? {
-            Outcome::Committed => "committed",
-            Outcome::Promoted => "promoted",
-            Outcome::RolledBack => "rolled back",
-            Outcome::NotBegun | Outcome::DryRun | Outcome::Lost | Outcome::Unknown => return None,
+            Outcome::Committed => Phase::Committed,
+            Outcome::Promoted => Phase::Promoted,
+            Outcome::RolledBack => Phase::RolledBack,
+            _ => return None,
         };
-        let begun = self.entered("draining")?;
+        let begun = self.entered(Phase::Draining)?;
         Some((begun, self.entered(over)?.max(begun)))
     }
 
     /// When a phase was entered, in microseconds since the swap began.
-    pub(crate) fn entered(&self, name: &str) -> Option<u64> {
-        self.phases().find(|(_, phase)| *phase == name).map(|(at, _)| at)
+    pub(crate) fn entered(&self, wanted: Phase) -> Option<u64> {
+        self.phases().find(|(_, phase)| *phase == wanted).map(|(at, _)| at)
     }
 
     /// The phases that were entered, and when.
-    pub(crate) fn phases(&self) -> impl Iterator<Item = (u64, &str)> {
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (u64, Phase)> {
         self.steps.iter().filter_map(|step| match &step.what {
-            What::Entered { phase } => Some((step.at_us, phase.as_str())),
+            What::Entered { phase } => Some((step.at_us, *phase)),
             _ => None,
         })
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.end.as_ref().map(|end| end.outcome)
-    }
-}
-
-impl Outcome {
-    /// As it is shown, and counted.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::RolledBack => "rolled back",
-            Self::Promoted => "promoted",
-            Self::NotBegun => "not begun",
-            Self::DryRun => "dry run",
-            Self::Lost => "lost",
-            Self::Unknown => "unknown",
-        }
     }
 }
 

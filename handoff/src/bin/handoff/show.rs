@@ -164,7 +164,7 @@ pub(crate) fn record(record: &SwapRecord) -> String {
 fn what(what: &What) -> String {
     match what {
         What::Launched { pid } => format!("process {pid} is started"),
-        What::Entered { phase } => phase.clone(),
+        What::Entered { phase } => phase.to_string(),
         What::Waiting { open_conns, connections, unnamed } => {
             format!("the drain waits for {}", waiting(*open_conns, connections, *unnamed))
         }
@@ -203,7 +203,7 @@ const fn meaning(outcome: Option<Outcome>) -> &'static str {
             ": the new process warmed up; the old one was not touched, and serves"
         }
         Some(Outcome::Lost) => ": the old process died, and nobody took its place",
-        Some(Outcome::Unknown) => ": the old process has not confirmed that it serves",
+        Some(_) => ": the old process has not confirmed that it serves",
         None => "",
     }
 }

@@ -17,8 +17,8 @@ mod tests;
 
 use crate::record::SwapRecord;
 use heading::{heading, title};
-use panel::{Panel, Slots, brief, messages};
-use story::{Phase, Story};
+use panel::{Panel, Slots, messages};
+use story::{Scene, Story};
 use svg::{Font, Svg};
 use table::table;
 
@@ -33,11 +33,11 @@ pub(crate) fn draw(record: &SwapRecord) -> String {
     svg.finish(&title(record), WIDTH, below + 6.0)
 }
 
-fn overview(svg: &mut Svg, story: &Story<'_>, top: f64) -> f64 {
+fn overview(svg: &mut Svg, story: &Story, top: f64) -> f64 {
     svg.text((MARGIN, top + 12.0), BOLD, "The whole swap, to scale");
     let total = story.until.max(1) as f64;
     let place = |us: f64| LEFT + us / total * (RIGHT - TAIL - LEFT);
-    let borders = story.phases.iter().map(|phase| place(phase.from as f64));
+    let borders = story.scenes.iter().map(|phase| place(phase.from as f64));
     let top = top + if story.pause.is_some() { 16.0 } else { 0.0 };
     let lanes = [top + 22.0, top + 40.0, top + 58.0];
     let borders = borders.chain([RIGHT]).collect();
@@ -57,7 +57,7 @@ fn overview(svg: &mut Svg, story: &Story<'_>, top: f64) -> f64 {
 }
 
 /// What leads from the pause as it is to the pause enlarged.
-fn zoom(svg: &mut Svg, pause: Option<(f64, f64)>, story: &Story<'_>, top: f64) {
+fn zoom(svg: &mut Svg, pause: Option<(f64, f64)>, story: &Story, top: f64) {
     let close_up = close_up_panel(story, top);
     let (Some((left, right)), Some((wide_left, wide_right))) = (pause, close_up.pause()) else {
         return;
@@ -68,10 +68,10 @@ fn zoom(svg: &mut Svg, pause: Option<(f64, f64)>, story: &Story<'_>, top: f64) {
 }
 
 /// Each phase is as wide as what is said of it, and the longer ones wider.
-fn close_up_panel<'a>(story: &'a Story<'a>, top: f64) -> Panel<'a> {
+fn close_up_panel(story: &Story, top: f64) -> Panel<'_> {
     // The phase before the pause leads in.
     let first = story.pause.as_ref().map_or(0, |pause| pause.first.saturating_sub(1));
-    let shown = &story.phases[first..];
+    let shown = &story.scenes[first..];
     let is_lead = |index: usize| story.leads_in(first + index);
     let rooms: Vec<f64> = (0..shown.len())
         .map(|index| if is_lead(index) { LEAD } else { room(shown, index) })
@@ -98,24 +98,20 @@ fn close_up_panel<'a>(story: &'a Story<'a>, top: f64) -> Panel<'a> {
 }
 
 /// What a column needs for its names, and for the messages at its sides.
-fn room(phases: &[Phase<'_>], index: usize) -> f64 {
-    let phase = &phases[index];
-    let is_number_enough = matches!(
-        phase.name,
-        "pairing" | "paired" | "warmed" | "prepared" | "sealed" | "ready" | "ending the successor"
-    );
-    let asked = phase.messages.iter().filter(|message| !message.is_reply);
-    let next = phases.get(index + 1).map_or(&[][..], |next| &next.messages);
+fn room(scenes: &[Scene], index: usize) -> f64 {
+    let scene = &scenes[index];
+    let asked = scene.messages.iter().filter(|message| !message.is_reply);
+    let next = scenes.get(index + 1).map_or(&[][..], |next| &next.messages);
     let answered = next.iter().filter(|message| message.is_reply);
     let said = asked.chain(answered).map(|message| SMALL.width(message.name) + 8.0);
-    let names = [brief(phase.name), phase.incumbent.short, phase.successor.short];
-    let names = names.into_iter().filter(|_| !is_number_enough);
+    let names = [scene.of.brief(), scene.incumbent.short, scene.successor.short];
+    let names = names.into_iter().filter(|_| !scene.of.is_number_enough());
     let names = names.map(|name| SMALL.width(name) + 4.0);
-    let least = if index + 1 == phases.len() { LAST } else { NUMBER };
+    let least = if index + 1 == scenes.len() { LAST } else { NUMBER };
     said.chain(names).fold(least, f64::max).min(130.0)
 }
 
-fn close_up(svg: &mut Svg, story: &Story<'_>, top: f64) -> f64 {
+fn close_up(svg: &mut Svg, story: &Story, top: f64) -> f64 {
     let what = match story.pause {
         Some(_) => "The pause: short phases are drawn wider than they are",
         None => "The phases: short ones are drawn wider than they are",
@@ -126,7 +122,7 @@ fn close_up(svg: &mut Svg, story: &Story<'_>, top: f64) -> f64 {
     messages(svg, &panel);
     let axis = panel.lanes[2] + panel.height + 8.0;
     svg.line((LEFT, axis), (RIGHT, axis), INK);
-    let zero = story.pause.as_ref().map_or(0, |pause| story.phases[pause.first].from);
+    let zero = story.pause.as_ref().map_or(0, |pause| story.scenes[pause.first].from);
     svg.text((MARGIN, axis + 15.0), SMALL, "ms");
     let mut ticks: Vec<_> = panel.columns().filter(|tick| !story.leads_in(tick.0)).collect();
     let over = story.pause.as_ref().and_then(|pause| pause.over);

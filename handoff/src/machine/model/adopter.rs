@@ -1,26 +1,17 @@
 //! The supervisor that is started when the first one has died: the machine, driven as
 //! `supervisor::settle` does.
 
-use super::line::{Heard, Line, SWAP, Word};
-use super::supervisor::forget_words;
+use super::line::{Heard, Line, Word};
 use super::witness::{Sight, Witness};
 use super::world::{Life, OF_ADOPTER, Who, World, Wrong};
-use crate::machine::cause::IncumbentFate;
-use crate::machine::supervisor::{Effect, Event, Machine, State};
+use crate::machine::adopter::{Effect, Event, Machine, State};
+use crate::machine::outcome::Outcome;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Adopter {
     Absent,
     Settling { machine: Machine, is_calling: bool, successor_ended: bool, incumbent_ended: bool },
     Settled(Outcome),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Outcome {
-    Committed,
-    RolledBack,
-    Lost,
-    Unknown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +58,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
     match step {
         Step::Start => {
             world.adopter = Adopter::Settling {
-                machine: Machine::adopting(SWAP),
+                machine: Machine::new(),
                 is_calling: false,
                 successor_ended: false,
                 incumbent_ended: false,
@@ -136,23 +127,18 @@ fn hear(world: &mut World, witness: &Witness) {
 fn feed(world: &mut World, event: Event, witness: &Witness) {
     let Adopter::Settling { machine, .. } = &mut world.adopter else { return };
     let effects = machine.on(event);
-    forget_words(machine);
-    let outcome = match machine.state {
-        State::Committed | State::Promoted(_) => Some(Outcome::Committed),
-        State::RolledBack(IncumbentFate::Serving, _) => Some(Outcome::RolledBack),
-        State::RolledBack(IncumbentFate::Lost, _) => Some(Outcome::Lost),
-        State::RolledBack(IncumbentFate::Unknown, _) => Some(Outcome::Unknown),
-        State::Ending(_) => {
-            witness.saw(Sight::AdopterEndsTheSuccessor);
-            None
-        }
-        _ => None,
-    };
-    // It is asked as soon as it can be reached, by the next look.
-    if effects.contains(&Effect::KillSuccessor) {
-        world.successor.kill();
+    let state = machine.state;
+    if state == State::Ending {
+        witness.saw(Sight::AdopterEndsTheSuccessor);
     }
-    if let Some(outcome) = outcome {
+    for effect in effects {
+        match effect {
+            Effect::KillSuccessor => world.successor.kill(),
+            // By `Step::Look`, which is there as soon as the incumbent can be reached.
+            Effect::AskIncumbent => {}
+        }
+    }
+    if let State::Settled(outcome) = state {
         world.adopter = Adopter::Settled(outcome);
         world.lines[OF_ADOPTER].close_supervisor();
     }

@@ -193,7 +193,7 @@ fn hook_ends(world: &mut World, well: bool, witness: &Witness) {
 }
 
 pub(super) fn feed(world: &mut World, event: Event, from: Option<usize>, witness: &Witness) {
-    let state = std::mem::replace(&mut world.incumbent.state, State::Serving);
+    let state = world.incumbent.state.clone();
     let (state, effects) = state.on(event);
     world.incumbent.state = forget_words(state);
     for effect in effects {

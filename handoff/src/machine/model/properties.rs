@@ -2,10 +2,11 @@
 
 use stateright::{Model, Property};
 
-use super::adopter::{Adopter, Outcome};
+use super::adopter::Adopter;
 use super::world::{Life, Who, World, Wrong};
 use super::{Action, Swap};
 use crate::machine::cause::{Cause, IncumbentFate};
+use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::State;
 
 pub(super) const ONE_WRITER: &str = "whoever has the data open has the lock";

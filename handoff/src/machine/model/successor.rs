@@ -62,7 +62,7 @@ pub(super) enum Step {
         is_fit: bool,
     },
     Fail,
-    /// The commit point.
+    /// It writes the owner record.
     Write,
     Admit,
     /// It takes the control path over, and says that it serves.
@@ -139,8 +139,8 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
                 steps.push(Step::Exit);
             }
         }
-        State::Committing(_) if successor.serves() => steps.push(Step::Serve),
-        State::Committing(_) if successor.has_committed => steps.push(Step::Admit),
+        State::Admitting(..) if successor.serves() => steps.push(Step::Serve),
+        State::Admitting(..) => steps.push(Step::Admit),
         State::Committing(_) => steps.extend([Step::Write, Step::Fail]),
         State::Greeting | State::LastLook(_) | State::Serving | State::Gone(_) => {}
     }
@@ -196,6 +196,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
         Step::Write => {
             world.record.phase = RecordPhase::Serving;
             world.successor.has_committed = true;
+            feed(world, Event::RecordWritten { generation: 2 }, witness);
         }
         Step::Admit => {
             world.carry.take_up();
@@ -203,7 +204,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
         }
         Step::Serve => {
             world.path = Who::Successor;
-            feed(world, Event::RecordWritten { generation: 2 }, witness);
+            feed(world, Event::Admitted, witness);
             world.lines[TO_SUCCESSOR].close_daemon();
         }
     }
@@ -232,7 +233,7 @@ fn fail(world: &mut World, witness: &Witness) {
 }
 
 fn feed(world: &mut World, event: Event, witness: &Witness) {
-    let state = std::mem::replace(&mut world.successor.state, State::Greeting);
+    let state = world.successor.state.clone();
     let was_looking = matches!(state, State::LastLook(_));
     let (state, effects) = state.on(event);
     if was_looking {
@@ -247,10 +248,13 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
     };
     for effect in effects {
         match effect {
-            Effect::Send(message) => {
-                world.lines[TO_SUCCESSOR].tell_supervisor(Word::of(&message));
+            Effect::Send(messages) => {
+                for message in messages {
+                    world.lines[TO_SUCCESSOR].tell_supervisor(Word::of(&message));
+                }
             }
             Effect::ShutAndLook => look(world, witness),
+            // By `Step::Write`: a process may be slow, or die, before it does.
             Effect::WriteRecord => {}
             Effect::GiveUp => give_up(world),
         }

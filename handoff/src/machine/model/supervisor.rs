@@ -6,6 +6,7 @@ use super::witness::{Sight, Witness};
 use super::world::{ANEW, Life, TO_INCUMBENT, TO_SUCCESSOR, Who, World, Wrong};
 use crate::machine::Then;
 use crate::machine::cause::{Cause, Unfit};
+use crate::machine::phase::Phase;
 use crate::machine::supervisor::{self as machine, Command, Effect, Event, Machine, State};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -216,9 +217,11 @@ fn feed(world: &mut World, event: Event, is_unfit: bool, witness: &Witness) {
             Effect::ToSuccessor(message) => {
                 world.lines[TO_SUCCESSOR].tell_daemon(Word::of(&message));
             }
-            Effect::ToIncumbent(message) => {
+            Effect::ToIncumbent(messages) => {
                 let line = world.supervisor.line;
-                world.lines[line].tell_daemon(Word::of(&message));
+                for message in messages {
+                    world.lines[line].tell_daemon(Word::of(&message));
+                }
             }
             Effect::Judge => {
                 let verdict = if is_unfit { Err(Unfit::Unhealthy) } else { Ok(()) };
@@ -268,7 +271,7 @@ pub(super) fn end(world: &mut World, life: Life) {
 }
 
 /// Of a cause only that counts which the machine asks of it.
-pub(super) fn forget_words(machine: &mut Machine) {
+fn forget_words(machine: &mut Machine) {
     let (State::Ending(cause)
     | State::Confirming(cause)
     | State::Promoting(_, cause)
@@ -279,7 +282,7 @@ pub(super) fn forget_words(machine: &mut Machine) {
     };
     *cause = match cause {
         Cause::IncumbentStopped(_) => Cause::IncumbentStopped(String::new()),
-        _ if cause.is_the_successor_s() => Cause::SuccessorSilent(""),
+        _ if cause.is_the_successor_s() => Cause::SuccessorSilent(Phase::Paired),
         _ => Cause::Requested(String::new()),
     };
 }
@@ -292,6 +295,6 @@ fn witness_step(before: &State, after: &State, witness: &Witness) {
         witness.saw(Sight::SealFollows);
     }
     if gives_up(after) && !gives_up(before) && !before.is_over() && *before != State::Paired {
-        witness.saw(Sight::GivenUp(before.name()));
+        witness.saw(Sight::GivenUp(before.phase()));
     }
 }

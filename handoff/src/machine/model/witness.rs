@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::machine::phase::Phase;
+
 /// A step worth seeing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Sight {
     /// The supervisor gave the swap up in that phase.
-    GivenUp(&'static str),
+    GivenUp(Phase),
     /// A seal that was asked for ahead.
     SealFollows,
     LastLookFindsCommit,
@@ -24,15 +26,15 @@ pub(super) enum Sight {
 impl Sight {
     pub(super) fn all() -> Vec<Self> {
         let phases = [
-            "warming",
-            "warmed",
-            "draining",
-            "prepared",
-            "sealing",
-            "sealed",
-            "opening",
-            "ready",
-            "committing",
+            Phase::Warming,
+            Phase::Warmed,
+            Phase::Draining,
+            Phase::Prepared,
+            Phase::Sealing,
+            Phase::Sealed,
+            Phase::Opening,
+            Phase::Ready,
+            Phase::Committing,
         ];
         let given_up = phases.map(Self::GivenUp).into_iter();
         let others = [

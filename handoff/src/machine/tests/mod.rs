@@ -3,6 +3,7 @@
 //! What is legal stands in a table, written apart from the machine. Of every pair that is not
 //! in it the tests say what has to happen: nothing, or the way back.
 
+mod adopter;
 mod incumbent;
 mod successor;
 mod supervisor;

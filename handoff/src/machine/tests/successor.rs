@@ -11,6 +11,7 @@ fn states() -> Vec<State> {
         State::Ready(ours()),
         State::LastLook(ours()),
         State::Committing(ours()),
+        State::Admitting(ours(), 5),
         State::Serving,
         State::Gone(GaveUp::SupervisorLost),
     ]
@@ -44,7 +45,7 @@ fn every_message_is_legal_or_makes_it_give_up() {
         for message in [messages(ours()), messages(foreign())].concat() {
             let (next, effects) = state.clone().on(Event::Message(message.clone()));
             let pair = format!("{state:?} + {message:?}");
-            if is_over(&state) {
+            if is_over(&state) || matches!(state, State::Admitting(..)) {
                 assert_eq!((next, effects), (state.clone(), vec![]), "{pair}");
             } else if let Some(expected) = legal(&state, &message) {
                 assert_eq!((next, effects), expected, "{pair}");
@@ -67,6 +68,7 @@ fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
             Event::Opened { carried: None, verified: None, ready: words() },
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
+            Event::Admitted,
             Event::SupervisorLost,
             Event::Alone,
             Event::NothingQueued,
@@ -83,9 +85,8 @@ fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
                 || matches!(state, State::Ready(_)) && event == Event::Alone;
             assert_eq!(writes, may, "{state:?} + {event:?}");
             let serves = next == State::Serving && state != State::Serving;
-            let written =
-                matches!((&state, &event), (State::Committing(_), Event::RecordWritten { .. }));
-            assert_eq!(serves, written, "{state:?} + {event:?}");
+            let admitted = matches!((&state, &event), (State::Admitting(..), Event::Admitted));
+            assert_eq!(serves, admitted, "{state:?} + {event:?}");
         }
     }
 }
@@ -104,30 +105,36 @@ fn every_other_event_matters_where_it_belongs() {
         let expected = |event: &Event| match (&state, event) {
             _ if is_over(&state) => unchanged(),
             (State::Warming(_), Event::WarmUpDone) => {
-                let warmed = Effect::Send(Message::Warmed { handoff_id });
+                let warmed = Effect::Send(vec![Message::Warmed { handoff_id }]);
                 (State::Warm(handoff_id), vec![warmed])
             }
             (State::Opening(_), Event::Opened { verified: Some(fingerprint), .. }) => {
                 let carried = Message::Carried { handoff_id, sets: vec![carried_set()] };
                 let verified = Message::Verified { handoff_id, data_dir_fingerprint: *fingerprint };
                 let ready = messages(ours()).swap_remove(9);
-                let said = [carried, verified, ready].map(Effect::Send).to_vec();
-                (State::Ready(handoff_id), said)
+                let said = vec![carried, verified, ready];
+                (State::Ready(handoff_id), vec![Effect::Send(said)])
             }
             (State::Committing(_), Event::RecordWritten { generation }) => {
-                let serving = Message::Serving { handoff_id, generation: *generation };
-                (State::Serving, vec![Effect::Send(serving)])
+                (State::Admitting(handoff_id, *generation), vec![])
+            }
+            (&State::Admitting(_, generation), Event::Admitted) => {
+                let serving = Message::Serving { handoff_id, generation };
+                (State::Serving, vec![Effect::Send(vec![serving])])
             }
             (State::Greeting, Event::Failed(why)) => gone(GaveUp::Failed(why.clone())),
             (_, Event::Failed(why)) => {
                 let abort = Message::Abort { handoff_id, reason: why.clone() };
                 let gone = State::Gone(GaveUp::Failed(why.clone()));
-                (gone, vec![Effect::Send(abort), Effect::GiveUp])
+                (gone, vec![Effect::Send(vec![abort]), Effect::GiveUp])
             }
             (State::Ready(_), Event::SupervisorLost) => {
                 (State::LastLook(handoff_id), vec![Effect::ShutAndLook])
             }
-            (State::LastLook(_) | State::Committing(_), Event::SupervisorLost) => unchanged(),
+            (
+                State::LastLook(_) | State::Committing(_) | State::Admitting(..),
+                Event::SupervisorLost,
+            ) => unchanged(),
             (State::Greeting | State::Warming(_), Event::Alone) => lost(),
             (State::Warm(_), Event::Alone) => (State::Opening(handoff_id), vec![]),
             (State::Ready(_), Event::Alone) => {
@@ -145,6 +152,7 @@ fn every_other_event_matters_where_it_belongs() {
             },
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
+            Event::Admitted,
             Event::SupervisorLost,
             Event::Alone,
             Event::NothingQueued,

@@ -1,6 +1,7 @@
 use super::{foreign, messages, ours};
 use crate::machine::Then;
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+use crate::machine::phase::Phase;
 use crate::machine::supervisor::{
     Command, Effect, Event, Incumbent, Machine, Promotion, State, Successor,
 };
@@ -24,7 +25,6 @@ fn states() -> Vec<State> {
         State::Ready,
         State::Committing,
         State::Committed,
-        State::Adopting,
         State::Ending(cause()),
         State::Confirming(cause()),
         State::Promoting(Promotion::Warming, cause()),
@@ -120,7 +120,7 @@ fn abort() -> Event {
 }
 
 fn to_incumbent(index: usize) -> Effect {
-    Effect::ToIncumbent(messages(ours()).swap_remove(index))
+    Effect::ToIncumbent(vec![messages(ours()).swap_remove(index)])
 }
 
 fn to_successor(index: usize) -> Effect {
@@ -135,7 +135,8 @@ const COMMIT: usize = 10;
 fn a_command_moves_the_phase_it_belongs_to() {
     let prepare =
         |then| Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4, then };
-    let both = vec![to_incumbent(2), to_incumbent(SEAL_REQUEST)];
+    let both = [2, SEAL_REQUEST].map(|index| messages(ours()).swap_remove(index)).to_vec();
+    let both = vec![Effect::ToIncumbent(both)];
     let table = [
         (State::Paired, Command::Warm, State::Warming, vec![]),
         (State::Warmed, prepare(Then::Wait), State::Draining(Then::Wait), vec![to_incumbent(2)]),
@@ -214,7 +215,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
             legal += 1;
         }
     }
-    assert_eq!((legal, late, back), (16 + 2 * (2 + 2) + 3, 12 * 46, 8 * 46 - 27));
+    assert_eq!((legal, late, back), (16 + 2 * (2 + 2) + 3, 11 * 46, 8 * 46 - 27));
 }
 
 #[test]
@@ -227,7 +228,7 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             let about_ours = message.handoff_id() == Some(ours());
             let stepped = step(&state, Event::Successor(message.clone()));
             let expected = match (&state, message.name()) {
-                (State::Adopting | State::Ending(_) | State::Confirming(_), _) => {
+                (State::Ending(_) | State::Confirming(_), _) => {
                     late += 1;
                     (state.clone(), vec![])
                 }
@@ -286,7 +287,7 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
     }
     let heard = 14 * 46;
     let legally = 14 * 2 + 3 + 4 + 2 + 2;
-    assert_eq!((legal, late, back), (legally, 6 * 46, heard - legally));
+    assert_eq!((legal, late, back), (legally, 5 * 46, heard - legally));
 }
 
 #[test]
@@ -327,7 +328,7 @@ fn a_dead_incumbent_is_succeeded_and_never_waited_for() {
                 let State::Promoting(Promotion::Opening, cause) = machine.state else {
                     panic!("{:?}", machine.state)
                 };
-                assert_eq!(cause, Cause::IncumbentDied(state.name()));
+                assert_eq!(cause, Cause::IncumbentDied(state.phase()));
                 assert_eq!(effects, [to_successor(BEGIN)]);
             }
             State::Confirming(cause) => {
@@ -351,7 +352,7 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
             let (machine, effects) = step(&state, event);
             assert_eq!((&machine.state, effects), (&state, vec![]));
         };
-        let name = state.name();
+        let name = state.phase();
         let forward = [
             (Event::SuccessorLost, Cause::SuccessorLost(name)),
             (Event::SuccessorEnded, Cause::SuccessorLost(name)),
@@ -372,16 +373,6 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
                     let asked = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
                     assert_eq!((stepped.0.state, stepped.1), asked);
                 }
-                State::Adopting if event == Event::SuccessorEnded => {
-                    let cause = Cause::SupervisorDied;
-                    let asked = (State::Confirming(cause), vec![Effect::AskIncumbent]);
-                    assert_eq!((stepped.0.state, stepped.1), asked);
-                }
-                State::Adopting if event == Event::SuccessorSilent => {
-                    let ending = State::Ending(Cause::SupervisorDied);
-                    let killed = (ending, vec![Effect::KillSuccessor]);
-                    assert_eq!((stepped.0.state, stepped.1), killed);
-                }
                 _ => unchanged(event),
             }
         }
@@ -395,10 +386,6 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
         match &state {
             State::Confirming(first) => {
                 let again = (State::Confirming(first.clone()), vec![Effect::AskIncumbent]);
-                assert_eq!((gone.0.state, gone.1), again);
-            }
-            State::Adopting => {
-                let again = (State::Adopting, vec![Effect::AskIncumbent]);
                 assert_eq!((gone.0.state, gone.1), again);
             }
             _ if is_forward(&state) && !may_hold_the_lock(&state) => {
@@ -423,10 +410,6 @@ fn a_rollback_is_reported_as_it_was_confirmed() {
                 (State::Confirming(cause), _) | (State::Ending(cause), Event::PatienceEnded) => {
                     (State::RolledBack(fate, cause.clone()), vec![Effect::KillSuccessor])
                 }
-                (State::Adopting, Event::Echoed | Event::Refused) => {
-                    let rolled_back = State::RolledBack(fate, Cause::SupervisorDied);
-                    (rolled_back, vec![Effect::KillSuccessor])
-                }
                 _ => (state.clone(), vec![]),
             };
             assert_eq!((machine.state, effects), expected, "{state:?} + {event:?}");
@@ -444,7 +427,6 @@ fn a_state_at_rest_awaits_nothing() {
                 | State::Sealing
                 | State::Opening
                 | State::Committing
-                | State::Adopting
                 | State::Ending(_)
                 | State::Confirming(_)
                 | State::Promoting(..)
@@ -465,10 +447,10 @@ fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_i
             assert_eq!((&machine.state, effects), (&state, vec![]), "{incumbent:?}");
         }
         let ended = step_with(&state, incumbent, Event::SuccessorEnded);
-        let cause = Cause::SuccessorLost("committing");
+        let cause = Cause::SuccessorLost(Phase::Committing);
         assert_eq!(rolled_back(&state, &ended), Some(cause), "{incumbent:?}");
         let silent = step_with(&state, incumbent, Event::SuccessorSilent);
-        let cause = Cause::SuccessorSilent("committing");
+        let cause = Cause::SuccessorSilent(Phase::Committing);
         assert_eq!(rolled_back(&state, &silent), Some(cause), "{incumbent:?}");
     }
     for event in [Event::DeadlinePassed, abort(), Event::SuccessorLost] {
@@ -493,7 +475,7 @@ fn with_a_dead_incumbent_there_is_nobody_to_roll_back_to() {
         assert_eq!((machine.state, made), (State::Promoting(stage, why()), effects), "{state:?}");
         // What speaks against the successor ends it all the same.
         let silent = step_with(&state, Incumbent::Dead, Event::SuccessorSilent);
-        assert_eq!(rolled_back(&state, &silent), Some(Cause::SuccessorSilent(state.name())));
+        assert_eq!(rolled_back(&state, &silent), Some(Cause::SuccessorSilent(state.phase())));
     }
     for stage in [Promotion::Warming, Opening, Committing] {
         let state = State::Promoting(stage, why());
@@ -526,44 +508,6 @@ fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed(
     let mut machine = step(&State::Paired, Event::DeadlinePassed).0;
     assert_eq!(machine.on(Event::Successor(Message::Warmed { handoff_id: ours() })), []);
     assert_eq!(machine.on(Event::IncumbentDied), [to_successor(BEGIN)]);
-}
-
-#[test]
-fn a_swap_whose_supervisor_died_is_settled_by_its_processes() {
-    let died = || Cause::SupervisorDied;
-    let mut machine = Machine::adopting(ours());
-    assert_eq!(machine.on(Event::SuccessorServes), []);
-    assert_eq!(machine.state, State::Committed);
-    for state in states().iter().filter(|state| **state != State::Adopting) {
-        let (machine, effects) = step(state, Event::SuccessorServes);
-        assert_eq!((&machine.state, effects), (state, vec![]));
-    }
-
-    // A hung one is killed, and only then is the incumbent's word awaited.
-    let mut machine = Machine::adopting(ours());
-    assert_eq!(machine.on(Event::SuccessorSilent), [Effect::KillSuccessor]);
-    assert_eq!(machine.on(Event::Echoed), [], "it may be an echo from before");
-    assert_eq!(machine.on(Event::SuccessorEnded), [Effect::AskIncumbent]);
-    assert_eq!(machine.on(Event::Echoed), [Effect::KillSuccessor]);
-    assert_eq!(machine.state, State::RolledBack(IncumbentFate::Serving, died()));
-
-    // Of both dead, in either order, nobody is left.
-    for events in [
-        [Event::IncumbentDied, Event::SuccessorEnded],
-        [Event::SuccessorEnded, Event::IncumbentDied],
-    ] {
-        let mut machine = Machine::adopting(ours());
-        for event in events {
-            machine.on(event);
-        }
-        assert_eq!(machine.state, State::RolledBack(IncumbentFate::Lost, died()));
-    }
-
-    // One that is alone goes on without the incumbent.
-    let mut machine = Machine::adopting(ours());
-    assert_eq!(machine.on(Event::IncumbentDied), []);
-    assert_eq!(machine.on(Event::SuccessorServes), []);
-    assert_eq!(machine.state, State::Committed);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use handoff::Phase;
 use handoff::error::CarryError;
 use handoff::supervisor::Cause;
 use handoff_tests::harness::{Cluster, LIVENESS};
@@ -45,7 +46,10 @@ fn a_successor_that_dies_with_half_of_the_connections_takes_none_along() {
     let spec = cluster.successor(&["successor.received=kill"]);
     let failed = fleet.assert_swap_fails(&mut cluster, &spec);
     assert!(
-        matches!(failed.cause, Cause::SuccessorLost("sealing" | "sealed" | "opening")),
+        matches!(
+            failed.cause,
+            Cause::SuccessorLost(Phase::Sealing | Phase::Sealed | Phase::Opening)
+        ),
         "{failed}"
     );
     cluster.assert_struck("successor.received", 1);
@@ -61,7 +65,10 @@ fn a_successor_that_hangs_with_half_of_the_connections_is_given_up() {
     let failed = fleet.assert_swap_fails(&mut cluster, &spec);
     assert!(begun.elapsed() < LIVENESS + Duration::from_secs(4), "{:?}", begun.elapsed());
     assert!(
-        matches!(failed.cause, Cause::SuccessorSilent("sealing" | "sealed" | "opening")),
+        matches!(
+            failed.cause,
+            Cause::SuccessorSilent(Phase::Sealing | Phase::Sealed | Phase::Opening)
+        ),
         "{failed}"
     );
     cluster.assert_struck("successor.received", 1);
@@ -77,7 +84,7 @@ fn a_successor_that_hangs_and_takes_nothing_more_keeps_the_incumbent_from_nothin
     let begun = Instant::now();
     let failed = fleet.assert_swap_fails(&mut cluster, &spec);
     assert!(begun.elapsed() < LIVENESS + Duration::from_secs(4), "{:?}", begun.elapsed());
-    assert_eq!(failed.cause, Cause::SuccessorSilent("sealing"));
+    assert_eq!(failed.cause, Cause::SuccessorSilent(Phase::Sealing));
     cluster.assert_struck("successor.received", 1);
     fleet.assert_sound(cluster, &[]);
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Outcome, Trigger, What};
+use crate::record::{Outcome, Phase, Trigger, What};
 
 fn record(id: &str) -> SwapRecord {
     SwapRecord {
@@ -15,8 +15,8 @@ fn record(id: &str) -> SwapRecord {
     }
 }
 
-fn step(phase: &str, at_us: u64) -> Step {
-    Step { at_us, what: What::Entered { phase: phase.to_owned() } }
+fn step(phase: Phase, at_us: u64) -> Step {
+    Step { at_us, what: What::Entered { phase } }
 }
 
 fn end() -> End {
@@ -28,7 +28,7 @@ fn lines(id: &str) -> [Line; 5] {
     [
         Line::Begun(record(id)),
         Line::Known { id: id.into(), from: Party::default(), to },
-        Line::Step { id: id.into(), step: step("warming", 3) },
+        Line::Step { id: id.into(), step: step(Phase::Warming, 3) },
         Line::Ended { id: id.into(), end: end() },
         Line::Probation { id: id.into(), probation: Probation::Passed },
     ]
@@ -37,7 +37,7 @@ fn lines(id: &str) -> [Line; 5] {
 fn whole(id: &str) -> SwapRecord {
     let mut whole = record(id);
     whole.to.pid = Some(4);
-    whole.steps.push(step("warming", 3));
+    whole.steps.push(step(Phase::Warming, 3));
     whole.end = Some(end());
     whole.probation = Some(Probation::Passed);
     whole

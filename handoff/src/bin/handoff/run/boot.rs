@@ -11,10 +11,10 @@ use std::time::{Instant, SystemTime};
 use handoff::Supervisor;
 use handoff::error::ListenerError;
 use handoff::successor::{Role, detect};
-use handoff::supervisor::{Adoption, Settled, Settlement};
+use handoff::supervisor::{Adoption, Settled};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::daemon::{Daemon, Process};
+use super::daemon::Daemon;
 use super::job::said_of;
 use super::restarts::Restarts;
 use super::upgrade::{self, Places};
@@ -221,7 +221,7 @@ impl Runner {
                 let said = said_of(&adopted.build_id, adopted.generation);
                 self.previous = self.previous_in_history(&binary, Some(pid));
                 let since = self.since_in_history(pid).unwrap_or_else(SystemTime::now);
-                let daemon = Daemon::new(Process::Adopted(adopted.process), binary, said, since);
+                let daemon = Daemon::new(adopted.process, binary, said, since);
                 tracing::info!(
                     pid, build = daemon.said.build, generation = daemon.said.generation,
                     settled = ?settled.as_ref().map(|settled| settled.outcome),
@@ -331,10 +331,7 @@ impl Runner {
         for SwapRecord { id, begun_ms, from, to, .. } in open {
             let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
             let outcome = match settled.map(|settled| settled.outcome) {
-                Some(Settlement::Committed) => Outcome::Committed,
-                Some(Settlement::RolledBack) => Outcome::RolledBack,
-                Some(Settlement::Lost) => Outcome::Lost,
-                Some(_) => Outcome::Unknown,
+                Some(outcome) => outcome,
                 // Its supervisor died before it had noted the swap, or after it was over.
                 None if serves.is_some() && serves == to.pid => Outcome::Committed,
                 None if serves.is_some() && serves == from.pid => Outcome::RolledBack,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -94,25 +94,25 @@ pub(super) fn reap(daemon: Option<u32>) {
             return;
         }
         match collect(pid) {
-            Some(status) => tracing::debug!(pid = pid.as_raw(), %status, "collected"),
+            Some(status) => {
+                tracing::debug!(pid = pid.as_raw(), status = words_of(status), "collected");
+            }
             None => return,
         }
     }
 }
 
 /// How a process ended, if it was a child of this one and nobody has collected it.
-pub(super) fn collect(pid: Pid) -> Option<String> {
+pub(super) fn collect(pid: Pid) -> Option<ExitStatus> {
     match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-        Ok(WaitStatus::Exited(_, code)) => Some(format!("exit status: {code}")),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("killed by {signal}")),
+        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
         _ => None,
     }
 }
 
-/// In the words of [`collect`].
+/// As it is shown and written down.
 pub(super) fn words_of(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-
     let signal = status.signal().map(nix::sys::signal::Signal::try_from);
     match (status.code(), signal) {
         (Some(code), _) => format!("exit status: {code}"),

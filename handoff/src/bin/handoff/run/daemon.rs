@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use handoff::error::{ControlSocketError, LaunchError};
-use handoff::supervisor::{AdoptedProcess, ChildProcess};
+use handoff::supervisor::DaemonProcess;
 use nix::unistd::Pid;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -23,7 +23,7 @@ use crate::record::{Party, to_ms};
 /// The process that serves, or did until a moment ago.
 #[derive(Debug)]
 pub(super) struct Daemon {
-    process: Process,
+    process: DaemonProcess,
     pub(super) binary: Arc<Binary>,
     pub(super) said: Said,
     pub(super) since: SystemTime,
@@ -31,28 +31,19 @@ pub(super) struct Daemon {
     pub(super) watched: Instant,
 }
 
-/// A child of this process or not.
-#[derive(Debug)]
-pub(super) enum Process {
-    Child(ChildProcess),
-    Adopted(AdoptedProcess),
-}
-
 impl Daemon {
     pub(super) fn new(
-        process: Process,
+        process: impl Into<DaemonProcess>,
         binary: Arc<Binary>,
         said: Said,
         since: SystemTime,
     ) -> Self {
+        let process = process.into();
         Self { process, binary, said, since, watched: Instant::now() }
     }
 
     pub(super) fn pid(&self) -> u32 {
-        match &self.process {
-            Process::Child(child) => child.pid(),
-            Process::Adopted(process) => process.pid(),
-        }
+        self.process.pid()
     }
 
     pub(super) fn party(&self) -> Party {
@@ -71,17 +62,14 @@ impl Daemon {
     /// How it ended, and whether that was of its own will; nobody knows of one that was no child.
     fn status(&mut self) -> (String, bool) {
         let status = match &mut self.process {
-            Process::Child(child) => match child.wait() {
-                Ok(status) => Some(children::words_of(status)),
-                Err(_) => None,
-            },
-            Process::Adopted(process) => {
+            DaemonProcess::Child(child) => child.wait().ok(),
+            DaemonProcess::Adopted(process) => {
                 let pid = i32::try_from(process.pid()).unwrap_or(0);
                 children::collect(Pid::from_raw(pid))
             }
         };
-        let is_clean = status.as_deref().is_none_or(|status| status == "exit status: 0");
-        (status.unwrap_or_else(|| "exit status unknown".into()), is_clean)
+        let words = status.map_or_else(|| "exit status unknown".into(), children::words_of);
+        (words, status.is_none_or(|status| status.success()))
     }
 
     /// By descriptor, so that nobody else is meant who may have its pid by now.
@@ -95,10 +83,7 @@ impl Daemon {
 
 impl AsFd for Daemon {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.process {
-            Process::Child(child) => child.as_fd(),
-            Process::Adopted(process) => process.as_fd(),
-        }
+        self.process.as_fd()
     }
 }
 
@@ -263,7 +248,7 @@ impl Runner {
         match started {
             Ok(Started { child, said }) => {
                 metrics::started();
-                let daemon = Daemon::new(Process::Child(child), binary, said, SystemTime::now());
+                let daemon = Daemon::new(child, binary, said, SystemTime::now());
                 tracing::info!(
                     pid = daemon.pid(), binary = %daemon.binary.path.display(),
                     build = daemon.said.build, generation = daemon.said.generation,

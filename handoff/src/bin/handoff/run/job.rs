@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use handoff::supervisor::{Adoption, ChildProcess, Committed, Failed, RolledBack};
-use handoff::{SpawnSpec, Supervisor};
+use handoff::{Outcome, SpawnSpec, Supervisor};
 
 use super::{Event, Job, RunError, Runner};
 use crate::binary::Binary;
@@ -137,7 +137,7 @@ fn swap(
         Ok(Err(rolled_back)) => Swapped::DryRun(rolled_back),
         Err(failed) => {
             let failed: Failed = failed;
-            let serves = failed.incumbent == handoff::supervisor::IncumbentFate::Serving;
+            let serves = failed.outcome() == Outcome::RolledBack;
             let said = if serves { ask(supervisor) } else { Said::default() };
             Swapped::Failed(Box::new(failed), said)
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime};
 
-use handoff::supervisor::{Committed, Failed, IncumbentFate, Progress, RolledBack};
+use handoff::supervisor::{Committed, Failed, Progress, RolledBack};
 use handoff::{HandoffId, SpawnSpec};
 
-use super::daemon::{Daemon, Process};
+use super::daemon::Daemon;
 use super::job::{Said, Swapped};
 use super::{Job, Runner, Work, party_of};
 use crate::binary::Binary;
@@ -210,9 +210,9 @@ impl Runner {
                 What::Launched { pid: successor_pid }
             }
             Progress::Entered { phase, .. } => {
-                swap.phase = phase.into();
+                swap.phase = phase.to_string();
                 swap.waits_for = None;
-                What::Entered { phase: phase.into() }
+                What::Entered { phase }
             }
             Progress::Draining { open_conns, waiting, .. } => {
                 let words = match waiting.count() {
@@ -307,34 +307,24 @@ impl Runner {
     }
 
     fn on_dry_run(&mut self, rolled_back: RolledBack, binary: &Arc<Binary>) {
-        let (outcome, cause) = match rolled_back.incumbent {
-            IncumbentFate::Serving => (Outcome::DryRun, None),
-            IncumbentFate::Unknown => {
-                let why = "the old process did not confirm in time that it serves";
-                (Outcome::Unknown, Some(why.to_owned()))
+        let (outcome, cause) = match rolled_back.outcome() {
+            Outcome::RolledBack => (Outcome::DryRun, None),
+            outcome @ (Outcome::Lost | Outcome::Promoted) => {
+                (outcome, Some("the old process died"))
             }
-            IncumbentFate::Lost => (Outcome::Lost, Some("the old process died".to_owned())),
+            outcome => (outcome, Some("the old process did not confirm in time that it serves")),
         };
-        match rolled_back.promoted {
-            Some(committed) => {
-                let carried = self.succeed(*committed, Arc::clone(binary));
-                self.end(Outcome::Promoted, cause, carried);
-            }
-            None => self.end(outcome, cause, Vec::new()),
-        }
+        let promoted = rolled_back.promoted;
+        let carried = promoted.map(|committed| self.succeed(*committed, Arc::clone(binary)));
+        self.end(outcome, cause.map(str::to_owned), carried.unwrap_or_default());
     }
 
     fn on_failed(&mut self, failed: Failed, said: Said, binary: Arc<Binary>) {
-        let cause = Some(failed.cause.to_string());
+        let (outcome, cause) = (failed.outcome(), Some(failed.cause.to_string()));
         if let Some(committed) = failed.promoted {
             let carried = self.succeed(*committed, binary);
-            return self.end(Outcome::Promoted, cause, carried);
+            return self.end(outcome, cause, carried);
         }
-        let outcome = match failed.incumbent {
-            IncumbentFate::Serving => Outcome::RolledBack,
-            IncumbentFate::Unknown => Outcome::Unknown,
-            IncumbentFate::Lost => Outcome::Lost,
-        };
         if let (Some(daemon), Some(generation)) = (&mut self.daemon, said.generation) {
             daemon.said.generation = Some(generation);
             metrics::serves(Some(generation));
@@ -363,8 +353,7 @@ impl Runner {
         self.end_probation("another swap committed");
         self.restarts.forget();
         self.fell_back = None;
-        let process = Process::Child(committed.successor);
-        let daemon = Daemon::new(process, binary, said, SystemTime::now());
+        let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());
         self.serve(daemon, DaemonEventKind::Succeeded);
         carried.lines().map(str::to_owned).collect()
     }
@@ -400,7 +389,7 @@ impl Runner {
         use handoff::error::LaunchError;
 
         match error {
-            handoff::Error::TimedOut(what) if what.contains("successor's hello") => format!(
+            handoff::Error::NoHello => format!(
                 "the new process said nothing within {} (limits.hello) and was ended: it has to run handoff::daemon::Daemon, or call handoff::successor::detect(), before its slow work",
                 humantime::format_duration(self.config.limits.hello)
             ),

@@ -17,6 +17,7 @@ use nix::sys::signal::SigSet;
 use rustix::io::{DupFlags, dup2, dup3};
 
 use super::{Event, Runner, Work, children};
+use crate::commands::Checked;
 use crate::config::Config;
 use crate::listen::OWN;
 use crate::trigger::Reply;
@@ -181,18 +182,18 @@ impl Runner {
 /// Lets the new program check the configuration.
 fn attempt(program: &Path, config: &Path) -> Result<(), String> {
     let mut check = Command::new(program);
-    check.arg("--config").arg(config).arg("check");
+    check.arg("--config").arg(config).args(["check", "--json"]);
     let output = children::output(&mut check, PATIENCE)
         .map_err(|error| format!("{} does not run: {error}", program.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() && said.trim_end().ends_with(crate::commands::IN_ORDER) {
-        return Ok(());
-    }
     if output.status.success() {
-        return Err(format!(
-            "{} is no supervisor: asked to check the configuration, it said {said:?}",
-            program.display()
-        ));
+        return match serde_json::from_slice::<Checked>(&output.stdout) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!(
+                "{} is no supervisor: asked to check the configuration, it said {:?}",
+                program.display(),
+                String::from_utf8_lossy(&output.stdout)
+            )),
+        };
     }
     Err(format!(
         "{} does not take the configuration ({}): {}",

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{End, Step};
+use crate::record::{End, Phase, Step};
 use crate::status::{
     DaemonState, DaemonStatus, LastSwap, ProbationStatus, SupervisorStatus, SwapStatus,
 };
@@ -15,7 +15,12 @@ fn served() -> Party {
 }
 
 fn rolled_back() -> SwapRecord {
-    let steps = [(0, "paired"), (2_000, "draining"), (3_000, "sealing"), (14_500, "rolled back")];
+    let steps = [
+        (0, Phase::Paired),
+        (2_000, Phase::Draining),
+        (3_000, Phase::Sealing),
+        (14_500, Phase::RolledBack),
+    ];
     SwapRecord {
         id: "0123456789abcdef0123456789abcdef".into(),
         begun_ms: 1_795_000_000_000,
@@ -23,9 +28,7 @@ fn rolled_back() -> SwapRecord {
         dry_run: false,
         from: served(),
         to: Party { build: Some("8".into()), pid: Some(42), generation: None, ..served() },
-        steps: steps
-            .map(|(at_us, phase)| Step { at_us, what: What::Entered { phase: phase.into() } })
-            .into(),
+        steps: steps.map(|(at_us, phase)| Step { at_us, what: What::Entered { phase } }).into(),
         end: Some(End {
             outcome: Outcome::RolledBack,
             took_us: 15_000,

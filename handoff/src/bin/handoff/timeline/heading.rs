@@ -17,7 +17,7 @@ pub(super) fn title(record: &SwapRecord) -> String {
         Some(Outcome::NotBegun) => "was not begun: the old process was not touched",
         Some(Outcome::DryRun) => "warmed up: the old process was not touched",
         Some(Outcome::Lost) => "lost the daemon: nobody serves",
-        Some(Outcome::Unknown) => "is unclear: the old process has not confirmed that it serves",
+        Some(_) => "is unclear: the old process has not confirmed that it serves",
     };
     format!("{dry} {id} {outcome}")
 }

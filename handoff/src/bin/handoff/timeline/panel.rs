@@ -1,12 +1,12 @@
 //! Three lanes with what each of the three does, and the messages between them.
 
-use crate::timeline::story::{Message, Mood, Peer, Phase, State, Story};
+use crate::timeline::story::{Message, Mood, Peer, Scene, State, Story};
 use crate::timeline::svg::{Font, Svg};
 use crate::timeline::{INK, LEFT, MARGIN, OUTLINE, PAUSE, RIGHT, SMALL, WIDTH, length};
 
 /// Three lanes, a part of the story in them, and where its phases lie.
 pub(super) struct Panel<'a> {
-    pub(super) story: &'a Story<'a>,
+    pub(super) story: &'a Story,
     /// The phase in the first column.
     pub(super) first: usize,
     /// The left border of each column, and the right one of the last.
@@ -18,8 +18,8 @@ pub(super) struct Panel<'a> {
 }
 
 impl Panel<'_> {
-    pub(super) fn columns(&self) -> impl Iterator<Item = (usize, &Phase<'_>, f64, f64)> {
-        let phases = self.story.phases.iter().enumerate().skip(self.first);
+    pub(super) fn columns(&self) -> impl Iterator<Item = (usize, &Scene, f64, f64)> {
+        let phases = self.story.scenes.iter().enumerate().skip(self.first);
         let borders = self.borders.windows(2);
         phases.zip(borders).map(|((index, phase), border)| (index, phase, border[0], border[1]))
     }
@@ -46,8 +46,9 @@ impl Panel<'_> {
         self.draw_peer(svg, self.lanes[2], "successor", |phase| phase.successor);
         for (index, phase, left, right) in self.columns() {
             let paint = if phase.is_cut { Mood::Unknown.paint() } else { PHASE };
-            let labels = [phase.name, brief(phase.name), &(index + 1).to_string()];
-            let tooltip = format!("supervisor: {}, {}", phase.name, self.span(index, index + 1));
+            let labels = [phase.of.name(), phase.of.brief(), &(index + 1).to_string()];
+            let tooltip =
+                format!("supervisor: {}, {}", phase.of.name(), self.span(index, index + 1));
             self.bar(svg, self.lanes[1], (left, right), paint, &labels, &tooltip);
         }
     }
@@ -63,7 +64,7 @@ impl Panel<'_> {
     }
 
     /// What a process does, in one bar for as long as it does the same.
-    fn draw_peer(&self, svg: &mut Svg, top: f64, who: &str, state: impl Fn(&Phase<'_>) -> State) {
+    fn draw_peer(&self, svg: &mut Svg, top: f64, who: &str, state: impl Fn(&Scene) -> State) {
         let columns: Vec<_> = self.columns().collect();
         for run in
             columns.chunk_by(|(_, a, ..), (_, b, ..)| state(a) == state(b) && a.is_cut == b.is_cut)
@@ -101,8 +102,8 @@ impl Panel<'_> {
     }
 
     fn span(&self, first: usize, next: usize) -> String {
-        let from = self.story.phases.get(first).map_or(0, |phase| phase.from);
-        match self.story.phases.get(next) {
+        let from = self.story.scenes.get(first).map_or(0, |phase| phase.from);
+        match self.story.scenes.get(next) {
             Some(next) => format!("from {} to {}", length(from), length(next.from)),
             None => format!("from {}", length(from)),
         }
@@ -183,14 +184,6 @@ impl Mood {
             Self::Gone => r##"fill="#ffffff""##,
             Self::Unknown => r##"fill="#ffffff" stroke-dasharray="3 2""##,
         }
-    }
-}
-
-pub(super) fn brief(phase: &str) -> &str {
-    match phase {
-        "ending the successor" => "ending",
-        "promoting the successor" => "promoting",
-        phase => phase,
     }
 }
 

@@ -1,19 +1,21 @@
 //! What each of the three did in a swap, as far as its record tells.
 
-use crate::record::{Outcome, SwapRecord};
+use handoff::{Outcome, Phase};
 
-/// A swap as a row of phases.
-pub(super) struct Story<'a> {
+use crate::record::SwapRecord;
+
+/// A swap as a row of scenes.
+pub(super) struct Story {
     /// At least one. The last has no end: it is what became of the swap, or where it stands.
-    pub(super) phases: Vec<Phase<'a>>,
+    pub(super) scenes: Vec<Scene>,
     pub(super) pause: Option<Pause>,
     /// Up to when anything is known, in microseconds since the swap began.
     pub(super) until: u64,
 }
 
 /// One phase, which lasts until the next begins.
-pub(super) struct Phase<'a> {
-    pub(super) name: &'a str,
+pub(super) struct Scene {
+    pub(super) of: Of,
     /// Microseconds since the swap began.
     pub(super) from: u64,
     pub(super) incumbent: State,
@@ -22,6 +24,16 @@ pub(super) struct Phase<'a> {
     pub(super) messages: Vec<Message>,
     /// Nothing is known of when it ended: the supervisor did not live to tell.
     pub(super) is_cut: bool,
+}
+
+/// What a scene shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Both processes have yet to say hello.
+    Pairing,
+    Phase(Phase),
+    /// What the swap came to, where no phase tells it.
+    End(Outcome),
 }
 
 /// What a process does in a phase.
@@ -65,31 +77,31 @@ pub(super) struct Pause {
     pub(super) label: String,
 }
 
-impl<'a> Story<'a> {
-    pub(super) fn of(record: &'a SwapRecord) -> Self {
+impl Story {
+    pub(super) fn of(record: &SwapRecord) -> Self {
         let is_started = !record.steps.is_empty();
-        let mut story = Self { phases: Vec::new(), pause: None, until: 0 };
-        story.phases.push(Phase {
-            name: "pairing",
+        let mut story = Self { scenes: Vec::new(), pause: None, until: 0 };
+        story.scenes.push(Scene {
+            of: Of::Pairing,
             from: 0,
             incumbent: SERVES,
             successor: if is_started { STARTS } else { NOT_STARTED },
             messages: Vec::new(),
             is_cut: false,
         });
-        for (at, name) in record.phases() {
-            story.enter(name, at, record.outcome());
+        for (at, phase) in record.phases() {
+            story.enter(Of::Phase(phase), at, record.outcome());
         }
         if let Some(end) = &record.end
-            && !story.phases.last().is_some_and(|phase| is_last(phase.name))
+            && !story.scenes.last().is_some_and(|scene| scene.of.is_last())
         {
-            let is_cut = story.phases.len() > 1;
-            story.phases.iter_mut().last().into_iter().for_each(|phase| phase.is_cut = is_cut);
-            story.enter(end.outcome.name(), end.took_us, Some(end.outcome));
+            let is_cut = story.scenes.len() > 1;
+            story.scenes.iter_mut().last().into_iter().for_each(|scene| scene.is_cut = is_cut);
+            story.enter(Of::end(end.outcome), end.took_us, Some(end.outcome));
             // Whoever settled it, nothing is known of what was said.
-            story.phases.iter_mut().last().into_iter().for_each(|phase| phase.messages.clear());
+            story.scenes.iter_mut().last().into_iter().for_each(|scene| scene.messages.clear());
         }
-        story.until = story.phases.last().map_or(0, |phase| phase.from);
+        story.until = story.scenes.last().map_or(0, |scene| scene.from);
         if record.end.is_none() {
             let steps = record.steps.iter().map(|step| step.at_us);
             story.until = steps.fold(story.until, u64::max);
@@ -98,97 +110,109 @@ impl<'a> Story<'a> {
         story
     }
 
-    /// How long a phase took, in microseconds. None for the last.
+    /// How long a scene took, in microseconds. None for the last.
     pub(super) fn length(&self, index: usize) -> Option<u64> {
-        let next = self.phases.get(index + 1)?;
-        Some(next.from.saturating_sub(self.phases.get(index)?.from))
+        let next = self.scenes.get(index + 1)?;
+        Some(next.from.saturating_sub(self.scenes.get(index)?.from))
     }
 
-    /// Whether a phase is shown beside the pause only, to show what was before.
+    /// Whether a scene is shown beside the pause only, to show what was before.
     pub(super) fn leads_in(&self, index: usize) -> bool {
         self.pause.as_ref().is_some_and(|pause| index < pause.first)
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.phases.iter().any(|phase| phase.name == name)
+    fn has(&self, phase: Phase) -> bool {
+        self.scenes.iter().any(|scene| scene.of == Of::Phase(phase))
     }
 
-    fn enter(&mut self, name: &'a str, at: u64, outcome: Option<Outcome>) {
-        let Some(before) = self.phases.last() else { return };
-        let (incumbent, successor) = self.states(name, outcome, before);
-        let messages = self.messages(name, outcome, before.name);
+    fn enter(&mut self, of: Of, at: u64, outcome: Option<Outcome>) {
+        let Some(before) = self.scenes.last() else { return };
+        let (incumbent, successor) = self.states(of, outcome, before);
+        let messages = self.messages(of, outcome, before.of);
         // A record whose times go back is drawn as if they stood still.
         let from = at.max(before.from);
-        self.phases.push(Phase { name, from, incumbent, successor, messages, is_cut: false });
+        self.scenes.push(Scene { of, from, incumbent, successor, messages, is_cut: false });
     }
 
-    fn states(&self, name: &str, end: Option<Outcome>, before: &Phase<'_>) -> (State, State) {
-        let is_touched = self.has("draining");
-        match (name, end) {
-            ("paired", _) => (before.incumbent, STARTS),
-            ("warming", _) => (before.incumbent, WARMS),
-            ("warmed", _) => (before.incumbent, WARM),
-            ("draining", _) => (DRAINS, WARM),
-            ("prepared", _) => (DRAINED, WARM),
-            ("sealing", _) => (SEALS, WARM),
-            ("sealed", _) => (LOCK_FREE, WARM),
-            ("opening", _) => (SEALED, OPENS),
-            ("ready", _) => (SEALED, READY),
-            ("committing", _) => (SEALED, COMMITS),
-            ("committed", _) => (LEAVES, SERVES),
-            ("ending the successor", _) => (before.incumbent, IS_ENDED),
-            ("rolling back", _) if is_touched => (ASKED, before.successor.given_up()),
-            ("rolling back", _) => (before.incumbent, before.successor.given_up()),
-            ("promoting the successor", _) => (DEAD, OPENS),
-            ("promoted", _) => (DEAD, SERVES),
-            ("lost", _) | ("rolled back", Some(Outcome::Lost)) => (DEAD, ENDED),
-            ("rolled back", Some(Outcome::Unknown)) => (UNCONFIRMED, ENDED),
-            ("unknown", _) => (UNCONFIRMED, UNKNOWN),
-            ("rolled back", None) if is_touched => (ASKED, ENDED),
-            ("rolled back", _) if is_touched => (SERVES_AGAIN, ENDED),
-            ("not begun", _) if before.successor == NOT_STARTED => (before.incumbent, NOT_STARTED),
-            ("rolled back" | "not begun" | "dry run", _) => (SERVES, ENDED),
+    fn states(&self, of: Of, end: Option<Outcome>, before: &Scene) -> (State, State) {
+        let is_touched = self.has(Phase::Draining);
+        let phase = match of {
+            Of::Phase(phase) => phase,
+            Of::End(Outcome::Lost) => return (DEAD, ENDED),
+            Of::End(Outcome::Unknown) => return (UNCONFIRMED, UNKNOWN),
+            Of::End(Outcome::NotBegun) if before.successor == NOT_STARTED => {
+                return (before.incumbent, NOT_STARTED);
+            }
+            Of::End(Outcome::NotBegun | Outcome::DryRun) => return (SERVES, ENDED),
+            Of::Pairing | Of::End(_) => return (before.incumbent, before.successor),
+        };
+        match (phase, end) {
+            (Phase::Paired, _) => (before.incumbent, STARTS),
+            (Phase::Warming, _) => (before.incumbent, WARMS),
+            (Phase::Warmed, _) => (before.incumbent, WARM),
+            (Phase::Draining, _) => (DRAINS, WARM),
+            (Phase::Prepared, _) => (DRAINED, WARM),
+            (Phase::Sealing, _) => (SEALS, WARM),
+            (Phase::Sealed, _) => (LOCK_FREE, WARM),
+            (Phase::Opening, _) => (SEALED, OPENS),
+            (Phase::Ready, _) => (SEALED, READY),
+            (Phase::Committing, _) => (SEALED, COMMITS),
+            (Phase::Committed, _) => (LEAVES, SERVES),
+            (Phase::EndingSuccessor, _) => (before.incumbent, IS_ENDED),
+            (Phase::RollingBack, _) if is_touched => (ASKED, before.successor.given_up()),
+            (Phase::RollingBack, _) => (before.incumbent, before.successor.given_up()),
+            (Phase::Promoting, _) => (DEAD, OPENS),
+            (Phase::Promoted, _) => (DEAD, SERVES),
+            (Phase::RolledBack, Some(Outcome::Lost)) => (DEAD, ENDED),
+            (Phase::RolledBack, Some(Outcome::Unknown)) => (UNCONFIRMED, ENDED),
+            (Phase::RolledBack, None) if is_touched => (ASKED, ENDED),
+            (Phase::RolledBack, _) if is_touched => (SERVES_AGAIN, ENDED),
+            (Phase::RolledBack, _) => (SERVES, ENDED),
             _ => (before.incumbent, before.successor),
         }
     }
 
-    fn messages(&self, name: &str, outcome: Option<Outcome>, before: &str) -> Vec<Message> {
+    fn messages(&self, of: Of, outcome: Option<Outcome>, before: Of) -> Vec<Message> {
         use Peer::{Incumbent, Successor};
+        let Of::Phase(phase) = of else { return Vec::new() };
         let said = |peer, is_reply, name| Message { name, peer, is_reply };
         let is_confirmed =
             matches!(outcome, Some(Outcome::RolledBack | Outcome::DryRun | Outcome::NotBegun));
-        match name {
-            "warmed" if before == "warming" => vec![said(Successor, true, "Warmed")],
-            "draining" => vec![said(Incumbent, false, "PrepareHandoff")],
-            "prepared" => vec![said(Incumbent, true, "Drained")],
+        match phase {
+            Phase::Warmed if before == Of::Phase(Phase::Warming) => {
+                vec![said(Successor, true, "Warmed")]
+            }
+            Phase::Draining => vec![said(Incumbent, false, "PrepareHandoff")],
+            Phase::Prepared => vec![said(Incumbent, true, "Drained")],
             // It was asked for along with the drain.
-            "sealing" if before == "draining" => vec![said(Incumbent, true, "Drained")],
-            "sealing" => vec![said(Incumbent, false, "SealRequest")],
-            "sealed" => vec![said(Incumbent, true, "SealComplete")],
-            "opening" => vec![said(Successor, false, "Begin")],
-            "ready" => vec![said(Successor, true, "Ready")],
-            "committing" => vec![said(Successor, false, "Commit")],
-            "committed" => {
+            Phase::Sealing if before == Of::Phase(Phase::Draining) => {
+                vec![said(Incumbent, true, "Drained")]
+            }
+            Phase::Sealing => vec![said(Incumbent, false, "SealRequest")],
+            Phase::Sealed => vec![said(Incumbent, true, "SealComplete")],
+            Phase::Opening => vec![said(Successor, false, "Begin")],
+            Phase::Ready => vec![said(Successor, true, "Ready")],
+            Phase::Committing => vec![said(Successor, false, "Commit")],
+            Phase::Committed => {
                 vec![said(Successor, true, "Serving"), said(Incumbent, false, "Commit")]
             }
-            "ending the successor" => vec![said(Successor, false, "kill")],
-            "rolling back" => vec![said(Incumbent, false, "ResumeAfterAbort")],
-            "rolled back" if is_confirmed => vec![said(Incumbent, true, "echo")],
-            "promoting the successor" if self.has("warmed") && !self.has("opening") => {
+            Phase::EndingSuccessor => vec![said(Successor, false, "kill")],
+            Phase::RollingBack => vec![said(Incumbent, false, "ResumeAfterAbort")],
+            Phase::RolledBack if is_confirmed => vec![said(Incumbent, true, "echo")],
+            Phase::Promoting if self.has(Phase::Warmed) && !self.has(Phase::Opening) => {
                 vec![said(Successor, false, "Begin")]
             }
-            "promoted" => vec![said(Successor, true, "Serving")],
+            Phase::Promoted => vec![said(Successor, true, "Serving")],
             _ => Vec::new(),
         }
     }
 
     fn pause(&self, record: &SwapRecord) -> Option<Pause> {
-        let first = self.phases.iter().position(|phase| phase.name == "draining")?;
+        let first = self.scenes.iter().position(|scene| scene.of == Of::Phase(Phase::Draining))?;
         let open = |label: &str| Some(Pause { first, over: None, label: label.into() });
-        let over = ["committed", "promoted", "rolled back"];
-        let over = self.phases.iter().position(|phase| over.contains(&phase.name));
+        let over = self.scenes.iter().position(|scene| scene.of.is_last());
         let over = over.filter(|over| *over > first);
-        let waited = milliseconds(self.until.saturating_sub(self.phases[first].from));
+        let waited = milliseconds(self.until.saturating_sub(self.scenes[first].from));
         match (record.outcome(), record.pause_us()) {
             (None, None) => open(&format!("clients wait, {waited} so far")),
             (Some(Outcome::Lost), _) => open("clients wait: nobody serves"),
@@ -198,10 +222,53 @@ impl<'a> Story<'a> {
             }
             (_, Some(_)) => open("pause of unknown length"),
             (_, None) => {
-                let over = Some(self.phases.len() - 1);
+                let over = Some(self.scenes.len() - 1);
                 Some(Pause { first, over, label: format!("pause of at most {waited}") })
             }
         }
+    }
+}
+
+impl Of {
+    /// The end of a swap that its steps do not tell.
+    const fn end(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Committed => Self::Phase(Phase::Committed),
+            Outcome::RolledBack => Self::Phase(Phase::RolledBack),
+            Outcome::Promoted => Self::Phase(Phase::Promoted),
+            outcome => Self::End(outcome),
+        }
+    }
+
+    const fn is_last(self) -> bool {
+        matches!(self, Self::Phase(phase) if phase.is_last())
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pairing => "pairing",
+            Self::Phase(phase) => phase.name(),
+            Self::End(outcome) => outcome.name(),
+        }
+    }
+
+    /// For a narrow column.
+    pub(super) const fn brief(self) -> &'static str {
+        match self {
+            Self::Phase(Phase::EndingSuccessor) => "ending",
+            Self::Phase(Phase::Promoting) => "promoting",
+            of => of.name(),
+        }
+    }
+
+    /// Whether its number is all that a narrow column needs to bear.
+    pub(super) const fn is_number_enough(self) -> bool {
+        use Phase::{EndingSuccessor, Paired, Prepared, Ready, Sealed, Warmed};
+        matches!(
+            self,
+            Self::Pairing
+                | Self::Phase(Paired | Warmed | Prepared | Sealed | Ready | EndingSuccessor)
+        )
     }
 }
 
@@ -214,10 +281,6 @@ impl State {
     fn given_up(self) -> Self {
         if self == IS_ENDED { ENDED } else { GIVEN_UP }
     }
-}
-
-fn is_last(phase: &str) -> bool {
-    matches!(phase, "committed" | "rolled back" | "promoted")
 }
 
 fn milliseconds(us: u64) -> String {

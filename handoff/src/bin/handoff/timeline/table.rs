@@ -5,7 +5,7 @@ use crate::timeline::story::{Mood, Story};
 use crate::timeline::svg::{Font, Svg};
 use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH, length, milliseconds};
 
-pub(super) fn table(svg: &mut Svg, story: &Story<'_>, record: &SwapRecord, top: f64) -> f64 {
+pub(super) fn table(svg: &mut Svg, story: &Story, record: &SwapRecord, top: f64) -> f64 {
     let mut y = legend(svg, top + 10.0) + 10.0;
     let mut row = |svg: &mut Svg, font: Font, cells: [&str; 6]| {
         for ((x, next), cell) in COLUMNS.windows(2).map(|x| (x[0], x[1])).zip(cells) {
@@ -14,7 +14,7 @@ pub(super) fn table(svg: &mut Svg, story: &Story<'_>, record: &SwapRecord, top: 
         y += 15.0;
     };
     row(svg, SMALL.bold(), ["#", "phase", "start, ms", "length", "incumbent", "successor"]);
-    for (index, phase) in story.phases.iter().enumerate().take(MOST_ROWS) {
+    for (index, phase) in story.scenes.iter().enumerate().take(MOST_ROWS) {
         let (number, start) = ((index + 1).to_string(), milliseconds(phase.from));
         let took = match story.length(index) {
             Some(us) if phase.is_cut => format!("up to {}", length(us)),
@@ -23,7 +23,7 @@ pub(super) fn table(svg: &mut Svg, story: &Story<'_>, record: &SwapRecord, top: 
             None => String::new(),
         };
         let (incumbent, successor) = (phase.incumbent.label, phase.successor.label);
-        row(svg, SMALL, [&number, phase.name, &start, &took, incumbent, successor]);
+        row(svg, SMALL, [&number, phase.of.name(), &start, &took, incumbent, successor]);
     }
     let mut y = y + 3.0;
     for note in notes(story, record) {
@@ -53,7 +53,7 @@ fn legend(svg: &mut Svg, y: f64) -> f64 {
 }
 
 /// What explains a phase that took long.
-fn notes(story: &Story<'_>, record: &SwapRecord) -> Vec<String> {
+fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     let (mut waiting, mut late, mut sealed) = (None, None, None);
     for step in &record.steps {
         let at = length(step.at_us);
@@ -72,10 +72,10 @@ fn notes(story: &Story<'_>, record: &SwapRecord) -> Vec<String> {
             What::Launched { .. } | What::Entered { .. } | What::GivenUp { .. } => {}
         }
     }
-    let more = story.phases.len().saturating_sub(MOST_ROWS);
+    let more = story.scenes.len().saturating_sub(MOST_ROWS);
     let mut notes: Vec<_> =
         (more > 0).then(|| format!("and {more} phases more")).into_iter().collect();
-    let cut = story.phases.iter().position(|phase| phase.is_cut).map(|index| index + 1);
+    let cut = story.scenes.iter().position(|phase| phase.is_cut).map(|index| index + 1);
     let cut = cut.map(|number| {
         format!("No step is recorded between the start of phase {number} and the end.")
     });

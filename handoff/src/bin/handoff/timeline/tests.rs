@@ -2,7 +2,7 @@
 
 use super::draw;
 use super::svg::Font;
-use crate::record::{End, Outcome, Party, Probation, Step, SwapRecord, Trigger, What};
+use crate::record::{End, Outcome, Party, Phase, Probation, Step, SwapRecord, Trigger, What};
 
 #[test]
 fn a_committed_swap() {
@@ -20,7 +20,7 @@ fn a_committed_swap() {
 fn every_phase_is_named() {
     let svg = drawn(&swap(&WAY, Some(Outcome::Committed)));
     for (_, phase) in WAY {
-        shows(&svg, &[phase]);
+        shows(&svg, &[phase.name()]);
     }
     shows(&svg, &["20 µs", "3003.20"]);
     assert_eq!(texts(&svg).iter().filter(|text| text.shown == "6").count(), 2, "bar and table");
@@ -28,29 +28,37 @@ fn every_phase_is_named() {
 
 #[test]
 fn a_swap_rolled_back_from_each_phase() {
-    let phases = ["draining", "prepared", "sealing", "sealed", "opening", "ready", "committing"];
+    let phases = [
+        Phase::Draining,
+        Phase::Prepared,
+        Phase::Sealing,
+        Phase::Sealed,
+        Phase::Opening,
+        Phase::Ready,
+        Phase::Committing,
+    ];
     for phase in phases {
         let mut way: Vec<_> = WAY.iter().copied().take_while(|(_, at)| *at != phase).collect();
         way.push((3_020_000, phase));
-        if ["opening", "ready", "committing"].contains(&phase) {
-            way.push((3_025_000, "ending the successor"));
+        if [Phase::Opening, Phase::Ready, Phase::Committing].contains(&phase) {
+            way.push((3_025_000, Phase::EndingSuccessor));
         }
-        way.extend([(3_026_000, "rolling back"), (3_033_030, "rolled back")]);
+        way.extend([(3_026_000, Phase::RollingBack), (3_033_030, Phase::RolledBack)]);
         let mut record = swap(&way, Some(Outcome::RolledBack));
         fail(&mut record, "it cannot open <users> & \"orders\"");
         // The first phase starts the clock of the pause.
-        let pause = if phase == "draining" { "pause 13.0 ms" } else { "pause 33.0 ms" };
+        let pause = if phase == Phase::Draining { "pause 13.0 ms" } else { "pause 33.0 ms" };
         let svg = drawn(&record);
         shows(&svg, &[pause, "ResumeAfterAbort", "echo", "serves again", "ended"]);
         shows(&svg, &["cause: it cannot open &lt;users&gt; &amp; &quot;orders&quot;"]);
         assert!(!svg.contains(">Serving<") && !svg.contains("leaves"));
-        assert_eq!(svg.contains(">kill<"), way.iter().any(|(_, at)| at.starts_with("ending")));
+        assert_eq!(svg.contains(">kill<"), way.iter().any(|(_, at)| *at == Phase::EndingSuccessor));
     }
 }
 
 #[test]
 fn a_seal_that_was_asked_for_ahead() {
-    let way: Vec<_> = WAY.iter().copied().filter(|(_, phase)| *phase != "prepared").collect();
+    let way: Vec<_> = WAY.iter().copied().filter(|(_, phase)| *phase != Phase::Prepared).collect();
     let svg = drawn(&swap(&way, Some(Outcome::Committed)));
     shows(&svg, &["PrepareHandoff", "Drained", "SealComplete"]);
     assert!(!svg.contains("SealRequest"), "nothing was said in between");
@@ -59,7 +67,7 @@ fn a_seal_that_was_asked_for_ahead() {
 #[test]
 fn a_promoted_one() {
     let mut way = WAY[..6].to_vec();
-    way.extend([(3_005_000, "promoting the successor"), (3_090_030, "promoted")]);
+    way.extend([(3_005_000, Phase::Promoting), (3_090_030, Phase::Promoted)]);
     let mut record = swap(&way, Some(Outcome::Promoted));
     fail(&mut record, "the incumbent died");
     let svg = drawn(&record);
@@ -67,11 +75,11 @@ fn a_promoted_one() {
     shows(&svg, &["promoting the successor", "Serving", "cause: the incumbent died"]);
 }
 
-/// Its last phase is called "rolled back" as well, but nobody confirmed it.
+/// Its last phase is called Phase::RolledBack as well, but nobody confirmed it.
 #[test]
 fn no_pause_is_over_before_somebody_serves() {
     let mut way = WAY[..8].to_vec();
-    way.extend([(3_010_000, "rolling back"), (3_090_030, "rolled back")]);
+    way.extend([(3_010_000, Phase::RollingBack), (3_090_030, Phase::RolledBack)]);
     for (outcome, state, pause) in [
         (Outcome::Lost, "dead", "clients wait: nobody serves"),
         (Outcome::Unknown, "has not confirmed", "clients wait, for all that is known"),
@@ -86,7 +94,8 @@ fn no_pause_is_over_before_somebody_serves() {
 
 #[test]
 fn one_that_touched_nothing() {
-    let way = [&WAY[..3], &[(3_000_100, "rolling back"), (3_001_000, "rolled back")]].concat();
+    let way =
+        [&WAY[..3], &[(3_000_100, Phase::RollingBack), (3_001_000, Phase::RolledBack)]].concat();
     let mut dry = swap(&way, Some(Outcome::DryRun));
     dry.dry_run = true;
     let mut empty = swap(&[], Some(Outcome::NotBegun));
@@ -156,7 +165,7 @@ fn a_long_cause_is_cut_and_whole_in_the_tooltip() {
 #[test]
 fn hostile_texts() {
     let hostile = "<script>&\"']]>\0\u{1}\u{1b}[31m\u{202e}\u{ffff}\n\t";
-    let mut record = swap(&[(5, hostile), (9, "draining"), (9, "")], Some(Outcome::RolledBack));
+    let mut record = swap(&[(9, Phase::Draining)], Some(Outcome::RolledBack));
     fail(&mut record, hostile);
     record.id = hostile.into();
     record.from.binary = format!("{hostile}{}/end", "/long".repeat(100));
@@ -172,7 +181,14 @@ fn hostile_texts() {
 
 #[test]
 fn hostile_numbers() {
-    let names = ["draining", "sealing", "rolled back", "draining", "what is this", "committed"];
+    let names = [
+        Phase::Draining,
+        Phase::Sealing,
+        Phase::RolledBack,
+        Phase::Draining,
+        Phase::Promoting,
+        Phase::Committed,
+    ];
     for times in
         [[0; 6], [1; 6], [u64::MAX; 6], [u64::MAX, 0, 7, 7, 3, 1], [1, 2, 3, 4, 5, u64::MAX]]
     {
@@ -321,12 +337,11 @@ fn shows(svg: &str, expected: &[&str]) {
     }
 }
 
-fn swap(way: &[(u64, &str)], outcome: Option<Outcome>) -> SwapRecord {
+fn swap(way: &[(u64, Phase)], outcome: Option<Outcome>) -> SwapRecord {
     let launched = Step { at_us: 800, what: What::Launched { pid: 101 } };
-    let entered = way.iter().map(|(at_us, phase)| Step {
-        at_us: *at_us,
-        what: What::Entered { phase: (*phase).into() },
-    });
+    let entered = way
+        .iter()
+        .map(|(at_us, phase)| Step { at_us: *at_us, what: What::Entered { phase: *phase } });
     let party = |binary: &str, build: &str, pid| Party {
         binary: binary.into(),
         build: Some(build.into()),
@@ -355,16 +370,16 @@ fn fail(record: &mut SwapRecord, cause: &str) {
     record.end.iter_mut().for_each(|end| end.cause = Some(cause.into()));
 }
 
-const WAY: [(u64, &str); 11] = [
-    (4_100, "paired"),
-    (4_150, "warming"),
-    (3_000_000, "warmed"),
-    (3_000_030, "draining"),
-    (3_003_200, "prepared"),
-    (3_003_220, "sealing"),
-    (3_008_900, "sealed"),
-    (3_008_930, "opening"),
-    (3_011_100, "ready"),
-    (3_011_150, "committing"),
-    (3_012_030, "committed"),
+const WAY: [(u64, Phase); 11] = [
+    (4_100, Phase::Paired),
+    (4_150, Phase::Warming),
+    (3_000_000, Phase::Warmed),
+    (3_000_030, Phase::Draining),
+    (3_003_200, Phase::Prepared),
+    (3_003_220, Phase::Sealing),
+    (3_008_900, Phase::Sealed),
+    (3_008_930, Phase::Opening),
+    (3_011_100, Phase::Ready),
+    (3_011_150, Phase::Committing),
+    (3_012_030, Phase::Committed),
 ];

@@ -1,0 +1,35 @@
+//! The first admission of a process, by the way it came to serve.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::drainable::Drainable;
+use crate::drainable::fence::fenced;
+use crate::error::Result;
+use crate::sys::socket::ControlSocket;
+
+/// The settling behind a commit, until the next drain.
+pub(crate) type Settling = JoinHandle<Result<()>>;
+
+/// A commit that waits for its first admission: its successor is the writer already, so nothing
+/// may fail any more.
+pub(crate) trait Commit: fmt::Debug + Send + Sync {
+    /// Admits work, takes the control socket's path over, and tells the supervisor.
+    fn admit(
+        self: Box<Self>,
+        socket: &mut ControlSocket,
+        drainable: &Arc<dyn Drainable>,
+    ) -> Option<Settling>;
+}
+
+/// Admits where nobody was replaced. An error ends the start.
+pub(super) fn at_a_cold_start(drainable: &dyn Drainable) -> Result<()> {
+    fenced("admit", || drainable.admit())?;
+    fenced("release", || {
+        drainable.carriage().release();
+        Ok(())
+    })?;
+    pass!(ColdStartServes);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! The supervisor that finds the swap of one that died.
+//!
+//! ```text
+//!  Adopting -> Settled     the successor serves, or the incumbent confirms that it does
+//!           -> Confirming  the successor ended: the incumbent is asked
+//!           -> Ending      the successor is hung, and killed -> (it ended) -> Confirming
+//!  Confirming -> Settled   the incumbent confirms that it serves, refuses, or is dead
+//! ```
+//!
+//! Both processes decide without a supervisor. The adopter waits for their decision, and ends a
+//! successor that makes none.
+
+use crate::machine::outcome::Outcome;
+
+/// Where the settling stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    /// Both processes may live.
+    Adopting,
+    /// The successor was killed and may still hold the lock.
+    Ending,
+    /// The successor is dead; the incumbent was asked to serve and to say so.
+    Confirming,
+    Settled(Outcome),
+}
+
+/// The settling: where it stands, and whether the incumbent may live.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    pub(crate) state: State,
+    pub(crate) incumbent_is_dead: bool,
+}
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    IncumbentDied,
+    /// Its connection is over, and it may live.
+    IncumbentDisconnected,
+    /// The incumbent echoed the value that was sent behind `ResumeAfterAbort`.
+    Echoed,
+    /// The incumbent said that another swap is in flight.
+    Refused,
+    /// The successor has the control socket's path.
+    SuccessorServes,
+    SuccessorSilent,
+    /// It is dead for certain: what it held is free.
+    SuccessorEnded,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    KillSuccessor,
+    /// `ResumeAfterAbort` and, behind it, a heartbeat with a value of its own, as soon as the
+    /// incumbent can be reached.
+    AskIncumbent,
+}
+
+impl Machine {
+    pub(crate) const fn new() -> Self {
+        Self { state: State::Adopting, incumbent_is_dead: false }
+    }
+
+    /// One transition.
+    pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
+        match (self.state, event) {
+            (State::Settled(_), _) => Vec::new(),
+            (State::Adopting, Event::SuccessorServes) => {
+                self.state = State::Settled(Outcome::Committed);
+                Vec::new()
+            }
+            (State::Adopting, Event::SuccessorSilent) => {
+                self.state = State::Ending;
+                vec![Effect::KillSuccessor]
+            }
+            (State::Adopting | State::Ending, Event::SuccessorEnded) => {
+                if self.incumbent_is_dead {
+                    return self.settle(Outcome::Lost);
+                }
+                self.state = State::Confirming;
+                vec![Effect::AskIncumbent]
+            }
+            (State::Adopting | State::Confirming, Event::Echoed) => {
+                self.settle(Outcome::RolledBack)
+            }
+            (State::Adopting | State::Confirming, Event::Refused) => self.settle(Outcome::Unknown),
+            (State::Adopting | State::Confirming, Event::IncumbentDisconnected) => {
+                vec![Effect::AskIncumbent]
+            }
+            (State::Confirming, Event::IncumbentDied) => {
+                self.incumbent_is_dead = true;
+                self.settle(Outcome::Lost)
+            }
+            (State::Adopting | State::Ending, Event::IncumbentDied) => {
+                self.incumbent_is_dead = true;
+                Vec::new()
+            }
+            // While the successor may hold the lock, an echo may be one from before.
+            (
+                State::Ending,
+                Event::Echoed
+                | Event::Refused
+                | Event::IncumbentDisconnected
+                | Event::SuccessorServes
+                | Event::SuccessorSilent,
+            )
+            | (
+                State::Confirming,
+                Event::SuccessorServes | Event::SuccessorSilent | Event::SuccessorEnded,
+            ) => Vec::new(),
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome) -> Vec<Effect> {
+        self.state = State::Settled(outcome);
+        vec![Effect::KillSuccessor]
+    }
+}

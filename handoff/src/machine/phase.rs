@@ -1,0 +1,123 @@
+//! The phases of a swap.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a swap stands, as its supervisor sees it.
+///
+/// [`Display`](fmt::Display) and serde give its [name](Self::name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Both processes have said hello.
+    Paired,
+    /// The supervisor waits for the successor's slow start-up work.
+    Warming,
+    /// The successor has done that work; the incumbent serves.
+    Warmed,
+    /// The incumbent drains: clients wait from here on.
+    Draining,
+    /// The incumbent is drained. Passed over where the seal was asked for ahead.
+    Prepared,
+    /// The incumbent seals.
+    Sealing,
+    /// The incumbent is sealed, and the lock is free.
+    Sealed,
+    /// The successor takes the lock, opens, and verifies.
+    Opening,
+    /// The successor could serve.
+    Ready,
+    /// The successor was told to commit.
+    Committing,
+    /// The successor serves.
+    Committed,
+    /// The successor was killed, and may still hold the lock.
+    #[serde(rename = "ending the successor")]
+    EndingSuccessor,
+    /// The incumbent was asked to serve again, and to say so.
+    #[serde(rename = "rolling back")]
+    RollingBack,
+    /// The swap is undone, as far as the incumbent has said so.
+    #[serde(rename = "rolled back")]
+    RolledBack,
+    /// The incumbent is dead; the successor goes on alone.
+    #[serde(rename = "promoting the successor")]
+    Promoting,
+    /// The incumbent is dead; the successor serves in its place.
+    Promoted,
+}
+
+impl Phase {
+    /// All of them, those on the way forward first, in their order.
+    pub const ALL: [Self; 16] = [
+        Self::Paired,
+        Self::Warming,
+        Self::Warmed,
+        Self::Draining,
+        Self::Prepared,
+        Self::Sealing,
+        Self::Sealed,
+        Self::Opening,
+        Self::Ready,
+        Self::Committing,
+        Self::Committed,
+        Self::EndingSuccessor,
+        Self::RollingBack,
+        Self::RolledBack,
+        Self::Promoting,
+        Self::Promoted,
+    ];
+
+    /// As it is shown, logged, and written down.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paired => "paired",
+            Self::Warming => "warming",
+            Self::Warmed => "warmed",
+            Self::Draining => "draining",
+            Self::Prepared => "prepared",
+            Self::Sealing => "sealing",
+            Self::Sealed => "sealed",
+            Self::Opening => "opening",
+            Self::Ready => "ready",
+            Self::Committing => "committing",
+            Self::Committed => "committed",
+            Self::EndingSuccessor => "ending the successor",
+            Self::RollingBack => "rolling back",
+            Self::RolledBack => "rolled back",
+            Self::Promoting => "promoting the successor",
+            Self::Promoted => "promoted",
+        }
+    }
+
+    /// Whether nothing follows it.
+    #[must_use]
+    pub const fn is_last(self) -> bool {
+        matches!(self, Self::Committed | Self::RolledBack | Self::Promoted)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error, StrDeserializer};
+
+    use super::*;
+
+    #[test]
+    fn a_phase_is_read_back_by_its_name() {
+        for phase in Phase::ALL {
+            let name: StrDeserializer<'_, Error> = phase.name().into_deserializer();
+            assert_eq!(Phase::deserialize(name), Ok(phase));
+        }
+    }
+}

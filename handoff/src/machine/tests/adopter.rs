@@ -1,0 +1,87 @@
+use crate::machine::adopter::{Effect, Event, Machine, State};
+use crate::machine::outcome::Outcome;
+
+const EVENTS: [Event; 7] = [
+    Event::IncumbentDied,
+    Event::IncumbentDisconnected,
+    Event::Echoed,
+    Event::Refused,
+    Event::SuccessorServes,
+    Event::SuccessorSilent,
+    Event::SuccessorEnded,
+];
+
+/// The state that follows, with its effects; none for a pair that changes nothing.
+fn legal(state: State, is_dead: bool, event: Event) -> Option<(State, Vec<Effect>)> {
+    use Effect::{AskIncumbent, KillSuccessor};
+    use State::{Adopting, Confirming, Ending, Settled};
+    Some(match (state, event) {
+        (Adopting, Event::SuccessorServes) => (Settled(Outcome::Committed), vec![]),
+        (Adopting, Event::SuccessorSilent) => (Ending, vec![KillSuccessor]),
+        (Adopting | Ending, Event::SuccessorEnded) if is_dead => {
+            (Settled(Outcome::Lost), vec![KillSuccessor])
+        }
+        (Adopting | Ending, Event::SuccessorEnded) => (Confirming, vec![AskIncumbent]),
+        (Adopting | Confirming, Event::Echoed) => {
+            (Settled(Outcome::RolledBack), vec![KillSuccessor])
+        }
+        (Adopting | Confirming, Event::Refused) => (Settled(Outcome::Unknown), vec![KillSuccessor]),
+        (Adopting | Confirming, Event::IncumbentDisconnected) => (state, vec![AskIncumbent]),
+        (Confirming, Event::IncumbentDied) => (Settled(Outcome::Lost), vec![KillSuccessor]),
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_event_matters_where_it_belongs() {
+    let settled = Outcome::ALL.map(State::Settled);
+    let states = [State::Adopting, State::Ending, State::Confirming].into_iter().chain(settled);
+    let mut legal_pairs = 0;
+    for state in states {
+        for incumbent_is_dead in [false, true] {
+            for event in EVENTS {
+                let mut machine = Machine { state, incumbent_is_dead };
+                let effects = machine.on(event);
+                let expected = legal(state, incumbent_is_dead, event);
+                legal_pairs += usize::from(expected.is_some());
+                let expected = expected.unwrap_or((state, vec![]));
+                assert_eq!((machine.state, effects), expected, "{state:?} + {event:?}");
+                let learns = event == Event::IncumbentDied && !matches!(state, State::Settled(_));
+                assert_eq!(machine.incumbent_is_dead, incumbent_is_dead || learns);
+            }
+        }
+    }
+    assert_eq!(legal_pairs, 2 * (6 + 1 + 4));
+}
+
+#[test]
+fn a_hung_successor_is_killed_and_only_then_is_the_incumbent_s_word_awaited() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.on(Event::SuccessorSilent), [Effect::KillSuccessor]);
+    assert_eq!(machine.on(Event::Echoed), [], "it may be an echo from before");
+    assert_eq!(machine.on(Event::SuccessorEnded), [Effect::AskIncumbent]);
+    assert_eq!(machine.on(Event::Echoed), [Effect::KillSuccessor]);
+    assert_eq!(machine.state, State::Settled(Outcome::RolledBack));
+}
+
+#[test]
+fn of_both_dead_in_either_order_nobody_is_left() {
+    for events in [
+        [Event::IncumbentDied, Event::SuccessorEnded],
+        [Event::SuccessorEnded, Event::IncumbentDied],
+    ] {
+        let mut machine = Machine::new();
+        for event in events {
+            machine.on(event);
+        }
+        assert_eq!(machine.state, State::Settled(Outcome::Lost));
+    }
+}
+
+#[test]
+fn a_successor_that_is_alone_goes_on_without_the_incumbent() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.on(Event::IncumbentDied), []);
+    assert_eq!(machine.on(Event::SuccessorServes), []);
+    assert_eq!(machine.state, State::Settled(Outcome::Committed));
+}

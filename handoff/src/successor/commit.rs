@@ -1,0 +1,209 @@
+//! The commit point, and what belongs to it.
+//!
+//! **The commit point is the write of the owner record, phase `Serving`, under the lock.** Before
+//! it every doubt ends with the incumbent serving; behind it the successor is the writer, whatever
+//! dies. Its steps, in their order:
+//!
+//! 1. the successor says `Ready`, and reads `Commit`: [`Conversation::commit`]
+//! 2. it writes the record: [`write_record`], the commit point itself
+//! 3. it admits work: [`Committed::admit`], where the daemon calls
+//!    [`Incumbent::serve`](crate::Incumbent::serve)
+//! 4. it takes the control socket's path over, and
+//! 5. says `Serving`: [`Announcement::say`]
+//! 6. what the incumbent had left unsynced is synced: [`settle`]
+//!
+//! A process that has committed and cannot admit stays where it is: until step 5 its supervisor
+//! may end it, and the incumbent takes the lock and opens from disk.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::carry::Rest;
+use crate::datadir::DataDirLock;
+use crate::drainable::Drainable;
+use crate::drainable::fence::fenced;
+use crate::error::Result;
+use crate::incumbent::{Commit, MAX_RETRY_PAUSE, RETRY_PAUSE, Settling};
+use crate::machine::successor::{Event, State};
+use crate::successor::conversation::Conversation;
+use crate::sys::socket::ControlSocket;
+
+impl Conversation {
+    /// Says that this process could serve, and returns once the owner record names it. The record
+    /// is written as soon as `Commit` is read, or when this process is all there is.
+    ///
+    /// # Errors
+    ///
+    /// The swap was given up, or the record cannot be written: the incumbent serves on. The lock
+    /// is released, unless it is kept for this process.
+    pub(super) fn commit(
+        mut self,
+        lock: DataDirLock,
+        opened: Event,
+    ) -> Result<(Self, DataDirLock)> {
+        self.holds(lock);
+        self.step(opened)?;
+        pass!(SuccessorSaidReady);
+        self.wait_until(|state| matches!(state, State::Admitting(..)).then_some(()))?;
+        let lock = self.gives_lock()?;
+        Ok((self, lock))
+    }
+}
+
+/// The commit point. Carries out what the machine asks for when `Commit` was read.
+pub(super) fn write_record(lock: &mut DataDirLock, build_id: &[u8]) -> Result<u64> {
+    reach!(SuccessorHeardCommit)?;
+    lock.record_serving(build_id)?;
+    pass!(SuccessorRecordedServing);
+    Ok(lock.generation())
+}
+
+/// A successor behind the commit point, before its first admission.
+pub(super) struct Committed {
+    conversation: Conversation,
+    generation: u64,
+    /// Of what the incumbent carried.
+    rest: Option<Rest>,
+}
+
+impl Committed {
+    pub(super) const fn new(
+        conversation: Conversation,
+        generation: u64,
+        rest: Option<Rest>,
+    ) -> Self {
+        Self { conversation, generation, rest }
+    }
+}
+
+impl Commit for Committed {
+    /// Admits before anything else: who is told of it may wake others, and the old process has much
+    /// to put away. All of that comes behind the first clients.
+    fn admit(
+        self: Box<Self>,
+        socket: &mut ControlSocket,
+        drainable: &Arc<dyn Drainable>,
+    ) -> Option<Settling> {
+        let Self { conversation, generation, rest } = *self;
+        let mut announcement = Some(Announcement { conversation, generation });
+        let mut announce = || {
+            if let Some(announcement) = announcement.take() {
+                announcement.say(socket);
+            }
+        };
+        let admit = || {
+            reach!(SuccessorAdmits)?;
+            drainable.admit()
+        };
+        until_it_works("admit", ADMISSION_PATIENCE, &mut announce, admit);
+        // Once: it is decided by the first try.
+        let is_ours = rest.is_none_or(Rest::take_up);
+        if !is_ours {
+            tracing::error!("the incumbent has taken its connections back");
+        }
+        let release = || release(&**drainable, is_ours);
+        until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
+        announce();
+        let settling = settle(drainable);
+        pass!(SuccessorServes);
+        settling
+    }
+}
+
+impl fmt::Debug for Committed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committed").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// What is said once this process admits work. Dropping it says that it never will.
+struct Announcement {
+    conversation: Conversation,
+    generation: u64,
+}
+
+impl Announcement {
+    /// This process serves: it takes the control socket's path over, and says so.
+    fn say(mut self, socket: &mut ControlSocket) {
+        if let Err(error) = socket.publish() {
+            tracing::error!(%error, "the control socket's path could not be taken over yet");
+        }
+        pass!(SuccessorTookPath);
+        if let Err(error) = self.conversation.step(Event::Admitted) {
+            tracing::warn!(%error, "the supervisor does not know yet that this process serves");
+        }
+        pass!(SuccessorSaidServing);
+        tracing::info!(generation = self.generation, "committed");
+    }
+}
+
+/// This process is the writer. Until it has been announced its supervisor may still end it, for
+/// another process that can serve; past `patience` there may be none, and it is announced as it is.
+fn until_it_works(
+    hook: &'static str,
+    patience: Duration,
+    announce: &mut dyn FnMut(),
+    mut run: impl FnMut() -> Result<()>,
+) {
+    let begun = Instant::now();
+    let mut pause = RETRY_PAUSE;
+    while let Err(error) = fenced(hook, &mut run) {
+        tracing::error!(hook, %error, "it does not work yet");
+        if begun.elapsed() >= patience {
+            announce();
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(MAX_RETRY_PAUSE);
+    }
+}
+
+/// What arrived may be used, once it can no longer be taken back.
+#[expect(clippy::unnecessary_wraps, reason = "a hook is fenced, and those return what they say")]
+fn release(drainable: &dyn Drainable, is_ours: bool) -> Result<()> {
+    let carriage = drainable.carriage();
+    if !is_ours {
+        carriage.forget();
+    }
+    pass!(SuccessorTakesUp);
+    carriage.release();
+    Ok(())
+}
+
+/// While everybody is served: what the old process had written and not synced is made durable by
+/// this one. The next drain waits for it, and fails with it.
+fn settle(drainable: &Arc<dyn Drainable>) -> Option<Settling> {
+    let drainable = Arc::clone(drainable);
+    let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
+        let settled = fenced("settle", || drainable.settle());
+        if let Err(error) = &settled {
+            tracing::error!(%error, "what was taken over is not durable yet");
+        }
+        settled
+    });
+    settling
+        .inspect_err(|error| tracing::error!(%error, "what was taken over is not durable yet"))
+        .ok()
+}
+
+/// Longer than most swaps may take, whose supervisor decides meanwhile.
+const ADMISSION_PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_admit_for_long_is_announced_all_the_same() {
+        for (patience, expected) in [(Duration::ZERO, 2), (Duration::from_secs(3600), 0)] {
+            let (mut tries, mut announced) = (0, 0);
+            until_it_works("admit", patience, &mut || announced += 1, || {
+                tries += 1;
+                assert!(tries != 1, "a panic is no end");
+                let error = || std::io::Error::other("not yet").into();
+                if tries < 3 { Err(error()) } else { Ok(()) }
+            });
+            assert_eq!((tries, announced), (3, expected));
+        }
+    }
+}
