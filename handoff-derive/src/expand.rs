@@ -113,7 +113,7 @@ fn hooks(krate: &TokenStream) -> TokenStream {
         }
 
         fn seal(&self) -> #p::Result<#p::SealReport> {
-            #p::seal(self, &|_| ())
+            #p::seal(self)
         }
 
         fn resume_after_abort(&self) -> #p::Result<()> {
@@ -132,16 +132,12 @@ fn hooks(krate: &TokenStream) -> TokenStream {
             #p::interrupt(self)
         }
 
-        fn seal_with_progress(&self, __progress: &#p::Progress<'_>) -> #p::Result<#p::SealReport> {
-            #p::seal(self, __progress)
+        fn seal_shards(&self, __progress: &#p::Progress<'_>) -> #p::Result<#p::SealedState> {
+            #p::seal_shards(self, __progress)
         }
 
         fn carriage(&self) -> #p::Carriage<'_> {
             #p::Parts::carriage(self)
-        }
-
-        fn sealed_shards(&self) -> #p::Vec<#p::SealedShard> {
-            #p::sealed_shards(self)
         }
 
         fn opened_shards(&self) -> #p::Result<#p::Vec<#p::SealedShard>> {

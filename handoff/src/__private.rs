@@ -6,8 +6,8 @@ pub use std::vec::Vec;
 
 pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
-    DrainReport, Drainable, Fleet, Gate, SealProgress, SealReport, SealedShard, Shards,
-    StateSnapshot,
+    DrainReport, Drainable, Fleet, Gate, SealProgress, SealReport, SealedShard, SealedState,
+    Shards, StateSnapshot,
 };
 use crate::error::Error;
 pub use crate::error::Result;
@@ -163,20 +163,20 @@ pub fn interrupt(parts: &impl Parts) {
 /// # Errors
 ///
 /// What a hook or a shard said.
-pub fn seal(parts: &impl Parts, progress: &Progress<'_>) -> Result<SealReport> {
+pub fn seal_shards(parts: &impl Parts, progress: &Progress<'_>) -> Result<SealedState> {
     parts.hook(Moment::BeforeSeal)?;
     let sealed = parts.fleet().seal(progress)?;
     parts.hook(Moment::AfterSeal)?;
-    Ok(SealReport::of_shards(&sealed))
+    Ok(SealedState::of_shards(sealed))
 }
 
-/// What [`seal`] left. It is asked for anew, since a derive has nowhere to keep it: shards
-/// keep their digests.
-pub fn sealed_shards(parts: &impl Parts) -> Vec<SealedShard> {
-    parts.fleet().inspect().unwrap_or_else(|error| {
-        tracing::warn!(%error, "no manifest of what was sealed");
-        Vec::new()
-    })
+/// Seals all shards, and tells nobody meanwhile.
+///
+/// # Errors
+///
+/// What a hook or a shard said.
+pub fn seal(parts: &impl Parts) -> Result<SealReport> {
+    seal_shards(parts, &|_| ()).map(|sealed| sealed.report)
 }
 
 /// The shards as they are now.

@@ -3,7 +3,9 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use handoff::daemon::{Daemon, Ended};
@@ -11,8 +13,8 @@ use handoff::drainable::digest_file;
 use handoff::error::Mismatch;
 use handoff::{DataDirLock, Drainable, Error, Gate, Result, Shard, StopHandle};
 
-/// A file whose revision is its length.
-struct File(PathBuf);
+/// A file whose revision is its length, and how often it was read.
+struct File(PathBuf, Arc<AtomicUsize>);
 
 impl Shard for File {
     fn seal(&self) -> Result<u64> {
@@ -24,6 +26,7 @@ impl Shard for File {
     }
 
     fn fingerprint(&self) -> Result<[u8; 32]> {
+        self.1.fetch_add(1, SeqCst);
         digest_file(&self.0)
     }
 
@@ -41,6 +44,7 @@ struct State {
 
 struct Daemons {
     directory: tempfile::TempDir,
+    reads: Arc<AtomicUsize>,
 }
 
 impl Daemons {
@@ -50,7 +54,7 @@ impl Daemons {
         for name in ["a", "b"] {
             fs::write(directory.path().join("data").join(name), name).expect("it is written");
         }
-        Self { directory }
+        Self { directory, reads: Arc::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -61,6 +65,7 @@ impl Daemons {
     fn run(&self, during: impl FnOnce()) -> Result<Ended> {
         let (control, data) = (self.path("control.sock"), self.path("data"));
         let (started, starting) = mpsc::channel::<StopHandle>();
+        let reads = Arc::clone(&self.reads);
         let daemon = std::thread::spawn(move || {
             Daemon::new(control, data).build_id("1").run(
                 |warm| {
@@ -68,7 +73,7 @@ impl Daemons {
                     Ok(())
                 },
                 |(), opening| {
-                    let file = |name: &str| File(opening.data_dir().join(name));
+                    let file = |name: &str| File(opening.data_dir().join(name), Arc::clone(&reads));
                     let state = State { gate: Gate::new(), files: vec![file("a"), file("b")] };
                     started.send(opening.stop_handle()).expect("the test waits for it");
                     Ok(state)
@@ -94,6 +99,16 @@ fn a_clean_stop_is_verified_by_the_next_start() {
     let appended = || daemons.append("b", "while it serves");
     assert_eq!(daemons.run(appended).expect("it stops"), Ended::Stopped);
     drop(DataDirLock::acquire_or_break_stale(&daemons.path("data")).expect("it let the lock go"));
+}
+
+/// By the seal, and by the start that compares them: a shard may take long to read.
+#[test]
+fn each_shard_is_read_once_by_a_stop_and_once_by_the_start_behind_it() {
+    let daemons = Daemons::new();
+    for expected in [2, 6] {
+        assert_eq!(daemons.run(|| ()).expect("it stops"), Ended::Stopped);
+        assert_eq!(daemons.reads.load(SeqCst), expected);
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::carry::Carriage;
-use crate::drainable::{DrainReport, SealProgress, SealReport, SealedShard, StateSnapshot};
+use crate::drainable::{
+    DrainReport, SealProgress, SealReport, SealedShard, SealedState, StateSnapshot,
+};
 use crate::error::Result;
 
 /// A daemon's state, as the [`Incumbent`](crate::Incumbent) drives it through a swap.
@@ -89,15 +91,18 @@ pub trait Drainable: Send + Sync {
     /// may return whatever it likes.
     fn interrupt(&self) {}
 
-    /// [`seal`](Self::seal), telling `progress` after each shard. Override it to have
-    /// progress on the supervisor's side.
+    /// [`seal`](Self::seal), telling `progress` after each shard, and with the shards that were
+    /// sealed: the incumbent writes them to the seal manifest, which the successor compares with
+    /// the shards that it opens. The incumbent calls this, and never `seal`.
+    ///
+    /// By default there is no progress, and no shard has a name.
     ///
     /// # Errors
     ///
     /// As [`seal`](Self::seal).
-    fn seal_with_progress(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<SealReport> {
+    fn seal_shards(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<SealedState> {
         let _ = progress;
-        self.seal()
+        self.seal().map(SealedState::from)
     }
 
     /// What goes to the next process without being closed or rebuilt: the library sends it
@@ -107,12 +112,6 @@ pub trait Drainable: Send + Sync {
     /// order, each time.
     fn carriage(&self) -> Carriage<'_> {
         Carriage::new()
-    }
-
-    /// The shards as the last `seal` left them, in declared order; the library writes them
-    /// to the seal manifest. Empty where the daemon has no named shards.
-    fn sealed_shards(&self) -> Vec<SealedShard> {
-        Vec::new()
     }
 
     /// The shards as they are now, in declared order, for the comparison with a manifest.

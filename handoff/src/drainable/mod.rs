@@ -14,7 +14,8 @@ pub use fleet::Fleet;
 pub use gate::{Gate, GateClosed, OwnedPass, Pass};
 pub use hooks::Drainable;
 pub use reports::{
-    DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, StateSnapshot,
+    DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, SealedState,
+    StateSnapshot,
 };
 pub use rolling::{Checkpoint, NoCheckpoint, RollingDigest, digest_file_on_all_cores};
 pub use shard::{Shard, Shards};

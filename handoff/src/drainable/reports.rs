@@ -19,6 +19,31 @@ pub struct SealReport {
     pub data_dir_fingerprint: [u8; 32],
 }
 
+/// What a seal left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SealedState {
+    /// What the supervisor is told.
+    pub report: SealReport,
+    /// The shards in declared order, for the seal manifest. Empty where the daemon has no named
+    /// shards.
+    pub shards: Vec<SealedShard>,
+}
+
+impl SealedState {
+    /// The state of these shards.
+    #[must_use]
+    pub fn of_shards(shards: Vec<SealedShard>) -> Self {
+        Self { report: SealReport::of_shards(&shards), shards }
+    }
+}
+
+/// A daemon without named shards.
+impl From<SealReport> for SealedState {
+    fn from(report: SealReport) -> Self {
+        Self { report, shards: Vec::new() }
+    }
+}
+
 /// The state of a serving daemon at a glance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateSnapshot {
@@ -52,7 +77,7 @@ pub struct SealedShard {
     pub digest: [u8; 32],
 }
 
-/// How far a seal has come; see [`Drainable::seal_with_progress`](crate::Drainable::seal_with_progress).
+/// How far a seal has come; see [`Drainable::seal_shards`](crate::Drainable::seal_shards).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealProgress {
     /// Shards sealed so far.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::carry::{Carrier, Claim};
 use crate::drainable::fence::fenced;
-use crate::drainable::{DrainReport, Drainable, SealProgress, SealReport, SealedShard};
+use crate::drainable::{
+    DrainReport, Drainable, SealProgress, SealReport, SealedShard, SealedState,
+};
 use crate::error::{Error, Result};
 use crate::incumbent::admit::Settling;
 use crate::incumbent::bind::Stop;
@@ -252,13 +254,12 @@ impl<D: Drainable> Work<'_, D> {
             settled = Some(self.drainable.snapshot_state().last_revision_per_shard);
             self.drainable.settle()?;
         }
-        let report = self.drainable.seal_with_progress(&progress)?;
+        let SealedState { report, shards } = self.drainable.seal_shards(&progress)?;
         // Where revisions are told, a request that outlived the drain is seen by them.
         let is_durable = settled.is_none_or(|settled| {
             let sealed = &report.last_revision_per_shard;
             settled.len() != sealed.len() || settled == *sealed
         });
-        let shards = self.drainable.sealed_shards();
         reach!(IncumbentSealed)?;
         // Something may have been added by a hook.
         self.check_asked_for()?;
