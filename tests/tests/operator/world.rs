@@ -293,7 +293,7 @@ fn built(what: &[&str]) -> PathBuf {
     let own = std::env::current_exe().expect("a test has a path");
     let profile = own.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "handoff", "--features", "cli"]).args(what);
+    build.args(["build", "--quiet", "--package", "handoff", "--package", "handoff-cli"]).args(what);
     build.arg("--target-dir").arg(profile.parent().expect("target/PROFILE"));
     if profile.ends_with("release") {
         build.arg("--release");
