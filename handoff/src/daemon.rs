@@ -38,12 +38,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::carry::{Arrivals, Memory};
+use crate::control::Listeners;
 use crate::datadir::DataDirLock;
 use crate::drainable::{Drainable, ReadinessSnapshot};
 use crate::error::Result;
 pub use crate::incumbent::Ended;
 use crate::incumbent::{Incumbent, StopHandle};
-use crate::successor::{Arrived, ColdStart, Listeners, OnLoss, Role, Successor, detect, memory_of};
+use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
 
 /// A daemon that is about to start: in the place of another, or where none is.
 #[derive(Debug, Clone)]

@@ -37,6 +37,7 @@ mod no_faults;
 #[doc(hidden)]
 pub mod __private;
 pub mod carry;
+mod control;
 pub mod daemon;
 mod datadir;
 pub mod drainable;

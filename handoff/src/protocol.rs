@@ -42,6 +42,15 @@ pub enum Side {
     Successor,
 }
 
+impl Side {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Incumbent => "incumbent",
+            Self::Successor => "successor",
+        }
+    }
+}
+
 /// The name of one swap. The supervisor makes it up and says it in [`Message::HelloAck`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HandoffId(Uuid);

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::Bytes;
 use super::*;
+use crate::control::Connection;
 use crate::drainable::{DrainReport, Drainable, SealReport, StateSnapshot};
 use crate::error::Result;
-use crate::frame::FrameReader;
 
 /// A state of whatever length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ impl Pair {
 
 /// The successor's side alone; who is to be told of an error is not there.
 pub(super) fn receive(stream: UnixStream) -> Result<Receiver> {
-    Receiver::start(stream, FrameReader::new(), |_| ())
+    Receiver::start(Connection::new(stream), |_| ())
 }
 
 /// The incumbent's side alone.

@@ -1,9 +1,7 @@
 //! The successor's end of a carry channel.
 
-use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -17,13 +15,11 @@ use crate::carry::memory::Memory;
 use crate::carry::send::Cancel;
 use crate::carry::set::{Carriage, Item, Parcel, State, descriptors_of};
 use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
-use crate::error::{CarryError, Error, FrameError, PeerMisbehaved, Result};
-use crate::frame::{FrameReader, LIVENESS_LIMIT, Link, write_message};
-use crate::machine::{Greeting, judge_hello};
+use crate::control::{Connection, Greeting, Heard, LIVENESS_LIMIT, Link, connect, greet};
+use crate::error::{CarryError, Error, FrameError, Result};
 use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side, in_words};
 use crate::sys::memory::Sealed;
-use crate::sys::socket::{self, Peer, part_from};
-use crate::sys::{poll, rights};
+use crate::sys::socket::part_from;
 
 /// Receives on a thread of its own, from before the drain to the end.
 #[derive(Debug)]
@@ -40,41 +36,34 @@ impl Receiver {
         handoff_id: HandoffId,
         supervisor: Arc<Link>,
     ) -> Result<Option<Self>> {
-        let (stream, reader) = match greeted(control_socket) {
-            Ok((.., greeting)) if !greeting.capabilities.carries() => return Ok(None),
-            Ok((stream, reader, Greeting { version, .. })) => {
-                write_message(
-                    &mut &stream,
-                    version,
-                    &Message::HelloAck { proto_version_chosen: version, handoff_id },
-                )?;
-                write_message(&mut &stream, version, &Message::Fetch { handoff_id })?;
-                (stream, reader)
-            }
+        let connection = match greeted(control_socket, handoff_id) {
+            Ok((_, greeting)) if !greeting.capabilities.carries() => return Ok(None),
+            Ok((connection, _)) => connection,
             Err(error) => {
                 tracing::warn!(%error, "the incumbent cannot be asked what it carries");
                 return Ok(None);
             }
         };
+        let deadline = Instant::now() + LIVENESS_LIMIT;
+        connection.send_before(&[Message::Fetch { handoff_id }], deadline)?;
         let give_up = move |error: &Error| {
             let reason = in_words(error);
             if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
                 tracing::debug!(%error, "the supervisor cannot be told");
             }
         };
-        Self::start(stream, reader, give_up).map(Some)
+        Self::start(connection, give_up).map(Some)
     }
 
     /// Waits for the offer, and receives what follows. Tells `give_up` of what cannot be received,
     /// before the incumbent can see that nobody receives any more.
     pub(super) fn start(
-        stream: UnixStream,
-        reader: FrameReader,
+        connection: Connection,
         give_up: impl FnOnce(&Error) + Send + 'static,
     ) -> Result<Self> {
         let cancel = Arc::new(Cancel::new()?);
-        let mut channel =
-            Channel { stream, reader, descriptors: VecDeque::new(), cancel: Arc::clone(&cancel) };
+        let connection = connection.with_descriptors(usize::MAX);
+        let mut channel = Channel { connection, cancel: Arc::clone(&cancel) };
         let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
         let (sender, received) = mpsc::channel();
         thread::Builder::new().name("handoff-receiver".into()).spawn(move || {
@@ -82,10 +71,10 @@ impl Receiver {
                 Ok(end) => arrivals.end = Ok(end),
                 Err(error) => {
                     // Of an incumbent that has died this process may be all there is.
-                    let is_over = poll::is_ready(channel.stream.as_fd(), PollFlags::RDHUP);
+                    let is_over = channel.connection.is_hung_up();
                     if !channel.cancel.is_cancelled() {
                         tracing::error!(%error, "what the incumbent carries cannot be received");
-                        if !is_over.unwrap_or(true) {
+                        if !is_over {
                             give_up(&error);
                         }
                     }
@@ -119,27 +108,12 @@ impl Drop for Receiver {
 }
 
 /// The process that serves a control socket, once it has said hello.
-fn greeted(control_socket: &Path) -> Result<(UnixStream, FrameReader, Greeting)> {
+fn greeted(control_socket: &Path, handoff_id: HandoffId) -> Result<(Connection, Greeting)> {
     let deadline = Instant::now() + LIVENESS_LIMIT;
-    let mut stream = socket::connect(control_socket, deadline).map_err(|source| Error::Path {
-        action: "connect to the control socket",
-        path: control_socket.to_owned(),
-        source,
-    })?;
-    let peer = Peer::of(&stream)?;
-    if !peer.is_trusted_at(control_socket) {
-        return Err(PeerMisbehaved::WrongUser(peer.uid).into());
-    }
-    let mut reader = FrameReader::new();
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(LIVENESS_LIMIT))?;
-    match reader.read_from(&mut stream)? {
-        Some((_, hello)) => {
-            let greeting = judge_hello(hello, Side::Incumbent, peer.pid)?;
-            Ok((stream, reader, greeting))
-        }
-        None => Err(Error::TimedOut("waiting for the incumbent's hello")),
-    }
+    let (mut connection, peer) = connect(control_socket, deadline)?;
+    let role = Side::Incumbent;
+    let greeting = greet(&mut connection, role, peer.pid, handoff_id, deadline, None)?;
+    Ok((connection, greeting))
 }
 
 /// What a successor got from its incumbent.
@@ -305,22 +279,19 @@ impl ArrivedSet {
 #[cfg(feature = "fuzzing")]
 impl Arrivals {
     /// All that is said on a stream, without a thread.
-    pub(crate) fn of(stream: UnixStream) -> Result<Self> {
+    pub(crate) fn of(connection: Connection) -> Result<Self> {
         let cancel = Arc::new(Cancel::new()?);
-        let mut channel =
-            Channel { stream, reader: FrameReader::new(), descriptors: VecDeque::new(), cancel };
+        let connection = connection.with_descriptors(usize::MAX);
+        let mut channel = Channel { connection, cancel };
         let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
         arrivals.end = channel.receive(&mut arrivals.sets);
         Ok(arrivals)
     }
 }
 
-/// The stream, and what was read of the next frame.
+/// The connection on which the incumbent alone speaks.
 struct Channel {
-    stream: UnixStream,
-    reader: FrameReader,
-    /// In the order in which they came, which is that of the frames that count them.
-    descriptors: VecDeque<OwnedFd>,
+    connection: Connection,
     cancel: Arc<Cancel>,
 }
 
@@ -351,7 +322,7 @@ impl Channel {
                         return Err(CarryError::Channel("a parcel of no set".into()).into());
                     };
                     let expected = items.iter().map(|item| item.state.descriptors()).sum();
-                    let arrived = self.descriptors.len();
+                    let arrived = self.connection.descriptors();
                     if arrived < expected {
                         return Err(CarryError::Descriptors { expected, arrived }.into());
                     }
@@ -364,8 +335,8 @@ impl Channel {
                     reach!(SuccessorReceived)?;
                 }
                 Some(Note::End { sent }) => {
-                    if !self.descriptors.is_empty() {
-                        let arrived = self.descriptors.len();
+                    let arrived = self.connection.descriptors();
+                    if arrived > 0 {
                         return Err(CarryError::Descriptors { expected: 0, arrived }.into());
                     }
                     if sent.len() != sets.len() {
@@ -419,40 +390,29 @@ impl Channel {
 
     fn descriptor(&mut self) -> Result<OwnedFd> {
         let missing = CarryError::Descriptors { expected: 1, arrived: 0 };
-        Ok(self.descriptors.pop_front().ok_or(missing)?)
+        Ok(self.connection.take_descriptor().ok_or(missing)?)
     }
 
     /// The next frame; none at the end of the stream, also where that cuts one off.
     fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Note>> {
-        let mut chunk = vec![0; CHUNK];
         loop {
-            if let Some((_, note)) = self.reader.next_of()? {
-                return Ok(Some(note));
-            }
-            let mut received = Vec::new();
-            match rights::receive_with(&self.stream, &mut chunk, &mut received) {
-                Ok(0) => return Ok(None),
-                Ok(length) => {
-                    self.reader.push(&chunk[..length]);
-                    self.descriptors.extend(received);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            match self.connection.next_of() {
+                Ok(Heard::Frame((_, note))) => return Ok(Some(note)),
+                Ok(Heard::End) | Err(Error::Frame(FrameError::Truncated)) => return Ok(None),
+                Ok(Heard::Nothing) => {
                     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                         return Err(Error::TimedOut("waiting for what the incumbent carries"));
                     }
-                    self.cancel.wait_for(&self.stream, PollFlags::IN, deadline)?;
+                    self.cancel.wait_for(self.connection.stream(), PollFlags::IN, deadline)?;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                Err(Error::Io(error)) if error.raw_os_error() == Some(libc::EMFILE) => {
                     return Err(CarryError::NoDescriptorsLeft.into());
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }
 }
-
-const CHUNK: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -13,13 +13,13 @@ use rustix::event::PollFlags;
 use crate::carry::claim::Claim;
 use crate::carry::set::Carriage;
 use crate::carry::wire::{Note, SetWords};
+use crate::control::{LIVENESS_LIMIT, send_some};
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
-use crate::frame::{LIVENESS_LIMIT, encode};
+use crate::frame::encode;
 use crate::protocol::PROTO_MIN;
 use crate::sys::poll::{self, Waker};
-use crate::sys::rights;
 
 /// A connection to the successor of a swap that is about to begin.
 #[derive(Debug)]
@@ -36,14 +36,10 @@ impl Channel {
         let claim = Claim::new()?;
         let offered = carriage.words();
         let offer = encode(PROTO_MIN, &Note::Offer { sets: offered.clone() })?;
-        match rights::send_with(&stream, &offer, &[claim.as_fd()]) {
-            Ok(sent) if sent == offer.len() => Ok(Self { stream, claim: Arc::new(claim), offered }),
-            Ok(_) => Err(PeerMisbehaved::DoesNotRead.into()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                Err(PeerMisbehaved::DoesNotRead.into())
-            }
-            Err(error) => Err(error.into()),
+        if send_some(&stream, &offer, &[claim.as_fd()])? < offer.len() {
+            return Err(PeerMisbehaved::DoesNotRead.into());
         }
+        Ok(Self { stream, claim: Arc::new(claim), offered })
     }
 
     pub(crate) fn claim(&self) -> Arc<Claim> {
@@ -56,12 +52,13 @@ impl Channel {
         let (mut sent, mut last_sent) = (0, Instant::now());
         while sent < frame.len() {
             let descriptors = if sent == 0 { descriptors } else { &[] };
-            match rights::send_with(&self.stream, &frame[sent..], descriptors) {
-                Ok(length) => (sent, last_sent) = (sent + length, Instant::now()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    cancel.wait_for(&self.stream, PollFlags::OUT, None)?;
+            match send_some(&self.stream, &frame[sent..], descriptors) {
+                Ok(length) => {
+                    (sent, last_sent) = (sent + length, Instant::now());
+                    if sent < frame.len() {
+                        cancel.wait_for(&self.stream, PollFlags::OUT, None)?;
+                    }
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error)
                     if matches!(
                         error.kind(),

@@ -1,4 +1,4 @@
-//! How a message is put on the wire, and a control connection that carries frames.
+//! How a message is put on the wire.
 //!
 //! A frame is
 //!
@@ -9,13 +9,11 @@
 //! ```
 //!
 //! [`read_message`] and [`write_message`] serve any blocking stream. A [`FrameReader`] is for
-//! streams with time-outs: what it has read of a frame stays with it.
+//! streams that do not block: what it was given of a frame stays with it.
 
 mod codec;
-mod link;
 mod reader;
 
 pub use codec::{MAX_FRAME_LEN, read_message, write_message};
 pub(crate) use codec::{encode, read_value, write_value};
-pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 pub use reader::FrameReader;

@@ -1,15 +1,12 @@
 //! A reader that keeps what it has of a frame.
 
-use std::io::{ErrorKind, Read};
-
 use serde::de::DeserializeOwned;
 
 use super::codec::{PREFIX, checked_length, decode};
-use crate::error::{FrameError, Result};
+use crate::error::FrameError;
 use crate::protocol::{Message, ProtoVersion};
 
-/// Takes frames out of a stream that may stop anywhere: at a time-out, or because it does
-/// not block. No byte is lost, and the next call goes on where the last one stopped.
+/// Takes frames out of bytes that come in pieces, whatever the pieces are.
 ///
 /// ```
 /// use handoff::frame::{FrameReader, write_message};
@@ -82,102 +79,5 @@ impl FrameReader {
         let frame = decode(&self.bytes[PREFIX..end]);
         self.bytes.drain(..end);
         frame.map(Some)
-    }
-
-    /// Reads until a frame is whole.
-    ///
-    /// Returns `Ok(None)` when the stream has nothing more for now (`WouldBlock`, `TimedOut`).
-    ///
-    /// # Errors
-    ///
-    /// As [`read_message`](super::read_message).
-    pub fn read_from(&mut self, stream: &mut impl Read) -> Result<Option<(ProtoVersion, Message)>> {
-        let mut chunk = [0; 4096];
-        loop {
-            if let Some(frame) = self.next_frame()? {
-                return Ok(Some(frame));
-            }
-            match stream.read(&mut chunk) {
-                Ok(0) if self.is_inside_a_frame() => return Err(FrameError::Truncated.into()),
-                Ok(0) => return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into()),
-                Ok(length) => self.push(&chunk[..length]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-                {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-    use crate::frame::write_message;
-
-    /// Gives one byte a call, and a time-out between any two.
-    struct Dripping<'a> {
-        bytes: &'a [u8],
-        due: bool,
-    }
-
-    impl Read for Dripping<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            self.due = !self.due;
-            match self.bytes {
-                _ if self.due => Err(ErrorKind::WouldBlock.into()),
-                [] => Ok(0),
-                [first, rest @ ..] => {
-                    buffer[0] = *first;
-                    self.bytes = rest;
-                    Ok(1)
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn frames_survive_a_time_out_at_every_byte() {
-        let messages = [
-            Message::Heartbeat { ts_ms: u64::MAX },
-            Message::Drained { open_conns_remaining: 3, accept_closed: true },
-        ];
-        let mut bytes = Vec::new();
-        for message in &messages {
-            write_message(&mut bytes, 1, message).expect("a vector takes it");
-        }
-        let total = bytes.len();
-        let mut stream = Dripping { bytes: &bytes, due: false };
-        let mut reader = FrameReader::new();
-        let mut read = Vec::new();
-        let mut time_outs = 0;
-        while read.len() < messages.len() {
-            match reader.read_from(&mut stream).expect("every frame is good") {
-                Some((1, message)) => read.push(message),
-                Some((version, _)) => panic!("version {version}"),
-                None => time_outs += 1,
-            }
-        }
-        assert_eq!(read, messages);
-        assert_eq!(time_outs, total);
-        assert!(matches!(
-            reader.read_from(&mut Dripping { bytes: &[], due: true }),
-            Err(crate::Error::Io(error)) if error.kind() == ErrorKind::UnexpectedEof
-        ));
-    }
-
-    #[test]
-    fn an_end_inside_a_frame_is_told_from_one_between() {
-        let mut reader = FrameReader::new();
-        reader.push(&[9, 0]);
-        assert!(matches!(
-            reader.read_from(&mut io::empty()),
-            Err(crate::Error::Frame(FrameError::Truncated))
-        ));
     }
 }

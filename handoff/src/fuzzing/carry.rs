@@ -16,6 +16,7 @@ use crate::carry::{
     Arrivals, Carriage, Carried, CarryFate, CarryKind, Claim, Connections, Format, Memory,
     MemoryWriter, Reads,
 };
+use crate::control::Connection;
 use crate::error::{CarryError, Error};
 use crate::frame::{encode, write_value};
 use crate::protocol::PROTO_MIN;
@@ -41,7 +42,7 @@ pub fn carry(input: &[u8]) {
     let is_whole = incumbent.is_sound && incumbent.has_ended;
     // As its process ends.
     let Incumbent { bytes, descriptors, peers, parked, .. } = incumbent.leave();
-    match Arrivals::of(theirs) {
+    match Arrivals::of(Connection::new(theirs)) {
         Ok(arrivals) => {
             assert!(arrivals.is_whole() || !is_whole);
             match arrivals.settle(is_kept, is_dead) {
@@ -333,7 +334,8 @@ mod tests {
                 incumbent.step(&mut input);
             }
             let incumbent = incumbent.leave();
-            let arrivals = Arrivals::of(theirs).and_then(|arrivals| arrivals.settle(true, false));
+            let arrivals = Arrivals::of(Connection::new(theirs))
+                .and_then(|arrivals| arrivals.settle(true, false));
             let taken = arrivals.map(|all| {
                 take_up(all, false, incumbent.bytes, incumbent.descriptors).map(|all| all.len())
             });

@@ -1,9 +1,11 @@
 //! Frames out of a stream that is cut anywhere.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 
 use super::Input;
-use crate::error::Error;
+use crate::control::{self, Connection, send_some};
+use crate::error::{Error, FrameError};
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode, read_message};
 use crate::protocol::{MOST_NAMED, MOST_SETS, Message, ProtoVersion};
 
@@ -87,22 +89,37 @@ fn read_pushed(stream: &[u8], lengths: &[u8]) -> Heard {
         assert!(reader.len() < PREFIX + MAX_FRAME_LEN as usize, "it holds {}", reader.len());
         assert_eq!(reader.is_inside_a_frame(), reader.len() > 0);
     }
-    let rest = reader.read_from(&mut io::empty()).expect_err("the stream has ended");
-    Heard { frames, end: End::of(&rest) }
+    let end = match reader.is_inside_a_frame() {
+        true => End::of(&FrameError::Truncated.into()),
+        false => End::Closed,
+    };
+    Heard { frames, end }
 }
 
-/// By a reader that reads for itself, with a time-out before each piece.
+/// By a connection that is sent each piece.
 fn read_in_pieces(stream: &[u8], lengths: &[u8]) -> Heard {
-    let mut stream = Stuttering { pieces: Pieces::new(stream, lengths), piece: &[], silent: false };
-    let mut reader = FrameReader::new();
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut connection = Connection::new(ours);
     let mut frames = Vec::new();
-    loop {
-        match reader.read_from(&mut stream) {
-            Ok(Some(frame)) => frames.push(frame),
-            Ok(None) => {}
-            Err(error) => return Heard { frames, end: End::of(&error) },
+    let mut hear = |frames: &mut Vec<_>| loop {
+        match connection.next_of() {
+            Ok(control::Heard::Frame(frame)) => frames.push(frame),
+            Ok(control::Heard::Nothing) => return None,
+            Ok(control::Heard::End) => return Some(End::Closed),
+            Err(error) => return Some(End::of(&error)),
+        }
+    };
+    for mut piece in Pieces::new(stream, lengths) {
+        while !piece.is_empty() {
+            piece = &piece[send_some(&theirs, piece, &[]).expect("it is read")..];
+            if let Some(end) = hear(&mut frames) {
+                return Heard { frames, end };
+            }
         }
     }
+    drop(theirs);
+    let end = hear(&mut frames).expect("the stream has ended");
+    Heard { frames, end }
 }
 
 /// A stream in pieces of the given lengths, again and again; in one where none is given.
@@ -130,25 +147,6 @@ impl<'a> Iterator for Pieces<'a> {
         let (piece, left) = self.left.split_at(length.min(self.left.len()));
         self.left = left;
         Some(piece)
-    }
-}
-
-struct Stuttering<'a> {
-    pieces: Pieces<'a>,
-    piece: &'a [u8],
-    silent: bool,
-}
-
-impl Read for Stuttering<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.piece.is_empty() {
-            self.silent = !self.silent;
-            if self.silent {
-                return Err(ErrorKind::WouldBlock.into());
-            }
-            self.piece = self.pieces.next().unwrap_or_default();
-        }
-        self.piece.read(buffer)
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::control::{Listeners, bind_hidden};
 use crate::datadir::{DataDirLock, Fencing};
 use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
 use crate::incumbent::admit::Commit;
 use crate::incumbent::serve;
-use crate::successor::Listeners;
 use crate::sys::poll::Waker;
 use crate::sys::socket::{self, ControlSocket, Found};
 
@@ -185,18 +185,4 @@ impl StopHandle {
 pub(super) struct Stop {
     pub(super) requested: AtomicBool,
     pub(super) waker: Waker,
-}
-
-/// A control socket that listens under a name of its own beside `path`.
-pub(crate) fn bind_hidden(path: &Path) -> Result<ControlSocket> {
-    let len = socket::path_length(path);
-    if len > socket::MAX_PATH {
-        let max = socket::MAX_PATH;
-        return Err(ControlSocketError::TooLong { path: path.to_owned(), len, max }.into());
-    }
-    ControlSocket::bind_beside(path).map_err(|source| Error::Path {
-        action: "bind the control socket at",
-        path: path.to_owned(),
-        source,
-    })
 }

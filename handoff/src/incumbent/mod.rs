@@ -12,7 +12,6 @@ mod standing;
 mod swap;
 
 pub(crate) use admit::{Commit, Settling};
-pub(crate) use bind::bind_hidden;
 pub use bind::{Ended, Incumbent, StopHandle};
 #[cfg(test)]
 pub(crate) use standing::{ROLLBACK_PATIENCE, Standing};

@@ -11,6 +11,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::carry::Channel;
+use crate::control::{Passed, hello};
 use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
 use crate::drainable::fence::fenced;
@@ -22,10 +23,8 @@ use crate::incumbent::quota::Quota;
 use crate::incumbent::session::Session;
 use crate::incumbent::swap::{Swap, after};
 use crate::incumbent::{Ended, Incumbent};
-use crate::machine::hello;
 use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{Capabilities, HandoffId, Message, Side};
-use crate::successor::Passed;
 use crate::sys::poll;
 use crate::sys::socket::{ControlSocket, Peer};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::frame::LIVENESS_LIMIT;
+use crate::control::LIVENESS_LIMIT;
 use crate::guard::{Guard, stands};
 
 /// How an incumbent that waits for the lock stands to its supervisor and its deadline.

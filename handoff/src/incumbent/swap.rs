@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::carry::{Carrier, StopCarrier};
+use crate::control::HEARTBEAT_INTERVAL;
 use crate::datadir::{Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
-use crate::frame::HEARTBEAT_INTERVAL;
 use crate::incumbent::hooks::{Carrying, Hooks, Job, Next, Outcome, Sealed};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::serve::{Asked, Server};

@@ -13,10 +13,8 @@ pub(crate) mod phase;
 pub(crate) mod successor;
 pub(crate) mod supervisor;
 
-use crate::error::{Error, PeerMisbehaved, Result};
-use crate::protocol::{
-    Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, ProtoVersion, Side, negotiate_version,
-};
+use crate::error::PeerMisbehaved;
+use crate::protocol::{HandoffId, Message};
 
 /// What follows a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,65 +23,6 @@ pub(crate) enum Then {
     Wait,
     /// The seal: it was asked for ahead, so that no word has to come and go while clients wait.
     Seal,
-}
-
-/// What a hello tells, once it was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Greeting {
-    pub(crate) version: ProtoVersion,
-    pub(crate) build_id: Vec<u8>,
-    pub(crate) capabilities: Capabilities,
-}
-
-/// Checks a hello against what the supervisor knows of the process from the kernel.
-pub(crate) fn judge_hello(hello: Message, role: Side, pid: u32) -> Result<Greeting> {
-    let Message::Hello { role: said_role, pid: said, build_id, proto_min, proto_max, capabilities } =
-        hello
-    else {
-        let message = hello.name();
-        return Err(PeerMisbehaved::Unexpected { message, state: "greeting" }.into());
-    };
-    if said_role != role {
-        return Err(PeerMisbehaved::WrongRole(said_role).into());
-    }
-    if said != pid {
-        return Err(PeerMisbehaved::WrongPid { said, expected: pid }.into());
-    }
-    let version = negotiate_version(PROTO_MIN, PROTO_MAX, proto_min, proto_max)?;
-    Ok(Greeting { version, build_id, capabilities })
-}
-
-/// The hello of this process.
-pub(crate) fn hello(role: Side, build_id: &[u8], capabilities: Capabilities) -> Message {
-    Message::Hello {
-        role,
-        pid: std::process::id(),
-        build_id: build_id.to_vec(),
-        proto_min: PROTO_MIN,
-        proto_max: PROTO_MAX,
-        capabilities,
-    }
-}
-
-/// The version and the handoff of a `HelloAck`.
-pub(crate) fn judge_hello_ack(message: &Message) -> Result<(ProtoVersion, HandoffId)> {
-    match *message {
-        Message::HelloAck { proto_version_chosen: chosen, handoff_id } => {
-            if (PROTO_MIN..=PROTO_MAX).contains(&chosen) {
-                return Ok((chosen, handoff_id));
-            }
-            Err(Error::VersionMismatch {
-                our_min: PROTO_MIN,
-                our_max: PROTO_MAX,
-                their_min: chosen,
-                their_max: chosen,
-            })
-        }
-        _ => {
-            let message = message.name();
-            Err(PeerMisbehaved::Unexpected { message, state: "greeting" }.into())
-        }
-    }
 }
 
 /// What is wrong with a message that a state does not admit.

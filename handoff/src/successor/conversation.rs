@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::control::{LIVENESS_LIMIT, Link, Lost, Pulse, Received, hello, judge_hello_ack};
 use crate::datadir::DataDirLock;
 use crate::error::{Error, Result};
-use crate::frame::{LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 use crate::machine::successor::{Effect, Event, GaveUp, State};
-use crate::machine::{hello, judge_hello_ack};
 use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
 use crate::successor::{OnLoss, commit};
 use crate::sys::process::ProcessId;

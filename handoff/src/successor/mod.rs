@@ -14,13 +14,10 @@
 
 mod commit;
 mod conversation;
-mod listeners;
 mod phases;
 mod role;
 
-pub use listeners::Listeners;
-pub(crate) use listeners::{Passed, check_name};
+pub use crate::control::Listeners;
 pub(crate) use phases::memory_of;
 pub use phases::{Arrived, Begun, Greeted, OnLoss, Phase, Successor, Warmed};
-pub(crate) use role::{CONTROL_VARIABLE, FIRST_DESCRIPTOR};
 pub use role::{ColdStart, Role, detect};

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::carry::{Arrivals, Memory, Receiver};
+use crate::control::{Listeners, bind_hidden};
 use crate::datadir::{DataDirLock, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
 use crate::error::{Error, Result};
-use crate::incumbent::{Incumbent, StopHandle, bind_hidden};
+use crate::incumbent::{Incumbent, StopHandle};
 use crate::machine::successor::{Event, ReadyWords, State};
 use crate::protocol::{HandoffId, in_words};
-use crate::successor::Listeners;
 use crate::successor::commit::Committed;
 use crate::successor::conversation::{Conversation, is_dead};
 use crate::sys::pool;

@@ -7,15 +7,11 @@
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
+use crate::control::{CONTROL_VARIABLE, Listeners};
 use crate::error::{Error, Result};
 use crate::protocol::MOST_LISTENERS;
-use crate::successor::{Arrived, Listeners, Successor};
+use crate::successor::{Arrived, Successor};
 use crate::sys::inherited::{self, Kind};
-
-/// `FD:INODE` of the control connection.
-pub(crate) const CONTROL_VARIABLE: &str = "HANDOFF_CONTROL";
-/// Where passed descriptors begin.
-pub(crate) const FIRST_DESCRIPTOR: RawFd = inherited::FIRST;
 
 /// What this process is started for.
 #[derive(Debug)]

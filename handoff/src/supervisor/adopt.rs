@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::control::{Connection, connect, greet};
 use crate::error::{Error, PeerMisbehaved, Result};
-use crate::machine::judge_hello;
 use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, MOST_LISTENERS, Message, Side};
-use crate::supervisor::call::Call;
 use crate::supervisor::journal::{Entry, Left};
 use crate::supervisor::settle::{Settled, settle};
 use crate::supervisor::setup::deadline_of;
@@ -131,10 +130,10 @@ impl Supervisor {
         let mut refused = None;
         loop {
             let slice = deadline.min(Instant::now() + SLICE);
-            let error = match Call::to(self.control_socket(), slice) {
-                Ok(call) => {
-                    let pid = call.peer().pid;
-                    match ask(call, slice.max(Instant::now())) {
+            let error = match connect(self.control_socket(), slice) {
+                Ok((daemon, peer)) => {
+                    let pid = peer.pid;
+                    match ask(daemon, pid, slice.max(Instant::now())) {
                         Ok(answer) => return Ok(Some(answer)),
                         Err(Error::TimedOut(_)) => self.unanswered(pid),
                         Err(error) => error,
@@ -185,27 +184,24 @@ struct Answer {
 }
 
 /// Gets the listeners back.
-fn ask(mut call: Call, deadline: Instant) -> Result<Answer> {
-    let pid = call.peer().pid;
+fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
+    let mut daemon = daemon.with_descriptors(MOST_LISTENERS);
     let during = "giving its listeners back";
     let lost = || Error::PeerLost { peer: "incumbent", during };
     // By descriptor first, so that what is read of it afterwards is of the same process.
     let process = Process::open(pid)?;
     let id = ProcessId::of(pid).ok_or_else(lost)?;
     let handoff_id = HandoffId::new();
-    let greeting = judge_hello(call.next(deadline)?, Side::Incumbent, pid)?;
-    call.agree_on(greeting.version);
-    let proto_version_chosen = greeting.version;
-    call.send(&Message::HelloAck { proto_version_chosen, handoff_id }, deadline)?;
+    let greeting = greet(&mut daemon, Side::Incumbent, pid, handoff_id, deadline, None)?;
     reach!(AdopterAsksForListeners)?;
-    call.send(&Message::Adopt { handoff_id }, deadline)?;
+    daemon.send_before(&[Message::Adopt { handoff_id }], deadline)?;
     let mut listeners = Vec::new();
     loop {
-        match call.next(deadline)? {
+        match daemon.answer_before(deadline)? {
             Message::Adopted { handoff_id: id_said, generation, listeners: names, left }
                 if id_said == handoff_id =>
             {
-                let sockets = call.take_descriptors(names.len());
+                let sockets = daemon.take_descriptors(names.len());
                 let sockets = sockets.ok_or(PeerMisbehaved::DescriptorsMissing)?;
                 listeners.extend(names.into_iter().zip(sockets));
                 if listeners.len() > MOST_LISTENERS {

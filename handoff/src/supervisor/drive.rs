@@ -7,16 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::control::{LIVENESS_LIMIT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
-use crate::frame::{LIVENESS_LIMIT, Link, Pulse};
 use crate::machine::Then;
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
 use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::journal::{Entry, Journal};
-use crate::supervisor::setup::{connect, greet};
 use crate::supervisor::{
     AbortHandle, Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress,
     ReadyPolicy, RolledBack, Timings, observe,
@@ -397,13 +396,14 @@ impl Swap {
         }
         self.incumbent.close();
         let deadline = Instant::now() + LIVENESS_LIMIT;
-        let (link, peer) = connect(&self.control_socket, deadline)?;
+        let (mut connection, peer) = connect(&self.control_socket, deadline)?;
         if peer.pid != self.incumbent_pid {
             let (said, expected) = (peer.pid, self.incumbent_pid);
             return Err(PeerMisbehaved::WrongPid { said, expected }.into());
         }
-        greet(&link, Side::Incumbent, self.incumbent_pid, self.handoff_id(), deadline, None)?;
-        self.incumbent = Arc::new(link);
+        let (pid, id) = (self.incumbent_pid, self.handoff_id());
+        greet(&mut connection, Side::Incumbent, pid, id, deadline, None)?;
+        self.incumbent = Arc::new(Link::of(connection));
         (self.incumbent_closed, self.asked_anew) = (false, true);
         Ok(())
     }
@@ -481,14 +481,6 @@ impl Drop for Swap {
     }
 }
 
-/// A value that nobody else sends: eight of the random bytes of the identifier. Whoever made it
-/// up, the value is neither 0 nor a time, as other heartbeats are.
-pub(super) fn echo_value(id: HandoffId) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&id.as_bytes()[8..]);
-    u64::from_le_bytes(bytes) | NO_TIME
-}
-
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -496,21 +488,3 @@ fn milliseconds(duration: Duration) -> u64 {
 /// How long an undo may take before it is reported as not confirmed.
 const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
-/// Milliseconds since the epoch do not reach it.
-const NO_TIME: u64 = 1 << 63;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An incumbent whose hook runs sends 0, and echoes the times of this process's pulse.
-    #[test]
-    fn no_other_heartbeat_is_taken_for_the_echo_whatever_the_swap_is_called() {
-        for byte in [0, 1, 0x7f, 0xff] {
-            let echo = echo_value(HandoffId::from_bytes([byte; 16]));
-            assert!(echo > u64::try_from(i64::MAX).unwrap_or_default(), "{byte}: {echo}");
-        }
-        let [one, another] = [HandoffId::new(), HandoffId::new()].map(echo_value);
-        assert_ne!(one, another);
-    }
-}

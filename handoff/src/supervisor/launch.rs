@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 
+use crate::control::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
 use crate::error::{LaunchError, Result};
 use crate::protocol::HandoffId;
-use crate::successor::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
 use crate::supervisor::AbortHandle;
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;

@@ -19,7 +19,6 @@
 
 mod abort;
 mod adopt;
-mod call;
 mod drive;
 pub(crate) mod journal;
 mod launch;

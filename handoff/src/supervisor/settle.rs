@@ -6,14 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::control::{Connection, Heard, LIVENESS_LIMIT, connect, echo_value, greet};
 use crate::error::{Error, Result};
-use crate::frame::LIVENESS_LIMIT;
 use crate::machine::adopter::{Effect, Event, Machine, State};
-use crate::machine::judge_hello;
 use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, Message, Side};
-use crate::supervisor::call::Call;
-use crate::supervisor::drive::echo_value;
 use crate::supervisor::journal::OpenSwap;
 use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
@@ -79,7 +76,7 @@ struct Settling<'a> {
     incumbent: Option<Process>,
     successor: Option<Process>,
     /// To the incumbent, which waits for this supervisor's word while it is there.
-    call: Option<Call>,
+    call: Option<Connection>,
     entered: Instant,
     /// Since when the successor was seen to be stopped, without a break.
     stopped_since: Option<Instant>,
@@ -139,7 +136,7 @@ impl Settling<'_> {
         let mut fds = Vec::with_capacity(3);
         fds.extend(self.successor.iter().map(|process| PollFd::new(process, PollFlags::IN)));
         fds.extend(self.incumbent.iter().map(|process| PollFd::new(process, PollFlags::IN)));
-        fds.extend(self.call.iter().map(|call| PollFd::new(call.stream(), PollFlags::IN)));
+        fds.extend(self.call.iter().map(|call| PollFd::new(call, PollFlags::IN)));
         poll::poll(&mut fds, Some(self.next_look.min(deadline)))?;
         Ok(None)
     }
@@ -160,32 +157,32 @@ impl Settling<'_> {
 
     fn heard(&mut self) -> Option<Event> {
         let call = self.call.as_mut()?;
-        match call.next(Instant::now()) {
-            Ok(Message::Heartbeat { ts_ms }) if ts_ms == echo_value(self.swap.handoff_id) => {
-                Some(Event::Echoed)
+        match call.next() {
+            Ok(Heard::Frame(Message::Heartbeat { ts_ms }))
+                if ts_ms == echo_value(self.swap.handoff_id) =>
+            {
+                return Some(Event::Echoed);
             }
-            Ok(Message::Abort { .. }) => Some(Event::Refused),
-            Ok(_) | Err(Error::TimedOut(_)) => None,
-            Err(error) => {
-                tracing::debug!(%error, "the incumbent cannot be asked");
-                self.call = None;
-                Some(Event::IncumbentDisconnected)
-            }
+            Ok(Heard::Frame(Message::Abort { .. })) => return Some(Event::Refused),
+            Ok(Heard::Frame(_) | Heard::Nothing) => return None,
+            Ok(Heard::End) => tracing::debug!("the incumbent has closed its connection"),
+            Err(error) => tracing::debug!(%error, "the incumbent cannot be asked"),
         }
+        self.call = None;
+        Some(Event::IncumbentDisconnected)
     }
 
     /// Looks who has the control socket: the incumbent is asked, and waits for this supervisor
     /// from then on; the successor has it only when it has committed.
     fn look(&mut self, deadline: Instant) -> Option<Event> {
         let limit = deadline.min(Instant::now() + ANSWER_LIMIT);
-        let mut call = Call::to(self.control, limit).ok()?;
-        let is_it = |id: ProcessId, process: &Option<Process>| {
-            process.is_some() && id.pid == call.peer().pid
-        };
+        let (mut call, peer) = connect(self.control, limit).ok()?;
+        let is_it =
+            |id: ProcessId, process: &Option<Process>| process.is_some() && id.pid == peer.pid;
         if is_it(self.swap.successor, &self.successor) {
             // One that was killed, and not waited for, may have it too. And where an incumbent
             // waits, it is let go only for one that answers.
-            let answers = self.call.is_none() || call.next(limit).is_ok();
+            let answers = self.call.is_none() || call.answer_before(limit).is_ok();
             let serves = answers && !self.swap.successor.is_ending();
             return serves.then_some(Event::SuccessorServes);
         }
@@ -198,15 +195,12 @@ impl Settling<'_> {
         None
     }
 
-    fn ask(&self, call: &mut Call, limit: Instant) -> Result<()> {
+    fn ask(&self, call: &mut Connection, limit: Instant) -> Result<()> {
         let handoff_id = self.swap.handoff_id;
-        let hello = call.next(limit)?;
-        let greeting = judge_hello(hello, Side::Incumbent, self.swap.incumbent.pid)?;
-        call.agree_on(greeting.version);
-        let proto_version_chosen = greeting.version;
-        call.send(&Message::HelloAck { proto_version_chosen, handoff_id }, limit)?;
-        call.send(&Message::ResumeAfterAbort { handoff_id }, limit)?;
-        call.send(&Message::Heartbeat { ts_ms: echo_value(handoff_id) }, limit)?;
+        greet(call, Side::Incumbent, self.swap.incumbent.pid, handoff_id, limit, None)?;
+        let resume = Message::ResumeAfterAbort { handoff_id };
+        let ask = Message::Heartbeat { ts_ms: echo_value(handoff_id) };
+        call.send_before(&[resume, ask], limit)?;
         Ok(reach!(AdopterAskedIncumbent)?)
     }
 

@@ -7,23 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-
-use crate::error::{ControlSocketError, Error, LaunchError, PeerMisbehaved, Result};
-use crate::frame::{LIVENESS_LIMIT, Link, Pulse, Received};
+use crate::control::{self, Connection, Greeting, LIVENESS_LIMIT, Link, Pulse};
+use crate::error::{ControlSocketError, Error, LaunchError, Result};
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
-use crate::machine::{Greeting, judge_hello};
-use crate::protocol::{HandoffId, Message, Side};
+use crate::protocol::{HandoffId, Side};
 use crate::supervisor::drive::{Peers, Swap};
 use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
     Observe, Paired, Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
 };
-use crate::sys::poll;
 use crate::sys::process::{Process, ProcessId};
-use crate::sys::socket::{self, Peer};
 
 /// The long-lived process that holds the listening sockets and swaps the daemon behind them.
 ///
@@ -65,11 +60,7 @@ impl Supervisor {
     ///
     /// [`ControlSocketError::TooLong`].
     pub fn new(control_socket: &Path) -> Result<Self> {
-        let len = socket::path_length(control_socket);
-        if len > socket::MAX_PATH {
-            let (path, max) = (control_socket.to_owned(), socket::MAX_PATH);
-            return Err(ControlSocketError::TooLong { path, len, max }.into());
-        }
+        control::check_path(control_socket)?;
         Ok(Self {
             control_socket: control_socket.to_owned(),
             listeners: Vec::new(),
@@ -168,7 +159,7 @@ impl Supervisor {
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_limit);
         AbortHandle::check(spec.abort.as_ref())?;
-        if let Ok((_, peer)) = connect_stream(&self.control_socket, Instant::now()) {
+        if let Ok((_, peer)) = control::connect(&self.control_socket, Instant::now()) {
             let (pid, path) = (peer.pid, self.control_socket.clone());
             return Err(ControlSocketError::Served { pid, path }.into());
         }
@@ -207,12 +198,11 @@ impl Supervisor {
                 let (path, status) = (spec.binary.clone(), status.to_string());
                 return Err(LaunchError::ExitedEarly { path, status }.into());
             }
-            if let Ok((link, peer)) = connect(&self.control_socket, deadline)
+            if let Ok((mut daemon, peer)) = control::connect(&self.control_socket, deadline)
                 && peer.pid == child.pid()
             {
-                let abort = spec.abort.as_ref();
-                let handoff_id = HandoffId::new();
-                match greet(&link, Side::Incumbent, child.pid(), handoff_id, deadline, abort) {
+                let (abort, id) = (spec.abort.as_ref(), HandoffId::new());
+                match greet(&mut daemon, Side::Incumbent, child.pid(), id, deadline, abort) {
                     Ok(_) => return Ok(()),
                     Err(error) if is_final(&error) => return Err(error),
                     Err(error) => tracing::debug!(%error, "the daemon does not serve yet"),
@@ -245,11 +235,11 @@ impl Supervisor {
         }
         let hello_deadline = (begun + LIVENESS_LIMIT).min(deadline);
         reach!(SupervisorPairs)?;
-        let (incumbent, peer) = connect(&self.control_socket, hello_deadline)?;
+        let (mut incumbent, peer) = control::connect(&self.control_socket, hello_deadline)?;
         let incumbent_process = Process::open(peer.pid)?;
         let abort = spec.abort.as_ref();
         let incumbent_hello =
-            greet(&incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline, abort)?;
+            greet(&mut incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline, abort)?;
         reach!(SupervisorGreetedIncumbent)?;
 
         if let Some(journal) = &self.journal {
@@ -259,9 +249,9 @@ impl Supervisor {
         let (ours, theirs) = UnixStream::pair()?;
         let request = LaunchRequest::new(&spec, &self.listeners, Some(theirs.into()));
         let mut child = ChildProcess::new(self.launch.launch(request)?)?;
-        let successor = Link::new(ours);
+        let mut successor = Connection::new(ours);
         let hello_deadline = deadline_of(spec.hello_limit).min(deadline);
-        let greet_successor = || {
+        let mut greet_successor = || {
             reach!(SupervisorLaunched)?;
             self.note(&Entry::Swap(OpenSwap {
                 handoff_id,
@@ -272,7 +262,8 @@ impl Supervisor {
             let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
             let launched = Progress::Launched { handoff_id, successor_pid, elapsed };
             observe::tell(self.observer.as_ref(), &launched);
-            greet(&successor, Side::Successor, child.pid(), handoff_id, hello_deadline, abort)
+            let deadline = hello_deadline;
+            greet(&mut successor, Side::Successor, child.pid(), handoff_id, deadline, abort)
         };
         let successor_hello = match greet_successor() {
             Ok(greeting) => greeting,
@@ -282,10 +273,10 @@ impl Supervisor {
             }
         };
         let peers = Peers {
-            incumbent: Arc::new(incumbent),
+            incumbent: Arc::new(Link::of(incumbent)),
             incumbent_process,
             incumbent_pid: peer.pid,
-            successor: Arc::new(successor),
+            successor: Arc::new(Link::of(successor)),
             child,
         };
         let links = vec![Arc::clone(&peers.incumbent), Arc::clone(&peers.successor)];
@@ -356,65 +347,22 @@ impl fmt::Debug for Supervisor {
     }
 }
 
-/// Connects to a control socket, and asks the kernel who serves it.
-pub(super) fn connect(path: &Path, deadline: Instant) -> Result<(Link, Peer)> {
-    let (stream, peer) = connect_stream(path, deadline)?;
-    Ok((Link::new(stream), peer))
-}
-
-/// [`connect`], for whoever reads the stream itself.
-pub(super) fn connect_stream(path: &Path, deadline: Instant) -> Result<(UnixStream, Peer)> {
-    let stream = socket::connect(path, deadline).map_err(|source| Error::Path {
-        action: "connect to the control socket",
-        path: path.to_owned(),
-        source,
-    })?;
-    let peer = Peer::of(&stream)?;
-    if !peer.is_trusted_at(path) {
-        return Err(PeerMisbehaved::WrongUser(peer.uid).into());
-    }
-    Ok((stream, peer))
-}
-
 /// Reads and checks a hello, and answers it. It is not waited for once `abort` was used.
 pub(super) fn greet(
-    link: &Link,
+    connection: &mut Connection,
     role: Side,
     pid: u32,
     handoff_id: HandoffId,
     deadline: Instant,
     abort: Option<&AbortHandle>,
 ) -> Result<Greeting> {
-    let (peer, silent) = match role {
-        Side::Incumbent => ("incumbent", Error::TimedOut("waiting for a hello")),
-        Side::Successor => ("successor", Error::NoHello),
-    };
-    let hello = match wait_for_hello(link, deadline, abort)? {
-        Received::Message(message) => message,
-        Received::Nothing => return Err(silent),
-        Received::Closed => return Err(Error::PeerLost { peer, during: "waiting for its hello" }),
-        Received::Broken(error) => return Err(error.into()),
-    };
-    let greeting = judge_hello(hello, role, pid)?;
-    link.agree_on(greeting.version);
-    let proto_version_chosen = greeting.version;
-    link.send(&Message::HelloAck { proto_version_chosen, handoff_id })?;
-    Ok(greeting)
-}
-
-/// What a process says first; `Nothing` if that does not come before the deadline.
-fn wait_for_hello(link: &Link, deadline: Instant, abort: Option<&AbortHandle>) -> Result<Received> {
-    let mut attending = link.attend();
-    loop {
+    AbortHandle::check(abort)?;
+    let waker = abort.map(AbortHandle::waker);
+    let greeting = control::greet(connection, role, pid, handoff_id, deadline, waker);
+    if greeting.is_err() {
         AbortHandle::check(abort)?;
-        match attending.next() {
-            Received::Nothing if Instant::now() < deadline => {}
-            received => return Ok(received),
-        }
-        let mut fds = vec![PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN)];
-        fds.extend(abort.map(|abort| PollFd::new(abort.waker(), PollFlags::IN)));
-        poll::poll(&mut fds, Some(deadline))?;
     }
+    greeting
 }
 
 /// Ends a process that could not be paired with, and says so in its terms if it had ended.

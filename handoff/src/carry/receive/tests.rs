@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -13,7 +14,7 @@ use crate::drainable::Drainable;
 use crate::frame::{MAX_FRAME_LEN, encode, write_value};
 use crate::protocol::{MOST_SETS, PROTO_MIN};
 use crate::sys::memory;
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::rights::{self, MOST_AT_ONCE};
 
 mod asking;
 
@@ -48,7 +49,7 @@ impl Incumbent {
         let give_up = move |error: &Error| {
             let _ = tell.send(format!("{error:?}"));
         };
-        let receiver = Receiver::start(theirs, FrameReader::new(), give_up);
+        let receiver = Receiver::start(Connection::new(theirs), give_up);
         (incumbent, receiver.expect("it is offered"), told)
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{ROLLBACK_PATIENCE, Swap};
+use crate::control::{LIVENESS_LIMIT, Link, Received};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
-use crate::frame::{LIVENESS_LIMIT, Link, Received};
 use crate::machine::supervisor::{Command, Event, State};
 use crate::protocol::Message;
 use crate::supervisor::{LateConnections, Progress};

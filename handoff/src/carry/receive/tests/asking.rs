@@ -1,6 +1,7 @@
 //! What a successor asks of whoever serves the control socket.
 
 use super::*;
+use crate::frame::{read_message, write_message};
 use crate::protocol::Capabilities;
 
 /// Whoever listens at a control socket, and does what it is told to with the first that connects.
@@ -20,7 +21,7 @@ fn ask(path: &Path) -> Result<Option<Receiver>> {
 }
 
 fn hello(capabilities: Capabilities) -> Message {
-    crate::machine::hello(Side::Incumbent, b"build", capabilities)
+    crate::control::hello(Side::Incumbent, b"build", capabilities)
 }
 
 #[test]
@@ -34,6 +35,8 @@ fn one_that_carries_nothing_or_is_not_there_is_not_asked() {
             write_message(&mut stream, PROTO_MIN, &hello(Capabilities::default()))
                 .expect("it is read");
             // Nothing is asked of it.
+            let (_, ack) = read_message(&mut stream).expect("it is answered");
+            assert_eq!(ack.name(), "HelloAck");
             assert_eq!(stream.read(&mut [0]).expect("it is closed"), 0);
         },
     ];
@@ -48,8 +51,8 @@ fn one_that_carries_something_and_does_not_offer_it_is_an_error() {
         |mut stream| {
             write_message(&mut stream, PROTO_MIN, &hello(Capabilities::CARRIES))
                 .expect("it is read");
-            let (_, ack) = crate::frame::read_message(&mut stream).expect("it is answered");
-            let (_, fetch) = crate::frame::read_message(&mut stream).expect("it is asked");
+            let (_, ack) = read_message(&mut stream).expect("it is answered");
+            let (_, fetch) = read_message(&mut stream).expect("it is asked");
             assert!(ack.handoff_id().is_some() && ack.handoff_id() == fetch.handoff_id());
             assert_eq!((ack.name(), fetch.name()), ("HelloAck", "Fetch"));
         },

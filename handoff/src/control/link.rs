@@ -1,4 +1,4 @@
-//! A control connection between two processes, and the pulse that keeps it alive.
+//! A connection that two threads share, and the pulse that keeps it alive.
 //!
 //! Whoever waits for a message reads the socket itself, so that no thread stands between a
 //! frame and who acts on it. Between waits the [`Pulse`] reads, so that a busy process is
@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::PollFlags;
-use rustix::net::{RecvFlags, SendFlags};
 
-use super::{FrameReader, encode};
-use crate::error::{FrameError, Result};
-use crate::protocol::{Message, PROTO_MAX, PROTO_MIN, ProtoVersion};
+use crate::control::Heard;
+use crate::control::connection::{Connection, Incoming, admits, encode_all, send_before};
+use crate::error::{Error, FrameError, Result};
+use crate::protocol::{Message, ProtoVersion};
 use crate::sys::poll::{self, Waker};
 
 /// How often a live process says so.
@@ -31,7 +31,7 @@ pub(crate) const LIVENESS_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: UnixStream,
-    /// 0 until a version is agreed upon.
+    /// [`NO_VERSION`] until one is agreed upon.
     version: AtomicU16,
     /// The one heartbeat value that is delivered; all others only count as signs of life.
     echo: AtomicU64,
@@ -41,7 +41,7 @@ pub(crate) struct Link {
 
 #[derive(Debug)]
 struct Inbox {
-    reader: FrameReader,
+    incoming: Incoming,
     queue: VecDeque<Message>,
     heard: Instant,
     end: Option<End>,
@@ -67,13 +67,19 @@ pub(crate) enum Received {
 
 impl Link {
     pub(crate) fn new(stream: UnixStream) -> Self {
+        Self::of(Connection::new(stream))
+    }
+
+    /// What was said on the connection so far stays said, and what was read of it stays read.
+    pub(crate) fn of(connection: Connection) -> Self {
+        let (stream, incoming, version) = connection.into_parts();
         Self {
             stream,
-            version: AtomicU16::new(0),
+            version: AtomicU16::new(version.unwrap_or(NO_VERSION)),
             echo: AtomicU64::new(NO_ECHO),
             writer: Mutex::new(()),
             inbox: Mutex::new(Inbox {
-                reader: FrameReader::new(),
+                incoming,
                 queue: VecDeque::new(),
                 heard: Instant::now(),
                 end: None,
@@ -99,47 +105,27 @@ impl Link {
 
     /// [`send`](Self::send), of several: the peer is woken once.
     pub(crate) fn send_all(&self, messages: &[Message]) -> Result<()> {
-        let mut frames = Vec::new();
-        for message in messages {
-            frames.extend(encode(self.outgoing_version(), message)?);
-            tracing::trace!(message = message.name(), "sending");
-        }
-        self.send_bytes(&frames, LIVENESS_LIMIT)
+        self.send_bytes(&encode_all(self.version(), messages)?)
     }
 
     /// Sends a heartbeat unless the peer's buffer is full.
     fn send_heartbeat(&self) -> Result<()> {
-        let frame = encode(self.outgoing_version(), &Message::Heartbeat { ts_ms: epoch_ms() })?;
         let writable = poll::is_ready(self.stream.as_fd(), PollFlags::OUT)?;
-        if writable { self.send_bytes(&frame, LIVENESS_LIMIT) } else { Ok(()) }
+        if writable { self.send(&Message::Heartbeat { ts_ms: epoch_ms() }) } else { Ok(()) }
     }
 
-    fn outgoing_version(&self) -> ProtoVersion {
-        match self.version.load(Ordering::Relaxed) {
-            0 => PROTO_MIN,
-            version => version,
-        }
+    fn version(&self) -> Option<ProtoVersion> {
+        Some(self.version.load(Ordering::Relaxed)).filter(|version| *version != NO_VERSION)
     }
 
-    fn send_bytes(&self, mut frame: &[u8], patience: Duration) -> Result<()> {
+    fn send_bytes(&self, frames: &[u8]) -> Result<()> {
         let _whole = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let deadline = Instant::now() + patience;
-        while !frame.is_empty() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.stream, frame, flags) {
-                Ok(sent) => frame = &frame[sent..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => {
-                    if !poll::wait_for(self.stream.as_fd(), PollFlags::OUT, Some(deadline))? {
-                        // Part of the frame may be out: nothing sensible can follow it.
-                        self.close();
-                        return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-                    }
-                }
-                Err(errno) => return Err(io::Error::from(errno).into()),
-            }
+        if send_before(&self.stream, frames, Instant::now() + LIVENESS_LIMIT)? {
+            return Ok(());
         }
-        Ok(())
+        // Part of a frame may be out: nothing sensible can follow it.
+        self.close();
+        Err(io::Error::from(io::ErrorKind::TimedOut).into())
     }
 
     /// Takes over the reading; the pulse leaves the link alone meanwhile.
@@ -221,27 +207,16 @@ impl Attending<'_> {
 impl Inbox {
     /// Reads what is there without waiting, as far as the queue has room.
     fn pump(&mut self, link: &Link) {
-        let mut chunk = [0; 4096];
         // A peer that never stops sending does not stop the clock.
-        let mut reads_left = READS_AT_ONCE;
-        while self.end.is_none() && self.queue.len() < QUEUE_LIMIT {
-            match self.reader.next_frame() {
-                Ok(Some((version, message))) => self.take(link, version, message),
-                Err(error) => self.end = Some(End::Broken(error)),
-                Ok(None) if reads_left == 0 => return,
-                Ok(None) => {
-                    reads_left -= 1;
-                    match rustix::net::recv(&link.stream, &mut chunk, RecvFlags::DONTWAIT) {
-                        Ok((_, 0)) if self.reader.is_inside_a_frame() => {
-                            self.end = Some(End::Broken(FrameError::Truncated));
-                        }
-                        Ok((_, 0)) => self.end = Some(End::Closed),
-                        Ok((_, length)) => self.reader.push(&chunk[..length]),
-                        Err(rustix::io::Errno::INTR) => {}
-                        Err(rustix::io::Errno::AGAIN) => return,
-                        Err(_) => self.end = Some(End::Closed),
-                    }
-                }
+        for _ in 0..FRAMES_AT_ONCE {
+            if self.end.is_some() || self.queue.len() >= QUEUE_LIMIT {
+                return;
+            }
+            match self.incoming.next(&link.stream) {
+                Ok(Heard::Frame((version, message))) => self.take(link, version, message),
+                Ok(Heard::Nothing) => return,
+                Err(Error::Frame(error)) => self.end = Some(End::Broken(error)),
+                Ok(Heard::End) | Err(_) => self.end = Some(End::Closed),
             }
         }
     }
@@ -254,11 +229,7 @@ impl Inbox {
     }
 
     fn take(&mut self, link: &Link, version: ProtoVersion, message: Message) {
-        let admitted = match link.version.load(Ordering::Relaxed) {
-            0 => (PROTO_MIN..=PROTO_MAX).contains(&version),
-            agreed => version == agreed,
-        };
-        if !admitted {
+        if !admits(link.version(), version) {
             self.end = Some(End::Broken(FrameError::Version(version)));
             return;
         }
@@ -365,10 +336,11 @@ fn epoch_ms() -> u64 {
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+const NO_VERSION: ProtoVersion = 0;
 const NO_ECHO: u64 = u64::MAX;
 /// Messages that wait for their reader; beyond them the socket's buffer holds the peer back.
 const QUEUE_LIMIT: usize = 16;
-const READS_AT_ONCE: usize = 32;
+const FRAMES_AT_ONCE: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -3,14 +3,19 @@
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
 
 use crate::error::{LaunchError, ListenerError, Result};
 use crate::protocol::MOST_LISTENERS;
-use crate::sys::inherited::Kind;
+use crate::sys::inherited::{self, Kind};
 use crate::sys::rights;
+
+/// The variable of a successor's environment: `FD:INODE` of its control connection.
+pub(crate) const CONTROL_VARIABLE: &str = "HANDOFF_CONTROL";
+/// Where passed descriptors begin.
+pub(crate) const FIRST_DESCRIPTOR: RawFd = inherited::FIRST;
 
 /// The sockets that this process inherited and has not taken yet.
 ///
@@ -27,7 +32,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: impl IntoIterator<Item = (String, OwnedFd)>) -> io::Result<Self> {
+    pub(crate) fn new(sockets: impl IntoIterator<Item = (String, OwnedFd)>) -> io::Result<Self> {
         let mut listeners = Self::default();
         for (name, socket) in sockets {
             listeners.keep_duplicate(&name, &socket)?;

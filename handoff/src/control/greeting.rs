@@ -1,0 +1,130 @@
+//! The beginning of a control connection: a process says hello first, and a supervisor answers.
+
+use std::time::Instant;
+
+use crate::control::Heard;
+use crate::control::connection::Connection;
+use crate::error::{Error, PeerMisbehaved, Result};
+use crate::protocol::{
+    Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, ProtoVersion, Side, negotiate_version,
+};
+use crate::sys::poll::Waker;
+
+/// What a hello tells, once it was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) build_id: Vec<u8>,
+    pub(crate) capabilities: Capabilities,
+}
+
+/// The hello of this process.
+pub(crate) fn hello(role: Side, build_id: &[u8], capabilities: Capabilities) -> Message {
+    Message::Hello {
+        role,
+        pid: std::process::id(),
+        build_id: build_id.to_vec(),
+        proto_min: PROTO_MIN,
+        proto_max: PROTO_MAX,
+        capabilities,
+    }
+}
+
+/// Waits for the hello of a process, checks it against what the kernel says of that process, and
+/// answers it. From here on both speak the version that was chosen.
+///
+/// # Errors
+///
+/// The hello did not come before the deadline, or before `waker` was woken; it is none, or it is
+/// of another process; the two have no version in common.
+pub(crate) fn greet(
+    connection: &mut Connection,
+    role: Side,
+    pid: u32,
+    handoff_id: HandoffId,
+    deadline: Instant,
+    waker: Option<&Waker>,
+) -> Result<Greeting> {
+    let hello = match connection.next_before(deadline, waker)? {
+        Heard::Frame(message) => message,
+        Heard::Nothing => {
+            return Err(match role {
+                Side::Incumbent => Error::TimedOut("waiting for the incumbent's hello"),
+                Side::Successor => Error::NoHello,
+            });
+        }
+        Heard::End => {
+            return Err(Error::PeerLost { peer: role.name(), during: "waiting for its hello" });
+        }
+    };
+    let (proto_version_chosen, greeting) = judge_hello(hello, role, pid)?;
+    connection.agree_on(proto_version_chosen);
+    connection.send_before(&[Message::HelloAck { proto_version_chosen, handoff_id }], deadline)?;
+    Ok(greeting)
+}
+
+/// Checks a hello against what the supervisor knows of the process from the kernel.
+fn judge_hello(hello: Message, role: Side, pid: u32) -> Result<(ProtoVersion, Greeting)> {
+    let Message::Hello { role: said_role, pid: said, build_id, proto_min, proto_max, capabilities } =
+        hello
+    else {
+        let message = hello.name();
+        return Err(PeerMisbehaved::Unexpected { message, state: "greeting" }.into());
+    };
+    if said_role != role {
+        return Err(PeerMisbehaved::WrongRole(said_role).into());
+    }
+    if said != pid {
+        return Err(PeerMisbehaved::WrongPid { said, expected: pid }.into());
+    }
+    let version = negotiate_version(PROTO_MIN, PROTO_MAX, proto_min, proto_max)?;
+    Ok((version, Greeting { build_id, capabilities }))
+}
+
+/// The version and the handoff of a `HelloAck`.
+pub(crate) fn judge_hello_ack(message: &Message) -> Result<(ProtoVersion, HandoffId)> {
+    match *message {
+        Message::HelloAck { proto_version_chosen: chosen, handoff_id } => {
+            if (PROTO_MIN..=PROTO_MAX).contains(&chosen) {
+                return Ok((chosen, handoff_id));
+            }
+            Err(Error::VersionMismatch {
+                our_min: PROTO_MIN,
+                our_max: PROTO_MAX,
+                their_min: chosen,
+                their_max: chosen,
+            })
+        }
+        _ => {
+            let message = message.name();
+            Err(PeerMisbehaved::Unexpected { message, state: "greeting" }.into())
+        }
+    }
+}
+
+/// The heartbeat value that an incumbent echoes behind `ResumeAfterAbort`, and that nobody else
+/// sends: eight of the random bytes of the identifier. Whoever made it up, the value is neither 0
+/// nor a time, as other heartbeats are.
+pub(crate) fn echo_value(id: HandoffId) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&id.as_bytes()[8..]);
+    u64::from_le_bytes(bytes) | NO_TIME
+}
+
+/// Milliseconds since the epoch do not reach it.
+const NO_TIME: u64 = 1 << 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An incumbent whose hook runs sends 0, and echoes the times of this process's pulse.
+    #[test]
+    fn no_other_heartbeat_is_taken_for_the_echo_whatever_the_swap_is_called() {
+        for byte in [0, 1, 0x7f, 0xff] {
+            let echo = echo_value(HandoffId::from_bytes([byte; 16]));
+            assert!(echo > u64::try_from(i64::MAX).unwrap_or_default(), "{byte}: {echo}");
+        }
+        let [one, another] = [HandoffId::new(), HandoffId::new()].map(echo_value);
+        assert_ne!(one, another);
+    }
+}

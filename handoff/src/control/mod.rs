@@ -1,0 +1,22 @@
+//! A control connection: frames and the descriptors beside them, the greeting at its beginning,
+//! and the sockets that a process is passed.
+//!
+//! ```text
+//! Connection   frames in, frames out, descriptors; never waits unless it is told until when
+//!   Link       for two threads: one reads and writes, the pulse says "alive" in between
+//! greet        the hello of a process, and the supervisor's answer
+//! Listeners    the sockets that a process inherited; they go back to a supervisor that lost them
+//! ```
+
+mod connection;
+mod greeting;
+mod link;
+mod listeners;
+mod socket;
+
+pub(crate) use connection::{Connection, Heard, encode_all, send_some};
+pub(crate) use greeting::{Greeting, echo_value, greet, hello, judge_hello_ack};
+pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Lost, Pulse, Received};
+pub use listeners::Listeners;
+pub(crate) use listeners::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, Passed, check_name};
+pub(crate) use socket::{bind_hidden, check_path, connect};
