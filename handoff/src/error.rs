@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::protocol::{HandoffId, ProtoVersion};
+use crate::terms::{HandoffId, MAX_FRAME_LEN, MOST_LISTENERS, MOST_SETS, ProtoVersion, Side};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -334,7 +334,7 @@ pub enum CarryError {
         set: String,
     },
     /// There are more sets than a daemon may have.
-    #[error("a daemon may carry {most} sets, and this one has {0}", most = crate::protocol::MOST_SETS)]
+    #[error("a daemon may carry {most} sets, and this one has {0}", most = MOST_SETS)]
     TooManySets(usize),
     /// The swap was given up while it was under way.
     #[error("the swap was given up")]
@@ -396,7 +396,7 @@ pub enum FrameError {
     #[error("a length of {0} is below the smallest frame, 2")]
     TooShort(u32),
     /// A length above the limit; nothing was read or allocated for it.
-    #[error("a length of {0} is above the limit, {limit}", limit = crate::frame::MAX_FRAME_LEN)]
+    #[error("a length of {0} is above the limit, {limit}", limit = MAX_FRAME_LEN)]
     TooLong(u32),
     /// A length that a frame may have, above that of any message that this peer has to say.
     #[error("a length of {length} is above that of any message for this process, {limit}")]
@@ -449,7 +449,7 @@ pub enum PeerMisbehaved {
     },
     /// A hello of the wrong side.
     #[error("it says that it is the {0:?}")]
-    WrongRole(crate::protocol::Side),
+    WrongRole(Side),
     /// A process of another user.
     #[error("it runs as user {0}")]
     WrongUser(u32),
@@ -460,7 +460,7 @@ pub enum PeerMisbehaved {
     #[error("fewer descriptors came than it named; this process may have none left for them")]
     DescriptorsMissing,
     /// It sends more than a process may be passed.
-    #[error("it sent {0} listeners, and a process may be passed {most}", most = crate::protocol::MOST_LISTENERS)]
+    #[error("it sent {0} listeners, and a process may be passed {most}", most = MOST_LISTENERS)]
     TooManyListeners(usize),
 }
 

@@ -42,6 +42,7 @@ pub mod daemon;
 mod datadir;
 pub mod drainable;
 pub mod error;
+mod fence;
 pub mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -53,6 +54,7 @@ pub mod protocol;
 pub mod successor;
 pub mod supervisor;
 mod sys;
+mod terms;
 
 pub use datadir::{DataDirLock, Fencing, SealManifest};
 pub use drainable::{

@@ -37,6 +37,7 @@ pub use format::{Carried, Reads};
 pub use memory::{Memory, MemoryWriter, SealedMemory};
 pub(crate) use receive::{Arrivals, Receiver, Rest};
 pub(crate) use send::{Carrier, Channel, StopCarrier};
+pub(crate) use set::Source;
 pub use set::{AnySet, Carriage, Carry};
 
 pub use crate::protocol::{CarriedSet, CarryFate, CarryKind};

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use super::wire::Bytes;
 use super::*;
 use crate::control::Connection;
-use crate::drainable::{DrainReport, Drainable, SealReport, StateSnapshot};
 use crate::error::Result;
 
 /// A state of whatever length.
@@ -56,34 +55,22 @@ impl Daemon {
         [&self.clients, &self.others[0]]
     }
 
+    pub(super) fn carriage(&self) -> Carriage<'_> {
+        Carriage::new()
+            .with("clients", &self.clients)
+            .with("others", &self.others)
+            .with("cache", &self.cache)
+    }
+
     /// The names of the connections that have a handler.
     pub(super) fn names(&self) -> Vec<String> {
         self.carriage().wait_parked(Instant::now())
     }
 }
 
-impl Drainable for Daemon {
-    fn drain(&self, _: Instant) -> Result<DrainReport> {
-        Ok(DrainReport::default())
-    }
-
-    fn seal(&self) -> Result<SealReport> {
-        Ok(SealReport::default())
-    }
-
-    fn resume_after_abort(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn snapshot_state(&self) -> StateSnapshot {
-        StateSnapshot::default()
-    }
-
-    fn carriage(&self) -> Carriage<'_> {
-        Carriage::new()
-            .with("clients", &self.clients)
-            .with("others", &self.others)
-            .with("cache", &self.cache)
+impl Source for Daemon {
+    fn carries(&self) -> Carriage<'_> {
+        self.carriage()
     }
 }
 

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 
 use crate::carry::claim::Claim;
-use crate::carry::set::Carriage;
+use crate::carry::set::{Carriage, Source};
 use crate::carry::wire::{Note, SetWords};
 use crate::control::{LIVENESS_LIMIT, send_some};
-use crate::drainable::Drainable;
-use crate::drainable::fence::fenced;
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
+use crate::fence::fenced;
 use crate::frame::encode;
 use crate::protocol::PROTO_MIN;
 use crate::sys::poll::{self, Waker};
@@ -170,17 +169,14 @@ impl StopCarrier {
 }
 
 impl Carrier {
-    pub(crate) fn start<D: Drainable + 'static>(
-        drainable: Arc<D>,
-        channel: Channel,
-    ) -> Result<Self> {
+    pub(crate) fn start<S: Source + 'static>(source: Arc<S>, channel: Channel) -> Result<Self> {
         let line = Line { sent: vec![0; channel.offered.len()], channel };
         let (is_sealed, cancel) = (AtomicBool::new(false), Cancel::new()?);
         let shared = Arc::new(Shared { is_sealed, cancel, line: Mutex::new(Some(line)) });
         let thread = {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("handoff-carrier".into()).spawn(move || {
-                let ended = fenced("carry", || carry(&drainable.carriage(), &shared));
+                let ended = fenced("carry", || carry(&source.carries(), &shared));
                 if ended.is_err() {
                     // The successor sees that nothing more comes.
                     shared.line().take();

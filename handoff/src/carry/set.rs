@@ -29,6 +29,12 @@ pub trait Carry: Send + Sync {
     fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>));
 }
 
+/// A process's state, as far as it is carried.
+pub(crate) trait Source: Send + Sync {
+    /// All that there is.
+    fn carries(&self) -> Carriage<'_>;
+}
+
 /// One set of connections or of memory, whatever the types in it are.
 #[derive(Clone, Copy)]
 pub struct AnySet<'a>(pub(super) &'a dyn Set);

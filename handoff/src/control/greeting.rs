@@ -48,7 +48,7 @@ pub(crate) fn greet(
         Heard::Frame(message) => message,
         Heard::Nothing => {
             return Err(match role {
-                Side::Incumbent => Error::TimedOut("waiting for the incumbent's hello"),
+                Side::Incumbent => Error::TimedOut("waiting for a hello"),
                 Side::Successor => Error::NoHello,
             });
         }

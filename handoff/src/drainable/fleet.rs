@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 
-use crate::drainable::fence::fenced;
 use crate::drainable::{Fingerprint, SealProgress, SealReport, SealedShard, Shard, Shards};
 use crate::error::{Error, Result};
+use crate::fence::fenced;
 use crate::sys::pool;
 
 /// All shards of a daemon with their names, in declared order.

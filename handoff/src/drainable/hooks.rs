@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::carry::Carriage;
+use crate::carry::{Carriage, Source};
 use crate::drainable::{
     DrainReport, SealProgress, SealReport, SealedShard, SealedState, StateSnapshot,
 };
@@ -122,5 +122,11 @@ pub trait Drainable: Send + Sync {
     /// Any error means that the state cannot be trusted: the swap is undone.
     fn opened_shards(&self) -> Result<Vec<SealedShard>> {
         Ok(Vec::new())
+    }
+}
+
+impl<D: Drainable + ?Sized> Source for D {
+    fn carries(&self) -> Carriage<'_> {
+        self.carriage()
     }
 }

@@ -1,6 +1,5 @@
 //! The daemon's side: the hooks, shards, gates and fingerprints.
 
-pub(crate) mod fence;
 mod fingerprint;
 mod fleet;
 mod gate;

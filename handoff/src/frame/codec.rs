@@ -7,10 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{FrameError, Result};
-use crate::protocol::{Message, ProtoVersion};
-
-/// The longest that a frame's length field may say.
-pub const MAX_FRAME_LEN: u32 = 1 << 20;
+use crate::protocol::Message;
+use crate::terms::{MAX_FRAME_LEN, ProtoVersion};
 
 /// The length field.
 pub(super) const PREFIX: usize = 4;

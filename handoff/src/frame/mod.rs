@@ -14,6 +14,7 @@
 mod codec;
 mod reader;
 
-pub use codec::{MAX_FRAME_LEN, read_message, write_message};
+pub use crate::terms::MAX_FRAME_LEN;
 pub(crate) use codec::{encode, read_value, write_value};
+pub use codec::{read_message, write_message};
 pub use reader::FrameReader;

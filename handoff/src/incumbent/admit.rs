@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::drainable::Drainable;
-use crate::drainable::fence::fenced;
 use crate::error::Result;
+use crate::fence::fenced;
 use crate::sys::socket::ControlSocket;
 
 /// The settling behind a commit, until the next drain.

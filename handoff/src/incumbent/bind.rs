@@ -3,15 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::control::{Listeners, bind_hidden};
 use crate::datadir::{DataDirLock, Fencing};
-use crate::drainable::Drainable;
 use crate::error::{ControlSocketError, Error, Result};
 use crate::incumbent::admit::Commit;
-use crate::incumbent::serve;
-use crate::sys::poll::Waker;
+use crate::incumbent::stop::{Stop, StopHandle};
 use crate::sys::socket::{self, ControlSocket, Found};
 
 /// The process that writes the data directory, with the control socket through which a
@@ -126,63 +123,8 @@ impl Incumbent {
     pub fn stop_handle(&self) -> StopHandle {
         StopHandle(Arc::clone(&self.stop))
     }
-
-    /// Serves the control socket until this process was replaced, or stopped by its
-    /// [`StopHandle`]. Blocks; the hooks of `drainable` run on another thread.
-    ///
-    /// Calls [`Drainable::admit`] first.
-    ///
-    /// # Errors
-    ///
-    /// What the owner record, the first `admit` of a cold start, or a clean stop failed with.
-    /// This process keeps the lock until it ends, so that nobody writes beside whatever it
-    /// still does. After a commit an `admit` that fails is repeated until it works.
-    pub fn serve(self, drainable: impl Drainable + 'static) -> Result<()> {
-        self.serve_until(drainable).map(|_| ())
-    }
-
-    pub(crate) fn serve_until(self, drainable: impl Drainable + 'static) -> Result<Ended> {
-        serve::run(self, Arc::new(drainable))
-    }
-
     pub(crate) fn with_stop_handle(mut self, handle: StopHandle) -> Self {
         self.stop = handle.0;
         self
     }
-}
-
-/// Why a daemon no longer serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Another process is the writer.
-    Replaced,
-    /// It was stopped cleanly, and nobody is the writer.
-    Stopped,
-}
-
-/// Ends [`Incumbent::serve`] cleanly: drain, seal, and a manifest for the next cold start.
-///
-/// While a swap is in flight the wish waits until that has failed; once it has committed
-/// there is nothing left to stop.
-#[derive(Debug, Clone)]
-pub struct StopHandle(Arc<Stop>);
-
-impl StopHandle {
-    pub(crate) fn new() -> Result<Self> {
-        let (requested, waker) = (AtomicBool::new(false), Waker::new()?);
-        Ok(Self(Arc::new(Stop { requested, waker })))
-    }
-
-    /// Asks for the stop and returns at once. Asking again changes nothing.
-    pub fn stop(&self) {
-        self.0.requested.store(true, Ordering::Release);
-        self.0.waker.wake();
-    }
-}
-
-/// The wish to stop; its waker also wakes the loop when a hook has ended.
-#[derive(Debug)]
-pub(super) struct Stop {
-    pub(super) requested: AtomicBool,
-    pub(super) waker: Waker,
 }

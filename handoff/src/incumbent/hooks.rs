@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::carry::{Carrier, Claim};
-use crate::drainable::fence::fenced;
 use crate::drainable::{
     DrainReport, Drainable, SealProgress, SealReport, SealedShard, SealedState,
 };
 use crate::error::{Error, Result};
+use crate::fence::fenced;
 use crate::incumbent::admit::Settling;
-use crate::incumbent::bind::Stop;
 use crate::incumbent::look::{self, Open};
+use crate::incumbent::stop::Stop;
 use crate::sys::pool;
 
 /// What the thread is to run.
@@ -28,7 +28,7 @@ pub(super) enum Job {
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum Done {
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
     /// While it drains, from another thread: not the end of a job.
@@ -53,7 +53,7 @@ pub(super) struct Sealed {
 pub(super) enum Next {
     /// It waits for its next job.
     Waits,
-    /// It seals, as it was told ahead: [`Outcome::Sealed`] comes without a job.
+    /// It seals, as it was told ahead: [`Done::Sealed`] comes without a job.
     Seals,
 }
 
@@ -61,8 +61,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Hooks {
     jobs: Sender<Job>,
-    outcomes: Receiver<Outcome>,
-    results: Sender<Outcome>,
+    outcomes: Receiver<Done>,
+    results: Sender<Done>,
     wake: Arc<Stop>,
     seals_next: Arc<AtomicBool>,
 }
@@ -103,7 +103,7 @@ impl Hooks {
             for job in queue {
                 let mut outcome = work.perform(job);
                 let seals = match &mut outcome {
-                    Outcome::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
+                    Done::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
                         *next = Next::Seals;
                         true
                     }
@@ -131,12 +131,12 @@ impl Hooks {
     pub(super) fn look<D: Drainable + 'static>(&self, drainable: Arc<D>) -> std::io::Result<()> {
         let (results, wake) = (self.results.clone(), Arc::clone(&self.wake));
         look::begin(drainable, move |open| {
-            let _ = results.send(Outcome::Open(open));
+            let _ = results.send(Done::Open(open));
             wake.waker.wake();
         })
     }
 
-    pub(super) fn next(&self) -> Option<Outcome> {
+    pub(super) fn next(&self) -> Option<Done> {
         self.outcomes.try_recv().ok()
     }
 }
@@ -168,17 +168,17 @@ struct Work<'a, D> {
     resumed: bool,
     /// Whether this process ends, and nobody takes its place.
     is_last: bool,
-    tell: &'a (dyn Fn(Outcome) -> bool + Sync),
+    tell: &'a (dyn Fn(Done) -> bool + Sync),
 }
 
 impl<D: Drainable> Work<'_, D> {
-    fn perform(&mut self, job: Job) -> Outcome {
+    fn perform(&mut self, job: Job) -> Done {
         match job {
             Job::Drain(deadline) => {
                 let drained = fenced("drain", || self.drain(deadline));
-                Outcome::Drained(drained, Next::Waits)
+                Done::Drained(drained, Next::Waits)
             }
-            Job::LastDrain(deadline) => Outcome::Drained(
+            Job::LastDrain(deadline) => Done::Drained(
                 fenced("drain", || {
                     self.is_last = true;
                     let carriage = self.drainable.carriage();
@@ -190,8 +190,8 @@ impl<D: Drainable> Work<'_, D> {
                 }),
                 Next::Waits,
             ),
-            Job::Seal => Outcome::Sealed(fenced("seal", || self.seal())),
-            Job::Resume => Outcome::Resumed(self.resume()),
+            Job::Seal => Done::Sealed(fenced("seal", || self.seal())),
+            Job::Resume => Done::Resumed(self.resume()),
         }
     }
 
@@ -219,7 +219,7 @@ impl<D: Drainable> Work<'_, D> {
         if !late.is_empty() {
             let count = u32::try_from(late.len()).unwrap_or(u32::MAX);
             report.open_conns_remaining = report.open_conns_remaining.max(count);
-            (self.tell)(Outcome::Late(late));
+            (self.tell)(Done::Late(late));
         }
         self.check_carrier()?;
         self.check_asked_for()?;
@@ -243,7 +243,7 @@ impl<D: Drainable> Work<'_, D> {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
                 *last = Some(Instant::now());
-                (self.tell)(Outcome::Progress(progress));
+                (self.tell)(Done::Progress(progress));
             }
         };
         reach!(IncumbentSeals)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::drainable::Drainable;
-use crate::drainable::fence::fenced;
 use crate::error::Result;
+use crate::fence::fenced;
 use crate::protocol::MOST_NAMED;
 
 /// What is open.

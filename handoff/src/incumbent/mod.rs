@@ -1,18 +1,22 @@
 //! The old process: serving, then drained, then sealed, then gone, or serving again.
 
-mod accept;
 mod admit;
 mod bind;
+mod door;
 mod hooks;
 mod look;
+mod offers;
 mod quota;
 mod serve;
 mod session;
+mod sessions;
 mod standing;
+mod stop;
 mod swap;
 
 pub(crate) use admit::{Commit, Settling};
-pub use bind::{Ended, Incumbent, StopHandle};
+pub use bind::Incumbent;
 #[cfg(test)]
 pub(crate) use standing::{ROLLBACK_PATIENCE, Standing};
+pub use stop::{Ended, StopHandle};
 pub(crate) use swap::{MAX_RETRY_PAUSE, RETRY_PAUSE};

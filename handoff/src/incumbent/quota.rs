@@ -44,6 +44,35 @@ impl Quota {
     }
 }
 
+/// What is said of peers and of swaps.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    pub(super) refusals: Quota,
+    pub(super) steps: Quota,
+}
+
+impl Quotas {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { refusals: Quota::new(MOST_REFUSALS, now), steps: Quota::new(MOST_STEPS, now) }
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.refusals.due().into_iter().chain(self.steps.due()).min()
+    }
+
+    /// Tells how many lines were not said, once that is due.
+    pub(super) fn tell_unsaid(&mut self, now: Instant) {
+        for (quota, of) in [(&mut self.refusals, "refusals"), (&mut self.steps, "steps")] {
+            if let Some(count) = quota.take_unsaid(now) {
+                tracing::warn!(count, of, "there were more than are told one by one");
+            }
+        }
+    }
+}
+
+/// Lines a second.
+const MOST_REFUSALS: u32 = 16;
+const MOST_STEPS: u32 = 64;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,20 +1,21 @@
-//! What lasts from a drain until the daemon serves again, or is gone: the hooks, the lock, and
-//! the time limits.
+//! What lasts from a drain until the daemon serves again, or is gone: the hooks, what they have
+//! left, and the time limits. The server asks it what has happened, and tells the machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::carry::{Carrier, StopCarrier};
 use crate::control::HEARTBEAT_INTERVAL;
-use crate::datadir::{Decision, Draft, SealManifest};
+use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
-use crate::incumbent::hooks::{Carrying, Hooks, Job, Next, Outcome, Sealed};
+use crate::incumbent::admit::Settling;
+use crate::incumbent::hooks::{Carrying, Done, Hooks, Job, Next, Sealed};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
-use crate::incumbent::serve::{Asked, Server};
 use crate::incumbent::standing::Standing;
+use crate::incumbent::stop::Stop;
 use crate::machine::incumbent::{Event, State};
-use crate::protocol::{MOST_NAMED, Message, in_words};
+use crate::protocol::{HandoffId, in_words};
 use crate::sys::process::ProcessId;
 
 /// One swap, or the last drain of a clean stop.
@@ -24,177 +25,157 @@ pub(super) struct Swap {
     next: Next,
     /// Of what is carried; none where the successor did not ask for it.
     carrier: Option<StopCarrier>,
-    successor_pid: u32,
-    /// For whom the lock is released; nobody where it is gone already.
-    reserved: ProcessId,
-    /// None for a last drain, where nobody waits for it, and where it could not be begun.
-    draft: Option<Draft>,
+    successor: Successor,
+    timers: Timers,
+    left: Left,
+}
+
+/// The process for which the lock is released.
+struct Successor {
+    /// 0 for a last drain.
+    pid: u32,
+    /// Nobody where it is gone already.
+    id: ProcessId,
+}
+
+/// When something is due.
+struct Timers {
     lease: Instant,
     lease_ended: bool,
-    next_beat: Instant,
+    beat: Instant,
     /// None while somebody looks, and once no drain is waited for.
-    next_look: Option<Instant>,
-    next_try: Option<Instant>,
+    look: Option<Instant>,
+    try_lock: Option<Instant>,
     retry: Option<Instant>,
     retry_pause: Duration,
+}
+
+/// What the hooks have left.
+struct Left {
+    /// None for a last drain, where nobody waits for it, and where it could not be begun.
+    draft: Option<Draft>,
     shards: Vec<SealedShard>,
     /// Whether all that was sealed is durable, at the end of a last seal.
     is_durable: bool,
+    /// The last error of a hook, whole; the machine knows its words.
+    error: Option<Error>,
 }
 
-impl<D: Drainable + 'static> Server<D> {
-    pub(super) fn begin_swap(&mut self, successor_pid: u32, lease: Instant, first: Job) {
-        let carrying = self.carrying_for(successor_pid);
+/// What a hook has come to.
+pub(super) enum News {
+    Event(Event),
+    Progress(SealProgress),
+    /// Connections that are neither parked nor over.
+    Late(Vec<String>),
+    /// What a drain waits for.
+    Open(Result<Open>),
+}
+
+/// What is due now.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    pub(super) lease: bool,
+    pub(super) beat: bool,
+    pub(super) look: bool,
+    pub(super) try_lock: bool,
+    pub(super) retry: bool,
+}
+
+impl Swap {
+    /// Starts the thread of the hooks, with the first of them.
+    pub(super) fn begin<D: Drainable + 'static>(
+        drainable: &Arc<D>,
+        first: Job,
+        (successor_pid, lease): (u32, Instant),
+        carrying: Carrying,
+        settling: Option<Settling>,
+        lock: &DataDirLock,
+        stop: &Arc<Stop>,
+    ) -> std::io::Result<Self> {
         let carrier = carrying.carrier.as_ref().map(Carrier::stopper);
-        let (drainable, stop) = (Arc::clone(&self.drainable), Arc::clone(&self.stop));
-        let settling = self.settling.take();
-        let hooks = match Hooks::start(drainable, carrying, settling, stop) {
-            Ok(hooks) => hooks,
-            Err(error) => {
-                // Nothing was begun, so there is nothing to undo but the state.
-                tracing::error!(%error, "cannot start the thread of the hooks");
-                if self.state == State::Stopping {
-                    self.ended = Some(Err(error.into()));
-                    return;
-                }
-                self.state = State::Serving;
-                if let Some(key) = self.holder.take() {
-                    self.sessions.remove(&key);
-                }
-                return;
-            }
-        };
-        // Asked for while everybody is served still.
-        let reserved = ProcessId::of(successor_pid).unwrap_or_default();
+        let hooks = Hooks::start(Arc::clone(drainable), carrying, settling, Arc::clone(stop))?;
+        // Both are asked for while everybody is served still.
+        let id = ProcessId::of(successor_pid).unwrap_or_default();
         let is_swap = matches!(first, Job::Drain(_));
-        let draft = is_swap.then(|| Draft::begin(self.lock.data_dir()));
+        let draft = is_swap.then(|| Draft::begin(lock.data_dir()));
         let now = Instant::now();
-        self.swap = Some(Swap {
+        let mut swap = Self {
             hooks,
             hook_runs: false,
             next: Next::Waits,
             carrier,
-            successor_pid,
-            reserved,
-            draft: draft.and_then(Result::ok),
-            lease,
-            lease_ended: false,
-            next_beat: now + HEARTBEAT_INTERVAL,
-            next_look: is_swap.then(|| now + LOOK_INTERVAL),
-            next_try: None,
-            retry: None,
-            retry_pause: RETRY_PAUSE,
-            shards: Vec::new(),
-            is_durable: true,
-        });
-        self.run(first);
+            successor: Successor { pid: successor_pid, id },
+            timers: Timers {
+                lease,
+                lease_ended: false,
+                beat: now + HEARTBEAT_INTERVAL,
+                look: is_swap.then(|| now + LOOK_INTERVAL),
+                try_lock: None,
+                retry: None,
+                retry_pause: RETRY_PAUSE,
+            },
+            left: Left {
+                draft: draft.and_then(Result::ok),
+                shards: Vec::new(),
+                is_durable: true,
+                error: None,
+            },
+        };
+        swap.run(first);
+        Ok(swap)
     }
 
-    /// The channel of the successor of this swap, if it has asked for what is carried.
-    fn carrying_for(&mut self, successor_pid: u32) -> Carrying {
-        let handoff_id = self.state.handoff_id();
-        let is_of_this_swap =
-            |asked: &Asked| asked.pid == successor_pid && Some(asked.handoff_id) == handoff_id;
-        let Some(place) = self.asked.iter().position(is_of_this_swap) else {
-            return Carrying::default();
-        };
-        let Asked { channel, .. } = self.asked.remove(place);
-        let claim = channel.claim();
-        match Carrier::start(Arc::clone(&self.drainable), channel) {
-            Ok(carrier) => Carrying::new(carrier, claim),
-            Err(error) => {
-                tracing::error!(%error, "cannot start the thread that sends what is carried");
-                Carrying::default()
-            }
+    pub(super) fn run(&mut self, job: Job) {
+        self.timers.retry = None;
+        self.hook_runs = true;
+        self.hooks.run(job);
+    }
+
+    /// Whether the seal follows the drain without a job: it was asked for ahead.
+    pub(super) fn seal_next(&self, seals: bool) {
+        self.hooks.seal_next(seals);
+    }
+
+    pub(super) fn run_seal(&mut self) {
+        match self.next {
+            Next::Seals => self.hook_runs = true,
+            Next::Waits => self.run(Job::Seal),
         }
     }
 
-    /// The swap is being undone: nothing is sent any more.
+    /// It is being undone: nothing is sent any more.
     pub(super) fn stop_carrier(&self) {
-        if let Some(carrier) = self.swap.as_ref().and_then(|swap| swap.carrier.as_ref()) {
+        if let Some(carrier) = &self.carrier {
             carrier.stop();
         }
     }
 
-    pub(super) fn run(&mut self, job: Job) {
-        if let Some(swap) = &mut self.swap {
-            swap.retry = None;
-            swap.hook_runs = true;
-            swap.hooks.run(job);
-        }
-    }
-
-    /// The seal was asked for ahead.
-    pub(super) fn seal_next(&self) {
-        if let Some(swap) = &self.swap {
-            swap.hooks.seal_next(true);
-        }
-    }
-
-    pub(super) fn do_not_seal_next(&self) {
-        if let Some(swap) = &self.swap {
-            swap.hooks.seal_next(false);
-        }
-    }
-
-    pub(super) fn run_seal(&mut self) {
-        match &mut self.swap {
-            Some(swap) if swap.next == Next::Seals => swap.hook_runs = true,
-            _ => self.run(Job::Seal),
-        }
-    }
-
-    pub(super) fn hear_hooks(&mut self) {
-        let holder = self.holder;
-        self.gathered = holder.map(|_| Vec::new());
-        self.hear_outcomes();
-        if let (Some(key), Some(gathered)) = (holder, self.gathered.take())
-            && !gathered.is_empty()
-        {
-            self.say_all(key, &gathered);
-        }
-    }
-
-    fn hear_outcomes(&mut self) {
-        while let Some(outcome) = self.swap.as_ref().and_then(|swap| swap.hooks.next()) {
-            let event = match outcome {
-                Outcome::Progress(SealProgress { shards_sealed, shards_total, last_revision }) => {
-                    self.tell(Message::SealProgress { shards_sealed, shards_total, last_revision });
-                    continue;
-                }
-                Outcome::Late(names) => {
-                    self.tell_of_late(names);
-                    continue;
-                }
-                Outcome::Open(open) => {
-                    self.tell_of_open(open);
-                    continue;
-                }
-                Outcome::Drained(result, next) => {
-                    if let Some(swap) = &mut self.swap {
-                        swap.next = next;
-                    }
+    /// What has happened, the oldest first.
+    pub(super) fn next_news(&mut self, state: &State) -> Option<News> {
+        loop {
+            let event = match self.hooks.next()? {
+                Done::Progress(progress) => return Some(News::Progress(progress)),
+                Done::Late(names) => return Some(News::Late(names)),
+                Done::Open(open) => return Some(News::Open(open)),
+                Done::Drained(result, next) => {
+                    self.next = next;
                     Event::DrainEnded(self.in_words("drain", result))
                 }
                 // It was under way already when the swap was given up: to be undone, no more.
-                Outcome::Sealed(_) if matches!(self.state, State::Resuming(_)) => continue,
-                Outcome::Sealed(result) => {
+                Done::Sealed(_) if matches!(state, State::Resuming(_)) => continue,
+                Done::Sealed(result) => {
                     let result = self.in_words("seal", result);
                     Event::SealEnded(result.map(|Sealed { report, shards, is_durable }| {
-                        if let Some(swap) = &mut self.swap {
-                            (swap.shards, swap.is_durable) = (shards, is_durable);
-                        }
+                        (self.left.shards, self.left.is_durable) = (shards, is_durable);
                         report
                     }))
                 }
-                Outcome::Resumed(result) => {
+                Done::Resumed(result) => {
                     Event::ResumeEnded(self.in_words("resume_after_abort", result))
                 }
             };
-            if let Some(swap) = &mut self.swap {
-                swap.hook_runs = false;
-            }
-            self.step(event, None);
+            self.hook_runs = false;
+            return Some(News::Event(event));
         }
     }
 
@@ -206,164 +187,113 @@ impl<D: Drainable + 'static> Server<D> {
                 tracing::error!(hook, %error, "a hook failed");
             }
             let words = in_words(&error);
-            self.hook_error = Some(error);
+            self.left.error = Some(error);
             words
         })
     }
 
-    fn tell_of_late(&mut self, mut names: Vec<String>) {
-        let Some(handoff_id) = self.state.handoff_id() else { return };
-        let unnamed = u32::try_from(names.len().saturating_sub(MOST_NAMED)).unwrap_or(u32::MAX);
-        names.truncate(MOST_NAMED);
-        self.tell(Message::Late { handoff_id, connections: names, unnamed });
+    /// The last error of a hook.
+    pub(super) fn take_error(&mut self) -> Option<Error> {
+        self.left.error.take()
     }
 
-    /// While a drain is waited for, and its supervisor listens.
-    fn looks(&self) -> bool {
-        matches!(self.state, State::Draining(..)) && self.holder.is_some()
-    }
-
-    fn look(&mut self) {
-        let Some(swap) = &mut self.swap else { return };
-        swap.next_look = None;
-        if let Err(error) = swap.hooks.look(Arc::clone(&self.drainable)) {
+    /// Looks at what the drain waits for.
+    pub(super) fn look<D: Drainable + 'static>(&mut self, drainable: &Arc<D>) {
+        self.timers.look = None;
+        if let Err(error) = self.hooks.look(Arc::clone(drainable)) {
             tracing::warn!(%error, "nobody is told what the drain waits for");
         }
     }
 
-    /// What was seen too late is nobody's concern any more.
-    fn tell_of_open(&mut self, open: Result<Open>) {
-        let (true, Some(handoff_id)) = (self.looks(), self.state.handoff_id()) else { return };
-        let Open { open_conns, connections, unnamed } = match open {
-            Ok(open) => open,
-            Err(error) => {
-                tracing::warn!(%error, "nobody is told what the drain waits for");
-                return;
-            }
-        };
-        if let Some(swap) = &mut self.swap {
-            swap.next_look = Some(Instant::now() + LOOK_INTERVAL);
-        }
-        // One that reads late is told less, and is not lost for it.
-        let session = self.holder.and_then(|key| self.sessions.get(&key));
-        if session.is_some_and(|session| !session.has_unsent()) {
-            self.tell(Message::Draining { handoff_id, open_conns, connections, unnamed });
-        }
+    pub(super) fn look_again(&mut self) {
+        self.timers.look = Some(Instant::now() + LOOK_INTERVAL);
     }
 
-    fn tell(&mut self, message: Message) {
-        if let Some(key) = self.holder {
-            self.say(key, message);
-        }
-    }
-
-    pub(super) fn release_lock(&mut self, report: SealReport) {
-        let (Some(swap), Some(handoff_id)) = (&mut self.swap, self.state.handoff_id()) else {
-            return;
-        };
-        let (shards, reserved) = (std::mem::take(&mut swap.shards), swap.reserved);
-        let draft = swap.draft.take();
-        let lock = &mut self.lock;
+    /// Makes what was sealed known, and releases the lock for the successor.
+    pub(super) fn release_lock(
+        &mut self,
+        lock: &mut DataDirLock,
+        handoff_id: HandoffId,
+        report: SealReport,
+    ) -> Event {
+        let shards = std::mem::take(&mut self.left.shards);
         let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
-        let release = || {
+        let mut release = || {
             reach!(IncumbentWritesManifest)?;
             // What kept it from being begun is found here.
+            let draft = self.left.draft.take();
             draft.map_or_else(|| Draft::begin(lock.data_dir()), Ok)?.publish(&manifest)?;
-            lock.release_for(handoff_id, reserved)
+            lock.release_for(handoff_id, self.successor.id)
         };
         let released = release();
-        let event = match self.in_words("seal", released) {
+        match self.in_words("seal", released) {
             Ok(()) => {
                 pass!(IncumbentUnlocked);
                 Event::LockReleased(report)
             }
             Err(words) => Event::LockKept(words),
-        };
-        self.step(event, None);
+        }
     }
 
-    pub(super) fn release_for_good(&mut self, report: &SealReport) {
-        let sealed =
-            self.swap.as_mut().map(|swap| (std::mem::take(&mut swap.shards), swap.is_durable));
-        let (lock, (shards, is_durable)) = (&mut self.lock, sealed.unwrap_or_default());
+    /// Makes what was sealed durable, and releases the lock for whoever starts next.
+    pub(super) fn release_for_good(
+        &mut self,
+        lock: &mut DataDirLock,
+        report: &SealReport,
+    ) -> Result<()> {
+        let (shards, is_durable) = (std::mem::take(&mut self.left.shards), self.left.is_durable);
         if !is_durable {
             tracing::warn!(
                 "a request outlived the last drain: after a crash of the machine the next start has nothing to verify against"
             );
         }
-        let manifest = SealManifest::of_seal(lock.generation(), report, shards, is_durable);
-        let released = manifest.write(lock.data_dir()).and_then(|()| lock.release_sealed());
-        if let Err(error) = released {
-            self.ended = Some(Err(error));
-        }
+        SealManifest::of_seal(lock.generation(), report, shards, is_durable)
+            .write(lock.data_dir())?;
+        lock.release_sealed()
     }
 
-    /// Takes the lock, or learns that it is lost for good, or tries again a little later.
-    pub(super) fn try_lock(&mut self) {
-        let event = match self.lock.retake() {
+    /// Takes the lock, or learns that it is lost for good; none where it is to be tried again a
+    /// little later.
+    pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
+        let event = match lock.retake() {
             Ok(Decision::Retaken) => {
                 pass!(IncumbentRecordedAgain);
-                self.take_path_back();
-                Event::LockRetaken
+                Some(Event::LockRetaken)
             }
-            Ok(Decision::Replaced { holder, .. })
-                if !self.standing().goes_by_the_record(holder.is_ending()) =>
-            {
-                return self.try_lock_later(LOCK_INTERVAL);
-            }
-            Ok(Decision::Replaced { generation, .. }) => {
-                tracing::info!(generation, "a newer generation serves");
-                Event::Superseded
+            Ok(Decision::Replaced { generation, holder }) => {
+                let standing = self.standing(is_connected);
+                standing.goes_by_the_record(holder.is_ending()).then(|| {
+                    tracing::info!(generation, "a newer generation serves");
+                    Event::Superseded
+                })
             }
             Ok(Decision::Undecided { holder }) => {
-                self.end_hung_successor(holder);
-                return self.try_lock_later(LOCK_INTERVAL);
+                self.end_hung_successor(lock, holder, is_connected);
+                None
             }
             Err(error) => {
                 tracing::error!(%error, "cannot take the lock again");
-                return self.try_lock_later(LOCK_ERROR_PAUSE);
+                self.timers.try_lock = Some(Instant::now() + LOCK_ERROR_PAUSE);
+                return None;
             }
         };
-        if let Some(swap) = &mut self.swap {
-            swap.next_try = None;
-        }
-        self.step(event, None);
+        self.timers.try_lock = event.is_none().then(|| Instant::now() + LOCK_INTERVAL);
+        event
     }
 
-    fn try_lock_later(&mut self, pause: Duration) {
-        if let Some(swap) = &mut self.swap {
-            swap.next_try = Some(Instant::now() + pause);
-        }
-    }
-
-    fn standing(&self) -> Standing {
-        let overdue = |swap: &Swap| Instant::now().checked_duration_since(swap.lease);
-        Standing {
-            is_connected: self.holder.is_some(),
-            overdue: self.swap.as_ref().and_then(overdue),
-        }
-    }
-
-    /// A successor that was ended after its commit has taken the path over.
-    pub(super) fn take_path_back(&mut self) {
-        if self.socket.is_published() {
-            return;
-        }
-        self.publish_again = self.rebind().err().map(|error| {
-            tracing::error!(%error, "the control socket's path could not be taken back yet");
-            Instant::now() + LOCK_ERROR_PAUSE
-        });
+    fn standing(&self, is_connected: bool) -> Standing {
+        let overdue = Instant::now().checked_duration_since(self.timers.lease);
+        Standing { is_connected, overdue }
     }
 
     /// A successor that is undecided past the deadline, with no supervisor to end it, is
     /// hung. Killing it loses nothing, even where it has committed: the lock is taken after.
-    fn end_hung_successor(&self, holder: ProcessId) {
-        let Some(swap) = &self.swap else { return };
+    fn end_hung_successor(&self, lock: &DataDirLock, holder: ProcessId, is_connected: bool) {
         // A process that has the lock and did not get to say so is the one it was kept for.
-        let holder = if holder.pid == 0 { self.lock.reserved() } else { holder };
-        let is_the_successor = holder.pid == swap.successor_pid && holder.pid != std::process::id();
+        let holder = if holder.pid == 0 { lock.reserved() } else { holder };
+        let is_the_successor = holder.pid == self.successor.pid && holder.pid != std::process::id();
         if is_the_successor
-            && self.standing().ends_the_successor()
+            && self.standing(is_connected).ends_the_successor()
             && let Ok(Some(process)) = holder.open()
         {
             tracing::error!(pid = holder.pid, "ending a hung successor");
@@ -371,73 +301,43 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// A clean stop: no supervisor, no lease.
-    pub(super) fn begin_last_drain(&mut self) {
-        self.tell_of_stop();
-        self.begin_swap(0, after(u64::MAX), Job::LastDrain(after(STOP_GRACE_MS)));
-    }
-
-    /// A supervisor that is about to swap must not take the end for a crash.
-    fn tell_of_stop(&mut self) {
-        for session in self.sessions.values_mut() {
-            if let Some(handoff_id) = session.handoff_id() {
-                let reason = "the daemon was told to stop".to_owned();
-                let _ = session.send(&Message::Abort { handoff_id, reason });
-            }
-        }
-    }
-
     /// The resume failed: it is tried again after a pause that grows.
     pub(super) fn resume_later(&mut self) {
-        if let Some(swap) = &mut self.swap {
-            swap.retry = Some(Instant::now() + swap.retry_pause);
-            swap.retry_pause = (swap.retry_pause * 2).min(MAX_RETRY_PAUSE);
-        }
+        let timers = &mut self.timers;
+        timers.retry = Some(Instant::now() + timers.retry_pause);
+        timers.retry_pause = (timers.retry_pause * 2).min(MAX_RETRY_PAUSE);
     }
 
-    pub(super) fn due_of(&self, swap: &Swap) -> [Option<Instant>; 5] {
-        let lease = (!swap.lease_ended).then_some(swap.lease);
-        let beat = self.beats(swap).then_some(swap.next_beat);
-        let look = swap.next_look.filter(|_| self.looks());
-        [lease, beat, look, swap.next_try, swap.retry]
+    /// When something is due. `looks`: a supervisor is told what the drain waits for; `beats`: one
+    /// waits while something takes long.
+    pub(super) fn next_due(&self, looks: bool, beats: bool) -> Option<Instant> {
+        let Timers { lease, lease_ended, beat, look, try_lock, retry, .. } = self.timers;
+        let lease = (!lease_ended).then_some(lease);
+        let beat = beats.then_some(beat);
+        [lease, beat, look.filter(|_| looks), try_lock, retry].into_iter().flatten().min()
     }
 
-    pub(super) fn on_time_of_swap(&mut self, now: Instant) {
-        let Some(swap) = &mut self.swap else { return };
-        let (lease, try_lock, retry) = (
-            !swap.lease_ended && swap.lease <= now,
-            swap.next_try.is_some_and(|due| due <= now),
-            swap.retry.is_some_and(|due| due <= now),
-        );
-        swap.lease_ended |= lease;
-        if swap.next_beat <= now {
-            swap.next_beat = now + HEARTBEAT_INTERVAL;
-            if self.swap.as_ref().is_some_and(|swap| self.beats(swap)) {
-                self.tell(Message::Heartbeat { ts_ms: 0 });
-            }
+    /// What is due now; the deadline is once.
+    pub(super) fn due(&mut self, now: Instant) -> Due {
+        let timers = &mut self.timers;
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let due = Due {
+            lease: !timers.lease_ended && timers.lease <= now,
+            beat: timers.beat <= now,
+            look: is_due(timers.look),
+            try_lock: is_due(timers.try_lock),
+            retry: is_due(timers.retry),
+        };
+        timers.lease_ended |= due.lease;
+        if due.beat {
+            timers.beat = now + HEARTBEAT_INTERVAL;
         }
-        let look = self.swap.as_ref().and_then(|swap| swap.next_look);
-        if self.looks() && look.is_some_and(|due| due <= now) {
-            self.look();
-        }
-        if lease {
-            if self.steps.admits(now) {
-                tracing::warn!(state = self.state.name(), "the deadline passed");
-            }
-            self.step(Event::DeadlinePassed, None);
-        }
-        if try_lock {
-            self.try_lock();
-        }
-        if retry {
-            self.step(Event::RetryDue, None);
-        }
+        due
     }
 
-    /// The supervisor is told that this process lives, while something takes long.
-    fn beats(&self, swap: &Swap) -> bool {
-        self.holder.is_some()
-            && (swap.hook_runs || swap.retry.is_some() || matches!(self.state, State::Waiting(_)))
+    /// Whether something takes long, so that the supervisor is told that this process lives.
+    pub(super) fn takes_long(&self, state: &State) -> bool {
+        self.hook_runs || self.timers.retry.is_some() || matches!(state, State::Waiting(_))
     }
 }
 
@@ -449,7 +349,6 @@ pub(super) fn after(milliseconds: u64) -> Instant {
 }
 
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-const STOP_GRACE_MS: u64 = 30_000;
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 const LOCK_ERROR_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);

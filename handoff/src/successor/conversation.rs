@@ -11,7 +11,7 @@ use crate::datadir::DataDirLock;
 use crate::error::{Error, Result};
 use crate::machine::successor::{Effect, Event, GaveUp, State};
 use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
-use crate::successor::{OnLoss, commit};
+use crate::successor::commit;
 use crate::sys::process::ProcessId;
 
 /// The talk with the supervisor: the machine, and what its effects work on.
@@ -222,6 +222,22 @@ impl Conversation {
     fn lost(&self) -> Error {
         Error::PeerLost { peer: "supervisor", during: self.state.name() }
     }
+}
+
+/// What a successor does when it loses its supervisor while the daemon's own code runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLoss {
+    /// The process exits at once, with status 75, so that the old process need not wait for
+    /// an opening that leads nowhere. To the data it is what a crash while opening is.
+    ///
+    /// A successor that gives up for another reason keeps the lock until the process ends:
+    /// what it has opened may still write. So `main` returns soon after such an error.
+    #[default]
+    Exit,
+    /// The next step returns [`Error::PeerLost`], and the lock is released with the
+    /// successor. For whoever runs one inside a process that has other things to do, and who
+    /// drops what was opened before the successor.
+    Return,
 }
 
 /// Whether the process that is to be replaced is known, and dead or as good as.

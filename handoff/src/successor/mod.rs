@@ -18,6 +18,7 @@ mod phases;
 mod role;
 
 pub use crate::control::Listeners;
+pub use conversation::OnLoss;
 pub(crate) use phases::memory_of;
-pub use phases::{Arrived, Begun, Greeted, OnLoss, Phase, Successor, Warmed};
+pub use phases::{Arrived, Begun, Greeted, Phase, Successor, Warmed};
 pub use role::{ColdStart, Role, detect};

@@ -15,7 +15,7 @@ use crate::incumbent::{Incumbent, StopHandle};
 use crate::machine::successor::{Event, ReadyWords, State};
 use crate::protocol::{HandoffId, in_words};
 use crate::successor::commit::Committed;
-use crate::successor::conversation::{Conversation, is_dead};
+use crate::successor::conversation::{Conversation, OnLoss, is_dead};
 use crate::sys::pool;
 use crate::sys::socket::ControlSocket;
 
@@ -102,22 +102,6 @@ impl sealed::Sealed for Arrived {}
 impl sealed::Sealed for Greeted {}
 impl sealed::Sealed for Warmed {}
 impl sealed::Sealed for Begun {}
-
-/// What a successor does when it loses its supervisor while the daemon's own code runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnLoss {
-    /// The process exits at once, with status 75, so that the old process need not wait for
-    /// an opening that leads nowhere. To the data it is what a crash while opening is.
-    ///
-    /// A successor that gives up for another reason keeps the lock until the process ends:
-    /// what it has opened may still write. So `main` returns soon after such an error.
-    #[default]
-    Exit,
-    /// The next step returns [`Error::PeerLost`], and the lock is released with the
-    /// successor. For whoever runs one inside a process that has other things to do, and who
-    /// drops what was opened before the successor.
-    Return,
-}
 
 impl Successor<Arrived> {
     pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {

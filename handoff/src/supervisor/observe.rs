@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::drainable::SealProgress;
-use crate::drainable::fence::fenced;
+use crate::fence::fenced;
 use crate::machine::cause::Cause;
 use crate::machine::phase::Phase;
 use crate::protocol::HandoffId;

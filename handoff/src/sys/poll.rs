@@ -54,8 +54,8 @@ pub(crate) fn wait_for(
 }
 
 /// Whether `flags`, an error or a hang-up are there now.
-pub(crate) fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags) -> io::Result<bool> {
-    wait_for(fd, flags, Some(Instant::now()))
+pub(crate) fn is_ready(fd: impl AsFd, flags: PollFlags) -> io::Result<bool> {
+    wait_for(fd.as_fd(), flags, Some(Instant::now()))
 }
 
 /// Waits for any of `fds`, the deadline or the waker; `true` when it was the waker.

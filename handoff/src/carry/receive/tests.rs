@@ -10,7 +10,6 @@ use super::*;
 use crate::carry::format::Format;
 use crate::carry::pair::{Client, Daemon, Inode, assert_closed, inode, receive, socket, until};
 use crate::carry::{Connections, SealedMemory};
-use crate::drainable::Drainable;
 use crate::frame::{MAX_FRAME_LEN, encode, write_value};
 use crate::protocol::{MOST_SETS, PROTO_MIN};
 use crate::sys::memory;

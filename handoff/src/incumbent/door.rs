@@ -1,0 +1,97 @@
+//! The control socket: who comes in, and whether its path leads here.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use crate::sys::socket::ControlSocket;
+
+/// The control socket of a process that serves.
+#[derive(Debug)]
+pub(super) struct Door {
+    socket: ControlSocket,
+    accept_again: Option<Instant>,
+    publish_again: Option<Instant>,
+}
+
+impl Door {
+    pub(super) fn new(socket: ControlSocket) -> Self {
+        Self { socket, accept_again: None, publish_again: Some(Instant::now()) }
+    }
+
+    /// For polling; none while it is of no use to accept.
+    pub(super) fn listener(&self) -> Option<&UnixListener> {
+        self.accept_again.is_none().then(|| self.socket.listener())
+    }
+
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.accept_again.is_none_or(|due| due <= now)
+    }
+
+    /// Whoever connected next; none if nobody has.
+    pub(super) fn accept(&mut self) -> Option<UnixStream> {
+        loop {
+            match self.socket.listener().accept() {
+                Ok((stream, _)) => return Some(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Out of descriptors, most likely: it passes, and the loop goes on.
+                    tracing::error!(%error, "cannot accept a control connection");
+                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// When something is to be done. During a swap the path may be the successor's, so only a
+    /// process that serves takes it over.
+    pub(super) fn due(&self, serves: bool) -> Option<Instant> {
+        let publish = self.publish_again.filter(|_| serves);
+        self.accept_again.into_iter().chain(publish).min()
+    }
+
+    pub(super) fn on_time(&mut self, now: Instant, serves: bool) {
+        self.accept_again = self.accept_again.filter(|due| *due > now);
+        if serves && self.publish_again.is_some_and(|due| due <= now) {
+            self.publish();
+        }
+    }
+
+    /// Takes the path over, if that failed at the commit or after an undo.
+    fn publish(&mut self) {
+        if !self.socket.is_hidden() && !self.socket.is_published() {
+            self.publish_again = None;
+            return self.take_path_back();
+        }
+        let published = match self.socket.publish() {
+            // Somebody tidied the directory while it lay there unpublished.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.rebind(),
+            published => published,
+        };
+        self.publish_again = published.err().map(|error| {
+            tracing::error!(%error, path = %self.socket.path().display(), "nobody finds this process");
+            Instant::now() + PUBLISH_INTERVAL
+        });
+    }
+
+    /// A successor that was ended after its commit has taken the path over.
+    pub(super) fn take_path_back(&mut self) {
+        if self.socket.is_published() {
+            return;
+        }
+        self.publish_again = self.rebind().err().map(|error| {
+            tracing::error!(%error, "the control socket's path could not be taken back yet");
+            Instant::now() + PUBLISH_INTERVAL
+        });
+    }
+
+    fn rebind(&mut self) -> io::Result<()> {
+        self.socket = ControlSocket::bind_beside(self.socket.path())?;
+        self.socket.publish()
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);

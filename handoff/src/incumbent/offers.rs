@@ -1,0 +1,67 @@
+//! Successors that wait for what is carried, until a swap begins.
+
+use std::sync::Arc;
+
+use rustix::event::PollFlags;
+
+use crate::carry::{Carrier, Channel, Source};
+use crate::incumbent::hooks::Carrying;
+use crate::protocol::HandoffId;
+use crate::sys::poll;
+
+/// The successors that have asked.
+#[derive(Debug, Default)]
+pub(super) struct Offers(Vec<Asked>);
+
+#[derive(Debug)]
+struct Asked {
+    handoff_id: HandoffId,
+    pid: u32,
+    channel: Channel,
+}
+
+impl Offers {
+    /// A process has at most one channel, and the oldest goes where there are many.
+    pub(super) fn add(&mut self, handoff_id: HandoffId, pid: u32, channel: Channel) {
+        self.0.retain(|asked| asked.pid != pid);
+        if self.0.len() >= MOST_ASKED {
+            self.0.remove(0);
+        }
+        self.0.push(Asked { handoff_id, pid, channel });
+    }
+
+    /// The channels, to be polled for the end of who asked.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.0.iter().map(|asked| &asked.channel)
+    }
+
+    /// Forgets those who are gone.
+    pub(super) fn tidy(&mut self) {
+        let is_gone =
+            |asked: &Asked| poll::is_ready(&asked.channel, PollFlags::RDHUP).unwrap_or(true);
+        self.0.retain(|asked| !is_gone(asked));
+    }
+
+    /// The way to the successor of that swap; none where it has not asked.
+    pub(super) fn carrying_for<S: Source + 'static>(
+        &mut self,
+        handoff_id: Option<HandoffId>,
+        pid: u32,
+        source: &Arc<S>,
+    ) -> Carrying {
+        let is_it = |asked: &Asked| asked.pid == pid && Some(asked.handoff_id) == handoff_id;
+        let Some(place) = self.0.iter().position(is_it) else { return Carrying::default() };
+        let channel = self.0.remove(place).channel;
+        let claim = channel.claim();
+        match Carrier::start(Arc::clone(source), channel) {
+            Ok(carrier) => Carrying::new(carrier, claim),
+            Err(error) => {
+                tracing::error!(%error, "cannot start the thread that sends what is carried");
+                Carrying::default()
+            }
+        }
+    }
+}
+
+/// There is one, unless a supervisor is replaced.
+const MOST_ASKED: usize = 8;
