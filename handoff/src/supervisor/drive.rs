@@ -23,15 +23,6 @@ use crate::supervisor::{
 use crate::sys::process::Process;
 use crate::sys::socket;
 
-/// The two processes.
-pub(super) struct Peers {
-    pub(super) incumbent: Arc<Link>,
-    pub(super) incumbent_process: Process,
-    pub(super) incumbent_pid: u32,
-    pub(super) successor: Arc<Link>,
-    pub(super) child: ChildProcess,
-}
-
 /// What the processes have said.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
@@ -56,103 +47,124 @@ impl Learnt {
 /// One swap.
 pub(super) struct Swap {
     machine: Machine,
+    incumbent: Incumbent,
+    successor: Successor,
+    pub(super) learnt: Learnt,
+    clock: Clock,
+    terms: Terms,
+    pulse: Option<Pulse>,
+    /// Until the machine was told.
+    abort: Option<AbortHandle>,
+    /// Whether that was told.
+    is_given_up: bool,
+}
+
+/// The old process, as far as this one can reach it.
+pub(super) struct Incumbent {
+    pub(super) link: Arc<Link>,
+    pub(super) process: Process,
+    pub(super) pid: u32,
+    /// What it can be asked for along with a drain.
+    pub(super) then: Then,
+    /// What has nothing more to tell.
+    is_closed: bool,
+    has_ended: bool,
+    /// Whether it is asked over a new connection.
+    asked_anew: bool,
+    ask_again: Option<Instant>,
+}
+
+/// The new process.
+pub(super) struct Successor {
+    pub(super) link: Arc<Link>,
     /// Taken by a commit.
     child: Option<ChildProcess>,
-    successor_pid: u32,
-    incumbent: Arc<Link>,
-    incumbent_process: Process,
-    incumbent_pid: u32,
-    successor: Arc<Link>,
+    pid: u32,
     /// What has nothing more to tell.
-    incumbent_closed: bool,
-    incumbent_ended: bool,
-    successor_closed: bool,
-    successor_ended: bool,
-    pulse: Option<Pulse>,
-    control_socket: PathBuf,
+    is_closed: bool,
+    has_ended: bool,
+}
+
+/// What may take how long, and what took how long.
+pub(super) struct Clock {
     begun: Instant,
     deadline: Instant,
     /// Whether the machine knows that it has passed.
     deadline_told: bool,
     drain_grace: Duration,
-    is_given_up: bool,
     /// When the present state was entered.
     entered: Instant,
-    /// The value that the incumbent is to echo once it serves again.
-    echo: u64,
-    ask_again: Option<Instant>,
-    /// What the incumbent can be asked for along with a drain.
-    then: Then,
-    /// Whether the incumbent is asked over a new connection.
-    asked_anew: bool,
-    pub(super) learnt: Learnt,
-    pub(super) timings: Timings,
-    listeners: Vec<String>,
-    policy: Arc<dyn ReadyPolicy>,
-    observer: Option<Arc<dyn Observe>>,
-    journal: Option<Arc<Journal>>,
-    /// Until the machine was told.
-    abort: Option<AbortHandle>,
+    timings: Timings,
+}
+
+/// What the supervisor wants of every swap.
+pub(super) struct Terms {
+    pub(super) control_socket: PathBuf,
+    pub(super) listeners: Vec<String>,
+    pub(super) policy: Arc<dyn ReadyPolicy>,
+    pub(super) observer: Option<Arc<dyn Observe>>,
+    pub(super) journal: Option<Arc<Journal>>,
+}
+
+impl Incumbent {
+    pub(super) const fn new(link: Arc<Link>, process: Process, pid: u32, then: Then) -> Self {
+        let (is_closed, has_ended, asked_anew, ask_again) = (false, false, false, None);
+        Self { link, process, pid, then, is_closed, has_ended, asked_anew, ask_again }
+    }
+}
+
+impl Successor {
+    pub(super) fn new(link: Arc<Link>, child: ChildProcess) -> Self {
+        let (pid, child) = (child.pid(), Some(child));
+        Self { link, child, pid, is_closed: false, has_ended: false }
+    }
+}
+
+impl Clock {
+    /// Of a swap whose processes have said hello just now.
+    pub(super) fn new(begun: Instant, deadline: Instant, drain_grace: Duration) -> Self {
+        let (deadline_told, entered) = (false, Instant::now());
+        let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
+        Self { begun, deadline, deadline_told, drain_grace, entered, timings }
+    }
+
+    /// A phase is over.
+    fn leave(&mut self, phase: Phase) {
+        let took = self.entered.elapsed();
+        self.entered = Instant::now();
+        match phase {
+            Phase::Warming => self.timings.warm = took,
+            Phase::Draining => self.timings.drain = took,
+            Phase::Sealing => self.timings.seal = took,
+            Phase::Opening => self.timings.open = took,
+            Phase::Committing => self.timings.commit = took,
+            _ => {}
+        }
+    }
 }
 
 impl Swap {
-    #[expect(clippy::too_many_arguments, reason = "one caller, and each is of another type")]
     pub(super) fn new(
         machine: Machine,
-        peers: Peers,
+        (incumbent, successor): (Incumbent, Successor),
+        clock: Clock,
+        terms: Terms,
         pulse: Pulse,
-        control_socket: PathBuf,
-        (begun, deadline, drain_grace): (Instant, Instant, Duration),
-        listeners: Vec<String>,
-        policy: Arc<dyn ReadyPolicy>,
-        observer: Option<Arc<dyn Observe>>,
-        journal: Option<Arc<Journal>>,
+        abort: Option<AbortHandle>,
     ) -> Self {
-        let echo = echo_value(machine.handoff_id);
-        let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
-        let swap = Self {
-            machine,
-            successor_pid: peers.child.pid(),
-            child: Some(peers.child),
-            incumbent: peers.incumbent,
-            incumbent_process: peers.incumbent_process,
-            incumbent_pid: peers.incumbent_pid,
-            successor: peers.successor,
-            incumbent_closed: false,
-            incumbent_ended: false,
-            successor_closed: false,
-            successor_ended: false,
-            pulse: Some(pulse),
-            control_socket,
-            begun,
-            deadline,
-            deadline_told: false,
-            is_given_up: false,
-            drain_grace,
-            entered: Instant::now(),
-            echo,
-            ask_again: None,
-            then: Then::Wait,
-            asked_anew: false,
-            learnt: Learnt::default(),
-            timings,
-            listeners,
-            policy,
-            observer,
-            journal,
-            abort: None,
-        };
+        let (learnt, pulse, is_given_up) = (Learnt::default(), Some(pulse), false);
+        let swap =
+            Self { machine, incumbent, successor, learnt, clock, terms, pulse, abort, is_given_up };
         swap.tell_phase();
         swap
     }
 
-    pub(super) const fn handoff_id(&self) -> HandoffId {
-        self.machine.handoff_id
+    pub(super) const fn timings(&self) -> Timings {
+        self.clock.timings
     }
 
-    /// Another thread may give it up from here on.
-    pub(super) fn heed(&mut self, abort: Option<AbortHandle>) {
-        self.abort = abort;
+    pub(super) const fn handoff_id(&self) -> HandoffId {
+        self.machine.handoff_id
     }
 
     /// It says so in its hello. Whether that arrives, the successor tells.
@@ -161,25 +173,20 @@ impl Swap {
     }
 
     pub(super) const fn successor_pid(&self) -> u32 {
-        self.successor_pid
-    }
-
-    /// It says so in its hello: no word has to come and go between its drain and its seal.
-    pub(super) const fn incumbent_seals_next(&mut self) {
-        self.then = Then::Seal;
+        self.successor.pid
     }
 
     /// What is asked for along with a drain.
     pub(super) const fn then(&self) -> Then {
-        self.then
+        self.incumbent.then
     }
 
     pub(super) fn prepare_command(&self, then: Then) -> Command {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.clock.deadline.saturating_duration_since(Instant::now());
         Command::Prepare {
-            successor_pid: self.successor_pid,
+            successor_pid: self.successor.pid,
             deadline_ms: milliseconds(left),
-            drain_grace_ms: milliseconds(self.drain_grace),
+            drain_grace_ms: milliseconds(self.clock.drain_grace),
             then,
         }
     }
@@ -188,7 +195,7 @@ impl Swap {
     pub(super) fn command(&mut self, command: Command) -> Result<(), Failed> {
         self.catch_up();
         if !self.machine.state.is_over() {
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= self.clock.deadline {
                 self.step(Event::DeadlinePassed);
             }
             self.step(Event::Command(command));
@@ -250,13 +257,12 @@ impl Swap {
     }
 
     fn step(&mut self, event: Event) {
-        self.deadline_told |= event == Event::DeadlinePassed;
+        self.clock.deadline_told |= event == Event::DeadlinePassed;
         let before = self.machine.state.phase();
         let effects = self.machine.on(event);
         let after = self.machine.state.phase();
         if before != after {
-            self.time(before);
-            self.entered = Instant::now();
+            self.clock.leave(before);
             self.reach_state(before);
             if let State::Ending(cause) | State::Confirming(cause) | State::Promoting(_, cause) =
                 &self.machine.state
@@ -278,7 +284,7 @@ impl Swap {
                 _ => {}
             }
             if !matches!(self.machine.state, State::Confirming(_)) {
-                self.ask_again = None;
+                self.incumbent.ask_again = None;
             }
         }
         for effect in effects {
@@ -293,7 +299,7 @@ impl Swap {
 
     /// Nobody waits for it: the swap is over.
     fn note_end(&self) {
-        let (Some(how), Some(journal)) = (self.machine.state.outcome(), &self.journal) else {
+        let (Some(how), Some(journal)) = (self.machine.state.outcome(), &self.terms.journal) else {
             return;
         };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
@@ -318,7 +324,7 @@ impl Swap {
         if messages.iter().any(|message| matches!(message, Message::Commit { .. })) {
             pass!(SupervisorHeardServing);
         }
-        if let Err(error) = self.incumbent.send_all(messages) {
+        if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
             tracing::warn!(%error, message, "the incumbent does not read");
         }
@@ -339,7 +345,7 @@ impl Swap {
                 if matches!(message, Message::Commit { .. }) {
                     pass!(SupervisorCommits);
                 }
-                if let Err(error) = self.successor.send(&message) {
+                if let Err(error) = self.successor.link.send(&message) {
                     tracing::warn!(%error, message = message.name(), "the successor does not read");
                 }
                 match message {
@@ -350,17 +356,17 @@ impl Swap {
             }
             Effect::Judge => {
                 let ready = self.learnt.ready();
-                let verdict = self.policy.judge(&Candidate {
+                let verdict = self.terms.policy.judge(&Candidate {
                     sealed: self.learnt.sealed.as_ref(),
                     ready: &ready,
                     verified: self.learnt.verified,
-                    listeners: self.listeners.iter().map(String::as_str).collect(),
+                    listeners: self.terms.listeners.iter().map(String::as_str).collect(),
                     carried: &self.learnt.carried,
                 });
                 self.step(Event::Judged(verdict));
             }
             Effect::KillSuccessor => {
-                if let Some(Err(error)) = self.child.as_mut().map(ChildProcess::kill) {
+                if let Some(Err(error)) = self.successor.child.as_mut().map(ChildProcess::kill) {
                     tracing::error!(%error, "cannot end the successor");
                 }
                 if matches!(self.machine.state, State::Ending(_)) {
@@ -372,46 +378,46 @@ impl Swap {
     }
 
     fn ask_incumbent(&mut self) {
-        self.ask_again = None;
+        self.incumbent.ask_again = None;
         let handoff_id = self.handoff_id();
         let asked = self.reconnected().and_then(|()| {
-            self.incumbent.await_echo(self.echo);
-            self.incumbent.send(&Message::ResumeAfterAbort { handoff_id })?;
-            self.incumbent.send(&Message::Heartbeat { ts_ms: self.echo })
+            self.incumbent.link.await_echo(echo_value(self.handoff_id()));
+            self.incumbent.link.send(&Message::ResumeAfterAbort { handoff_id })?;
+            self.incumbent.link.send(&Message::Heartbeat { ts_ms: echo_value(self.handoff_id()) })
         });
         if asked.is_ok() {
             pass!(SupervisorAskedIncumbent);
         }
         if let Err(error) = asked {
             tracing::debug!(%error, "the incumbent cannot be asked yet");
-            self.incumbent_closed = true;
-            self.ask_again = Some(Instant::now() + ASK_INTERVAL);
+            self.incumbent.is_closed = true;
+            self.incumbent.ask_again = Some(Instant::now() + ASK_INTERVAL);
         }
     }
 
     /// A connection to the very same incumbent, a new one if the old one is over.
     fn reconnected(&mut self) -> crate::Result<()> {
-        if !self.incumbent_closed {
+        if !self.incumbent.is_closed {
             return Ok(());
         }
-        self.incumbent.close();
+        self.incumbent.link.close();
         let deadline = Instant::now() + LIVENESS_LIMIT;
-        let (mut connection, peer) = connect(&self.control_socket, deadline)?;
-        if peer.pid != self.incumbent_pid {
-            let (said, expected) = (peer.pid, self.incumbent_pid);
+        let (mut connection, peer) = connect(&self.terms.control_socket, deadline)?;
+        if peer.pid != self.incumbent.pid {
+            let (said, expected) = (peer.pid, self.incumbent.pid);
             return Err(PeerMisbehaved::WrongPid { said, expected }.into());
         }
-        let (pid, id) = (self.incumbent_pid, self.handoff_id());
+        let (pid, id) = (self.incumbent.pid, self.handoff_id());
         greet(&mut connection, Side::Incumbent, pid, id, deadline, None)?;
-        self.incumbent = Arc::new(Link::of(connection));
-        (self.incumbent_closed, self.asked_anew) = (false, true);
+        self.incumbent.link = Arc::new(Link::of(connection));
+        (self.incumbent.is_closed, self.incumbent.asked_anew) = (false, true);
         Ok(())
     }
 
     /// The deadline no longer counts: a successor that is spared, or goes on alone, has to
     /// hear of this process until it is done.
     fn beat_on(&mut self) {
-        match Pulse::start(vec![Arc::clone(&self.successor)], None, |_, _| false) {
+        match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
             Err(error) => tracing::error!(%error, "cannot beat beyond the deadline"),
         }
@@ -419,10 +425,10 @@ impl Swap {
 
     /// Collects a successor that was killed, and what it may have left.
     fn reap(&mut self) {
-        if let Some(child) = &mut self.child {
+        if let Some(child) = &mut self.successor.child {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
-                Ok(Some(_)) => socket::sweep(&self.control_socket),
-                Ok(None) => tracing::error!(pid = self.successor_pid, "it does not end"),
+                Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
+                Ok(None) => tracing::error!(pid = self.successor.pid, "it does not end"),
                 Err(error) => tracing::error!(%error, "cannot wait for the successor"),
             }
         }
@@ -432,12 +438,12 @@ impl Swap {
         Some(Committed {
             handoff_id: self.handoff_id(),
             generation: self.learnt.generation,
-            successor: self.child.take()?,
+            successor: self.successor.child.take()?,
             drain: self.learnt.drain.clone(),
             sealed: self.learnt.sealed(),
             ready: self.learnt.ready(),
             carried: self.learnt.carried.clone(),
-            timings: self.timings,
+            timings: self.clock.timings,
         })
     }
 
@@ -447,29 +453,17 @@ impl Swap {
         cause: Cause,
         promoted: Option<Box<Committed>>,
     ) -> Failed {
-        let (handoff_id, timings) = (self.handoff_id(), Box::new(self.timings));
+        let (handoff_id, timings) = (self.handoff_id(), Box::new(self.clock.timings));
         Failed { handoff_id, cause, incumbent, promoted, timings }
-    }
-
-    fn time(&mut self, phase: Phase) {
-        let took = self.entered.elapsed();
-        match phase {
-            Phase::Warming => self.timings.warm = took,
-            Phase::Draining => self.timings.drain = took,
-            Phase::Sealing => self.timings.seal = took,
-            Phase::Opening => self.timings.open = took,
-            Phase::Committing => self.timings.commit = took,
-            _ => {}
-        }
     }
 
     fn tell_phase(&self) {
         let (handoff_id, phase) = (self.handoff_id(), self.machine.state.phase());
-        self.tell(&Progress::Entered { handoff_id, phase, elapsed: self.begun.elapsed() });
+        self.tell(&Progress::Entered { handoff_id, phase, elapsed: self.clock.begun.elapsed() });
     }
 
     fn tell(&self, progress: &Progress) {
-        observe::tell(self.observer.as_ref(), progress);
+        observe::tell(self.terms.observer.as_ref(), progress);
     }
 }
 

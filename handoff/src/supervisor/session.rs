@@ -251,7 +251,7 @@ impl<P: Phase> Session<P> {
     /// How long each phase took so far.
     #[must_use]
     pub const fn timings(&self) -> Timings {
-        self.swap.timings
+        self.swap.timings()
     }
 
     /// Gives the swap up: the successor is ended, and the incumbent serves again.

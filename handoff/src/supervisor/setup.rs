@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::control::{self, Connection, Greeting, LIVENESS_LIMIT, Link, Pulse};
 use crate::error::{ControlSocketError, Error, LaunchError, Result};
+use crate::machine::Then;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::protocol::{HandoffId, Side};
-use crate::supervisor::drive::{Peers, Swap};
+use crate::supervisor::drive::{Clock, Incumbent, Successor, Swap, Terms};
 use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
@@ -272,43 +273,44 @@ impl Supervisor {
                 return Err(self.not_begun(handoff_id, error));
             }
         };
-        let peers = Peers {
-            incumbent: Arc::new(Link::of(incumbent)),
-            incumbent_process,
-            incumbent_pid: peer.pid,
-            successor: Arc::new(Link::of(successor)),
-            child,
-        };
-        let links = vec![Arc::clone(&peers.incumbent), Arc::clone(&peers.successor)];
+        let (incumbent, successor) = (Arc::new(Link::of(incumbent)), Arc::new(Link::of(successor)));
+        let links = vec![Arc::clone(&incumbent), Arc::clone(&successor)];
         // Past the deadline this process is no longer to be waited for.
         let pulse = match Pulse::start(links, Some(deadline), |_, _| false) {
             Ok(pulse) => pulse,
             Err(error) => {
-                let mut child = peers.child;
                 let error = explain(error, &mut child, &spec);
                 return Err(self.not_begun(handoff_id, error));
             }
         };
+        let seals_next = incumbent_hello.capabilities.seals_next();
+        let then = if seals_next { Then::Seal } else { Then::Wait };
         let mut swap = Swap::new(
             Machine::new(handoff_id),
-            peers,
+            (
+                Incumbent::new(incumbent, incumbent_process, peer.pid, then),
+                Successor::new(successor, child),
+            ),
+            Clock::new(begun, deadline, spec.drain_grace),
+            self.terms(),
             pulse,
-            self.control_socket.clone(),
-            (begun, deadline, spec.drain_grace),
-            self.listeners.iter().map(|(name, _)| name.clone()).collect(),
-            Arc::clone(&self.policy),
-            self.observer.clone(),
-            self.journal.clone(),
+            spec.abort,
         );
         if incumbent_hello.capabilities.carries() {
             swap.incumbent_carries();
         }
-        if incumbent_hello.capabilities.seals_next() {
-            swap.incumbent_seals_next();
-        }
-        swap.heed(spec.abort);
         pass!(SupervisorPaired);
         Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            control_socket: self.control_socket.clone(),
+            listeners: self.listeners.iter().map(|(name, _)| name.clone()).collect(),
+            policy: Arc::clone(&self.policy),
+            observer: self.observer.clone(),
+            journal: self.journal.clone(),
+        }
     }
 
     /// The swap ends here: the successor is dead, and the incumbent was told nothing.

@@ -25,7 +25,7 @@ impl Swap {
                 return Some(event);
             }
             let now = Instant::now();
-            if self.ask_again.is_some_and(|due| due <= now) {
+            if self.incumbent.ask_again.is_some_and(|due| due <= now) {
                 self.ask_incumbent();
                 continue;
             }
@@ -45,28 +45,28 @@ impl Swap {
 
     /// What the links and the processes have to tell. What a process said comes before its end.
     fn heard_event(&mut self) -> Option<Event> {
-        if !self.successor_closed {
-            match self.successor.clone().attend().next() {
+        if !self.successor.is_closed {
+            match self.successor.link.clone().attend().next() {
                 Received::Message(message) => {
                     self.learn_from_successor(&message);
                     return Some(Event::Successor(message));
                 }
                 Received::Nothing => {}
                 Received::Closed => {
-                    self.successor_closed = true;
+                    self.successor.is_closed = true;
                     return Some(Event::SuccessorLost);
                 }
                 Received::Broken(error) => {
                     tracing::error!(%error, "the successor cannot be understood");
-                    self.successor_closed = true;
+                    self.successor.is_closed = true;
                     return Some(Event::SuccessorLost);
                 }
             }
         }
-        if !self.incumbent_closed {
-            match self.incumbent.clone().attend().next() {
+        if !self.incumbent.is_closed {
+            match self.incumbent.link.clone().attend().next() {
                 Received::Message(Message::Heartbeat { .. }) => return Some(Event::Echoed),
-                Received::Message(Message::Abort { reason, .. }) if self.asked_anew => {
+                Received::Message(Message::Abort { reason, .. }) if self.incumbent.asked_anew => {
                     tracing::warn!(reason, "the incumbent has another swap in flight");
                     return Some(Event::Refused);
                 }
@@ -84,13 +84,14 @@ impl Swap {
         }
         let ended =
             |process: &Process| poll::is_ready(process.as_fd(), PollFlags::IN).unwrap_or(false);
-        if !self.successor_ended && self.child.as_ref().is_some_and(|child| ended(child.process()))
+        if !self.successor.has_ended
+            && self.successor.child.as_ref().is_some_and(|child| ended(child.process()))
         {
-            self.successor_ended = true;
+            self.successor.has_ended = true;
             return Some(Event::SuccessorEnded);
         }
-        if !self.incumbent_ended && ended(&self.incumbent_process) {
-            self.incumbent_ended = true;
+        if !self.incumbent.has_ended && ended(&self.incumbent.process) {
+            self.incumbent.has_ended = true;
             return Some(Event::IncumbentDied);
         }
         None
@@ -98,10 +99,11 @@ impl Swap {
 
     /// A process that died and one that closed its connection look alike for a moment.
     fn on_incumbent_closed(&mut self) -> Event {
-        self.incumbent_closed = true;
+        self.incumbent.is_closed = true;
         let limit = Instant::now() + EXIT_PATIENCE;
-        if !self.incumbent_ended && self.incumbent_process.wait_for_end(limit).unwrap_or(false) {
-            self.incumbent_ended = true;
+        if !self.incumbent.has_ended && self.incumbent.process.wait_for_end(limit).unwrap_or(false)
+        {
+            self.incumbent.has_ended = true;
             return Event::IncumbentDied;
         }
         Event::IncumbentDisconnected
@@ -110,20 +112,23 @@ impl Swap {
     fn overdue_event(&self) -> Option<Event> {
         let now = Instant::now();
         let silent = |link: &Link| {
-            now.saturating_duration_since(link.attend().heard().max(self.entered)) > LIVENESS_LIMIT
+            now.saturating_duration_since(link.attend().heard().max(self.clock.entered))
+                > LIVENESS_LIMIT
         };
         match &self.machine.state {
             State::Confirming(_) | State::Ending(_) => {
-                let too_long = now >= self.entered + ROLLBACK_PATIENCE;
+                let too_long = now >= self.clock.entered + ROLLBACK_PATIENCE;
                 let hung = matches!(self.machine.state, State::Confirming(_))
-                    && (self.incumbent_closed || silent(&self.incumbent))
-                    && now > self.entered + LIVENESS_LIMIT;
+                    && (self.incumbent.is_closed || silent(&self.incumbent.link))
+                    && now > self.clock.entered + LIVENESS_LIMIT;
                 (too_long || hung).then_some(Event::PatienceEnded)
             }
             state if state.is_at_rest() => None,
-            _ if now >= self.deadline && !self.deadline_told => Some(Event::DeadlinePassed),
-            _ if silent(&self.successor) => Some(Event::SuccessorSilent),
-            State::Draining(_) | State::Sealing if silent(&self.incumbent) => {
+            _ if now >= self.clock.deadline && !self.clock.deadline_told => {
+                Some(Event::DeadlinePassed)
+            }
+            _ if silent(&self.successor.link) => Some(Event::SuccessorSilent),
+            State::Draining(_) | State::Sealing if silent(&self.incumbent.link) => {
                 Some(Event::IncumbentSilent)
             }
             _ => None,
@@ -135,30 +140,30 @@ impl Swap {
         let now = Instant::now();
         let soon = now + SILENCE_CHECK;
         let limit = match self.machine.state {
-            State::Confirming(_) | State::Ending(_) => self.entered + ROLLBACK_PATIENCE,
-            _ if self.deadline_told => soon,
-            _ => self.deadline,
+            State::Confirming(_) | State::Ending(_) => self.clock.entered + ROLLBACK_PATIENCE,
+            _ if self.clock.deadline_told => soon,
+            _ => self.clock.deadline,
         };
-        let due = self.ask_again.unwrap_or(soon).min(limit).min(soon);
+        let due = self.incumbent.ask_again.unwrap_or(soon).min(limit).min(soon);
         let mut fds = Vec::with_capacity(5);
         fds.extend(self.abort.iter().map(|abort| PollFd::new(abort.waker(), PollFlags::IN)));
-        if !self.incumbent_closed {
-            fds.push(PollFd::from_borrowed_fd(self.incumbent.as_fd(), PollFlags::IN));
+        if !self.incumbent.is_closed {
+            fds.push(PollFd::from_borrowed_fd(self.incumbent.link.as_fd(), PollFlags::IN));
         }
-        if !self.successor_closed {
-            fds.push(PollFd::from_borrowed_fd(self.successor.as_fd(), PollFlags::IN));
+        if !self.successor.is_closed {
+            fds.push(PollFd::from_borrowed_fd(self.successor.link.as_fd(), PollFlags::IN));
         }
-        if !self.incumbent_ended {
-            fds.push(PollFd::new(&self.incumbent_process, PollFlags::IN));
+        if !self.incumbent.has_ended {
+            fds.push(PollFd::new(&self.incumbent.process, PollFlags::IN));
         }
-        if let Some(child) = self.child.as_ref().filter(|_| !self.successor_ended) {
+        if let Some(child) = self.successor.child.as_ref().filter(|_| !self.successor.has_ended) {
             fds.push(PollFd::new(child.process(), PollFlags::IN));
         }
         // The pulse leaves a link alone while it is attended to; what it read before is
         // not seen by polling.
-        let (incumbent, successor) = (self.incumbent.attend(), self.successor.attend());
-        if !self.incumbent_closed && incumbent.is_pending()
-            || !self.successor_closed && successor.is_pending()
+        let (incumbent, successor) = (self.incumbent.link.attend(), self.successor.link.attend());
+        if !self.incumbent.is_closed && incumbent.is_pending()
+            || !self.successor.is_closed && successor.is_pending()
         {
             return;
         }
