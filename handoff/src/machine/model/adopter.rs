@@ -135,7 +135,7 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
         match effect {
             Effect::KillSuccessor => world.successor.kill(),
             // By `Step::Look`, which is there as soon as the incumbent can be reached.
-            Effect::AskIncumbent => {}
+            Effect::AskIncumbent => assert!(!matches!(state, State::Settled(_))),
         }
     }
     if let State::Settled(outcome) = state {

@@ -255,7 +255,9 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
             }
             Effect::ShutAndLook => look(world, witness),
             // By `Step::Write`: a process may be slow, or die, before it does.
-            Effect::WriteRecord => {}
+            Effect::WriteRecord => {
+                assert!(matches!(world.successor.state, State::Committing(_)));
+            }
             Effect::GiveUp => give_up(world),
         }
     }
