@@ -17,6 +17,7 @@ mod show;
 mod status;
 mod timeline;
 mod trigger;
+mod units;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

@@ -1,7 +1,5 @@
 //! What is known of a swap: what is shown of it, told while it is in flight, and kept.
 
-use std::time::{Duration, SystemTime};
-
 pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
@@ -144,18 +142,4 @@ impl SwapRecord {
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.end.as_ref().map(|end| end.outcome)
     }
-}
-
-/// Milliseconds since the epoch.
-pub(crate) fn to_ms(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(crate) fn from_ms(ms: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
-}
-
-pub(crate) fn to_us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

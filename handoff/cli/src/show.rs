@@ -3,13 +3,13 @@
 mod live;
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 pub(crate) use live::Live;
 
 use crate::history::{DaemonEvent, DaemonEventKind, Entry};
-use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What, from_ms};
+use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
 use crate::status::Status;
+use crate::units::{coarse, exact, time};
 
 /// `handoff status`.
 pub(crate) fn status(status: &Status) -> String {
@@ -23,7 +23,7 @@ pub(crate) fn status(status: &Status) -> String {
         let _ = write!(state, " since {}", time(since));
     }
     if let Some(ms) = daemon.starts_in_ms {
-        let _ = write!(state, "; it is started in {}", long(Duration::from_millis(ms)));
+        let _ = write!(state, "; it is started in {}", coarse(ms));
     }
     if daemon.failures > 0 {
         let _ = write!(state, "; died {} times in a row", daemon.failures);
@@ -40,7 +40,7 @@ pub(crate) fn status(status: &Status) -> String {
     }
     match (&status.swap, &status.last_swap) {
         (Some(swap), _) => {
-            let elapsed = long(Duration::from_millis(swap.elapsed_ms));
+            let elapsed = coarse(swap.elapsed_ms);
             line("swap", &format!("{:.8} is {}, {elapsed} after it began", swap.id, swap.phase));
             line("", &format!("to {}", party(&swap.to)));
             if let Some(who) = &swap.waits_for {
@@ -55,7 +55,7 @@ pub(crate) fn status(status: &Status) -> String {
         (None, None) => line("last swap", "none yet"),
     }
     if let Some(probation) = &status.probation {
-        let left = long(Duration::from_millis(probation.left_ms));
+        let left = coarse(probation.left_ms);
         let mut words = format!("of swap {:.8}, for {left} more", probation.swap);
         if let Some(why) = probation.last_failure.as_ref().filter(|_| probation.failures > 0) {
             let _ = write!(words, "; {} checks in a row have failed: {why}", probation.failures);
@@ -90,7 +90,7 @@ pub(crate) fn entry(entry: &Entry) -> Option<String> {
                 record.outcome().map_or("in flight", Outcome::name)
             );
             if let Some((begun, over)) = record.pause_us() {
-                let _ = write!(line, "  pause {}", short(over.saturating_sub(begun)));
+                let _ = write!(line, "  pause {}", exact(over.saturating_sub(begun)));
             }
             let _ = write!(line, "  {} -> {}", build(&record.from), build(&record.to));
             if let Some(cause) = record.end.as_ref().and_then(|end| end.cause.as_ref()) {
@@ -137,10 +137,10 @@ pub(crate) fn record(record: &SwapRecord) -> String {
         if let Some(cause) = &end.cause {
             line("cause", cause);
         }
-        line("took", &short(end.took_us));
+        line("took", &exact(end.took_us));
     }
     if let Some((begun, over)) = record.pause_us() {
-        line("pause", &short(over.saturating_sub(begun)));
+        line("pause", &exact(over.saturating_sub(begun)));
     }
     match &record.probation {
         Some(Probation::Passed) => line("probation", "passed"),
@@ -155,7 +155,7 @@ pub(crate) fn record(record: &SwapRecord) -> String {
         line("steps", "at the time since it began");
     }
     for step in &record.steps {
-        line(&format!("{:>10}", short(step.at_us)), &what(&step.what));
+        line(&format!("{:>10}", exact(step.at_us)), &what(&step.what));
     }
     text
 }
@@ -234,32 +234,6 @@ fn party(party: &Party) -> String {
 /// The shortest that tells two processes apart.
 fn build(party: &Party) -> String {
     party.build.as_ref().map_or_else(|| party.binary.clone(), |build| format!("build {build}"))
-}
-
-fn time(ms: u64) -> String {
-    let mut text = String::new();
-    // A year beyond 9999, which only a damaged history has, cannot be written.
-    if write!(text, "{}", humantime::format_rfc3339_seconds(from_ms(ms))).is_err() {
-        text = format!("{ms} ms since 1970");
-    }
-    text
-}
-
-/// Microseconds, for a person.
-fn short(us: u64) -> String {
-    match us {
-        0..1000 => format!("{us} us"),
-        1000..10_000_000 => format!("{}.{:03} ms", us / 1000, us % 1000),
-        _ => format!("{}.{} s", us / 1_000_000, us / 100_000 % 10),
-    }
-}
-
-fn long(duration: Duration) -> String {
-    let coarse = match duration.as_secs() {
-        0 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(0)),
-        seconds => Duration::from_secs(seconds),
-    };
-    humantime::format_duration(coarse).to_string()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod table;
 mod tests;
 
 use crate::record::SwapRecord;
+use crate::units::column_ms;
 use heading::{heading, title};
 use panel::{Panel, Slots, messages};
 use story::{Scene, Story};
@@ -130,36 +131,10 @@ fn close_up(svg: &mut Svg, story: &Story, top: f64) -> f64 {
     let mut taken = Slots::default();
     for (_, phase, x, _) in ticks {
         svg.line((x, axis), (x, axis + 4.0), INK);
-        let label = milliseconds(phase.from.saturating_sub(zero));
+        let label = column_ms(phase.from.saturating_sub(zero));
         taken.label(svg, (x, axis + 15.0), SMALL.centred(), &label);
     }
     axis + 24.0
-}
-
-fn length(us: u64) -> String {
-    match us {
-        0 => "0".into(),
-        1..1_000 => format!("{us} µs"),
-        1_000..1_000_000 => format!("{} ms", figures(us as f64 / 1e3)),
-        1_000_000..60_000_000 => format!("{} s", figures(us as f64 / 1e6)),
-        60_000_000..3_600_000_000 => {
-            format!("{} min {:02} s", us / 60_000_000, us / 1_000_000 % 60)
-        }
-        _ => format!("{} h {:02} min", us / 3_600_000_000, us / 60_000_000 % 60),
-    }
-}
-
-/// Comparable with others, also where a phase of microseconds follows one of minutes.
-fn milliseconds(us: u64) -> String {
-    if us == 0 { "0".into() } else { format!("{:.2}", us as f64 / 1e3) }
-}
-
-fn figures(value: f64) -> String {
-    match value {
-        value if value < 10.0 => format!("{value:.2}"),
-        value if value < 100.0 => format!("{value:.1}"),
-        value => format!("{value:.0}"),
-    }
 }
 
 /// The unit of an axis, its microseconds, and how many of these lie between two ticks.

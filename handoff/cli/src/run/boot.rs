@@ -22,8 +22,9 @@ use super::{Event, RunError, Runner, Work, channel, signals};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, Entry, History, Line};
-use crate::record::{End, Outcome, Probation, SwapRecord, to_ms};
+use crate::record::{End, Outcome, Probation, SwapRecord};
 use crate::trigger::Trigger;
+use crate::units::{from_ms, to_ms};
 use crate::{listen, metrics};
 
 /// Gets everything ready and begins to look for a daemon. No other thread runs yet.
@@ -380,7 +381,7 @@ impl Runner {
 
     fn since_in_history(&self, pid: u32) -> Option<SystemTime> {
         let started = self.starts().find(|event| event.daemon.pid == Some(pid))?;
-        Some(crate::record::from_ms(started.at_ms))
+        Some(from_ms(started.at_ms))
     }
 }
 

@@ -18,7 +18,8 @@ use super::{Event, Job, RunError, Runner, Work, children, party_of, signals};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
 use crate::metrics;
-use crate::record::{Party, to_ms};
+use crate::record::Party;
+use crate::units::{duration_ms, to_ms};
 
 /// The process that serves, or did until a moment ago.
 #[derive(Debug)]
@@ -175,8 +176,8 @@ impl Runner {
         let other = self.previous.clone().filter(|previous| !previous.is(&binary));
         match self.restarts.on_death(served, other.is_some()) {
             Next::Again(pause) => {
-                let in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(binary = %binary.path.display(), in_ms, "it is started again");
+                let (path, in_ms) = (binary.path.display(), duration_ms(pause));
+                tracing::info!(binary = %path, in_ms, "it is started again");
                 self.next_start = Some((Instant::now() + pause, binary));
             }
             Next::FallBack => {

@@ -10,7 +10,8 @@ use crate::binary::Binary;
 use crate::config::ProbationConfig;
 use crate::history::{Entry, Line};
 use crate::metrics;
-use crate::record::{Outcome, Probation, Trigger, from_ms};
+use crate::record::{Outcome, Probation, Trigger};
+use crate::units::from_ms;
 
 /// A successor that is watched.
 #[derive(Debug)]

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use super::{Job, Runner};
 use crate::history::Entry;
-use crate::record::{Outcome, to_ms};
+use crate::record::Outcome;
 use crate::status::{
     DaemonState, DaemonStatus, LastSwap, ProbationStatus, Status, SupervisorStatus, SwapStatus,
 };
+use crate::units::{duration_ms, to_ms};
 
 impl Runner {
     pub(super) fn status(&self) -> Status {
@@ -23,12 +24,12 @@ impl Runner {
                 id: swap.id.clone(),
                 to: self.history.swap(&swap.id).map(|record| record.to.clone()).unwrap_or_default(),
                 phase: swap.phase.clone(),
-                elapsed_ms: milliseconds(swap.begun.elapsed()),
+                elapsed_ms: duration_ms(swap.begun.elapsed()),
                 waits_for: swap.waits_for.clone(),
             }),
             probation: self.watch.as_ref().map(|watch| ProbationStatus {
                 swap: watch.swap.clone(),
-                left_ms: milliseconds(watch.until().saturating_duration_since(Instant::now())),
+                left_ms: duration_ms(watch.until().saturating_duration_since(Instant::now())),
                 failures: watch.failures,
                 last_failure: watch.last_failure.clone(),
             }),
@@ -54,7 +55,7 @@ impl Runner {
         let starts_in_ms = self
             .next_start
             .as_ref()
-            .map(|(at, _)| milliseconds(at.saturating_duration_since(Instant::now())));
+            .map(|(at, _)| duration_ms(at.saturating_duration_since(Instant::now())));
         DaemonStatus {
             state,
             party: self.daemon.as_ref().map(super::Daemon::party),
@@ -89,8 +90,4 @@ impl Runner {
         }
         warnings
     }
-}
-
-fn milliseconds(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,8 +15,9 @@ use crate::binary::Binary;
 use crate::config::Config;
 use crate::history::{DaemonEventKind, Line};
 use crate::metrics;
-use crate::record::{End, Outcome, Party, Step, SwapRecord, Trigger, What, to_ms, to_us};
+use crate::record::{End, Outcome, Party, Step, SwapRecord, Trigger, What};
 use crate::trigger::{Asker, Reply};
+use crate::units::{duration_us, to_ms};
 
 /// The swap that is being made.
 pub(super) struct InFlight {
@@ -233,7 +234,7 @@ impl Runner {
             Progress::GivenUp { cause, .. } => What::GivenUp { cause: cause.to_string() },
             _ => return,
         };
-        let step = Step { at_us: to_us(at.saturating_duration_since(swap.begun)), what };
+        let step = Step { at_us: duration_us(at.saturating_duration_since(swap.begun)), what };
         swap.followers.retain(|follower| follower.send(Reply::Step(step.clone())).is_ok());
         if !swap.is_worth_keeping(&step) {
             return;
@@ -361,7 +362,7 @@ impl Runner {
     /// Writes the end down and tells of it.
     fn end(&mut self, outcome: Outcome, cause: Option<String>, carried: Vec<String>) {
         let Some(swap) = self.swap.take() else { return };
-        let took_us = to_us(swap.begun.elapsed());
+        let took_us = duration_us(swap.begun.elapsed());
         let end = End { outcome, took_us, cause, carried };
         match outcome {
             Outcome::Committed | Outcome::DryRun => {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{meaning, short, what};
+use super::{meaning, what};
 use crate::record::{Outcome, What};
 use crate::trigger::Reply;
+use crate::units::exact;
 
 /// A line a phase, and on a terminal what is being done.
 pub(crate) struct Live {
@@ -40,7 +41,7 @@ impl Live {
                 match &step.what {
                     // It changes many times a second: shown, and not kept on the screen.
                     What::Sealing { sealed, total } if sealed < total => {}
-                    _ => self.line(&format!("{:>12}  {words}", short(step.at_us)))?,
+                    _ => self.line(&format!("{:>12}  {words}", exact(step.at_us)))?,
                 }
                 self.spinner.set_message(words);
                 Ok(())
@@ -54,7 +55,7 @@ impl Live {
                     text = format!("{text}\ncause: {cause}");
                 }
                 if let Some((begun, over)) = record.pause_us() {
-                    text = format!("{text}\npause: {}", short(over.saturating_sub(begun)));
+                    text = format!("{text}\npause: {}", exact(over.saturating_sub(begun)));
                 }
                 say(&text)
             }

@@ -134,12 +134,6 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
 }
 
 #[test]
-fn times_are_short() {
-    let shown = [0, 999, 1000, 12_345, 9_999_999, 61_250_000].map(short);
-    assert_eq!(shown, ["0 us", "999 us", "1.000 ms", "12.345 ms", "9999.999 ms", "61.2 s"]);
-}
-
-#[test]
 fn who_holds_a_drain_up_is_named_as_far_as_it_is_known() {
     assert_eq!(waiting(3, &[], 0), "3 requests or connections");
     assert_eq!(waiting(9, &["a".into(), "b".into()], 7), "a, b and 7 more");

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
 use crate::timeline::svg::{Font, Svg};
-use crate::timeline::{BOLD, MARGIN, PLAIN, WIDTH, length};
+use crate::timeline::{BOLD, MARGIN, PLAIN, WIDTH};
+use crate::units::{brief, time_with_ms};
 
 pub(super) fn title(record: &SwapRecord) -> String {
     let id: String = record.id.chars().take(8).collect();
@@ -61,12 +62,7 @@ fn party_line(party: &Party, room: f64) -> (String, String) {
 }
 
 fn when(record: &SwapRecord) -> String {
-    let mut when = String::new();
-    let begun = crate::record::from_ms(record.begun_ms);
-    // It writes no year above 9999.
-    if write!(when, "{}", humantime::format_rfc3339_millis(begun)).is_err() {
-        when = format!("{} ms after 1970", record.begun_ms);
-    }
+    let mut when = time_with_ms(record.begun_ms);
     match &record.trigger {
         Trigger::Operator { uid, pid } => {
             let _ = write!(when, ", wanted by user {uid} (pid {pid})");
@@ -78,7 +74,7 @@ fn when(record: &SwapRecord) -> String {
         }
     }
     if let Some(end) = &record.end {
-        let _ = write!(when, ", took {}", length(end.took_us));
+        let _ = write!(when, ", took {}", brief(end.took_us));
     }
     when
 }

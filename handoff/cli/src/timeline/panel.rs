@@ -2,7 +2,8 @@
 
 use crate::timeline::story::{Message, Mood, Peer, Scene, State, Story};
 use crate::timeline::svg::{Font, Svg};
-use crate::timeline::{INK, LEFT, MARGIN, OUTLINE, PAUSE, RIGHT, SMALL, WIDTH, length};
+use crate::timeline::{INK, LEFT, MARGIN, OUTLINE, PAUSE, RIGHT, SMALL, WIDTH};
+use crate::units::brief;
 
 /// Three lanes, a part of the story in them, and where its phases lie.
 pub(super) struct Panel<'a> {
@@ -104,8 +105,8 @@ impl Panel<'_> {
     fn span(&self, first: usize, next: usize) -> String {
         let from = self.story.scenes.get(first).map_or(0, |phase| phase.from);
         match self.story.scenes.get(next) {
-            Some(next) => format!("from {} to {}", length(from), length(next.from)),
-            None => format!("from {}", length(from)),
+            Some(next) => format!("from {} to {}", brief(from), brief(next.from)),
+            None => format!("from {}", brief(from)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use handoff::{Outcome, Phase};
 
 use crate::record::SwapRecord;
+use crate::units::in_ms;
 
 /// A swap as a row of scenes.
 pub(super) struct Story {
@@ -212,13 +213,13 @@ impl Story {
         let open = |label: &str| Some(Pause { first, over: None, label: label.into() });
         let over = self.scenes.iter().position(|scene| scene.of.is_last());
         let over = over.filter(|over| *over > first);
-        let waited = milliseconds(self.until.saturating_sub(self.scenes[first].from));
+        let waited = in_ms(self.until.saturating_sub(self.scenes[first].from));
         match (record.outcome(), record.pause_us()) {
             (None, None) => open(&format!("clients wait, {waited} so far")),
             (Some(Outcome::Lost), _) => open("clients wait: nobody serves"),
             (Some(Outcome::Unknown), _) => open("clients wait, for all that is known"),
             (_, Some((from, to))) if to >= from => {
-                Some(Pause { first, over, label: format!("pause {}", milliseconds(to - from)) })
+                Some(Pause { first, over, label: format!("pause {}", in_ms(to - from)) })
             }
             (_, Some(_)) => open("pause of unknown length"),
             (_, None) => {
@@ -280,14 +281,6 @@ impl State {
     /// It is ended at once, or once the incumbent serves.
     fn given_up(self) -> Self {
         if self == IS_ENDED { ENDED } else { GIVEN_UP }
-    }
-}
-
-fn milliseconds(us: u64) -> String {
-    match us as f64 / 1000.0 {
-        ms if ms < 10.0 => format!("{ms:.2} ms"),
-        ms if ms < 1000.0 => format!("{ms:.1} ms"),
-        ms => format!("{ms:.0} ms"),
     }
 }
 

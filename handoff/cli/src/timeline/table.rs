@@ -3,7 +3,8 @@
 use crate::record::{SwapRecord, What};
 use crate::timeline::story::{Mood, Story};
 use crate::timeline::svg::{Font, Svg};
-use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH, length, milliseconds};
+use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH};
+use crate::units::{brief, column_ms};
 
 pub(super) fn table(svg: &mut Svg, story: &Story, record: &SwapRecord, top: f64) -> f64 {
     let mut y = legend(svg, top + 10.0) + 10.0;
@@ -15,10 +16,10 @@ pub(super) fn table(svg: &mut Svg, story: &Story, record: &SwapRecord, top: f64)
     };
     row(svg, SMALL.bold(), ["#", "phase", "start, ms", "length", "incumbent", "successor"]);
     for (index, phase) in story.scenes.iter().enumerate().take(MOST_ROWS) {
-        let (number, start) = ((index + 1).to_string(), milliseconds(phase.from));
+        let (number, start) = ((index + 1).to_string(), column_ms(phase.from));
         let took = match story.length(index) {
-            Some(us) if phase.is_cut => format!("up to {}", length(us)),
-            Some(us) => length(us),
+            Some(us) if phase.is_cut => format!("up to {}", brief(us)),
+            Some(us) => brief(us),
             None if record.end.is_none() => "in flight".into(),
             None => String::new(),
         };
@@ -56,7 +57,7 @@ fn legend(svg: &mut Svg, y: f64) -> f64 {
 fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     let (mut waiting, mut late, mut sealed) = (None, None, None);
     for step in &record.steps {
-        let at = length(step.at_us);
+        let at = brief(step.at_us);
         match &step.what {
             What::Waiting { open_conns, connections, unnamed } => {
                 let open =
