@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use clients::{Clients, Faults, Waited};
 use daemon::{Daemon, Load};
 use handoff::Result;
+use handoff_tests::figures::bytes;
 use report::{Series, Target, Targets, Times, median};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -147,8 +148,8 @@ fn run(effort: &Effort, measured: bool) -> Result<Verdict> {
         Variant::start(format!("{busy} busy of {count}"), 0, idle, busy)?,
         Variant::start(format!("{busy} busy of {busy}"), 0, 0, busy)?,
         Variant::start("4 busy of 4".to_owned(), 0, 0, FEW)?,
-        Variant::start(format!("... and {} MiB", SMALL >> 20), SMALL, 0, FEW)?,
-        Variant::start(format!("... and {} MiB", large >> 20), large, 0, FEW)?,
+        Variant::start(format!("... and {}", bytes(SMALL as u64)), SMALL, 0, FEW)?,
+        Variant::start(format!("... and {}", bytes(large as u64)), large, 0, FEW)?,
     ];
     let mut bare = Series::new(format!("bare SCM_RIGHTS, {count} descriptors"));
     let mut turns: Vec<usize> = (0..variants.len()).collect();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
+use handoff_tests::figures::{Spread, ms};
 
 /// What was measured under one name, a value a round.
 pub(crate) struct Series {
@@ -17,7 +18,7 @@ impl Series {
     }
 
     pub(crate) fn push(&mut self, value: Duration) {
-        self.values.push(value.as_secs_f64() * 1e3);
+        self.values.push(ms(value));
     }
 
     pub(crate) fn values(&self) -> &[f64] {
@@ -38,7 +39,7 @@ impl fmt::Display for Times<'_> {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["", "min", "median", "max"]);
         for Series { name, values } in &self.0 {
-            let Spread { min, median, max } = Spread::of(values);
+            let Spread { min, median, max } = Spread::of(values.iter().copied());
             let cell = |ms: f64| format!("{ms:.2} ms");
             table.add_row([name.clone(), cell(min), cell(median), cell(max)]);
         }
@@ -67,7 +68,7 @@ impl Target {
     }
 
     pub(crate) fn is_met(&self) -> bool {
-        Spread::of(&self.values).median <= self.limit
+        Spread::of(self.values.iter().copied()).median <= self.limit
     }
 }
 
@@ -79,7 +80,7 @@ impl fmt::Display for Targets<'_> {
         table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["target", "min", "median", "max", "at most", ""]);
         for target in self.0 {
-            let Spread { min, median, max } = Spread::of(&target.values);
+            let Spread { min, median, max } = Spread::of(target.values.iter().copied());
             let cell = |value: f64| format!("{value:.2}{}", target.unit);
             let word = if target.is_met() { "ok" } else { "missed" };
             let [min, median, max, limit] = [min, median, max, target.limit].map(cell);
@@ -98,25 +99,5 @@ fn align(table: &mut Table) {
 
 /// The middle one, or the mean of the two in the middle; zero of none.
 pub(crate) fn median(durations: &[Duration]) -> Duration {
-    let ns: Vec<f64> = durations.iter().map(Duration::as_secs_f64).collect();
-    Duration::from_secs_f64(Spread::of(&ns).median)
-}
-
-#[derive(Default)]
-struct Spread {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(values: &[f64]) -> Self {
-        let mut values = values.to_vec();
-        values.sort_by(f64::total_cmp);
-        let (Some(min), Some(max)) = (values.first(), values.last()) else {
-            return Self::default();
-        };
-        let (lower, upper) = ((values.len() - 1) / 2, values.len() / 2);
-        Self { min: *min, median: f64::midpoint(values[lower], values[upper]), max: *max }
-    }
+    Duration::from_secs_f64(Spread::of(durations.iter().map(Duration::as_secs_f64)).median)
 }

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use handoff::drainable::{Checkpoint, RollingDigest, digest_file_on_all_cores};
+use handoff_tests::figures::{Spread, us};
 
 use crate::Effort;
-use crate::report::{Results, Spread};
-use crate::seals::nanoseconds;
+use crate::report::Results;
 
 pub(crate) fn run(effort: &Effort, results: &mut Results) -> io::Result<()> {
     long_log(effort, results)?;
@@ -40,20 +40,20 @@ fn long_log(effort: &Effort, results: &mut Results) -> io::Result<()> {
         let start = Instant::now();
         digest.update(&added);
         let sealed = digest.digest();
-        kept.push(nanoseconds(start.elapsed()));
+        kept.push(us(start.elapsed()));
         let start = Instant::now();
         let checkpoint = Checkpoint::from_bytes(&checkpoint).map_err(io::Error::other)?;
         let opened = RollingDigest::go_on(checkpoint, &File::open(file.path())?)?;
         assert_eq!(opened.digest(), sealed);
-        verified.push(nanoseconds(start.elapsed()));
+        verified.push(us(start.elapsed()));
     }
     let start = Instant::now();
     let whole = digest_file_on_all_cores(file.path()).map_err(io::Error::other)?;
     results.figure("reading it again, on all cores", format!("{:.1?}", start.elapsed()));
     assert_eq!(whole, digest.digest(), "the rolling digest is that of the whole file");
     let [kept, verified] = [kept, verified].map(Spread::of);
-    results.figure("fingerprint of 10 GiB, 1 MiB of them new: the old process", &kept);
-    results.figure("... and the new one, which opens it", &verified);
+    results.times("fingerprint of 10 GiB, 1 MiB of them new: the old process", kept);
+    results.times("... and the new one, which opens it", verified);
     let both = (kept.median + verified.median) / 1e3;
     results.check("fingerprint of 10 GiB, 1 MiB of them new, both processes", both, " ms", 20.0);
     Ok(())
@@ -69,33 +69,33 @@ fn whole_file(effort: &Effort, results: &mut Results) -> io::Result<()> {
     for _ in 0..effort.rounds.min(7) {
         let start = Instant::now();
         let digest = digest_file_on_all_cores(file.path()).map_err(io::Error::other)?;
-        ours.push(nanoseconds(start.elapsed()));
+        ours.push(us(start.elapsed()));
         let Some((took, said)) = b3sum(file.path())? else { continue };
         theirs.push(took);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(said, hex, "it is what `b3sum` says");
     }
     let ours = Spread::of(ours);
-    results.figure("whole file of 1 GiB, on all cores", &ours);
+    results.times("whole file of 1 GiB, on all cores", ours);
     if theirs.is_empty() {
         results.figure("b3sum", "is not installed: nothing to compare with");
     } else {
         let theirs = Spread::of(theirs);
-        results.figure("whole file of 1 GiB, `b3sum`", &theirs);
+        results.times("whole file of 1 GiB, `b3sum`", theirs);
         // At least 0.9 of its speed.
         results.check("whole file: time / that of `b3sum`", ours.median / theirs.median, "", 1.11);
     }
     Ok(())
 }
 
-/// How long it took, in nanoseconds, and what it said; none where it is not installed.
-fn b3sum(path: &Path) -> io::Result<Option<(u64, String)>> {
+/// How long it took, in microseconds, and what it said; none where it is not installed.
+fn b3sum(path: &Path) -> io::Result<Option<(f64, String)>> {
     let start = Instant::now();
     let output = Command::new("b3sum").arg("--no-names").arg(path).stdin(Stdio::null()).output();
     match output {
         Ok(output) if output.status.success() => {
             let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            Ok(Some((nanoseconds(start.elapsed()), said)))
+            Ok(Some((us(start.elapsed()), said)))
         }
         Ok(output) => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -12,10 +12,11 @@ use handoff::drainable::{DrainReport, Drainable, SealReport, StateSnapshot};
 use handoff::faults::{Point, STEPS_VARIABLE, steps};
 use handoff::supervisor::{ChildProcess, HandoffOutcome};
 use handoff::{Result, SpawnSpec, Supervisor};
+use handoff_tests::figures::{Spread, us};
 
 use crate::Effort;
 use crate::pingpong::{MESSAGES, PingPong};
-use crate::report::{Results, Spread};
+use crate::report::Results;
 use crate::tell::{Tell, Told};
 
 /// Hooks that do nothing, but to say when they were called.
@@ -85,8 +86,8 @@ impl Serving {
         Ok(Self { supervisor, process, told, spec, _directory: directory })
     }
 
-    /// Swaps it; the pause, in nanoseconds.
-    pub(crate) fn swap(&mut self) -> io::Result<u64> {
+    /// Swaps it; the pause.
+    pub(crate) fn swap(&mut self) -> io::Result<Duration> {
         let outcome = self.supervisor.perform_handoff(self.spec.clone()).map_err(other)?;
         let HandoffOutcome::Committed(committed) = outcome else {
             return Err(io::Error::other("the swap failed"));
@@ -94,7 +95,7 @@ impl Serving {
         let mut replaced = std::mem::replace(&mut self.process, committed.successor);
         replaced.wait()?;
         let said = self.told.wait_serving(LIMIT)?;
-        Ok(said.serving - said.drained)
+        Ok(Duration::from_nanos(said.serving - said.drained))
     }
 }
 
@@ -112,19 +113,19 @@ pub(crate) fn run(effort: &Effort, results: &mut Results) -> io::Result<()> {
     let (mut pauses, mut rested, mut in_a_row) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.rounds {
         thread::sleep(REST);
-        pauses.push(serving.swap()?);
+        pauses.push(us(serving.swap()?));
         thread::sleep(REST);
-        rested.push(ping_pong.round()?);
+        rested.push(us(ping_pong.round()?));
         for _ in 0..IN_A_ROW {
-            in_a_row.push(ping_pong.round()?);
+            in_a_row.push(us(ping_pong.round()?));
         }
     }
     drop(serving);
     let [pause, rested, in_a_row] = [pauses, rested, in_a_row].map(Spread::of);
     let ratio = pause.median / rested.median;
-    results.figure("pause of a swap whose hooks do nothing", &pause);
-    results.figure(format!("ping-pong of {MESSAGES} messages, after a rest"), &rested);
-    results.figure(format!("ping-pong of {MESSAGES} messages, again and again"), &in_a_row);
+    results.times("pause of a swap whose hooks do nothing", pause);
+    results.times(format!("ping-pong of {MESSAGES} messages, after a rest"), rested);
+    results.times(format!("ping-pong of {MESSAGES} messages, again and again"), in_a_row);
     results.figure(
         "pause / ping-pong again and again",
         format!("{:.2}", pause.median / in_a_row.median),
@@ -143,11 +144,12 @@ fn break_down(effort: &Effort, place: &Path, results: &mut Results) -> io::Resul
     }
     drop(serving);
     let all = steps(file.path())?;
-    let mut reached: HashMap<Point, Vec<u64>> = HashMap::new();
+    let mut reached: HashMap<Point, Vec<f64>> = HashMap::new();
     let begins = all.iter().enumerate().filter(|(_, step)| step.point == Point::IncumbentDrains);
     for (index, first) in begins {
         for step in &all[index..] {
-            reached.entry(step.point).or_default().push(step.at - first.at);
+            let at = us(Duration::from_nanos(step.at - first.at));
+            reached.entry(step.point).or_default().push(at);
             if step.point == Point::SuccessorAdmits {
                 break;
             }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::tell::now;
 
@@ -54,8 +55,8 @@ impl PingPong {
         Ok(started)
     }
 
-    /// One pause's messages; how long they took, in nanoseconds. The incumbent says when it began.
-    pub(crate) fn round(&mut self) -> io::Result<u64> {
+    /// One pause's messages; how long they took. The incumbent says when it began.
+    pub(crate) fn round(&mut self) -> io::Result<Duration> {
         let mut frame = [0; LENGTH];
         // Asks for it, as `PrepareHandoff` and `SealRequest` do.
         self.incumbent.stream.write_all(&frame)?;
@@ -66,7 +67,7 @@ impl PingPong {
             self.successor.stream.write_all(&frame)?;
             self.successor.stream.read_exact(&mut frame)?;
         }
-        Ok(now() - began)
+        Ok(Duration::from_nanos(now() - began))
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
+use handoff_tests::figures::Spread;
 use serde_json::{Value, json};
 
 /// In the order in which they were measured.
@@ -27,6 +28,12 @@ impl Results {
         let (name, value) = (name.into(), value.to_string());
         self.json.push((name.clone(), json!(value)));
         self.figures.push((name, value));
+    }
+
+    /// Of microseconds.
+    pub(crate) fn times(&mut self, name: impl Into<String>, times: Spread) {
+        let Spread { min, median, max } = times;
+        self.figure(name, format!("{median:.0} µs ({min:.0} to {max:.0})"));
     }
 
     /// A figure with a limit.
@@ -73,28 +80,5 @@ impl fmt::Display for Results {
             table.add_row([name.clone(), value, at_most, word.to_owned()]);
         }
         write!(f, "{table}")
-    }
-}
-
-/// Of nanoseconds, as microseconds.
-pub(crate) struct Spread {
-    pub(crate) min: f64,
-    pub(crate) median: f64,
-    pub(crate) max: f64,
-}
-
-impl Spread {
-    pub(crate) fn of(mut nanoseconds: Vec<u64>) -> Self {
-        nanoseconds.sort_unstable();
-        let at = |place: usize| nanoseconds.get(place).map_or(f64::NAN, |ns| *ns as f64 / 1e3);
-        let last = nanoseconds.len().saturating_sub(1);
-        Self { min: at(0), median: at(last / 2), max: at(last) }
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { min, median, max } = self;
-        write!(f, "{median:.0} µs ({min:.0} to {max:.0})")
     }
 }

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use handoff::drainable::{Fleet, SealReport};
 use handoff::{Result, Shard};
+use handoff_tests::figures::{Spread, us};
 
 use crate::Effort;
-use crate::report::{Results, Spread};
+use crate::report::Results;
 
 /// A shard that has nothing to do.
 struct Nothing;
@@ -78,11 +79,11 @@ fn nothing(effort: &Effort, results: &mut Results) -> io::Result<()> {
         // As `#[derive(Drainable)]` does, from gathering the shards to the report.
         let sealed = Fleet::new().with("shards", &shards).seal(&|_| ()).map_err(other)?;
         let report = SealReport::of_shards(&sealed);
-        took.push(nanoseconds(start.elapsed()));
+        took.push(us(start.elapsed()));
         assert_eq!(report.last_revision_per_shard.len(), MANY);
     }
     let took = Spread::of(took);
-    results.figure(format!("seal of {MANY} shards that do nothing"), &took);
+    results.times(format!("seal of {MANY} shards that do nothing"), took);
     results.check(format!("seal of {MANY} shards that do nothing"), took.median / 1e3, " ms", 10.0);
     Ok(())
 }
@@ -98,24 +99,20 @@ fn synced(effort: &Effort, results: &mut Results) -> io::Result<()> {
         written()?;
         let start = Instant::now();
         Fleet::new().with("shards", &shards).seal(&|_| ()).map_err(other)?;
-        sealed.push(nanoseconds(start.elapsed()));
+        sealed.push(us(start.elapsed()));
         written()?;
         let start = Instant::now();
         thread::scope(|scope| {
             let syncing: Vec<_> = shards.iter().map(|shard| scope.spawn(|| shard.sync())).collect();
             syncing.into_iter().try_for_each(|one| one.join().expect("it does not panic"))
         })?;
-        bare.push(nanoseconds(start.elapsed()));
+        bare.push(us(start.elapsed()));
     }
     let [sealed, bare] = [sealed, bare].map(Spread::of);
-    results.figure(format!("seal of {FILES} shards that each sync a file"), &sealed);
-    results.figure(format!("the same syncs, from {FILES} threads"), &bare);
+    results.times(format!("seal of {FILES} shards that each sync a file"), sealed);
+    results.times(format!("the same syncs, from {FILES} threads"), bare);
     results.check("seal / bare threads", sealed.median / bare.median, "", 1.5);
     Ok(())
-}
-
-pub(crate) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn other(error: impl std::fmt::Display) -> io::Error {

@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
-use crate::report::{Row, Setting, Spread};
+use handoff_tests::figures::Spread;
+
+use crate::report::{Row, Setting};
 use crate::swap::Mechanism;
 
 /// One panel below the other, one line a mechanism.
 pub(crate) fn svg(settings: &[Setting]) -> String {
     let pauses = settings.iter().flat_map(|setting| &setting.rows).flat_map(Row::pauses);
-    let Spread { min, max, .. } = Spread::of(&pauses.collect::<Vec<_>>());
+    let Spread { min, max, .. } = Spread::of(pauses);
     let scale = Scale { first: min.max(0.001).log10().floor(), last: max.max(1.0).log10().ceil() };
     let heights = settings.iter().map(|setting| panel_height(setting.rows.len()));
     let height: f64 = heights.sum();
@@ -64,7 +66,7 @@ fn panel(svg: &mut String, setting: &Setting, scale: &Scale, top: f64) -> std::f
     for (nth, row) in setting.rows.iter().enumerate() {
         let y = top + HEAD + LINE * (nth as f64 + 0.5);
         let colour = if row.mechanism == Mechanism::Handoff { "#c2410c" } else { "#1d4ed8" };
-        let median = Spread::of(&row.pauses()).median;
+        let median = Spread::of(row.pauses()).median;
         writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",

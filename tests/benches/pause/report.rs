@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use handoff::supervisor::Timings;
+use handoff_tests::figures::{Spread, ms};
 use serde_json::{Value, json};
 
 use crate::clients::{CLIENTS, Connect, Outcome};
@@ -61,19 +62,19 @@ impl Setting {
     }
 
     fn median_of(&self, name: &str) -> f64 {
-        self.row(name).map_or(f64::NAN, |row| Spread::of(&row.pauses()).median)
+        self.row(name).map_or(f64::NAN, |row| Spread::of(row.pauses()).median)
     }
 }
 
 impl Row {
     /// In milliseconds.
     pub(crate) fn pauses(&self) -> Vec<f64> {
-        self.each(|round| ms(&round.outcome.pause))
+        self.each(|round| ms_of(&round.outcome.pause))
     }
 
     /// In milliseconds.
     fn stalls(&self) -> Vec<f64> {
-        self.each(|round| ms(&round.outcome.stall))
+        self.each(|round| ms_of(&round.outcome.stall))
     }
 
     fn each(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
@@ -96,10 +97,9 @@ impl Row {
     fn to_json(&self) -> Value {
         let rounds = self.rounds.iter().map(|round| {
             let Round { outcome, timings, .. } = round;
-            let in_ms = |duration: Duration| duration.as_secs_f64() * 1e3;
             json!({
-                "pause_ms": ms(&outcome.pause),
-                "stall_ms": ms(&outcome.stall),
+                "pause_ms": ms_of(&outcome.pause),
+                "stall_ms": ms_of(&outcome.stall),
                 "parts_ms": parts(round),
                 "acknowledged": outcome.acknowledged,
                 "failed": outcome.failed,
@@ -107,12 +107,12 @@ impl Row {
                 "refused": outcome.refused,
                 "lost": outcome.lost,
                 "phases_ms": timings.map(|took| json!({
-                    "pair": in_ms(took.pair),
-                    "warm": in_ms(took.warm),
-                    "drain": in_ms(took.drain),
-                    "seal": in_ms(took.seal),
-                    "open": in_ms(took.open),
-                    "commit": in_ms(took.commit),
+                    "pair": ms(took.pair),
+                    "warm": ms(took.warm),
+                    "drain": ms(took.drain),
+                    "seal": ms(took.seal),
+                    "open": ms(took.open),
+                    "commit": ms(took.commit),
                 })),
             })
         });
@@ -134,13 +134,13 @@ impl fmt::Display for Setting {
             "/beyond",
         ]);
         for row in &self.rows {
-            let Spread { min, median, max } = Spread::of(&row.pauses());
+            let Spread { min, median, max } = Spread::of(row.pauses());
             table.add_row([
                 row.name.to_owned(),
                 format!("{median:.2} ms"),
                 format!("{min:.2}"),
                 format!("{max:.2}"),
-                format!("{:.2}", Spread::of(&row.stalls()).median),
+                format!("{:.2}", Spread::of(row.stalls()).median),
                 row.sum(|outcome| outcome.failed).to_string(),
                 row.sum(|outcome| outcome.closed).to_string(),
                 row.sum(|outcome| outcome.refused).to_string(),
@@ -168,7 +168,7 @@ fn parts(Round { outcome: Outcome { pause, .. }, said, .. }: &Round) -> Option<[
     let times =
         [pause.start, sealed.start, sealed.end, opened.start, opened.end, *serving, pause.end];
     let is_of_swap = pause.start <= opened.start && opened.end <= pause.end;
-    is_of_swap.then(|| std::array::from_fn(|nth| ms(&(times[nth]..times[nth + 1]))))
+    is_of_swap.then(|| std::array::from_fn(|nth| ms_of(&(times[nth]..times[nth + 1]))))
 }
 
 struct Parts<'a>(&'a Setting);
@@ -188,8 +188,7 @@ impl fmt::Display for Parts<'_> {
         for row in self.0.rows.iter().filter(|row| row.mechanism != Mechanism::Alone) {
             let all: Vec<[f64; 6]> = row.rounds.iter().filter_map(parts).collect();
             let part = |nth: usize| {
-                let values: Vec<f64> = all.iter().map(|parts| parts[nth]).collect();
-                format!("{:.2}", Spread::of(&values).median)
+                format!("{:.2}", Spread::of(all.iter().map(|parts| parts[nth])).median)
             };
             let cells = (0..6).map(part);
             table.add_row(std::iter::once(row.name.to_owned()).chain(cells));
@@ -217,8 +216,8 @@ impl fmt::Display for Phases<'_> {
         for row in self.0.rows.iter().filter(|row| row.mechanism == Mechanism::Handoff) {
             let phase = |of: fn(&Timings) -> Duration| {
                 let took = |round: &Round| round.timings.as_ref().map(of).unwrap_or_default();
-                let values = row.each(|round| took(round).as_secs_f64() * 1e3);
-                format!("{:.2}", Spread::of(&values).median)
+                let values = row.each(|round| ms(took(round)));
+                format!("{:.2}", Spread::of(values).median)
             };
             table.add_row([
                 row.name.to_owned(),
@@ -236,8 +235,8 @@ impl fmt::Display for Phases<'_> {
 }
 
 /// How long that is; nothing where the end comes first.
-fn ms(span: &Range<u64>) -> f64 {
-    span.end.saturating_sub(span.start) as f64 / 1e6
+fn ms_of(span: &Range<u64>) -> f64 {
+    ms(Duration::from_nanos(span.end.saturating_sub(span.start)))
 }
 
 fn align(table: &mut Table) {
@@ -345,23 +344,4 @@ pub(crate) fn write(settings: &[Setting]) -> io::Result<[PathBuf; 2]> {
     std::fs::write(&paths[0], serde_json::to_string_pretty(&all)?)?;
     std::fs::write(&paths[1], plot::svg(settings))?;
     Ok(paths)
-}
-
-#[derive(Default)]
-pub(crate) struct Spread {
-    pub(crate) min: f64,
-    pub(crate) median: f64,
-    pub(crate) max: f64,
-}
-
-impl Spread {
-    pub(crate) fn of(values: &[f64]) -> Self {
-        let mut values = values.to_vec();
-        values.sort_by(f64::total_cmp);
-        let (Some(min), Some(max)) = (values.first(), values.last()) else {
-            return Self::default();
-        };
-        let (lower, upper) = ((values.len() - 1) / 2, values.len() / 2);
-        Self { min: *min, median: f64::midpoint(values[lower], values[upper]), max: *max }
-    }
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use clients::{Clients, Faults};
 use daemon::{Daemon, Load, Phases};
 use handoff::Result;
+use handoff_tests::figures::bytes;
 use report::{Axis, Point};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -55,17 +56,15 @@ fn run() -> Result<Faults> {
     let start = Instant::now();
     let mut axes = Vec::new();
     let mut faults = Faults::default();
-    for (name, unit, sizes) in axes_of(measured) {
-        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
+    for (mut axis, sizes) in axes_of(measured) {
+        if !wanted.is_empty() && !wanted.iter().any(|part| axis.name.contains(part.as_str())) {
             continue;
         }
-        let mut points = Vec::new();
         for size in sizes {
             let (point, of_point) = measure(size, if measured { ROUNDS } else { 1 })?;
-            points.push(point);
+            axis.points.push(point);
             faults = faults + of_point;
         }
-        let axis = Axis { name, unit, points };
         println!("{axis}");
         axes.push(axis);
     }
@@ -76,7 +75,9 @@ fn run() -> Result<Faults> {
     Ok(faults)
 }
 
-fn axes_of(measured: bool) -> [(&'static str, &'static str, Vec<Size>); 3] {
+fn axes_of(measured: bool) -> [(Axis, Vec<Size>); 3] {
+    let axis = |name, label| Axis { name, label, points: Vec::new() };
+    let count = |value: u64| value.to_string();
     let few = Load { memory: 0, shards: 1, log: 0 };
     let shards =
         |shards: usize| Size { load: Load { shards, ..few }, connections: 1, value: shards as u64 };
@@ -89,9 +90,9 @@ fn axes_of(measured: bool) -> [(&'static str, &'static str, Vec<Size>); 3] {
         (&[1, 100], &[1, 100], &[1 << 10, 1 << 20])
     };
     [
-        ("shards", "", shard_counts.iter().copied().map(shards).collect()),
-        ("connections", "", connection_counts.iter().copied().map(connections).collect()),
-        ("data", "bytes", lengths.iter().copied().map(data).collect()),
+        (axis("shards", count), shard_counts.iter().copied().map(shards).collect()),
+        (axis("connections", count), connection_counts.iter().copied().map(connections).collect()),
+        (axis("data", bytes), lengths.iter().copied().map(data).collect()),
     ]
 }
 

@@ -65,7 +65,7 @@ fn panel(svg: &mut String, axis: &Axis, left: f64) -> std::fmt::Result {
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#666\">{}</text>",
             x(*value),
             HEIGHT - BOTTOM + 18.0,
-            axis.label(point.value)
+            (axis.label)(point.value)
         )?;
     }
     for (nth, colour) in COLOURS.iter().enumerate() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
+use handoff_tests::figures::{Spread, ms};
 use serde_json::{Value, json};
 
 use crate::daemon::Phases;
@@ -14,7 +15,8 @@ use crate::plot;
 /// What grows.
 pub(crate) struct Axis {
     pub(crate) name: &'static str,
-    pub(crate) unit: &'static str,
+    /// How its values are written.
+    pub(crate) label: fn(u64) -> String,
     pub(crate) points: Vec<Point>,
 }
 
@@ -35,14 +37,10 @@ impl Point {
     pub(crate) fn medians(&self) -> [f64; COLUMNS.len()] {
         let columns = self.swaps.iter().map(|(phases, pause)| {
             let Phases { pair, warm, drain, seal, open, commit } = *phases;
-            [pair, warm, drain, seal, open, commit, *pause].map(|took| took.as_secs_f64() * 1e3)
+            [pair, warm, drain, seal, open, commit, *pause].map(ms)
         });
         let columns: Vec<_> = columns.collect();
-        std::array::from_fn(|nth| {
-            let mut values: Vec<f64> = columns.iter().map(|columns| columns[nth]).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-        })
+        std::array::from_fn(|nth| Spread::of(columns.iter().map(|columns| columns[nth])).median)
     }
 
     fn to_json(&self) -> Value {
@@ -53,20 +51,9 @@ impl Point {
             .collect();
         json!({
             "value": self.value,
-            "cold_start_ms": self.started.as_secs_f64() * 1e3,
+            "cold_start_ms": ms(self.started),
             "median_ms": medians,
         })
-    }
-}
-
-impl Axis {
-    pub(crate) fn label(&self, value: u64) -> String {
-        match (self.unit, value) {
-            ("bytes", 0x4000_0000..) => format!("{} GiB", value >> 30),
-            ("bytes", 0x10_0000..) => format!("{} MiB", value >> 20),
-            ("bytes", _) => format!("{} KiB", value >> 10),
-            _ => value.to_string(),
-        }
     }
 }
 
@@ -77,9 +64,9 @@ impl fmt::Display for Axis {
         let header = [self.name].into_iter().chain(["cold start"]).chain(COLUMNS);
         table.set_header(header);
         for point in &self.points {
-            let started = format!("{:.1}", point.started.as_secs_f64() * 1e3);
+            let started = format!("{:.1}", ms(point.started));
             let medians = point.medians().map(|ms| format!("{ms:.2}"));
-            let first = [self.label(point.value), started];
+            let first = [(self.label)(point.value), started];
             table.add_row(first.into_iter().chain(medians));
         }
         for column in table.column_iter_mut() {
