@@ -10,17 +10,17 @@
 mod heading;
 mod panel;
 mod story;
-mod svg;
 mod table;
 #[cfg(test)]
 mod tests;
+
+use handoff_svg::{Font, Svg};
 
 use crate::record::SwapRecord;
 use crate::units::column_ms;
 use heading::{heading, title};
 use panel::{Panel, Slots, messages};
 use story::{Scene, Story};
-use svg::{Font, Svg};
 use table::table;
 
 /// An SVG 1.1 picture of a swap, whatever became of it, and also of one in flight.

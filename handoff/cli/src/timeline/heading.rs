@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use handoff_svg::{Font, Svg};
+
 use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
-use crate::timeline::svg::{Font, Svg};
 use crate::timeline::{BOLD, MARGIN, PLAIN, WIDTH};
 use crate::units::{brief, time_with_ms};
 

@@ -1,7 +1,8 @@
 //! Three lanes with what each of the three does, and the messages between them.
 
+use handoff_svg::{Font, Svg};
+
 use crate::timeline::story::{Message, Mood, Peer, Scene, State, Story};
-use crate::timeline::svg::{Font, Svg};
 use crate::timeline::{INK, LEFT, MARGIN, OUTLINE, PAUSE, RIGHT, SMALL, WIDTH};
 use crate::units::brief;
 

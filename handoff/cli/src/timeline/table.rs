@@ -1,8 +1,9 @@
 //! What the colours mean, the phases one by one, and what else is known of them.
 
+use handoff_svg::{Font, Svg};
+
 use crate::record::{SwapRecord, What};
 use crate::timeline::story::{Mood, Story};
-use crate::timeline::svg::{Font, Svg};
 use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH};
 use crate::units::{brief, column_ms};
 

@@ -1,7 +1,8 @@
 //! Every kind of record, drawn.
 
+use handoff_svg::Font;
+
 use super::draw;
-use super::svg::Font;
 use crate::record::{End, Outcome, Party, Phase, Probation, Step, SwapRecord, Trigger, What};
 
 #[test]
@@ -234,24 +235,6 @@ fn arrows_point_at_who_is_told() {
         let heights: Vec<_> = heights.map(|height| height.expect("a height")).collect();
         assert_eq!(heights[0] < heights[1], is_upwards, "{message}: {points}");
     }
-}
-
-/// As measured in DejaVu Sans, in em.
-#[test]
-fn a_text_is_never_wider_than_is_thought() {
-    let plain = Font::sized(1.0);
-    for (text, is, is_bold) in [
-        ("takes the lock, opens, verifies", 14.966, 17.005),
-        ("ResumeAfterAbort", 9.243, 10.482),
-        ("clients wait: nobody serves", 13.653, 15.467),
-    ] {
-        assert!((is..is * 1.15).contains(&plain.width(text)), "{text}: {}", plain.width(text));
-        let bold = plain.bold().width(text);
-        assert!((is_bold..is_bold * 1.15).contains(&bold), "{text}: {bold}");
-    }
-    assert_eq!(plain.fit_end("/usr/lib/kvd", 3.0), "…kvd");
-    assert_eq!(plain.wrap("aa bb cc dd", 3.4, 3), ["aa bb", "cc dd"]);
-    assert_eq!(plain.wrap("aaaaaaaa", 2.0, 2), ["aaa", "a…"]);
 }
 
 /// What is drawn of a record; it is well-formed, and its labels are where they can be read.

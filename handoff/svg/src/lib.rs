@@ -1,21 +1,27 @@
-//! Shapes and texts of an SVG, and how much room a text takes.
+//! Writes SVG 1.1: shapes, texts, and how much room a text takes. The program's timeline and the
+//! plots of the benches are drawn with it.
+//!
+//! Lengths are in pixels. `paint` and `stroke` are attributes as SVG has them, and have to come from
+//! the program; texts may come from anybody.
 
 use std::fmt::Write as _;
 
 /// What was drawn so far.
 #[derive(Debug, Default)]
-pub(super) struct Svg(String);
+pub struct Svg(String);
 
 /// How a text is set. The width of a text is an upper bound: the reader's font is not known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Font {
+pub struct Font {
     size: f64,
     is_bold: bool,
     anchor: &'static str,
+    colour: &'static str,
 }
 
 impl Svg {
-    pub(super) fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), paint: &str) {
+    /// A rectangle from its upper left corner.
+    pub fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), paint: &str) {
         let (width, height) = (width.max(0.0), height.max(0.0));
         let _ = writeln!(
             self.0,
@@ -23,36 +29,51 @@ impl Svg {
         );
     }
 
-    pub(super) fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), stroke: &str) {
+    /// A line from one point to another.
+    pub fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), stroke: &str) {
         let _ = writeln!(
             self.0,
             r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" {stroke}/>"#
         );
     }
 
-    pub(super) fn polygon(&mut self, points: &[(f64, f64)], paint: &str) {
-        let points: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let _ = writeln!(self.0, r#"<polygon points="{}" {paint}/>"#, points.join(" "));
+    /// A circle around a point.
+    pub fn circle(&mut self, (x, y): (f64, f64), radius: f64, paint: &str) {
+        let _ = writeln!(self.0, r#"<circle cx="{x:.1}" cy="{y:.1}" r="{radius:.1}" {paint}/>"#);
     }
 
-    pub(super) fn text(&mut self, (x, y): (f64, f64), font: Font, text: &str) {
-        let Font { size, is_bold, anchor } = font;
+    /// A closed line through points.
+    pub fn polygon(&mut self, points: &[(f64, f64)], paint: &str) {
+        let _ = writeln!(self.0, r#"<polygon points="{}" {paint}/>"#, listed(points));
+    }
+
+    /// An open line through points.
+    pub fn polyline(&mut self, points: &[(f64, f64)], stroke: &str) {
+        let points = listed(points);
+        let _ = writeln!(self.0, r#"<polyline points="{points}" fill="none" {stroke}/>"#);
+    }
+
+    /// A text on a line; the font says which point of it the place is.
+    pub fn text(&mut self, (x, y): (f64, f64), font: Font, text: &str) {
+        let Font { size, is_bold, anchor, colour } = font;
         let weight = if is_bold { r#" font-weight="bold""# } else { "" };
         let text = escaped(text);
         let _ = writeln!(
             self.0,
-            r##"<text x="{x:.1}" y="{y:.1}" font-size="{size}"{weight} text-anchor="{anchor}" fill="#000000">{text}</text>"##
+            r#"<text x="{x:.1}" y="{y:.1}" font-size="{size}"{weight} text-anchor="{anchor}" fill="{colour}">{text}</text>"#
         );
     }
 
     /// What is shown of all that `draw` draws while a pointer rests on it.
-    pub(super) fn tooltip(&mut self, tooltip: &str, draw: impl FnOnce(&mut Self)) {
+    pub fn tooltip(&mut self, tooltip: &str, draw: impl FnOnce(&mut Self)) {
         let _ = writeln!(self.0, "<g><title>{}</title>", escaped(tooltip));
         draw(self);
         self.0.push_str("</g>\n");
     }
 
-    pub(super) fn finish(self, title: &str, width: f64, height: f64) -> String {
+    /// The whole document, on white, with a title of its own.
+    #[must_use]
+    pub fn finish(self, title: &str, width: f64, height: f64) -> String {
         let (title, body) = (escaped(title), self.0);
         format!(
             r##"<?xml version="1.0" encoding="UTF-8"?>
@@ -66,29 +87,45 @@ impl Svg {
 }
 
 impl Font {
-    pub(super) const fn sized(size: f64) -> Self {
-        Self { size, is_bold: false, anchor: "start" }
+    /// Black, and its place is its beginning.
+    #[must_use]
+    pub const fn sized(size: f64) -> Self {
+        Self { size, is_bold: false, anchor: "start", colour: "#000000" }
     }
 
-    pub(super) const fn bold(self) -> Self {
+    /// As heavy as a title.
+    #[must_use]
+    pub const fn bold(self) -> Self {
         Self { is_bold: true, ..self }
     }
 
-    pub(super) const fn centred(self) -> Self {
+    /// The place of a text is its middle.
+    #[must_use]
+    pub const fn centred(self) -> Self {
         Self { anchor: "middle", ..self }
     }
 
     /// The place of a text is its end.
-    pub(super) const fn ending(self) -> Self {
+    #[must_use]
+    pub const fn ending(self) -> Self {
         Self { anchor: "end", ..self }
     }
 
-    pub(super) fn width(self, text: &str) -> f64 {
+    /// In a colour as SVG has it.
+    #[must_use]
+    pub const fn coloured(self, colour: &'static str) -> Self {
+        Self { colour, ..self }
+    }
+
+    /// How wide a text is at most.
+    #[must_use]
+    pub fn width(self, text: &str) -> f64 {
         text.chars().map(|c| self.advance(c)).sum()
     }
 
     /// From where to where a text reaches whose place is `x`.
-    pub(super) fn extent(self, x: f64, text: &str) -> (f64, f64) {
+    #[must_use]
+    pub fn extent(self, x: f64, text: &str) -> (f64, f64) {
         let width = self.width(text);
         let from = match self.anchor {
             "start" => x,
@@ -99,7 +136,8 @@ impl Font {
     }
 
     /// The beginning of a text that is too long.
-    pub(super) fn fit(self, text: &str, room: f64) -> String {
+    #[must_use]
+    pub fn fit(self, text: &str, room: f64) -> String {
         if self.width(text) <= room {
             return text.into();
         }
@@ -107,7 +145,8 @@ impl Font {
     }
 
     /// The end of a text that is too long: what matters of a path.
-    pub(super) fn fit_end(self, text: &str, room: f64) -> String {
+    #[must_use]
+    pub fn fit_end(self, text: &str, room: f64) -> String {
         if self.width(text) <= room {
             return text.into();
         }
@@ -117,7 +156,8 @@ impl Font {
     }
 
     /// At most so many lines, broken between words where that is possible.
-    pub(super) fn wrap(self, text: &str, room: f64, lines: usize) -> Vec<String> {
+    #[must_use]
+    pub fn wrap(self, text: &str, room: f64, lines: usize) -> Vec<String> {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let mut rest = text.as_str();
         let mut wrapped = Vec::new();
@@ -164,6 +204,11 @@ impl Font {
     }
 }
 
+fn listed(points: &[(f64, f64)]) -> String {
+    let points: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    points.join(" ")
+}
+
 /// Whatever a path or a cause contains: XML has no way to write most control characters, and
 /// those that turn the direction of writing would disguise what is said.
 fn escaped(text: &str) -> String {
@@ -184,4 +229,49 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_has_what_was_drawn_and_no_text_breaks_out_of_it() {
+        let mut svg = Svg::default();
+        svg.tooltip("<a> & 'b'\0", |svg| svg.circle((1.0, 2.0), 3.0, r##"fill="#00ff00""##));
+        svg.polyline(&[(0.0, 1.0), (2.0, 3.25)], r##"stroke="#00ff00""##);
+        svg.text((4.0, 5.0), Font::sized(12.0).ending().coloured("#666666"), "\"</text>");
+        assert_eq!(
+            svg.finish("1 < 2", 20.0, 10.0),
+            r##"<?xml version="1.0" encoding="UTF-8"?>
+<svg xmlns="http://www.w3.org/2000/svg" version="1.1" width="20" height="10" viewBox="0 0 20 10" font-family="Helvetica, Arial, sans-serif">
+<title>1 &lt; 2</title>
+<rect x="0" y="0" width="20" height="10" fill="#ffffff"/>
+<g><title>&lt;a&gt; &amp; &apos;b&apos;�</title>
+<circle cx="1.0" cy="2.0" r="3.0" fill="#00ff00"/>
+</g>
+<polyline points="0.0,1.0 2.0,3.2" fill="none" stroke="#00ff00"/>
+<text x="4.0" y="5.0" font-size="12" text-anchor="end" fill="#666666">&quot;&lt;/text&gt;</text>
+</svg>
+"##
+        );
+    }
+
+    /// As measured in DejaVu Sans, in em.
+    #[test]
+    fn a_text_is_never_wider_than_is_thought() {
+        let plain = Font::sized(1.0);
+        for (text, is, is_bold) in [
+            ("takes the lock, opens, verifies", 14.966, 17.005),
+            ("ResumeAfterAbort", 9.243, 10.482),
+            ("clients wait: nobody serves", 13.653, 15.467),
+        ] {
+            assert!((is..is * 1.15).contains(&plain.width(text)), "{text}: {}", plain.width(text));
+            let bold = plain.bold().width(text);
+            assert!((is_bold..is_bold * 1.15).contains(&bold), "{text}: {bold}");
+        }
+        assert_eq!(plain.fit_end("/usr/lib/kvd", 3.0), "…kvd");
+        assert_eq!(plain.wrap("aa bb cc dd", 3.4, 3), ["aa bb", "cc dd"]);
+        assert_eq!(plain.wrap("aaaaaaaa", 2.0, 2), ["aaa", "a…"]);
+    }
 }
