@@ -130,6 +130,23 @@ impl History {
         find(self.entries.iter(), id)
     }
 
+    /// Daemons that came to serve, the last one first.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = &DaemonEvent> {
+        self.entries.iter().rev().filter_map(|entry| match entry {
+            Entry::Daemon(event)
+                if matches!(event.kind, DaemonEventKind::Started | DaemonEventKind::Succeeded) =>
+            {
+                Some(event)
+            }
+            _ => None,
+        })
+    }
+
+    /// How the daemon with that pid came to serve.
+    pub(crate) fn start_of(&self, pid: u32) -> Option<&DaemonEvent> {
+        self.starts().find(|event| event.daemon.pid == Some(pid))
+    }
+
     /// Takes one line in, and writes it.
     pub(crate) fn add(&mut self, line: Line) {
         fold(&mut self.entries, line.clone());

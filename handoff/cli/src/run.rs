@@ -12,6 +12,7 @@ mod daemon;
 mod job;
 mod probation;
 mod restarts;
+mod service;
 mod signals;
 mod status;
 mod stop;
@@ -22,24 +23,20 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use handoff::Supervisor;
-use handoff::supervisor::{AbortHandle, Progress};
+use handoff::supervisor::Progress;
 
-use crate::binary::{Binary, BinaryError, ByDescriptor};
+use crate::binary::{Binary, BinaryError};
 use crate::config::Config;
-use crate::history::History;
 use crate::listen::ListenError;
 use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
-use daemon::Daemon;
-use probation::Watch;
-use restarts::Restarts;
+use job::Jobs;
+use service::Service;
 use signals::Said;
-use swap::InFlight;
+use swap::Swaps;
 
 /// Supervises until it is told to stop.
 pub(crate) fn run(config: Config) -> Result<ExitCode, RunError> {
@@ -123,45 +120,16 @@ enum Event {
     },
 }
 
-/// Where the library's supervisor is.
-enum Work {
-    Idle(Box<Supervisor>),
-    /// At a job, which can be given up.
-    Busy(Job, AbortHandle),
-}
-
-/// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
-    Adopt,
-    Start,
-    Swap,
-}
-
-/// All that the supervisor knows.
+/// All that the supervisor knows. What needs one part only is a method of that part.
 struct Runner {
     config: Config,
     since: SystemTime,
-    launcher: ByDescriptor,
-    sender: Sender<Event>,
     events: Receiver<Event>,
-    work: Work,
+    jobs: Jobs,
     trigger: Trigger,
-    history: History,
-    /// Who serves, as far as is known.
-    daemon: Option<Daemon>,
-    /// What served before, and may serve again.
-    previous: Option<Arc<Binary>>,
-    restarts: Restarts,
-    /// What is started next, and when.
-    next_start: Option<(Instant, Arc<Binary>)>,
-    swap: Option<InFlight>,
-    watch: Option<Watch>,
+    service: Service,
+    swaps: Swaps,
     stopping: Option<stop::Stopping>,
-    /// Whether a daemon has served under this supervisor: until then a failure ends it.
-    has_served: bool,
-    /// What somebody should see to.
-    fell_back: Option<String>,
     /// Listeners that are held at another address than the configuration has.
     elsewhere: Vec<String>,
     /// Free descriptors where those begin that an upgraded supervisor inherits.
@@ -193,10 +161,10 @@ impl Runner {
             Event::Signal(Said::Stop) => return Ok(self.stop(None)),
             Event::Signal(Said::Swap) => self.swap_on_hangup(),
             Event::Signal(Said::Child) => {} // collected below
-            Event::Signal(Said::Forward(signal)) => self.forward(signal),
+            Event::Signal(Said::Forward(signal)) => self.service.forward(signal),
             Event::Asked(asked) => return Ok(self.on_asked(asked)),
-            Event::Progress(at, progress) => self.on_progress(at, progress),
-            Event::Paired { incumbent, successor } => self.on_paired(incumbent, successor),
+            Event::Progress(at, progress) => self.swaps.on_progress(at, progress),
+            Event::Paired { incumbent, successor } => self.swaps.on_paired(incumbent, successor),
             Event::Ended { pid, watched } => return self.on_ended(pid, watched),
             Event::JobDone(done) => return self.on_job_done(done),
             Event::Checked { swap, result } => self.on_checked(&swap, result),
@@ -211,7 +179,7 @@ impl Runner {
         match request {
             Request::Status => answer(Reply::Status(Box::new(self.status()))),
             Request::History => {
-                answer(Reply::History(self.history.entries().iter().cloned().collect()));
+                answer(Reply::History(self.swaps.history.entries().iter().cloned().collect()));
             }
             Request::Metrics => answer(Reply::Text(crate::metrics::render())),
             Request::Swap { binary, dry_run, follow } => {
@@ -227,10 +195,10 @@ impl Runner {
     /// When something is to be done although nothing happens.
     fn next_due(&self) -> Instant {
         let mut due = Instant::now() + TICK;
-        if let Some((at, _)) = &self.next_start {
+        if let Some((at, _)) = &self.service.next_start {
             due = due.min(*at);
         }
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = &self.swaps.watch {
             due = due.min(watch.until());
         }
         if let Some(stopping) = &self.stopping {
@@ -240,43 +208,13 @@ impl Runner {
     }
 
     fn on_time(&mut self) -> Result<Option<ExitCode>, RunError> {
-        self.history.write();
-        if matches!(self.work, Work::Idle(_)) {
-            children::reap(self.daemon.as_ref().map(Daemon::pid));
+        self.swaps.history.write();
+        if self.jobs.running().is_none() {
+            children::reap(self.service.pid());
         }
-        self.end_probation_on_time();
+        self.swaps.end_probation_on_time();
         self.start_on_time()?;
         Ok(self.stop_on_time())
-    }
-
-    fn tell(&self) -> impl Fn(Event) -> bool + Send + Clone + 'static {
-        let sender = self.sender.clone();
-        move |event| sender.send(event).is_ok()
-    }
-
-    /// Gives the library's supervisor to a thread.
-    fn take_supervisor(&mut self, job: Job) -> Option<(Box<Supervisor>, AbortHandle)> {
-        let abort = match AbortHandle::new() {
-            Ok(abort) => abort,
-            Err(error) => {
-                tracing::error!(%error, "no descriptor is left");
-                return None;
-            }
-        };
-        match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone())) {
-            Work::Idle(supervisor) => Some((supervisor, abort)),
-            busy @ Work::Busy(..) => {
-                self.work = busy;
-                None
-            }
-        }
-    }
-
-    const fn is_busy(&self) -> Option<Job> {
-        match self.work {
-            Work::Idle(_) => None,
-            Work::Busy(job, _) => Some(job),
-        }
     }
 }
 

@@ -15,10 +15,12 @@ use handoff::supervisor::{Adoption, Settled};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::daemon::Daemon;
-use super::job::said_of;
+use super::job::{Jobs, said_of};
 use super::restarts::Restarts;
+use super::service::Service;
+use super::swap::Swaps;
 use super::upgrade::{self, Places};
-use super::{Event, RunError, Runner, Work, channel, signals};
+use super::{Event, RunError, Runner, channel, signals};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, Entry, History, Line};
@@ -72,21 +74,12 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
     let history = History::open(&config.state_dir.join("history.jsonl"));
     let mut runner = Runner {
         since: SystemTime::now(),
-        launcher,
-        sender,
         events,
-        work: Work::Idle(Box::new(supervisor)),
+        jobs: Jobs::new(supervisor, launcher, sender),
         trigger,
-        history,
-        daemon: None,
-        previous: None,
-        restarts: Restarts::new(config.restart),
-        next_start: None,
-        swap: None,
-        watch: None,
+        service: Service { restarts: Restarts::new(config.restart), ..Service::default() },
+        swaps: Swaps { history, in_flight: None, watch: None },
         stopping: None,
-        has_served: false,
-        fell_back: None,
         elsewhere: Vec::new(),
         places,
         _lock: lock,
@@ -97,7 +90,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         socket = %runner.config.socket.display(), inherited,
         "the supervisor looks for a daemon"
     );
-    runner.adopt()?;
+    runner.jobs.adopt(runner.config.limits.adopt)?;
     Ok(runner)
 }
 
@@ -204,9 +197,9 @@ impl Runner {
             Adoption::Daemon(daemon) => Some(daemon.process.pid()),
             Adoption::Nothing { .. } => None,
         };
-        self.settle_history(settled.as_ref(), serves);
+        settle(&mut self.swaps.history, settled.as_ref(), serves);
         if serves.is_none() && self.stopping.is_some() {
-            self.work = Work::Idle(supervisor);
+            self.jobs.end(supervisor);
             return Ok(()); // there is nobody to stop
         }
         self.bind_missing(&mut supervisor)?;
@@ -214,14 +207,15 @@ impl Runner {
         for warning in &self.elsewhere {
             tracing::warn!("{warning}");
         }
-        self.work = Work::Idle(supervisor);
+        self.jobs.end(supervisor);
         match adoption {
             Adoption::Daemon(adopted) => {
                 let pid = adopted.process.pid();
                 let binary = self.binary_of(pid)?;
                 let said = said_of(&adopted.build_id, adopted.generation);
-                self.previous = self.previous_in_history(&binary, Some(pid));
-                let since = self.since_in_history(pid).unwrap_or_else(SystemTime::now);
+                self.service.previous = self.previous_in_history(&binary, Some(pid));
+                let started = self.swaps.history.start_of(pid);
+                let since = started.map_or_else(SystemTime::now, |event| from_ms(event.at_ms));
                 let daemon = Daemon::new(adopted.process, binary, said, since);
                 tracing::info!(
                     pid, build = daemon.said.build, generation = daemon.said.generation,
@@ -233,8 +227,8 @@ impl Runner {
             }
             Adoption::Nothing { .. } => {
                 let binary = Arc::new(Binary::open(&self.config.programs[0])?);
-                self.previous = self.previous_in_history(&binary, None);
-                self.next_start = Some((Instant::now(), binary));
+                self.service.previous = self.previous_in_history(&binary, None);
+                self.service.next_start = Some((Instant::now(), binary));
             }
         }
         Ok(())
@@ -277,8 +271,7 @@ impl Runner {
     /// is the same still, and else by the kernel's word. A script is known by its note alone, since
     /// the kernel names its interpreter.
     fn binary_of(&self, pid: u32) -> Result<Arc<Binary>, RunError> {
-        let noted = self.starts().find(|event| event.daemon.pid == Some(pid));
-        let noted = noted.and_then(|event| self.reopen(event).ok());
+        let noted = self.swaps.history.start_of(pid).and_then(|event| self.reopen(event).ok());
         if let Some(binary) = noted {
             return Ok(Arc::new(binary));
         }
@@ -293,18 +286,6 @@ impl Runner {
         }))
     }
 
-    /// Daemons that came to serve, the last one first.
-    fn starts(&self) -> impl Iterator<Item = &DaemonEvent> {
-        self.history.entries().iter().rev().filter_map(|entry| match entry {
-            Entry::Daemon(event)
-                if matches!(event.kind, DaemonEventKind::Started | DaemonEventKind::Succeeded) =>
-            {
-                Some(event)
-            }
-            _ => None,
-        })
-    }
-
     /// The file that a daemon executed, if it is listed and has not changed.
     fn reopen(&self, event: &DaemonEvent) -> Result<Binary, String> {
         let listed = self.config.program(event.daemon.binary.as_ref());
@@ -317,43 +298,11 @@ impl Runner {
         Binary::open(&program).map_err(|error| error.to_string())
     }
 
-    /// Swaps that the supervisor before this one did not see the end of.
-    fn settle_history(&mut self, settled: Option<&Settled>, serves: Option<u32>) {
-        let now_ms = to_ms(SystemTime::now());
-        let open: Vec<SwapRecord> = self
-            .history
-            .entries()
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Swap(record) if record.end.is_none() => Some(record.clone()),
-                _ => None,
-            })
-            .collect();
-        for SwapRecord { id, begun_ms, from, to, .. } in open {
-            let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
-            let outcome = match settled.map(|settled| settled.outcome) {
-                Some(outcome) => outcome,
-                // Its supervisor died before it had noted the swap, or after it was over.
-                None if serves.is_some() && serves == to.pid => Outcome::Committed,
-                None if serves.is_some() && serves == from.pid => Outcome::RolledBack,
-                None => Outcome::Unknown,
-            };
-            let cause = match (settled, outcome) {
-                (Some(_), _) => "its supervisor died; the next one settled it",
-                (None, Outcome::Unknown) => "its supervisor died, and left no word of it",
-                (None, _) => "its supervisor died; the next one found this process serving",
-            };
-            let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
-            let end = End { outcome, took_us, cause: Some(cause.into()), carried: Vec::new() };
-            tracing::info!(id, outcome = outcome.name(), "a swap of the supervisor before is over");
-            self.history.add(Line::Ended { id, end });
-        }
-    }
-
     /// What served before this binary, by the history, if it is still there and listed. One that
     /// was not well in its probation is passed over.
     fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Arc<Binary>> {
         let failed: Vec<Option<u32>> = self
+            .swaps
             .history
             .entries()
             .iter()
@@ -366,7 +315,7 @@ impl Runner {
                 _ => None,
             })
             .collect();
-        let event = self.starts().find(|event| {
+        let event = self.swaps.history.starts().find(|event| {
             let is_current = event.daemon.blake3 == current.blake3 && event.args == current.args;
             !is_current && event.daemon.pid != pid && !failed.contains(&event.daemon.pid)
         })?;
@@ -378,10 +327,37 @@ impl Runner {
             }
         }
     }
+}
 
-    fn since_in_history(&self, pid: u32) -> Option<SystemTime> {
-        let started = self.starts().find(|event| event.daemon.pid == Some(pid))?;
-        Some(from_ms(started.at_ms))
+/// Swaps that the supervisor before this one did not see the end of.
+fn settle(history: &mut History, settled: Option<&Settled>, serves: Option<u32>) {
+    let now_ms = to_ms(SystemTime::now());
+    let open: Vec<SwapRecord> = history
+        .entries()
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::Swap(record) if record.end.is_none() => Some(record.clone()),
+            _ => None,
+        })
+        .collect();
+    for SwapRecord { id, begun_ms, from, to, .. } in open {
+        let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
+        let outcome = match settled.map(|settled| settled.outcome) {
+            Some(outcome) => outcome,
+            // Its supervisor died before it had noted the swap, or after it was over.
+            None if serves.is_some() && serves == to.pid => Outcome::Committed,
+            None if serves.is_some() && serves == from.pid => Outcome::RolledBack,
+            None => Outcome::Unknown,
+        };
+        let cause = match (settled, outcome) {
+            (Some(_), _) => "its supervisor died; the next one settled it",
+            (None, Outcome::Unknown) => "its supervisor died, and left no word of it",
+            (None, _) => "its supervisor died; the next one found this process serving",
+        };
+        let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
+        let end = End { outcome, took_us, cause: Some(cause.into()), carried: Vec::new() };
+        tracing::info!(id, outcome = outcome.name(), "a swap of the supervisor before is over");
+        history.add(Line::Ended { id, end });
     }
 }
 

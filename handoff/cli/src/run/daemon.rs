@@ -12,14 +12,13 @@ use handoff::supervisor::DaemonProcess;
 use nix::unistd::Pid;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::job::{Done, Said, Started};
-use super::restarts::Next;
-use super::{Event, Job, RunError, Runner, Work, children, party_of, signals};
+use super::job::{self, Done, Job, Said, Started};
+use super::{Event, RunError, Runner, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
 use crate::metrics;
 use crate::record::Party;
-use crate::units::{duration_ms, to_ms};
+use crate::units::to_ms;
 
 /// The process that serves, or did until a moment ago.
 #[derive(Debug)]
@@ -73,6 +72,27 @@ impl Daemon {
         (words, status.is_none_or(|status| status.success()))
     }
 
+    /// Waits for its end on a thread of its own.
+    fn watch(&self, tell: impl Fn(Event) -> bool + Send + 'static) {
+        let (pid, watched) = (self.pid(), self.watched);
+        let started = self.as_fd().try_clone_to_owned().and_then(|process| {
+            thread::Builder::new().name("watch".into()).spawn(move || {
+                loop {
+                    let far = Instant::now() + Duration::from_secs(3600);
+                    match children::wait_readable(&process, far) {
+                        Ok(false) => {}
+                        Ok(true) => break,
+                        Err(error) => return tracing::error!(%error, "cannot watch the daemon"),
+                    }
+                }
+                tell(Event::Ended { pid, watched });
+            })
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, pid, "the daemon is not watched: its death will not be seen");
+        }
+    }
+
     /// By descriptor, so that nobody else is meant who may have its pid by now.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(self, signal) {
@@ -93,8 +113,8 @@ impl Runner {
     pub(super) fn serve(&mut self, daemon: Daemon, kind: DaemonEventKind) {
         metrics::serves(daemon.said.generation);
         self.note_daemon(kind, daemon.party(), &daemon.binary);
-        self.watch_process(&daemon);
-        self.has_served = true;
+        daemon.watch(self.jobs.tell());
+        self.service.has_served = true;
         let _ = sd_notify::notify(&[
             sd_notify::NotifyState::Ready,
             sd_notify::NotifyState::Status(&format!(
@@ -103,33 +123,12 @@ impl Runner {
                 daemon.pid()
             )),
         ]);
-        self.daemon = Some(daemon);
+        self.service.daemon = Some(daemon);
     }
 
     pub(super) fn note_daemon(&mut self, kind: DaemonEventKind, daemon: Party, binary: &Binary) {
         let (at_ms, args) = (to_ms(SystemTime::now()), binary.args.clone());
-        self.history.add(Line::Daemon(DaemonEvent { at_ms, kind, daemon, args }));
-    }
-
-    /// Waits for its end on a thread of its own.
-    fn watch_process(&self, daemon: &Daemon) {
-        let (pid, watched, tell) = (daemon.pid(), daemon.watched, self.tell());
-        let started = daemon.as_fd().try_clone_to_owned().and_then(|process| {
-            thread::Builder::new().name("watch".into()).spawn(move || {
-                loop {
-                    let far = Instant::now() + Duration::from_secs(3600);
-                    match children::wait_readable(&process, far) {
-                        Ok(false) => {}
-                        Ok(true) => break,
-                        Err(error) => return tracing::error!(%error, "cannot watch the daemon"),
-                    }
-                }
-                tell(Event::Ended { pid, watched });
-            })
-        });
-        if let Err(error) = started {
-            tracing::error!(%error, pid, "the daemon is not watched: its death will not be seen");
-        }
+        self.swaps.history.add(Line::Daemon(DaemonEvent { at_ms, kind, daemon, args }));
     }
 
     pub(super) fn on_ended(
@@ -138,19 +137,19 @@ impl Runner {
         watched: Instant,
     ) -> Result<Option<ExitCode>, RunError> {
         let is_it = |daemon: &Daemon| (daemon.pid(), daemon.watched) == (pid, watched);
-        if !self.daemon.as_ref().is_some_and(is_it) {
+        if !self.service.daemon.as_ref().is_some_and(is_it) {
             return Ok(None); // it was replaced, and left
         }
-        match self.work {
+        match self.jobs.running() {
             // The swap says what its death comes to.
-            Work::Busy(Job::Swap, _) => Ok(None),
+            Some(Job::Swap) => Ok(None),
             _ => self.on_death(),
         }
     }
 
     /// The daemon has ended.
     pub(super) fn on_death(&mut self) -> Result<Option<ExitCode>, RunError> {
-        let Some(mut daemon) = self.daemon.take() else { return Ok(None) };
+        let Some(mut daemon) = self.service.daemon.take() else { return Ok(None) };
         let served = daemon.since.elapsed().unwrap_or_default();
         let (status, is_clean) = daemon.status();
         if self.stopping.is_some() {
@@ -163,54 +162,21 @@ impl Runner {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status("the daemon has died")]);
         let kind = DaemonEventKind::Died { status: status.clone() };
         self.note_daemon(kind, daemon.party(), &daemon.binary);
-        if let Some(previous) = self.fail_probation_by_death(&status) {
-            self.fall_back_to(previous, &daemon.binary);
-        } else {
-            self.plan_start(daemon.binary, served);
+        let failed = self.swaps.fail_probation(format!("it died: {status}"));
+        match failed.and_then(|_| self.service.previous.clone()) {
+            Some(previous) => self.service.fall_back_to(previous, &daemon.binary),
+            None => self.service.plan_start(daemon.binary, served),
         }
         Ok(None)
     }
 
-    /// Decides what is started after a death, or a start that failed.
-    fn plan_start(&mut self, binary: Arc<Binary>, served: Duration) {
-        let other = self.previous.clone().filter(|previous| !previous.is(&binary));
-        match self.restarts.on_death(served, other.is_some()) {
-            Next::Again(pause) => {
-                let (path, in_ms) = (binary.path.display(), duration_ms(pause));
-                tracing::info!(binary = %path, in_ms, "it is started again");
-                self.next_start = Some((Instant::now() + pause, binary));
-            }
-            Next::FallBack => {
-                if let Some(previous) = other {
-                    self.fall_back_to(previous, &binary);
-                }
-            }
-        }
-    }
-
-    fn fall_back_to(&mut self, previous: Arc<Binary>, failing: &Binary) {
-        let words = format!(
-            "{} (blake3 {:.16}) kept dying, so {} (blake3 {:.16}), which served before, is started instead",
-            failing.path.display(),
-            failing.blake3,
-            previous.path.display(),
-            previous.blake3
-        );
-        tracing::error!("{words}");
-        self.fell_back = Some(words);
-        self.restarts.forget();
-        self.next_start = Some((Instant::now(), previous));
-    }
-
     pub(super) fn start_on_time(&mut self) -> Result<(), RunError> {
-        let is_due = matches!(&self.next_start, Some((at, _)) if *at <= Instant::now());
-        if !is_due || self.is_busy().is_some() || self.stopping.is_some() {
+        if self.jobs.running().is_some() || self.stopping.is_some() {
             return Ok(());
         }
-        match self.next_start.take() {
-            Some((_, binary)) => self.start(binary),
-            None => Ok(()),
-        }
+        let Some(binary) = self.service.take_due_start() else { return Ok(()) };
+        let spec = job::spec(&self.config, &binary);
+        self.jobs.start(binary, spec)
     }
 
     pub(super) fn on_job_done(&mut self, done: Done) -> Result<Option<ExitCode>, RunError> {
@@ -223,15 +189,15 @@ impl Runner {
                 Ok(self.go_on_stopping())
             }
             Done::Started(supervisor, started, binary) => {
-                self.work = Work::Idle(supervisor);
+                self.jobs.end(supervisor);
                 self.on_started(started, binary)?;
                 Ok(self.go_on_stopping())
             }
             Done::Swapped(supervisor, swapped) => {
-                self.work = Work::Idle(supervisor);
+                self.jobs.end(supervisor);
                 self.on_swapped(swapped);
                 // It may have died meanwhile, which then nobody heard.
-                if self.daemon.as_ref().is_none_or(Daemon::has_ended)
+                if self.service.daemon.as_ref().is_none_or(Daemon::has_ended)
                     && let Some(code) = self.on_death()?
                 {
                     return Ok(Some(code));
@@ -261,7 +227,7 @@ impl Runner {
             // Somebody has started one by hand, or it is one that was thought to be dead.
             Err(handoff::Error::ControlSocket(ControlSocketError::Served { pid, .. })) => {
                 tracing::warn!(pid, "a daemon serves already: it is adopted");
-                self.adopt()
+                self.jobs.adopt(self.config.limits.adopt)
             }
             Err(error) => {
                 let why = self.explain_start(&error, &binary);
@@ -270,12 +236,11 @@ impl Runner {
                 }
                 let kind = DaemonEventKind::NotStarted { why: why.clone() };
                 self.note_daemon(kind, party_of(&binary), &binary);
-                let has_other = self.previous.as_ref().is_some_and(|other| !other.is(&binary));
-                if !self.has_served && !has_other {
+                if !self.service.has_served && self.service.other_than(&binary).is_none() {
                     return Err(RunError::NotStarted(why));
                 }
                 tracing::error!("{why}");
-                self.plan_start(binary, Duration::ZERO);
+                self.service.plan_start(binary, Duration::ZERO);
                 Ok(())
             }
         }
@@ -294,26 +259,6 @@ impl Runner {
                 binary.args
             ),
             error => format!("{path} was not started: {error}"),
-        }
-    }
-
-    pub(super) fn forward(&self, signal: i32) {
-        let Some(daemon) = &self.daemon else {
-            return tracing::warn!(signal, "a signal is for a daemon that does not serve");
-        };
-        if !signals::is_handled(daemon.pid(), signal) {
-            let name =
-                nix::sys::signal::Signal::try_from(signal).map_or("?", |known| known.as_str());
-            return tracing::warn!(
-                name,
-                "not forwarded: the daemon does not handle it, and would die"
-            );
-        }
-        let sent = Signal::from_named_raw(signal).map(|signal| daemon.signal(signal));
-        match sent {
-            Some(Ok(())) => tracing::info!(signal, pid = daemon.pid(), "forwarded"),
-            Some(Err(error)) => tracing::error!(%error, signal, "cannot forward a signal"),
-            None => {}
         }
     }
 }

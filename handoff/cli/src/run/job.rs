@@ -2,14 +2,24 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use handoff::supervisor::{Adoption, ChildProcess, Committed, Failed, RolledBack};
+use handoff::supervisor::{AbortHandle, Adoption, ChildProcess, Committed, Failed, RolledBack};
 use handoff::{Outcome, SpawnSpec, Supervisor};
 
-use super::{Event, Job, RunError, Runner};
-use crate::binary::Binary;
+use super::{Event, RunError};
+use crate::binary::{Binary, ByDescriptor};
+use crate::config::Config;
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Job {
+    Adopt,
+    Start,
+    Swap,
+}
 
 /// A job that has ended, and the supervisor back.
 pub(super) enum Done {
@@ -42,20 +52,73 @@ pub(super) enum Swapped {
     Failed(Box<Failed>, Said),
 }
 
-impl Runner {
+/// The library's supervisor, and the job that has it: one at a time.
+pub(super) struct Jobs {
+    work: Work,
+    launcher: ByDescriptor,
+    sender: Sender<Event>,
+}
+
+/// Where the library's supervisor is.
+enum Work {
+    Idle(Box<Supervisor>),
+    /// At a job, which can be given up.
+    Busy(Job, AbortHandle),
+}
+
+impl Jobs {
+    pub(super) fn new(
+        supervisor: Supervisor,
+        launcher: ByDescriptor,
+        sender: Sender<Event>,
+    ) -> Self {
+        Self { work: Work::Idle(Box::new(supervisor)), launcher, sender }
+    }
+
+    /// With which a thread tells of an event; it says whether anybody still listens.
+    pub(super) fn tell(&self) -> impl Fn(Event) -> bool + Send + Clone + 'static {
+        let sender = self.sender.clone();
+        move |event| sender.send(event).is_ok()
+    }
+
+    pub(super) const fn running(&self) -> Option<Job> {
+        match self.work {
+            Work::Idle(_) => None,
+            Work::Busy(job, _) => Some(job),
+        }
+    }
+
+    /// The library's supervisor; none while a job has it.
+    pub(super) fn supervisor(&self) -> Option<&Supervisor> {
+        match &self.work {
+            Work::Idle(supervisor) => Some(supervisor),
+            Work::Busy(..) => None,
+        }
+    }
+
+    /// Has the job that runs give up.
+    pub(super) fn abort(&self, reason: impl Into<String>) {
+        if let Work::Busy(_, abort) = &self.work {
+            abort.abort(reason);
+        }
+    }
+
+    /// A job has given the supervisor back.
+    pub(super) fn end(&mut self, supervisor: Box<Supervisor>) {
+        self.work = Work::Idle(supervisor);
+    }
+
     /// Looks for what the supervisor before this one left.
-    pub(super) fn adopt(&mut self) -> Result<(), RunError> {
-        let limit = self.config.limits.adopt;
-        self.begin_job(Job::Adopt, move |mut supervisor, _| {
+    pub(super) fn adopt(&mut self, limit: Duration) -> Result<(), RunError> {
+        self.begin(Job::Adopt, move |mut supervisor, _| {
             let adopted = supervisor.adopt(limit);
             Done::Adopted(supervisor, adopted)
         })
     }
 
-    pub(super) fn start(&mut self, binary: Arc<Binary>) -> Result<(), RunError> {
+    pub(super) fn start(&mut self, binary: Arc<Binary>, spec: SpawnSpec) -> Result<(), RunError> {
         self.launcher.load(Arc::clone(&binary));
-        let spec = self.spec(&binary);
-        self.begin_job(Job::Start, move |mut supervisor, abort| {
+        self.begin(Job::Start, move |mut supervisor, abort| {
             let spec = SpawnSpec { abort: Some(abort), ..spec };
             let started = supervisor.start(&spec).map(|child| {
                 let said = ask(&mut supervisor);
@@ -66,19 +129,25 @@ impl Runner {
     }
 
     /// As [`Supervisor::perform_handoff`], with what is learnt on the way.
-    pub(super) fn begin_swap(&mut self, spec: SpawnSpec, dry_run: bool) -> Result<(), RunError> {
+    pub(super) fn swap(
+        &mut self,
+        binary: Arc<Binary>,
+        spec: SpawnSpec,
+        dry_run: bool,
+    ) -> Result<(), RunError> {
+        self.launcher.load(binary);
         let tell = self.tell();
-        self.begin_job(Job::Swap, move |mut supervisor: Box<Supervisor>, abort| {
+        self.begin(Job::Swap, move |mut supervisor, abort| {
             let spec = SpawnSpec { abort: Some(abort), ..spec };
             let swapped = swap(&mut supervisor, spec, dry_run, &tell);
             Done::Swapped(supervisor, swapped)
         })
     }
 
-    fn begin_job(
+    fn begin(
         &mut self,
         job: Job,
-        run: impl FnOnce(Box<Supervisor>, handoff::supervisor::AbortHandle) -> Done + Send + 'static,
+        run: impl FnOnce(Box<Supervisor>, AbortHandle) -> Done + Send + 'static,
     ) -> Result<(), RunError> {
         let Some((supervisor, abort)) = self.take_supervisor(job) else {
             return Err(RunError::Broken("two jobs at a time".into()));
@@ -96,17 +165,35 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) fn spec(&self, binary: &Binary) -> SpawnSpec {
-        let limits = &self.config.limits;
-        SpawnSpec {
-            args: binary.args.clone(),
-            env: self.config.env.clone().into_iter().collect(),
-            deadline: limits.deadline,
-            drain_grace: limits.drain_grace,
-            hello_limit: limits.hello,
-            start_limit: limits.start,
-            ..SpawnSpec::new(&binary.path)
+    fn take_supervisor(&mut self, job: Job) -> Option<(Box<Supervisor>, AbortHandle)> {
+        let abort = match AbortHandle::new() {
+            Ok(abort) => abort,
+            Err(error) => {
+                tracing::error!(%error, "no descriptor is left");
+                return None;
+            }
+        };
+        match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone())) {
+            Work::Idle(supervisor) => Some((supervisor, abort)),
+            busy @ Work::Busy(..) => {
+                self.work = busy;
+                None
+            }
         }
+    }
+}
+
+/// How that binary is started, by the configuration.
+pub(super) fn spec(config: &Config, binary: &Binary) -> SpawnSpec {
+    let limits = &config.limits;
+    SpawnSpec {
+        args: binary.args.clone(),
+        env: config.env.clone().into_iter().collect(),
+        deadline: limits.deadline,
+        drain_grace: limits.drain_grace,
+        hello_limit: limits.hello,
+        start_limit: limits.start,
+        ..SpawnSpec::new(&binary.path)
     }
 }
 

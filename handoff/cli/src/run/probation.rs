@@ -1,12 +1,11 @@
 //! Probation: for a while after a commit the successor is asked whether it is well, and where it
 //! is not, the daemon goes back to what served before, by the same road.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Runner;
 use super::check::Prober;
-use crate::binary::Binary;
+use super::swap::Swaps;
 use crate::config::ProbationConfig;
 use crate::history::{Entry, Line};
 use crate::metrics;
@@ -49,8 +48,8 @@ impl Runner {
     /// The one before this supervisor had begun a probation that is not over yet.
     pub(super) fn resume_probation(&mut self) {
         let Some(config) = self.config.probation.clone() else { return };
-        let pid = self.daemon.as_ref().map(super::Daemon::pid);
-        let record = self.history.entries().iter().rev().find_map(|entry| match entry {
+        let pid = self.service.pid();
+        let record = self.swaps.history.entries().iter().rev().find_map(|entry| match entry {
             Entry::Swap(record)
                 if record.outcome() == Some(Outcome::Committed) && record.to.pid == pid =>
             {
@@ -71,14 +70,14 @@ impl Runner {
     }
 
     fn watch_for(&mut self, swap: String, config: &ProbationConfig, left: Duration) {
-        let (tell, of) = (self.tell(), swap.clone());
+        let (tell, of) = (self.jobs.tell(), swap.clone());
         let prober = Prober::start(config, &self.config.directory, move |result| {
             tell(super::Event::Checked { swap: of.clone(), result })
         });
         match prober {
             Ok(prober) => {
                 tracing::info!(swap, left = ?left, "on probation");
-                self.watch = Some(Watch {
+                self.swaps.watch = Some(Watch {
                     swap,
                     until: Instant::now() + left,
                     failures: 0,
@@ -93,42 +92,48 @@ impl Runner {
     }
 
     pub(super) fn on_checked(&mut self, swap: &str, result: Result<(), String>) {
-        let Some(watch) = self.watch.as_mut().filter(|watch| watch.swap == swap) else { return };
-        metrics::checked(result.is_ok());
-        watch.is_well = result.is_ok();
-        let Err(why) = result else {
-            watch.failures = 0;
-            return;
-        };
-        watch.failures += 1;
-        tracing::warn!(swap, failures = watch.failures, why, "a health check has failed");
-        watch.last_failure = Some(why.clone());
+        let failed = self.swaps.on_checked(swap, result);
         // A dry run, a start: whatever is being done is done first, and the next check decides.
-        if watch.failures >= watch.most_failures && self.is_busy().is_none() {
+        if let Some(why) = failed.filter(|_| self.jobs.running().is_none()) {
             self.swap_back(why);
         }
     }
 
     fn swap_back(&mut self, why: String) {
-        let Some(watch) = self.watch.take() else { return };
-        let probation = Probation::Failed { why: why.clone() };
-        self.history.add(Line::Probation { id: watch.swap.clone(), probation });
-        let Some(previous) = self.previous.clone() else {
+        let Some(of) = self.swaps.fail_probation(why.clone()) else { return };
+        let Some(previous) = self.service.previous.clone() else {
             return tracing::error!(why, "it is not well, and what served before is not at hand");
         };
         tracing::error!(why, to = %previous.path.display(), "it is not well: back to what served before");
-        let trigger = Trigger::Probation { of: watch.swap };
+        let trigger = Trigger::Probation { of };
         if let Err(error) = self.begin(previous, trigger, false) {
             tracing::error!(error, "cannot go back");
         }
     }
+}
 
-    /// A daemon on probation has died; what served before, if it is at hand.
-    pub(super) fn fail_probation_by_death(&mut self, status: &str) -> Option<Arc<Binary>> {
-        let watch = self.watch.take()?;
-        let probation = Probation::Failed { why: format!("it died: {status}") };
-        self.history.add(Line::Probation { id: watch.swap, probation });
-        self.previous.clone()
+impl Swaps {
+    /// Why the successor on probation is not well, once it has failed too many checks in a row.
+    fn on_checked(&mut self, swap: &str, result: Result<(), String>) -> Option<String> {
+        let watch = self.watch.as_mut().filter(|watch| watch.swap == swap)?;
+        metrics::checked(result.is_ok());
+        watch.is_well = result.is_ok();
+        let Err(why) = result else {
+            watch.failures = 0;
+            return None;
+        };
+        watch.failures += 1;
+        tracing::warn!(swap, failures = watch.failures, why, "a health check has failed");
+        watch.last_failure = Some(why.clone());
+        (watch.failures >= watch.most_failures).then_some(why)
+    }
+
+    /// The successor on probation is not well; the swap by which it came, if there is one.
+    pub(super) fn fail_probation(&mut self, why: String) -> Option<String> {
+        let Watch { swap, .. } = self.watch.take()?;
+        let probation = Probation::Failed { why };
+        self.history.add(Line::Probation { id: swap.clone(), probation });
+        Some(swap)
     }
 
     pub(super) fn end_probation(&mut self, why: &str) {

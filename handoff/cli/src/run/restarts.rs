@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Restart;
 
 /// The deaths in a row of the binary that is started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Restarts {
     config: Restart,
     failures: u32,

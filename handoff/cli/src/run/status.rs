@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Job, Runner};
+use super::Runner;
+use super::job::Job;
+use super::swap::Swaps;
 use crate::history::Entry;
 use crate::record::Outcome;
 use crate::status::{
@@ -12,6 +14,7 @@ use crate::units::{duration_ms, to_ms};
 
 impl Runner {
     pub(super) fn status(&self) -> Status {
+        let Swaps { history, in_flight, watch } = &self.swaps;
         Status {
             supervisor: SupervisorStatus {
                 pid: std::process::id(),
@@ -20,14 +23,14 @@ impl Runner {
                 since_ms: to_ms(self.since),
             },
             daemon: self.daemon_status(),
-            swap: self.swap.as_ref().map(|swap| SwapStatus {
+            swap: in_flight.as_ref().map(|swap| SwapStatus {
                 id: swap.id.clone(),
-                to: self.history.swap(&swap.id).map(|record| record.to.clone()).unwrap_or_default(),
+                to: history.swap(&swap.id).map(|record| record.to.clone()).unwrap_or_default(),
                 phase: swap.phase.clone(),
                 elapsed_ms: duration_ms(swap.begun.elapsed()),
                 waits_for: swap.waits_for.clone(),
             }),
-            probation: self.watch.as_ref().map(|watch| ProbationStatus {
+            probation: watch.as_ref().map(|watch| ProbationStatus {
                 swap: watch.swap.clone(),
                 left_ms: duration_ms(watch.until().saturating_duration_since(Instant::now())),
                 failures: watch.failures,
@@ -45,29 +48,26 @@ impl Runner {
     }
 
     fn daemon_status(&self) -> DaemonStatus {
-        let state = match (&self.daemon, self.is_busy()) {
+        let state = match (&self.service.daemon, self.jobs.running()) {
             _ if self.stopping.is_some() => DaemonState::Stopping,
             (_, Some(Job::Adopt)) => DaemonState::Adopting,
             (_, Some(Job::Start)) => DaemonState::Starting,
             (Some(_), _) => DaemonState::Serving,
             (None, _) => DaemonState::Dead,
         };
-        let starts_in_ms = self
-            .next_start
-            .as_ref()
-            .map(|(at, _)| duration_ms(at.saturating_duration_since(Instant::now())));
+        let until = |at: Instant| duration_ms(at.saturating_duration_since(Instant::now()));
         DaemonStatus {
             state,
-            party: self.daemon.as_ref().map(super::Daemon::party),
-            since_ms: self.daemon.as_ref().map(|daemon| to_ms(daemon.since)),
-            previous: self.previous.as_deref().map(super::party_of),
-            failures: self.restarts.failures(),
-            starts_in_ms,
+            party: self.service.party(),
+            since_ms: self.service.daemon.as_ref().map(|daemon| to_ms(daemon.since)),
+            previous: self.service.previous.as_deref().map(super::party_of),
+            failures: self.service.restarts.failures(),
+            starts_in_ms: self.service.next_start.as_ref().map(|(at, _)| until(*at)),
         }
     }
 
     fn last_swap(&self) -> Option<LastSwap> {
-        self.history.entries().iter().rev().find_map(|entry| match entry {
+        self.swaps.history.entries().iter().rev().find_map(|entry| match entry {
             Entry::Swap(record) => record.end.as_ref().map(|end| LastSwap {
                 id: record.id.clone(),
                 begun_ms: record.begun_ms,
@@ -79,9 +79,9 @@ impl Runner {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.fell_back.iter().cloned().collect();
+        let mut warnings: Vec<String> = self.service.fell_back.iter().cloned().collect();
         warnings.extend(self.elsewhere.iter().cloned());
-        warnings.extend(self.history.fault());
+        warnings.extend(self.swaps.history.fault());
         if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
             warnings.push(format!(
                 "swap {} was given up, and the old process has not confirmed that it serves",

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use super::{Job, Runner, Work};
+use super::Runner;
+use super::job::Job;
 use crate::trigger::Reply;
 
 /// The supervisor is being stopped.
@@ -33,7 +34,7 @@ impl Runner {
     pub(super) fn stop(&mut self, asker: Option<Sender<Reply>>) -> Option<ExitCode> {
         if let Some(stopping) = &mut self.stopping {
             stopping.askers.extend(asker);
-            if matches!(self.work, Work::Busy(Job::Adopt, _)) {
+            if self.jobs.running() == Some(Job::Adopt) {
                 tracing::warn!("told to stop again: a daemon, if there is one, is left alone");
                 return Some(self.stopped("not found yet", false));
             }
@@ -49,24 +50,21 @@ impl Runner {
             killed: None,
             askers: asker.into_iter().collect(),
         });
-        self.end_probation("the supervisor was stopped");
-        self.next_start = None;
-        if let Work::Busy(job, abort) = &self.work {
-            match job {
-                // Whoever is found is told to stop then.
-                Job::Adopt => {}
-                Job::Start | Job::Swap => abort.abort("the supervisor is stopping"),
-            }
+        self.swaps.end_probation("the supervisor was stopped");
+        self.service.next_start = None;
+        // Whoever an adoption finds is told to stop then.
+        if self.jobs.running() != Some(Job::Adopt) {
+            self.jobs.abort("the supervisor is stopping");
         }
         self.go_on_stopping()
     }
 
     /// Tells the daemon, once no job has it in hand.
     pub(super) fn go_on_stopping(&mut self) -> Option<ExitCode> {
-        let is_idle = matches!(self.work, Work::Idle(_));
+        let is_idle = self.jobs.running().is_none();
         let stopping = self.stopping.as_mut().filter(|stopping| is_idle && !stopping.is_told)?;
         stopping.is_told = true;
-        let Some(daemon) = &self.daemon else {
+        let Some(daemon) = &self.service.daemon else {
             return Some(self.stopped("none served", true));
         };
         tracing::info!(pid = daemon.pid(), "the daemon is told to stop");
@@ -79,7 +77,7 @@ impl Runner {
     pub(super) fn stop_on_time(&mut self) -> Option<ExitCode> {
         let stopping = self.stopping.as_mut()?;
         // A first daemon that is being started is ended by its job.
-        let daemon = self.daemon.as_ref()?;
+        let daemon = self.service.daemon.as_ref()?;
         if stopping.killed == Some(daemon.pid()) || stopping.deadline > Instant::now() {
             return None;
         }

@@ -9,11 +9,12 @@ use handoff::supervisor::{Committed, Failed, Progress, RolledBack};
 use handoff::{HandoffId, SpawnSpec};
 
 use super::daemon::Daemon;
-use super::job::{Said, Swapped};
-use super::{Job, Runner, Work, party_of};
+use super::job::{self, Job, Said, Swapped};
+use super::probation::Watch;
+use super::{Runner, party_of};
 use crate::binary::Binary;
 use crate::config::Config;
-use crate::history::{DaemonEventKind, Line};
+use crate::history::{DaemonEventKind, History, Line};
 use crate::metrics;
 use crate::record::{End, Outcome, Party, Step, SwapRecord, Trigger, What};
 use crate::trigger::{Asker, Reply};
@@ -57,154 +58,16 @@ impl InFlight {
     }
 }
 
-impl Runner {
-    /// `handoff swap`.
-    pub(super) fn swap_on_request(
-        &mut self,
-        binary: Option<&Path>,
-        dry_run: bool,
-        follow: bool,
-        asker: Asker,
-        replies: Sender<Reply>,
-    ) {
-        let trigger = Trigger::Operator { uid: asker.uid, pid: asker.pid };
-        let begun = self.check_free().and_then(|()| {
-            let binary = self.choose(binary).map_err(Reply::refused)?;
-            self.begin(binary, trigger, dry_run).map_err(Reply::refused)
-        });
-        let reply = match begun {
-            Ok(id) => Reply::Begun { id },
-            Err(refused) => {
-                if let Reply::Refused { why, .. } = &refused {
-                    tracing::warn!(why, uid = asker.uid, pid = asker.pid, "a swap is refused");
-                }
-                refused
-            }
-        };
-        let has_begun = matches!(reply, Reply::Begun { .. });
-        let _ = replies.send(reply);
-        if let Some(swap) = self.swap.as_mut().filter(|_| has_begun && follow) {
-            swap.followers.push(replies);
-        }
-    }
+/// The swap in flight, the probation of the last one, and the history, which keeps their ends.
+pub(super) struct Swaps {
+    pub(super) history: History,
+    pub(super) in_flight: Option<InFlight>,
+    pub(super) watch: Option<Watch>,
+}
 
-    /// `SIGHUP`.
-    pub(super) fn swap_on_hangup(&mut self) {
-        let begun = self.check_free().and_then(|()| {
-            let binary = self.choose(None).map_err(Reply::refused)?;
-            self.begin(binary, Trigger::Hangup, false).map_err(Reply::refused)
-        });
-        if let Err(Reply::Refused { why, .. }) = begun {
-            tracing::error!(why, "SIGHUP: no swap is begun");
-        }
-    }
-
-    /// Whether a swap can be begun, and else who is in the way.
-    fn check_free(&self) -> Result<(), Reply> {
-        if self.stopping.is_some() {
-            return Err(Reply::refused("the supervisor is stopping"));
-        }
-        match self.is_busy() {
-            Some(Job::Swap) => {
-                let id = self.swap.as_ref().map(|swap| swap.id.clone()).unwrap_or_default();
-                let why = format!(
-                    "swap {id} is in flight, and one is made at a time; follow it with `handoff status`, or undo it with `handoff abort`"
-                );
-                return Err(Reply::Refused { why, in_flight: Some(id) });
-            }
-            Some(Job::Start) => {
-                return Err(Reply::refused(
-                    "the daemon is being started; try again once it serves",
-                ));
-            }
-            Some(Job::Adopt) => {
-                return Err(Reply::refused("the supervisor still looks for a daemon; try again"));
-            }
-            None => {}
-        }
-        if self.daemon.is_none() {
-            let why = "no daemon serves, so there is nothing to swap: it is started again by itself, see `handoff status`";
-            return Err(Reply::refused(why));
-        }
-        Ok(())
-    }
-
-    /// Reads the configuration again, and opens what it lists.
-    fn choose(&mut self, wanted: Option<&Path>) -> Result<Arc<Binary>, String> {
-        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
-        if let Some(name) = self.config.fixed_difference(&config) {
-            return Err(format!(
-                "{name} has changed in {}; a running supervisor cannot change it: set it back, or stop the daemon and start it anew",
-                config.file.display()
-            ));
-        }
-        let program = match wanted {
-            None => &config.programs[0],
-            Some(path) => config.program(path).ok_or_else(|| {
-                let listed: Vec<String> =
-                    config.programs.iter().map(|program| program.path.display().to_string()).collect();
-                format!(
-                    "{} is not listed in {}; those that are: {}. List it under [[binaries]] to allow it",
-                    path.display(), config.file.display(), listed.join(", ")
-                )
-            })?,
-        };
-        let binary = Arc::new(Binary::open(program).map_err(|error| error.to_string())?);
-        self.restarts.configure(config.restart);
-        self.config = config;
-        Ok(binary)
-    }
-
-    /// Begins a swap; its id.
-    pub(super) fn begin(
-        &mut self,
-        binary: Arc<Binary>,
-        trigger: Trigger,
-        dry_run: bool,
-    ) -> Result<String, String> {
-        let from = self.daemon.as_ref().map(Daemon::party).unwrap_or_default();
-        let handoff_id = HandoffId::new();
-        let id = handoff_id.to_string();
-        let record = SwapRecord {
-            id: id.clone(),
-            begun_ms: to_ms(SystemTime::now()),
-            trigger: trigger.clone(),
-            dry_run,
-            from,
-            to: party_of(&binary),
-            steps: Vec::new(),
-            end: None,
-            probation: None,
-        };
-        tracing::info!(
-            id, to = %binary.path.display(), blake3 = binary.blake3, ?trigger, dry_run,
-            "a swap begins"
-        );
-        self.history.add(Line::Begun(record));
-        self.swap = Some(InFlight {
-            id: id.clone(),
-            begun: Instant::now(),
-            binary: Arc::clone(&binary),
-            trigger,
-            dry_run,
-            followers: Vec::new(),
-            phase: "connecting".into(),
-            waits_for: None,
-            sealing_kept_us: 0,
-            waiting_kept: None,
-        });
-        self.launcher.load(Arc::clone(&binary));
-        let spec = SpawnSpec { handoff_id: Some(handoff_id), ..self.spec(&binary) };
-        if let Err(error) = self.begin_swap(spec, dry_run) {
-            let why = error.to_string();
-            self.end(Outcome::NotBegun, Some(why.clone()), Vec::new());
-            return Err(why);
-        }
-        Ok(id)
-    }
-
+impl Swaps {
     pub(super) fn on_progress(&mut self, at: Instant, progress: Progress) {
-        let Some(swap) = &mut self.swap else { return };
+        let Some(swap) = &mut self.in_flight else { return };
         let what = match progress {
             Progress::Launched { successor_pid, .. } => {
                 swap.phase = "starting the successor".into();
@@ -251,7 +114,7 @@ impl Runner {
     }
 
     pub(super) fn on_paired(&mut self, incumbent: String, successor: String) {
-        let Some(id) = self.swap.as_ref().map(|swap| swap.id.clone()) else { return };
+        let Some(id) = self.in_flight.as_ref().map(|swap| swap.id.clone()) else { return };
         let named = |build: String| Some(build).filter(|build| !build.is_empty());
         self.note_known(&id, |from, to| {
             (from.build, to.build) = (named(incumbent), named(successor));
@@ -265,103 +128,9 @@ impl Runner {
         self.history.add(Line::Known { id: id.to_owned(), from, to });
     }
 
-    /// `handoff abort`.
-    pub(super) fn abort(&mut self, reason: String, replies: Sender<Reply>) {
-        match (&self.work, &mut self.swap) {
-            (Work::Busy(Job::Swap, abort), Some(swap)) => {
-                tracing::info!(id = swap.id, reason, "the swap is to be undone");
-                abort.abort(reason);
-                let _ = replies.send(Reply::Begun { id: swap.id.clone() });
-                swap.followers.push(replies);
-            }
-            _ => {
-                let mut why = "no swap is in flight".to_owned();
-                if let Some(previous) = &self.previous {
-                    why = format!(
-                        "{why}; to go back to what served before: handoff swap --binary {}",
-                        previous.path.display()
-                    );
-                }
-                let _ = replies.send(Reply::refused(why));
-            }
-        }
-    }
-
-    /// The swap is over, one way or the other.
-    pub(super) fn on_swapped(&mut self, swapped: Swapped) {
-        let Some(swap) = &self.swap else { return };
-        let (binary, trigger) = (Arc::clone(&swap.binary), swap.trigger.clone());
-        match swapped {
-            Swapped::NotBegun(error) => {
-                let why = self.explain_pair(&error);
-                self.end(Outcome::NotBegun, Some(why), Vec::new());
-            }
-            Swapped::DryRun(rolled_back) => self.on_dry_run(rolled_back, &binary),
-            Swapped::Committed(committed) => {
-                let id = committed.handoff_id.to_string();
-                let carried = self.succeed(*committed, binary);
-                self.end(Outcome::Committed, None, carried);
-                self.begin_probation(&id, &trigger);
-            }
-            Swapped::Failed(failed, said) => self.on_failed(*failed, said, binary),
-        }
-    }
-
-    fn on_dry_run(&mut self, rolled_back: RolledBack, binary: &Arc<Binary>) {
-        let (outcome, cause) = match rolled_back.outcome() {
-            Outcome::RolledBack => (Outcome::DryRun, None),
-            outcome @ (Outcome::Lost | Outcome::Promoted) => {
-                (outcome, Some("the old process died"))
-            }
-            outcome => (outcome, Some("the old process did not confirm in time that it serves")),
-        };
-        let promoted = rolled_back.promoted;
-        let carried = promoted.map(|committed| self.succeed(*committed, Arc::clone(binary)));
-        self.end(outcome, cause.map(str::to_owned), carried.unwrap_or_default());
-    }
-
-    fn on_failed(&mut self, failed: Failed, said: Said, binary: Arc<Binary>) {
-        let (outcome, cause) = (failed.outcome(), Some(failed.cause.to_string()));
-        if let Some(committed) = failed.promoted {
-            let carried = self.succeed(*committed, binary);
-            return self.end(outcome, cause, carried);
-        }
-        if let (Some(daemon), Some(generation)) = (&mut self.daemon, said.generation) {
-            daemon.said.generation = Some(generation);
-            metrics::serves(Some(generation));
-        }
-        self.end(outcome, cause, Vec::new());
-    }
-
-    /// The successor is the daemon from here on; what was carried, in lines.
-    fn succeed(&mut self, committed: Committed, binary: Arc<Binary>) -> Vec<String> {
-        let carried = committed.carried.to_string();
-        let generation = Some(committed.generation);
-        let id = committed.handoff_id.to_string();
-        self.note_known(&id, |_, to| to.generation = generation);
-        let build = self.history.swap(&id).and_then(|record| record.to.build.clone());
-        let said = Said { build, generation };
-        let undoes = matches!(
-            self.history.swap(&id).map(|record| &record.trigger),
-            Some(Trigger::Probation { .. })
-        );
-        match self.daemon.take() {
-            // What was not well is nothing to go back to.
-            Some(_) if undoes => self.previous = None,
-            Some(replaced) if !replaced.binary.is(&binary) => self.previous = Some(replaced.binary),
-            _ => {}
-        }
-        self.end_probation("another swap committed");
-        self.restarts.forget();
-        self.fell_back = None;
-        let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());
-        self.serve(daemon, DaemonEventKind::Succeeded);
-        carried.lines().map(str::to_owned).collect()
-    }
-
     /// Writes the end down and tells of it.
     fn end(&mut self, outcome: Outcome, cause: Option<String>, carried: Vec<String>) {
-        let Some(swap) = self.swap.take() else { return };
+        let Some(swap) = self.in_flight.take() else { return };
         let took_us = duration_us(swap.begun.elapsed());
         let end = End { outcome, took_us, cause, carried };
         match outcome {
@@ -383,6 +152,240 @@ impl Runner {
         for follower in swap.followers {
             let _ = follower.send(Reply::Ended(Box::new(record.clone())));
         }
+    }
+}
+
+impl Runner {
+    /// `handoff swap`.
+    pub(super) fn swap_on_request(
+        &mut self,
+        binary: Option<&Path>,
+        dry_run: bool,
+        follow: bool,
+        asker: Asker,
+        replies: Sender<Reply>,
+    ) {
+        let trigger = Trigger::Operator { uid: asker.uid, pid: asker.pid };
+        let begun = self.check_free().and_then(|()| {
+            let binary = self.choose(binary).map_err(Reply::refused)?;
+            self.begin(binary, trigger, dry_run).map_err(Reply::refused)
+        });
+        let reply = match begun {
+            Ok(id) => Reply::Begun { id },
+            Err(refused) => {
+                if let Reply::Refused { why, .. } = &refused {
+                    tracing::warn!(why, uid = asker.uid, pid = asker.pid, "a swap is refused");
+                }
+                refused
+            }
+        };
+        let has_begun = matches!(reply, Reply::Begun { .. });
+        let _ = replies.send(reply);
+        if let Some(swap) = self.swaps.in_flight.as_mut().filter(|_| has_begun && follow) {
+            swap.followers.push(replies);
+        }
+    }
+
+    /// `SIGHUP`.
+    pub(super) fn swap_on_hangup(&mut self) {
+        let begun = self.check_free().and_then(|()| {
+            let binary = self.choose(None).map_err(Reply::refused)?;
+            self.begin(binary, Trigger::Hangup, false).map_err(Reply::refused)
+        });
+        if let Err(Reply::Refused { why, .. }) = begun {
+            tracing::error!(why, "SIGHUP: no swap is begun");
+        }
+    }
+
+    /// Whether a swap can be begun, and else who is in the way.
+    fn check_free(&self) -> Result<(), Reply> {
+        if self.stopping.is_some() {
+            return Err(Reply::refused("the supervisor is stopping"));
+        }
+        match self.jobs.running() {
+            Some(Job::Swap) => {
+                let id =
+                    self.swaps.in_flight.as_ref().map(|swap| swap.id.clone()).unwrap_or_default();
+                let why = format!(
+                    "swap {id} is in flight, and one is made at a time; follow it with `handoff status`, or undo it with `handoff abort`"
+                );
+                return Err(Reply::Refused { why, in_flight: Some(id) });
+            }
+            Some(Job::Start) => {
+                return Err(Reply::refused(
+                    "the daemon is being started; try again once it serves",
+                ));
+            }
+            Some(Job::Adopt) => {
+                return Err(Reply::refused("the supervisor still looks for a daemon; try again"));
+            }
+            None => {}
+        }
+        if self.service.daemon.is_none() {
+            let why = "no daemon serves, so there is nothing to swap: it is started again by itself, see `handoff status`";
+            return Err(Reply::refused(why));
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again, and opens what it lists.
+    fn choose(&mut self, wanted: Option<&Path>) -> Result<Arc<Binary>, String> {
+        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
+        if let Some(name) = self.config.fixed_difference(&config) {
+            return Err(format!(
+                "{name} has changed in {}; a running supervisor cannot change it: set it back, or stop the daemon and start it anew",
+                config.file.display()
+            ));
+        }
+        let program = match wanted {
+            None => &config.programs[0],
+            Some(path) => config.program(path).ok_or_else(|| {
+                let listed: Vec<String> =
+                    config.programs.iter().map(|program| program.path.display().to_string()).collect();
+                format!(
+                    "{} is not listed in {}; those that are: {}. List it under [[binaries]] to allow it",
+                    path.display(), config.file.display(), listed.join(", ")
+                )
+            })?,
+        };
+        let binary = Arc::new(Binary::open(program).map_err(|error| error.to_string())?);
+        self.service.restarts.configure(config.restart);
+        self.config = config;
+        Ok(binary)
+    }
+
+    /// Begins a swap; its id.
+    pub(super) fn begin(
+        &mut self,
+        binary: Arc<Binary>,
+        trigger: Trigger,
+        dry_run: bool,
+    ) -> Result<String, String> {
+        let from = self.service.party().unwrap_or_default();
+        let handoff_id = HandoffId::new();
+        let id = handoff_id.to_string();
+        let record = SwapRecord {
+            id: id.clone(),
+            begun_ms: to_ms(SystemTime::now()),
+            trigger: trigger.clone(),
+            dry_run,
+            from,
+            to: party_of(&binary),
+            steps: Vec::new(),
+            end: None,
+            probation: None,
+        };
+        tracing::info!(
+            id, to = %binary.path.display(), blake3 = binary.blake3, ?trigger, dry_run,
+            "a swap begins"
+        );
+        self.swaps.history.add(Line::Begun(record));
+        self.swaps.in_flight = Some(InFlight {
+            id: id.clone(),
+            begun: Instant::now(),
+            binary: Arc::clone(&binary),
+            trigger,
+            dry_run,
+            followers: Vec::new(),
+            phase: "connecting".into(),
+            waits_for: None,
+            sealing_kept_us: 0,
+            waiting_kept: None,
+        });
+        let spec = SpawnSpec { handoff_id: Some(handoff_id), ..job::spec(&self.config, &binary) };
+        if let Err(error) = self.jobs.swap(binary, spec, dry_run) {
+            let why = error.to_string();
+            self.swaps.end(Outcome::NotBegun, Some(why.clone()), Vec::new());
+            return Err(why);
+        }
+        Ok(id)
+    }
+
+    /// `handoff abort`.
+    pub(super) fn abort(&mut self, reason: String, replies: Sender<Reply>) {
+        match &mut self.swaps.in_flight {
+            Some(swap) if self.jobs.running() == Some(Job::Swap) => {
+                tracing::info!(id = swap.id, reason, "the swap is to be undone");
+                self.jobs.abort(reason);
+                let _ = replies.send(Reply::Begun { id: swap.id.clone() });
+                swap.followers.push(replies);
+            }
+            _ => {
+                let mut why = "no swap is in flight".to_owned();
+                if let Some(previous) = &self.service.previous {
+                    why = format!(
+                        "{why}; to go back to what served before: handoff swap --binary {}",
+                        previous.path.display()
+                    );
+                }
+                let _ = replies.send(Reply::refused(why));
+            }
+        }
+    }
+
+    /// The swap is over, one way or the other.
+    pub(super) fn on_swapped(&mut self, swapped: Swapped) {
+        let Some(swap) = &self.swaps.in_flight else { return };
+        let (binary, trigger) = (Arc::clone(&swap.binary), swap.trigger.clone());
+        match swapped {
+            Swapped::NotBegun(error) => {
+                let why = self.explain_pair(&error);
+                self.swaps.end(Outcome::NotBegun, Some(why), Vec::new());
+            }
+            Swapped::DryRun(rolled_back) => self.on_dry_run(rolled_back, &binary),
+            Swapped::Committed(committed) => {
+                let id = committed.handoff_id.to_string();
+                let carried = self.succeed(*committed, binary);
+                self.swaps.end(Outcome::Committed, None, carried);
+                self.begin_probation(&id, &trigger);
+            }
+            Swapped::Failed(failed, said) => self.on_failed(*failed, said, binary),
+        }
+    }
+
+    fn on_dry_run(&mut self, rolled_back: RolledBack, binary: &Arc<Binary>) {
+        let (outcome, cause) = match rolled_back.outcome() {
+            Outcome::RolledBack => (Outcome::DryRun, None),
+            outcome @ (Outcome::Lost | Outcome::Promoted) => {
+                (outcome, Some("the old process died"))
+            }
+            outcome => (outcome, Some("the old process did not confirm in time that it serves")),
+        };
+        let promoted = rolled_back.promoted;
+        let carried = promoted.map(|committed| self.succeed(*committed, Arc::clone(binary)));
+        self.swaps.end(outcome, cause.map(str::to_owned), carried.unwrap_or_default());
+    }
+
+    fn on_failed(&mut self, failed: Failed, said: Said, binary: Arc<Binary>) {
+        let (outcome, cause) = (failed.outcome(), Some(failed.cause.to_string()));
+        if let Some(committed) = failed.promoted {
+            let carried = self.succeed(*committed, binary);
+            return self.swaps.end(outcome, cause, carried);
+        }
+        if let (Some(daemon), Some(generation)) = (&mut self.service.daemon, said.generation) {
+            daemon.said.generation = Some(generation);
+            metrics::serves(Some(generation));
+        }
+        self.swaps.end(outcome, cause, Vec::new());
+    }
+
+    /// The successor is the daemon from here on; what was carried, in lines.
+    fn succeed(&mut self, committed: Committed, binary: Arc<Binary>) -> Vec<String> {
+        let carried = committed.carried.to_string();
+        let generation = Some(committed.generation);
+        let id = committed.handoff_id.to_string();
+        self.swaps.note_known(&id, |_, to| to.generation = generation);
+        let build = self.swaps.history.swap(&id).and_then(|record| record.to.build.clone());
+        let said = Said { build, generation };
+        let undoes = matches!(
+            self.swaps.history.swap(&id).map(|record| &record.trigger),
+            Some(Trigger::Probation { .. })
+        );
+        self.service.replace(&binary, undoes);
+        self.swaps.end_probation("another swap committed");
+        let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());
+        self.serve(daemon, DaemonEventKind::Succeeded);
+        carried.lines().map(str::to_owned).collect()
     }
 
     /// Why nothing was begun, with what an operator can do.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::SigSet;
 use rustix::io::{DupFlags, dup2, dup3};
 
-use super::{Event, Runner, Work, children};
+use super::{Event, Runner, children};
 use crate::commands::Checked;
 use crate::config::Config;
 use crate::listen::OWN;
@@ -50,12 +50,12 @@ impl Runner {
     /// Tries the new program on a thread of its own: one that does not run, or does not understand
     /// the configuration, would leave the daemon without a supervisor.
     pub(super) fn try_upgrade(&mut self, replies: Sender<Reply>) {
-        if self.is_busy().is_some() || self.stopping.is_some() {
+        if self.jobs.running().is_some() || self.stopping.is_some() {
             let why = "the supervisor is in the middle of something (a swap, a start or a stop): upgrade it once that is over, see `handoff status`";
             let _ = replies.send(Reply::refused(why));
             return;
         }
-        if self.daemon.is_none() {
+        if self.service.daemon.is_none() {
             let why = "no daemon serves, and the new supervisor would find none to adopt: upgrade it once one does, see `handoff status`";
             let _ = replies.send(Reply::refused(why));
             return;
@@ -84,7 +84,7 @@ impl Runner {
                 return;
             }
         };
-        let (tell, config) = (self.tell(), self.config.file.clone());
+        let (tell, config) = (self.jobs.tell(), self.config.file.clone());
         let answers = replies.clone();
         let started = thread::Builder::new().name("upgrade".into()).spawn(move || {
             let result = attempt(&program, &config).map(|()| program);
@@ -109,7 +109,7 @@ impl Runner {
     pub(super) fn upgrade(&mut self, result: Result<PathBuf, String>, replies: &Sender<Reply>) {
         let why = match result {
             Err(why) => why,
-            Ok(_) if self.is_busy().is_some() || self.stopping.is_some() => {
+            Ok(_) if self.jobs.running().is_some() || self.stopping.is_some() => {
                 "something else has begun meanwhile; try again".to_owned()
             }
             Ok(program) => {
@@ -124,7 +124,7 @@ impl Runner {
 
     /// Returns only if it fails, with everything as it was.
     fn execute(&mut self, program: &Path) -> Result<std::convert::Infallible, io::Error> {
-        let Work::Idle(supervisor) = &self.work else {
+        let Some(supervisor) = self.jobs.supervisor() else {
             return Err(io::Error::other("the supervisor is busy"));
         };
         let text = |text: &std::ffi::OsStr| {
