@@ -198,14 +198,14 @@ impl Driver {
         if is_due(&self.state, &event) {
             return;
         }
-        let (state, effects) = self.state.clone().on(event.clone());
+        let mut state = self.state.clone();
+        let effects = state.on(event.clone());
         assert_eq!((&state, effects), (&self.state, Vec::new()), "{event:?}");
     }
 
     fn step(&mut self, event: Event) {
         let before = self.state.clone();
-        let (state, effects) = before.clone().on(event.clone());
-        self.state = state;
+        let effects = self.state.on(event.clone());
         judge(&before, &event, &self.state, &effects);
         for effect in effects {
             self.perform(effect);

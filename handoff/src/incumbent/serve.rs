@@ -173,8 +173,7 @@ impl<D: Drainable + 'static> Server<D> {
 
     fn step(&mut self, event: Event, from: Option<Key>) {
         let before = self.state.name();
-        let (state, effects) = self.state.clone().on(event);
-        self.state = state;
+        let effects = self.state.on(event);
         if before != self.state.name() {
             if self.log.steps.admits(Instant::now()) {
                 tracing::info!(from = before, to = self.state.name(), "incumbent");

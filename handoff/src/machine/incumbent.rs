@@ -187,69 +187,73 @@ impl State {
     }
 
     /// One transition.
-    pub(crate) fn on(self, event: Event) -> (Self, Vec<Effect>) {
+    pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Message(message) => self.on_message(message),
             Event::SessionLost => self.undo(None, Vec::new()),
             Event::DeadlinePassed => self.undo(Some(Reply::DeadlinePassed), Vec::new()),
             Event::StopRequested => match self {
-                Self::Serving => (Self::Stopping, vec![Effect::RunLastDrain]),
-                state => (state, Vec::new()),
+                Self::Serving => self.enter(Self::Stopping, [Effect::RunLastDrain]),
+                _ => Vec::new(),
             },
             Event::DrainEnded(result) => self.on_drain_ended(result),
             Event::SealEnded(result) => self.on_seal_ended(result),
             Event::LockReleased(report) => self.on_lock_released(report),
             Event::LockKept(error) => self.on_seal_ended(Err(error)),
             Event::LockRetaken => match self {
-                Self::Waiting(undo) => (Self::Resuming(undo), vec![Effect::RunResume]),
-                state => (state, Vec::new()),
+                Self::Waiting(undo) => {
+                    let resuming = Self::Resuming(undo.clone());
+                    self.enter(resuming, [Effect::RunResume])
+                }
+                _ => Vec::new(),
             },
             Event::Superseded => match self {
-                Self::Waiting(_) => (Self::Replaced, vec![Effect::Leave(Ok(()))]),
-                state => (state, Vec::new()),
+                Self::Waiting(_) => self.enter(Self::Replaced, [Effect::Leave(Ok(()))]),
+                _ => Vec::new(),
             },
-            Event::ResumeEnded(result) => self.on_resume_ended(result),
+            Event::ResumeEnded(result) => self.on_resume_ended(&result),
             Event::RetryDue => match self {
-                Self::Resuming(undo) => (Self::Resuming(undo), vec![Effect::RunResume]),
-                state => (state, Vec::new()),
+                Self::Resuming(_) => vec![Effect::RunResume],
+                _ => Vec::new(),
             },
         }
     }
 
-    fn on_message(self, message: Message) -> (Self, Vec<Effect>) {
+    fn enter(&mut self, state: Self, effects: impl Into<Vec<Effect>>) -> Vec<Effect> {
+        *self = state;
+        effects.into()
+    }
+
+    fn on_message(&mut self, message: Message) -> Vec<Effect> {
         if !self.admits_messages() {
-            return (self, Vec::new());
+            return Vec::new();
         }
-        match (&self, &message) {
-            (_, Message::Heartbeat { .. }) => (self, vec![Effect::Send(message)]),
+        match (&*self, &message) {
+            (_, Message::Heartbeat { .. }) => vec![Effect::Send(message)],
             // Nothing is to be undone: it serves.
-            (Self::Serving, Message::Abort { .. } | Message::ResumeAfterAbort { .. }) => {
-                (self, Vec::new())
-            }
+            (Self::Serving, Message::Abort { .. } | Message::ResumeAfterAbort { .. }) => Vec::new(),
             (Self::Serving, &Message::Adopt { handoff_id }) => {
-                (self, vec![Effect::GiveListeners { handoff_id }])
+                vec![Effect::GiveListeners { handoff_id }]
             }
-            (Self::Serving, &Message::Fetch { handoff_id }) => {
-                (self, vec![Effect::Offer { handoff_id }])
-            }
+            (Self::Serving, &Message::Fetch { handoff_id }) => vec![Effect::Offer { handoff_id }],
             (
                 Self::Serving,
                 &Message::PrepareHandoff { handoff_id, successor_pid, deadline_ms, drain_grace_ms },
             ) => {
                 let drain =
                     Effect::RunDrain { handoff_id, successor_pid, deadline_ms, drain_grace_ms };
-                (Self::Draining(handoff_id, Then::Wait), vec![drain])
+                self.enter(Self::Draining(handoff_id, Then::Wait), [drain])
             }
-            (Self::Draining(id, Then::Wait), Message::SealRequest { handoff_id })
-                if id == handoff_id =>
+            (&Self::Draining(id, Then::Wait), Message::SealRequest { handoff_id })
+                if id == *handoff_id =>
             {
-                (Self::Draining(*id, Then::Seal), vec![Effect::SealNext])
+                self.enter(Self::Draining(id, Then::Seal), [Effect::SealNext])
             }
-            (Self::Drained(id), Message::SealRequest { handoff_id }) if id == handoff_id => {
-                (Self::Sealing(*id), vec![Effect::RunSeal])
+            (&Self::Drained(id), Message::SealRequest { handoff_id }) if id == *handoff_id => {
+                self.enter(Self::Sealing(id), [Effect::RunSeal])
             }
             (Self::Sealed(id), Message::Commit { handoff_id }) if id == handoff_id => {
-                (Self::Replaced, vec![Effect::Leave(Ok(()))])
+                self.enter(Self::Replaced, [Effect::Leave(Ok(()))])
             }
             (
                 Self::Draining(id, _) | Self::Drained(id) | Self::Sealing(id) | Self::Sealed(id),
@@ -264,102 +268,95 @@ impl State {
 
     /// The one way back. In a state where an undo runs already it only forgets the reply,
     /// since whoever would read it is gone; where nothing was begun it does nothing.
-    fn undo(self, reply: Option<Reply>, mut effects: Vec<Effect>) -> (Self, Vec<Effect>) {
+    fn undo(&mut self, reply: Option<Reply>, mut effects: Vec<Effect>) -> Vec<Effect> {
         let undo = |handoff_id| Undo { handoff_id, reply: reply.clone() };
-        let state = match self {
+        match self {
             Self::Draining(id, _) => {
                 effects.push(Effect::InterruptDrain);
-                Self::Interrupted(undo(id))
+                *self = Self::Interrupted(undo(*id));
             }
-            Self::Sealing(id) => Self::Interrupted(undo(id)),
+            Self::Sealing(id) => *self = Self::Interrupted(undo(*id)),
             Self::Sealed(id) if stands(Guard::LockBeforeResume) => {
                 effects.push(Effect::AwaitLock);
-                Self::Waiting(undo(id))
+                *self = Self::Waiting(undo(*id));
             }
             Self::Drained(id) | Self::Sealed(id) => {
                 effects.push(Effect::RunResume);
-                Self::Resuming(undo(id))
+                *self = Self::Resuming(undo(*id));
             }
-            Self::Interrupted(undo) if reply.is_none() => Self::Interrupted(undo.without_reply()),
-            Self::Waiting(undo) if reply.is_none() => Self::Waiting(undo.without_reply()),
-            Self::Resuming(undo) if reply.is_none() => Self::Resuming(undo.without_reply()),
-            state => state,
-        };
-        (state, effects)
+            Self::Interrupted(undo) | Self::Waiting(undo) | Self::Resuming(undo)
+                if reply.is_none() =>
+            {
+                undo.reply = None;
+            }
+            _ => {}
+        }
+        effects
     }
 
-    fn on_drain_ended(self, result: Result<DrainReport, String>) -> (Self, Vec<Effect>) {
-        match (self, result) {
+    fn on_drain_ended(&mut self, result: Result<DrainReport, String>) -> Vec<Effect> {
+        match (self.clone(), result) {
             (Self::Draining(id, then), Ok(report)) => {
                 let DrainReport { open_conns_remaining, accept_closed } = report;
                 let drained =
                     Effect::Send(Message::Drained { open_conns_remaining, accept_closed });
                 match then {
-                    Then::Wait => (Self::Drained(id), vec![drained]),
-                    Then::Seal => (Self::Sealing(id), vec![drained, Effect::RunSeal]),
+                    Then::Wait => self.enter(Self::Drained(id), [drained]),
+                    Then::Seal => self.enter(Self::Sealing(id), [drained, Effect::RunSeal]),
                 }
             }
-            (Self::Draining(id, _), Err(error)) => resume(id, Some(Reply::DrainFailed(error))),
-            (Self::Interrupted(undo), _) => resume(undo.handoff_id, undo.reply),
+            (Self::Draining(handoff_id, _), Err(error)) => {
+                self.resume(Undo { handoff_id, reply: Some(Reply::DrainFailed(error)) })
+            }
+            (Self::Interrupted(undo), _) => self.resume(undo),
             // Work that did not end in time does not keep a daemon from stopping.
-            (Self::Stopping, _) => (Self::Closing, vec![Effect::RunSeal]),
-            (state, _) => (state, Vec::new()),
+            (Self::Stopping, _) => self.enter(Self::Closing, [Effect::RunSeal]),
+            _ => Vec::new(),
         }
     }
 
-    fn on_seal_ended(self, result: Result<SealReport, String>) -> (Self, Vec<Effect>) {
-        match (self, result) {
-            (Self::Sealing(id), Ok(report)) => {
-                (Self::Sealing(id), vec![Effect::ReleaseLock(report)])
+    fn on_seal_ended(&mut self, result: Result<SealReport, String>) -> Vec<Effect> {
+        match (self.clone(), result) {
+            (Self::Sealing(_), Ok(report)) => vec![Effect::ReleaseLock(report)],
+            (Self::Sealing(handoff_id), Err(error)) => {
+                self.resume(Undo { handoff_id, reply: Some(Reply::SealFailed(error)) })
             }
-            (Self::Sealing(id), Err(error)) => resume(id, Some(Reply::SealFailed(error))),
             // The lock was not released yet.
-            (Self::Interrupted(undo), _) => resume(undo.handoff_id, undo.reply),
+            (Self::Interrupted(undo), _) => self.resume(undo),
             (Self::Closing, Ok(report)) => {
-                (Self::Stopped, vec![Effect::ReleaseForGood(report), Effect::Leave(Ok(()))])
+                let leave = Effect::Leave(Ok(()));
+                self.enter(Self::Stopped, [Effect::ReleaseForGood(report), leave])
             }
-            (Self::Closing, Err(error)) => (Self::Stopped, vec![Effect::Leave(Err(error))]),
-            (state, _) => (state, Vec::new()),
+            (Self::Closing, Err(error)) => self.enter(Self::Stopped, [Effect::Leave(Err(error))]),
+            _ => Vec::new(),
         }
     }
 
-    fn on_lock_released(self, report: SealReport) -> (Self, Vec<Effect>) {
-        match self {
-            Self::Sealing(id) => {
-                let complete = Message::SealComplete {
-                    handoff_id: id,
-                    last_revision_per_shard: report.last_revision_per_shard,
-                    data_dir_fingerprint: report.data_dir_fingerprint,
-                };
-                (Self::Sealed(id), vec![Effect::Send(complete)])
-            }
-            state => (state, Vec::new()),
-        }
+    fn on_lock_released(&mut self, report: SealReport) -> Vec<Effect> {
+        let &mut Self::Sealing(handoff_id) = self else { return Vec::new() };
+        let complete = Message::SealComplete {
+            handoff_id,
+            last_revision_per_shard: report.last_revision_per_shard,
+            data_dir_fingerprint: report.data_dir_fingerprint,
+        };
+        self.enter(Self::Sealed(handoff_id), [Effect::Send(complete)])
     }
 
-    fn on_resume_ended(self, result: Result<(), String>) -> (Self, Vec<Effect>) {
-        match (self, result) {
-            (Self::Resuming(undo), Err(_)) if stands(Guard::ResumeUntilItWorks) => {
-                (Self::Resuming(undo), vec![Effect::RetryLater])
-            }
-            (Self::Resuming(undo), _) => {
-                let effects = undo.into_message().map(Effect::Send).into_iter().collect();
-                (Self::Serving, effects)
-            }
-            (state, _) => (state, Vec::new()),
+    fn on_resume_ended(&mut self, result: &Result<(), String>) -> Vec<Effect> {
+        let Self::Resuming(undo) = self else { return Vec::new() };
+        if result.is_err() && stands(Guard::ResumeUntilItWorks) {
+            return vec![Effect::RetryLater];
         }
+        let reply = undo.clone().into_message().map(Effect::Send);
+        self.enter(Self::Serving, Vec::from_iter(reply))
     }
-}
 
-fn resume(handoff_id: HandoffId, reply: Option<Reply>) -> (State, Vec<Effect>) {
-    (State::Resuming(Undo { handoff_id, reply }), vec![Effect::RunResume])
+    fn resume(&mut self, undo: Undo) -> Vec<Effect> {
+        self.enter(Self::Resuming(undo), [Effect::RunResume])
+    }
 }
 
 impl Undo {
-    fn without_reply(self) -> Self {
-        Self { reply: None, ..self }
-    }
-
     fn into_message(self) -> Option<Message> {
         let handoff_id = self.handoff_id;
         Some(match self.reply? {

@@ -139,13 +139,15 @@ impl State {
     }
 
     /// One transition.
-    pub(crate) fn on(self, event: Event) -> (Self, Vec<Effect>) {
-        match (self, event) {
-            (state @ (Self::Serving | Self::Gone(_)), _)
-            | (state @ Self::Admitting(..), Event::Message(_)) => (state, Vec::new()),
-            (state, Event::Message(message)) => state.on_message(message),
+    pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
+        match (self.clone(), event) {
+            (Self::Serving | Self::Gone(_), _) | (Self::Admitting(..), Event::Message(_)) => {
+                Vec::new()
+            }
+            (_, Event::Message(message)) => self.on_message(&message),
             (Self::Warming(handoff_id), Event::WarmUpDone) => {
-                (Self::Warm(handoff_id), vec![Effect::Send(vec![Message::Warmed { handoff_id }])])
+                let warmed = vec![Message::Warmed { handoff_id }];
+                self.enter(Self::Warm(handoff_id), [Effect::Send(warmed)])
             }
             (Self::Opening(handoff_id), Event::Opened { carried, verified, ready }) => {
                 let carried = carried.map(|sets| Message::Carried { handoff_id, sets });
@@ -160,79 +162,87 @@ impl State {
                     advertised_revision_per_shard: ready.advertised_revision_per_shard,
                 };
                 let said = carried.into_iter().chain(verified).chain([ready]).collect();
-                (Self::Ready(handoff_id), vec![Effect::Send(said)])
+                self.enter(Self::Ready(handoff_id), [Effect::Send(said)])
             }
             (Self::Committing(handoff_id), Event::RecordWritten { generation }) => {
-                (Self::Admitting(handoff_id, generation), Vec::new())
+                self.enter(Self::Admitting(handoff_id, generation), [])
             }
             (Self::Admitting(handoff_id, generation), Event::Admitted) => {
-                let serving = Message::Serving { handoff_id, generation };
-                (Self::Serving, vec![Effect::Send(vec![serving])])
+                let serving = vec![Message::Serving { handoff_id, generation }];
+                self.enter(Self::Serving, [Effect::Send(serving)])
             }
-            (Self::Warm(handoff_id), Event::Alone) => (Self::Opening(handoff_id), Vec::new()),
+            (Self::Warm(handoff_id), Event::Alone) => self.enter(Self::Opening(handoff_id), []),
             (Self::Ready(handoff_id), Event::Alone) => {
-                (Self::Committing(handoff_id), vec![Effect::WriteRecord])
+                self.enter(Self::Committing(handoff_id), [Effect::WriteRecord])
             }
-            (Self::Greeting | Self::Warming(_), Event::Alone) => give_up(GaveUp::SupervisorLost),
+            (Self::Greeting | Self::Warming(_), Event::Alone) => {
+                self.give_up(GaveUp::SupervisorLost)
+            }
             (state, Event::Failed(reason)) => {
                 let said = state.handoff_id().map(|handoff_id| {
                     Effect::Send(vec![Message::Abort { handoff_id, reason: reason.clone() }])
                 });
-                let effects = said.into_iter().chain([Effect::GiveUp]).collect();
-                (Self::Gone(GaveUp::Failed(reason)), effects)
+                let effects: Vec<_> = said.into_iter().chain([Effect::GiveUp]).collect();
+                self.enter(Self::Gone(GaveUp::Failed(reason)), effects)
             }
             (Self::Ready(id), Event::SupervisorLost) => {
-                (Self::LastLook(id), vec![Effect::ShutAndLook])
+                self.enter(Self::LastLook(id), [Effect::ShutAndLook])
             }
             // A commit was read: it counts, whatever became of who sent it.
             (
-                state @ (Self::Committing(_) | Self::Admitting(..) | Self::LastLook(_)),
+                Self::Committing(_) | Self::Admitting(..) | Self::LastLook(_),
                 Event::SupervisorLost,
-            ) => (state, Vec::new()),
+            ) => Vec::new(),
             (_, Event::SupervisorLost) | (Self::LastLook(_), Event::NothingQueued) => {
-                give_up(GaveUp::SupervisorLost)
+                self.give_up(GaveUp::SupervisorLost)
             }
             (
-                state,
+                _,
                 Event::WarmUpDone
                 | Event::Opened { .. }
                 | Event::RecordWritten { .. }
                 | Event::Admitted
                 | Event::Alone
                 | Event::NothingQueued,
-            ) => (state, Vec::new()),
+            ) => Vec::new(),
         }
     }
 
-    fn on_message(self, message: Message) -> (Self, Vec<Effect>) {
-        match (&self, &message) {
-            (_, Message::Heartbeat { .. }) => (self, Vec::new()),
+    fn enter(&mut self, state: Self, effects: impl Into<Vec<Effect>>) -> Vec<Effect> {
+        *self = state;
+        effects.into()
+    }
+
+    fn on_message(&mut self, message: &Message) -> Vec<Effect> {
+        match (&*self, message) {
+            // An abort that comes behind the commit comes too late; the lock decides.
+            (_, Message::Heartbeat { .. }) | (Self::Committing(_), Message::Abort { .. }) => {
+                Vec::new()
+            }
             (Self::Greeting, Message::HelloAck { handoff_id, .. }) => {
-                (Self::Warming(*handoff_id), Vec::new())
+                self.enter(Self::Warming(*handoff_id), [])
             }
             (Self::Warm(id), Message::Begin { handoff_id }) if id == handoff_id => {
-                (Self::Opening(*id), Vec::new())
+                self.enter(Self::Opening(*handoff_id), [])
             }
             (Self::Ready(id) | Self::LastLook(id), Message::Commit { handoff_id })
                 if id == handoff_id =>
             {
-                (Self::Committing(*id), vec![Effect::WriteRecord])
+                self.enter(Self::Committing(*handoff_id), [Effect::WriteRecord])
             }
-            // The commit came first, so the abort comes too late; the lock decides.
-            (Self::Committing(_), Message::Abort { .. }) => (self, Vec::new()),
             (_, Message::Abort { handoff_id, reason })
                 if self.handoff_id().is_none_or(|id| id == *handoff_id) =>
             {
-                give_up(GaveUp::Aborted(reason.clone()))
+                self.give_up(GaveUp::Aborted(reason.clone()))
             }
             _ => {
-                let fault = misbehaviour(&message, self.name(), self.handoff_id());
-                give_up(GaveUp::Misbehaved(fault))
+                let fault = misbehaviour(message, self.name(), self.handoff_id());
+                self.give_up(GaveUp::Misbehaved(fault))
             }
         }
     }
-}
 
-fn give_up(why: GaveUp) -> (State, Vec<Effect>) {
-    (State::Gone(why), vec![Effect::GiveUp])
+    fn give_up(&mut self, why: GaveUp) -> Vec<Effect> {
+        self.enter(Self::Gone(why), [Effect::GiveUp])
+    }
 }

@@ -15,6 +15,7 @@
 //!
 //! The swap of a supervisor that died is the [adopter](super::adopter)'s.
 
+use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::outcome::Outcome;
@@ -200,8 +201,6 @@ impl State {
     }
 }
 
-type Step = (State, Vec<Effect>);
-
 impl Machine {
     pub(crate) const fn new(handoff_id: HandoffId) -> Self {
         let (incumbent, successor) = (Incumbent::Connected, Successor::Starting);
@@ -210,67 +209,57 @@ impl Machine {
 
     /// One transition.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
-        let state = self.state.clone();
-        let (state, effects) = match event {
-            Event::Command(command) => self.on_command(state, command),
-            Event::Incumbent(message) => self.on_incumbent(state, message),
-            Event::Successor(message) => self.on_successor(state, message),
-            Event::Judged(verdict) => self.on_judged(state, verdict),
-            Event::IncumbentDied => self.on_incumbent_died(state),
-            Event::IncumbentDisconnected => self.on_incumbent_disconnected(state),
-            Event::IncumbentSilent if matches!(state, State::Draining(_) | State::Sealing) => {
-                let cause = Cause::IncumbentSilent(state.phase());
-                self.roll_back(state, cause)
-            }
-            Event::SuccessorLost => self.on_successor_lost(state),
+        let phase = self.state.phase();
+        match event {
+            Event::Command(command) => self.on_command(command),
+            Event::Incumbent(message) => self.on_incumbent(message),
+            Event::Successor(message) => self.on_successor(message),
+            Event::Judged(verdict) => self.on_judged(verdict),
+            Event::IncumbentDied => self.on_incumbent_died(),
+            Event::IncumbentDisconnected => self.on_incumbent_disconnected(),
+            Event::IncumbentSilent => match self.state {
+                State::Draining(_) | State::Sealing => {
+                    self.roll_back(Cause::IncumbentSilent(phase))
+                }
+                _ => Vec::new(),
+            },
+            Event::SuccessorLost => self.on_successor_lost(),
             Event::SuccessorEnded => {
                 self.successor = Successor::Dead;
-                match state {
-                    State::Ending(cause) => self.confirm(cause),
-                    state => self.on_successor_lost(state),
+                match &self.state {
+                    State::Ending(cause) => self.confirm(cause.clone()),
+                    _ => self.on_successor_lost(),
                 }
             }
-            Event::SuccessorSilent => match state {
-                State::Promoting(stage, cause) => {
-                    self.roll_back(State::Promoting(stage, cause.clone()), cause)
-                }
-                state if state.is_forward() => {
-                    let cause = Cause::SuccessorSilent(state.phase());
-                    self.roll_back(state, cause)
-                }
-                state => (state, Vec::new()),
+            Event::SuccessorSilent => match &self.state {
+                State::Promoting(_, cause) => self.roll_back(cause.clone()),
+                state if state.is_forward() => self.roll_back(Cause::SuccessorSilent(phase)),
+                _ => Vec::new(),
             },
-            Event::DeadlinePassed => {
-                let cause = Cause::DeadlinePassed(state.phase());
-                self.give_up(state, cause)
-            }
-            Event::IncumbentSilent => (state, Vec::new()),
-            Event::Echoed => match state {
-                State::Confirming(cause) => rolled_back(IncumbentFate::Serving, cause),
-                state => (state, Vec::new()),
-            },
-            Event::Refused => match state {
-                State::Confirming(cause) => rolled_back(IncumbentFate::Unknown, cause),
-                state => (state, Vec::new()),
-            },
-            Event::PatienceEnded => match state {
+            Event::DeadlinePassed => self.give_up(Cause::DeadlinePassed(phase)),
+            Event::Echoed => self.on_answer(IncumbentFate::Serving),
+            Event::Refused => self.on_answer(IncumbentFate::Unknown),
+            Event::PatienceEnded => match &self.state {
                 State::Confirming(cause) | State::Ending(cause) => {
-                    rolled_back(IncumbentFate::Unknown, cause)
+                    self.rolled_back(IncumbentFate::Unknown, cause.clone())
                 }
-                state => (state, Vec::new()),
+                _ => Vec::new(),
             },
-        };
-        self.state = state;
-        effects
+        }
     }
 
-    fn on_command(&self, state: State, command: Command) -> Step {
+    fn enter(&mut self, state: State, effects: impl Into<Vec<Effect>>) -> Vec<Effect> {
+        self.state = state;
+        effects.into()
+    }
+
+    fn on_command(&mut self, command: Command) -> Vec<Effect> {
         let handoff_id = self.handoff_id;
-        match (state, command) {
-            (State::Paired, Command::Warm) if self.successor == Successor::Warm => {
-                (State::Warmed, Vec::new())
-            }
-            (State::Paired, Command::Warm) => (State::Warming, Vec::new()),
+        match (&self.state, command) {
+            (State::Paired, Command::Warm) => match self.successor {
+                Successor::Warm => self.enter(State::Warmed, []),
+                _ => self.enter(State::Warming, []),
+            },
             (
                 State::Warmed,
                 Command::Prepare { successor_pid, deadline_ms, drain_grace_ms, then },
@@ -283,249 +272,253 @@ impl Machine {
                 };
                 let seal = (then == Then::Seal).then_some(Message::SealRequest { handoff_id });
                 let said = [prepare].into_iter().chain(seal).collect();
-                (State::Draining(then), vec![Effect::ToIncumbent(said)])
+                self.enter(State::Draining(then), [Effect::ToIncumbent(said)])
             }
-            (State::Prepared, Command::Seal) => (
-                State::Sealing,
-                vec![Effect::ToIncumbent(vec![Message::SealRequest { handoff_id }])],
-            ),
+            (State::Prepared, Command::Seal) => {
+                let seal = vec![Message::SealRequest { handoff_id }];
+                self.enter(State::Sealing, [Effect::ToIncumbent(seal)])
+            }
             (State::Sealed, Command::Begin) => {
-                (State::Opening, vec![Effect::ToSuccessor(Message::Begin { handoff_id })])
+                self.enter(State::Opening, [Effect::ToSuccessor(Message::Begin { handoff_id })])
             }
             (State::Ready, Command::Commit) => {
                 let early = (!stands(Guard::ServingBeforeLeave))
                     .then_some(Effect::ToIncumbent(vec![Message::Commit { handoff_id }]));
-                let commit = Effect::ToSuccessor(Message::Commit { handoff_id });
-                (State::Committing, [commit].into_iter().chain(early).collect())
+                let effects: Vec<_> = [self.commit()].into_iter().chain(early).collect();
+                self.enter(State::Committing, effects)
             }
-            (state, Command::Abort(reason)) => self.give_up(state, Cause::Requested(reason)),
-            (state, _) => (state, Vec::new()),
+            (_, Command::Abort(reason)) => self.give_up(Cause::Requested(reason)),
+            _ => Vec::new(),
         }
     }
 
-    fn on_incumbent(&self, state: State, message: Message) -> Step {
+    fn commit(&self) -> Effect {
+        Effect::ToSuccessor(Message::Commit { handoff_id: self.handoff_id })
+    }
+
+    fn on_incumbent(&mut self, message: Message) -> Vec<Effect> {
+        // Once sealed, the incumbent has no say: the lock and the record decide. While the swap
+        // is undone, what it says of the swap is late.
+        if !self.state.is_forward() || self.state.successor_may_hold_the_lock() {
+            return Vec::new();
+        }
         let is_ours = message.handoff_id().is_none_or(|id| id == self.handoff_id);
-        match (state, message) {
-            // Once sealed, the incumbent has no say: the lock and the record decide. While
-            // the swap is undone, what it says of the swap is late.
-            (state, _) if !state.is_forward() || state.successor_may_hold_the_lock() => {
-                (state, Vec::new())
+        match (&self.state, message) {
+            (_, Message::Heartbeat { .. }) | (State::Sealing, Message::SealProgress { .. }) => {
+                Vec::new()
             }
-            (state, Message::Heartbeat { .. }) => (state, Vec::new()),
-            (state @ State::Draining(_), Message::Late { .. } | Message::Draining { .. })
+            (State::Draining(_), Message::Late { .. } | Message::Draining { .. }) if is_ours => {
+                Vec::new()
+            }
+            (State::Draining(Then::Wait), Message::Drained { .. }) => {
+                self.enter(State::Prepared, [])
+            }
+            (State::Draining(Then::Seal), Message::Drained { .. }) => {
+                self.enter(State::Sealing, [])
+            }
+            (State::Sealing, Message::SealComplete { .. }) if is_ours => {
+                self.enter(State::Sealed, [])
+            }
+            (
+                State::Draining(_) | State::Prepared | State::Sealing,
+                Message::SealFailed { error, partial_state, .. },
+            ) if is_ours => self.roll_back(Cause::SealFailed { error, partial_state }),
+            // Nothing was asked of it yet, so it is not a refusal.
+            (State::Paired | State::Warming | State::Warmed, Message::Abort { reason, .. })
                 if is_ours =>
             {
-                (state, Vec::new())
+                self.roll_back(Cause::IncumbentStopped(reason))
             }
-            (State::Draining(Then::Wait), Message::Drained { .. }) => (State::Prepared, Vec::new()),
-            (State::Draining(Then::Seal), Message::Drained { .. }) => (State::Sealing, Vec::new()),
-            (State::Sealing, Message::SealProgress { .. }) => (State::Sealing, Vec::new()),
-            (State::Sealing, Message::SealComplete { .. }) if is_ours => {
-                (State::Sealed, Vec::new())
+            (_, Message::Abort { reason, .. }) if is_ours => {
+                self.roll_back(Cause::IncumbentAborted(reason))
             }
-            (
-                state @ (State::Draining(_) | State::Prepared | State::Sealing),
-                Message::SealFailed { error, partial_state, .. },
-            ) if is_ours => self.roll_back(state, Cause::SealFailed { error, partial_state }),
-            // Nothing was asked of it yet, so it is not a refusal.
-            (
-                state @ (State::Paired | State::Warming | State::Warmed),
-                Message::Abort { reason, .. },
-            ) if is_ours => self.roll_back(state, Cause::IncumbentStopped(reason)),
-            (state, Message::Abort { reason, .. }) if is_ours => {
-                self.roll_back(state, Cause::IncumbentAborted(reason))
-            }
-            (state, message) => {
-                let fault = misbehaviour(&message, state.phase().name(), Some(self.handoff_id));
-                self.roll_back(state, Cause::IncumbentMisbehaved(fault))
-            }
+            (_, message) => self.roll_back(Cause::IncumbentMisbehaved(self.fault(&message))),
         }
     }
 
-    fn on_successor(&mut self, state: State, message: Message) -> Step {
+    fn on_successor(&mut self, message: Message) -> Vec<Effect> {
+        if self.state.is_over() {
+            return Vec::new();
+        }
         let handoff_id = self.handoff_id;
         let is_ours = message.handoff_id().is_none_or(|id| id == handoff_id);
         let is_news = is_ours && self.successor == Successor::Starting;
-        match (state, message) {
-            (state, _) if state.is_over() => (state, Vec::new()),
+        match (&self.state, message) {
             (state, Message::Warmed { .. }) if is_news => {
                 self.successor = Successor::Warm;
-                match state {
-                    State::Warming => (State::Warmed, Vec::new()),
+                match state.clone() {
+                    State::Warming => self.enter(State::Warmed, []),
                     State::Promoting(Promotion::Warming, cause) => self.begin_promotion(cause),
-                    state => (state, Vec::new()),
+                    _ => Vec::new(),
                 }
             }
-            // The swap is given up; what it says of it decides nothing.
-            (state @ (State::Ending(_) | State::Confirming(_)), _) => (state, Vec::new()),
-            (state, Message::Heartbeat { .. }) => (state, Vec::new()),
+            // Where the swap is given up, what it says of it decides nothing.
+            (State::Ending(_) | State::Confirming(_), _) | (_, Message::Heartbeat { .. }) => {
+                Vec::new()
+            }
             (
-                state @ (State::Opening | State::Promoting(Promotion::Opening, _)),
+                State::Opening | State::Promoting(Promotion::Opening, _),
                 Message::Verified { .. } | Message::Carried { .. },
-            ) if is_ours => (state, Vec::new()),
-            (
-                state @ (State::Opening | State::Promoting(Promotion::Opening, _)),
-                Message::Ready { .. },
-            ) if is_ours => (state, vec![Effect::Judge]),
+            ) if is_ours => Vec::new(),
+            (State::Opening | State::Promoting(Promotion::Opening, _), Message::Ready { .. })
+                if is_ours =>
+            {
+                vec![Effect::Judge]
+            }
             (State::Committing, Message::Serving { .. }) if is_ours => {
-                (State::Committed, vec![Effect::ToIncumbent(vec![Message::Commit { handoff_id }])])
+                let leave = vec![Message::Commit { handoff_id }];
+                self.enter(State::Committed, [Effect::ToIncumbent(leave)])
             }
             (State::Promoting(Promotion::Committing, cause), Message::Serving { .. })
                 if is_ours =>
             {
-                (State::Promoted(cause), Vec::new())
+                self.enter(State::Promoted(cause.clone()), [])
             }
-            (state, Message::Abort { reason, .. }) if is_ours => {
-                self.roll_back(state, Cause::SuccessorGaveUp(reason))
+            (_, Message::Abort { reason, .. }) if is_ours => {
+                self.roll_back(Cause::SuccessorGaveUp(reason))
             }
-            (state, message) => {
-                let fault = misbehaviour(&message, state.phase().name(), Some(handoff_id));
-                self.roll_back(state, Cause::SuccessorMisbehaved(fault))
-            }
+            (_, message) => self.roll_back(Cause::SuccessorMisbehaved(self.fault(&message))),
         }
     }
 
-    fn on_judged(&self, state: State, verdict: Result<(), Unfit>) -> Step {
-        let commit = || vec![Effect::ToSuccessor(Message::Commit { handoff_id: self.handoff_id })];
-        match (state, verdict) {
-            (State::Opening, Ok(())) => (State::Ready, Vec::new()),
+    fn fault(&self, message: &Message) -> PeerMisbehaved {
+        misbehaviour(message, self.state.phase().name(), Some(self.handoff_id))
+    }
+
+    fn on_judged(&mut self, verdict: Result<(), Unfit>) -> Vec<Effect> {
+        match (&self.state, verdict) {
+            (State::Opening, Ok(())) => self.enter(State::Ready, []),
             (State::Promoting(Promotion::Opening, cause), Ok(())) => {
-                (State::Promoting(Promotion::Committing, cause), commit())
+                let committing = State::Promoting(Promotion::Committing, cause.clone());
+                self.enter(committing, [self.commit()])
             }
-            (state @ (State::Opening | State::Promoting(Promotion::Opening, _)), Err(unfit)) => {
-                self.roll_back(state, Cause::Unfit(unfit))
+            (State::Opening | State::Promoting(Promotion::Opening, _), Err(unfit)) => {
+                self.roll_back(Cause::Unfit(unfit))
             }
-            (state, _) => (state, Vec::new()),
+            _ => Vec::new(),
         }
     }
 
-    fn on_incumbent_died(&mut self, state: State) -> Step {
+    fn on_incumbent_died(&mut self) -> Vec<Effect> {
         self.incumbent = Incumbent::Dead;
-        let cause = Cause::IncumbentDied(state.phase());
-        match state {
+        match &self.state {
             // Its lock is free, and what it acknowledged is on disk: the successor opens it.
             State::Paired
             | State::Warming
             | State::Warmed
             | State::Draining(_)
             | State::Prepared
-            | State::Sealing => self.promote(state, cause),
+            | State::Sealing => self.promote(Cause::IncumbentDied(self.state.phase())),
             // It died before it had undone the swap: the successor is not given up for it.
-            State::Confirming(cause) => self.confirm(cause),
-            state => (state, Vec::new()),
+            State::Confirming(cause) => self.confirm(cause.clone()),
+            _ => Vec::new(),
         }
     }
 
-    fn on_incumbent_disconnected(&mut self, state: State) -> Step {
+    fn on_incumbent_disconnected(&mut self) -> Vec<Effect> {
         if self.incumbent == Incumbent::Connected {
             self.incumbent = Incumbent::Disconnected;
         }
-        match state {
-            State::Paired
-            | State::Warming
-            | State::Warmed
-            | State::Draining(_)
-            | State::Prepared
-            | State::Sealing
-            | State::Sealed => {
-                let cause = Cause::IncumbentDisconnected(state.phase());
-                self.roll_back(state, cause)
+        match self.state {
+            State::Confirming(_) => vec![Effect::AskIncumbent],
+            _ if self.state.is_forward() && !self.state.successor_may_hold_the_lock() => {
+                self.roll_back(Cause::IncumbentDisconnected(self.state.phase()))
             }
-            State::Confirming(cause) => (State::Confirming(cause), vec![Effect::AskIncumbent]),
-            state => (state, Vec::new()),
+            _ => Vec::new(),
         }
     }
 
-    fn on_successor_lost(&self, state: State) -> Step {
-        match state {
+    fn on_successor_lost(&mut self) -> Vec<Effect> {
+        match &self.state {
             // It may have committed, and the incumbent may have left for it: only
             // its death, or its silence, says that it does not serve.
             State::Committing
                 if self.incumbent != Incumbent::Connected && self.successor != Successor::Dead =>
             {
-                (state, Vec::new())
+                Vec::new()
             }
-            State::Promoting(stage, cause) => {
-                self.roll_back(State::Promoting(stage, cause.clone()), cause)
-            }
-            state if state.is_forward() => {
-                let cause = Cause::SuccessorLost(state.phase());
-                self.roll_back(state, cause)
-            }
-            state => (state, Vec::new()),
+            State::Promoting(_, cause) => self.roll_back(cause.clone()),
+            state if state.is_forward() => self.roll_back(Cause::SuccessorLost(state.phase())),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the incumbent answers when it was asked to serve.
+    fn on_answer(&mut self, fate: IncumbentFate) -> Vec<Effect> {
+        match &self.state {
+            State::Confirming(cause) => self.rolled_back(fate, cause.clone()),
+            _ => Vec::new(),
         }
     }
 
     /// At any time, and by no fault of either process: the caller or the clock wants it.
-    fn give_up(&self, state: State, cause: Cause) -> Step {
+    fn give_up(&mut self, cause: Cause) -> Vec<Effect> {
         // Told to commit, the successor may be all there is: an incumbent that does not wait for
         // this supervisor's word may have left by the owner record.
-        let may_be_all_there_is = state == State::Committing
+        let may_be_all_there_is = self.state == State::Committing
             && self.incumbent != Incumbent::Connected
             && stands(Guard::DeadlineSparesCommit);
         // With no incumbent left to protect, an opening may take its time.
-        if may_be_all_there_is || !state.is_forward() {
-            return (state, Vec::new());
+        if may_be_all_there_is || !self.state.is_forward() {
+            return Vec::new();
         }
-        self.roll_back(state, cause)
+        self.roll_back(cause)
     }
 
     /// The one way back: nothing else kills a successor or resumes an incumbent.
-    fn roll_back(&self, state: State, cause: Cause) -> Step {
-        let is_at_fault = cause.is_the_successor_s() || !state.is_forward();
+    fn roll_back(&mut self, cause: Cause) -> Vec<Effect> {
+        let is_at_fault = cause.is_the_successor_s() || !self.state.is_forward();
         if self.incumbent == Incumbent::Dead && self.successor != Successor::Dead && !is_at_fault {
-            return self.promote(state, cause);
+            return self.promote(cause);
         }
-        let may_hold_the_lock = state.successor_may_hold_the_lock()
+        let may_hold_the_lock = self.state.successor_may_hold_the_lock()
             && self.successor != Successor::Dead
             && stands(Guard::EndBeforeAsking);
         if may_hold_the_lock {
-            return (State::Ending(cause), vec![Effect::KillSuccessor]);
+            return self.enter(State::Ending(cause), [Effect::KillSuccessor]);
         }
         if self.incumbent == Incumbent::Dead {
-            return rolled_back(IncumbentFate::Lost, cause);
+            return self.rolled_back(IncumbentFate::Lost, cause);
         }
         let is_spared = !is_at_fault && stands(Guard::SuccessorSpared);
         let kill = (!is_spared).then_some(Effect::KillSuccessor);
-        let effects = kill.into_iter().chain([Effect::AskIncumbent]).collect();
-        (State::Confirming(cause), effects)
+        let effects: Vec<_> = kill.into_iter().chain([Effect::AskIncumbent]).collect();
+        self.enter(State::Confirming(cause), effects)
+    }
+
+    fn rolled_back(&mut self, incumbent: IncumbentFate, cause: Cause) -> Vec<Effect> {
+        self.enter(State::RolledBack(incumbent, cause), [Effect::KillSuccessor])
     }
 
     /// Nobody is left to roll back to: the swap goes on from where it is.
-    fn promote(&self, state: State, cause: Cause) -> Step {
-        let handoff_id = self.handoff_id;
-        match state {
-            State::Opening => (State::Promoting(Promotion::Opening, cause), Vec::new()),
+    fn promote(&mut self, cause: Cause) -> Vec<Effect> {
+        match self.state {
+            State::Opening => self.enter(State::Promoting(Promotion::Opening, cause), []),
             State::Ready => {
-                let commit = Effect::ToSuccessor(Message::Commit { handoff_id });
-                (State::Promoting(Promotion::Committing, cause), vec![commit])
+                self.enter(State::Promoting(Promotion::Committing, cause), [self.commit()])
             }
-            State::Committing => (State::Promoting(Promotion::Committing, cause), Vec::new()),
+            State::Committing => self.enter(State::Promoting(Promotion::Committing, cause), []),
             _ => self.begin_promotion(cause),
         }
     }
 
-    fn begin_promotion(&self, cause: Cause) -> Step {
+    fn begin_promotion(&mut self, cause: Cause) -> Vec<Effect> {
         if self.successor != Successor::Warm {
-            return (State::Promoting(Promotion::Warming, cause), Vec::new());
+            return self.enter(State::Promoting(Promotion::Warming, cause), []);
         }
         let begin = Effect::ToSuccessor(Message::Begin { handoff_id: self.handoff_id });
-        (State::Promoting(Promotion::Opening, cause), vec![begin])
+        self.enter(State::Promoting(Promotion::Opening, cause), [begin])
     }
 
     /// The successor is spared until the incumbent has confirmed that it serves, unless it is
     /// what the swap failed for.
-    fn confirm(&self, cause: Cause) -> Step {
+    fn confirm(&mut self, cause: Cause) -> Vec<Effect> {
         if self.incumbent != Incumbent::Dead {
-            return (State::Confirming(cause), vec![Effect::AskIncumbent]);
+            return self.enter(State::Confirming(cause), [Effect::AskIncumbent]);
         }
         if self.successor != Successor::Dead && cause.admits_promotion() {
             return self.begin_promotion(cause);
         }
-        rolled_back(IncumbentFate::Lost, cause)
+        self.rolled_back(IncumbentFate::Lost, cause)
     }
-}
-
-fn rolled_back(incumbent: IncumbentFate, cause: Cause) -> Step {
-    (State::RolledBack(incumbent, cause), vec![Effect::KillSuccessor])
 }

@@ -145,8 +145,7 @@ impl Conversation {
     /// Feeds the machine and carries its effects out. An error says that it gave up.
     pub(super) fn step(&mut self, event: Event) -> Result<()> {
         let before = self.state.name();
-        let (state, effects) = self.state.clone().on(event);
-        self.state = state;
+        let effects = self.state.on(event);
         if before != self.state.name() {
             tracing::info!(from = before, to = self.state.name(), "successor");
         }

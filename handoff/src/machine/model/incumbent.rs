@@ -193,9 +193,8 @@ fn hook_ends(world: &mut World, well: bool, witness: &Witness) {
 }
 
 pub(super) fn feed(world: &mut World, event: Event, from: Option<usize>, witness: &Witness) {
-    let state = world.incumbent.state.clone();
-    let (state, effects) = state.on(event);
-    world.incumbent.state = forget_words(state);
+    let effects = world.incumbent.state.on(event);
+    forget_words(&mut world.incumbent.state);
     for effect in effects {
         perform(world, effect, from, witness);
     }
@@ -281,26 +280,11 @@ fn close(world: &mut World) {
     world.incumbent.holder = None;
 }
 
-fn forget_words(state: State) -> State {
-    let forget = |reply| match reply {
-        Some(Reply::DrainFailed(_) | Reply::SealFailed(_)) => {
-            Some(Reply::SealFailed(String::new()))
-        }
-        reply => reply,
+fn forget_words(state: &mut State) {
+    let (State::Interrupted(undo) | State::Waiting(undo) | State::Resuming(undo)) = state else {
+        return;
     };
-    match state {
-        State::Interrupted(mut undo) => {
-            undo.reply = forget(undo.reply);
-            State::Interrupted(undo)
-        }
-        State::Waiting(mut undo) => {
-            undo.reply = forget(undo.reply);
-            State::Waiting(undo)
-        }
-        State::Resuming(mut undo) => {
-            undo.reply = forget(undo.reply);
-            State::Resuming(undo)
-        }
-        state => state,
+    if let Some(Reply::DrainFailed(_) | Reply::SealFailed(_)) = undo.reply {
+        undo.reply = Some(Reply::SealFailed(String::new()));
     }
 }

@@ -233,19 +233,17 @@ fn fail(world: &mut World, witness: &Witness) {
 }
 
 fn feed(world: &mut World, event: Event, witness: &Witness) {
-    let state = world.successor.state.clone();
-    let was_looking = matches!(state, State::LastLook(_));
-    let (state, effects) = state.on(event);
+    let was_looking = matches!(world.successor.state, State::LastLook(_));
+    let effects = world.successor.state.on(event);
     if was_looking {
-        witness.saw(match state {
+        witness.saw(match world.successor.state {
             State::Committing(_) => Sight::LastLookFindsCommit,
             _ => Sight::LastLookFindsNothing,
         });
     }
-    world.successor.state = match state {
-        State::Gone(_) => State::Gone(GaveUp::SupervisorLost),
-        state => state,
-    };
+    if let State::Gone(why) = &mut world.successor.state {
+        *why = GaveUp::SupervisorLost;
+    }
     for effect in effects {
         match effect {
             Effect::Send(messages) => {

@@ -13,6 +13,13 @@ fn undo(reply: Option<Reply>) -> Undo {
     Undo { handoff_id: ours(), reply }
 }
 
+/// One transition of a copy.
+fn after(state: &State, event: Event) -> (State, Vec<Effect>) {
+    let mut state = state.clone();
+    let effects = state.on(event);
+    (state, effects)
+}
+
 fn states() -> Vec<State> {
     let deadline = || undo(Some(Reply::DeadlinePassed));
     vec![
@@ -91,7 +98,7 @@ fn every_message_is_legal_or_closes_the_session_after_undoing() {
     let (mut legal_pairs, mut closing, mut held) = (0, 0, 0);
     for state in states() {
         for message in [messages(ours()), messages(foreign())].concat() {
-            let (next, effects) = state.clone().on(Event::Message(message.clone()));
+            let (next, effects) = after(&state, Event::Message(message.clone()));
             let pair = format!("{state:?} + {message:?}");
             if !state.admits_messages() {
                 assert_eq!((&next, effects), (&state, vec![]), "{pair}");
@@ -128,7 +135,7 @@ fn every_message_is_legal_or_closes_the_session_after_undoing() {
 #[test]
 fn a_loss_and_a_deadline_lead_back_from_everywhere() {
     for state in states() {
-        let (next, effects) = state.clone().on(Event::SessionLost);
+        let (next, effects) = after(&state, Event::SessionLost);
         let expected = match &state {
             // Whoever would have read the reply is gone.
             State::Interrupted(_) => (State::Interrupted(undo(None)), vec![]),
@@ -137,7 +144,7 @@ fn a_loss_and_a_deadline_lead_back_from_everywhere() {
             other => way_back(other, None),
         };
         assert_eq!((next, effects), expected, "{state:?} loses its session");
-        let (next, effects) = state.clone().on(Event::DeadlinePassed);
+        let (next, effects) = after(&state, Event::DeadlinePassed);
         let expected = way_back(&state, Some(Reply::DeadlinePassed));
         assert_eq!((next, effects), expected, "{state:?} reaches its deadline");
     }
@@ -258,7 +265,7 @@ fn the_ends_of_hooks_and_of_waits_matter_where_they_were_begun() {
                     Some((State::Resuming(undo.clone()), vec![Effect::RetryLater]))
                 }
                 (Event::ResumeEnded(Ok(())), State::Resuming(_)) => {
-                    let (_, effects) = state.clone().on(event.clone());
+                    let (_, effects) = after(&state, event.clone());
                     match (reply, effects.as_slice()) {
                         (None, []) => {}
                         (Some(_), [Effect::Send(Message::Abort { handoff_id, .. })]) => {
@@ -271,7 +278,7 @@ fn the_ends_of_hooks_and_of_waits_matter_where_they_were_begun() {
                 _ => None,
             };
             matter += usize::from(expected.is_some());
-            let actual = state.clone().on(event.clone());
+            let actual = after(&state, event.clone());
             let expected = expected.unwrap_or((state.clone(), vec![]));
             assert_eq!(actual, expected, "{state:?} + {event:?}");
         }
@@ -287,9 +294,9 @@ fn a_failure_is_told_once_it_is_undone() {
         (Reply::DeadlinePassed, "Abort"),
     ] {
         let state = State::Resuming(undo(Some(reply)));
-        let (state, effects) = state.on(Event::ResumeEnded(Err("not yet".into())));
+        let (state, effects) = after(&state, Event::ResumeEnded(Err("not yet".into())));
         assert_eq!(effects, [Effect::RetryLater], "nothing is told before it works");
-        let (state, effects) = state.on(Event::ResumeEnded(Ok(())));
+        let (state, effects) = after(&state, Event::ResumeEnded(Ok(())));
         assert_eq!(state, State::Serving);
         match effects.as_slice() {
             [Effect::Send(message)] => {

@@ -2,6 +2,13 @@ use super::{carried_set, foreign, messages, ours};
 use crate::machine::successor::{Effect, Event, GaveUp, ReadyWords, State};
 use crate::protocol::Message;
 
+/// One transition of a copy.
+fn after(state: &State, event: Event) -> (State, Vec<Effect>) {
+    let mut state = state.clone();
+    let effects = state.on(event);
+    (state, effects)
+}
+
 fn states() -> Vec<State> {
     vec![
         State::Greeting,
@@ -43,7 +50,7 @@ fn every_message_is_legal_or_makes_it_give_up() {
     let (mut legal_pairs, mut giving_up) = (0, 0);
     for state in states() {
         for message in [messages(ours()), messages(foreign())].concat() {
-            let (next, effects) = state.clone().on(Event::Message(message.clone()));
+            let (next, effects) = after(&state, Event::Message(message.clone()));
             let pair = format!("{state:?} + {message:?}");
             if is_over(&state) || matches!(state, State::Admitting(..)) {
                 assert_eq!((next, effects), (state.clone(), vec![]), "{pair}");
@@ -78,7 +85,7 @@ fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
     };
     for state in states() {
         for event in events() {
-            let (next, effects) = state.clone().on(event.clone());
+            let (next, effects) = after(&state, event.clone());
             let writes = effects.contains(&Effect::WriteRecord);
             let is_commit = matches!(event, Event::Message(Message::Commit { .. }));
             let may = matches!(state, State::Ready(_) | State::LastLook(_)) && is_commit
@@ -157,7 +164,7 @@ fn every_other_event_matters_where_it_belongs() {
             Event::Alone,
             Event::NothingQueued,
         ] {
-            assert_eq!(state.clone().on(event.clone()), expected(&event), "{state:?} + {event:?}");
+            assert_eq!(after(&state, event.clone()), expected(&event), "{state:?} + {event:?}");
         }
     }
 }
