@@ -385,6 +385,17 @@ pub enum Mismatch {
     },
 }
 
+/// Bytes that are no [`Checkpoint`](crate::drainable::Checkpoint).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a checkpoint of a digest: it is damaged, or something else")]
+pub struct NoCheckpoint;
+
+impl From<NoCheckpoint> for Error {
+    fn from(error: NoCheckpoint) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, error).into()
+    }
+}
+
 /// Bytes that are no frame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -65,7 +65,7 @@ pub use error::{Error, Result};
 #[cfg(feature = "derive")]
 pub use handoff_derive::Drainable;
 pub use incumbent::{Incumbent, StopHandle};
-pub use machine::outcome::{NotAnOutcome, Outcome};
+pub use machine::outcome::Outcome;
 pub use machine::phase::Phase;
 pub use protocol::HandoffId;
 pub use supervisor::{Session, SpawnSpec, Supervisor};

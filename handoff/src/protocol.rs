@@ -4,6 +4,7 @@
 //! when, the machines of the three roles know.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::error::{Error, Result};
 pub use crate::terms::{
@@ -13,7 +14,7 @@ pub use crate::terms::{
 
 /// One message. The order of the variants is their discriminant on the wire: it is frozen,
 /// and a new variant is appended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 pub enum Message {
     /// The first message on a connection, from the process to the supervisor.
     Hello {
@@ -252,32 +253,8 @@ pub enum CarryFate {
 impl Message {
     /// The variant's name, for logs and errors.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Hello { .. } => "Hello",
-            Self::HelloAck { .. } => "HelloAck",
-            Self::PrepareHandoff { .. } => "PrepareHandoff",
-            Self::Drained { .. } => "Drained",
-            Self::SealRequest { .. } => "SealRequest",
-            Self::SealProgress { .. } => "SealProgress",
-            Self::SealComplete { .. } => "SealComplete",
-            Self::SealFailed { .. } => "SealFailed",
-            Self::Begin { .. } => "Begin",
-            Self::Ready { .. } => "Ready",
-            Self::Commit { .. } => "Commit",
-            Self::Abort { .. } => "Abort",
-            Self::ResumeAfterAbort { .. } => "ResumeAfterAbort",
-            Self::Heartbeat { .. } => "Heartbeat",
-            Self::Serving { .. } => "Serving",
-            Self::Warmed { .. } => "Warmed",
-            Self::Verified { .. } => "Verified",
-            Self::Adopt { .. } => "Adopt",
-            Self::Adopted { .. } => "Adopted",
-            Self::Fetch { .. } => "Fetch",
-            Self::Late { .. } => "Late",
-            Self::Carried { .. } => "Carried",
-            Self::Draining { .. } => "Draining",
-        }
+    pub fn name(&self) -> &'static str {
+        self.into()
     }
 
     /// The swap that the message names, if it names one.

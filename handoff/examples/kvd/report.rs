@@ -147,8 +147,12 @@ fn word(phase: Phase) -> String {
     phase.name().replace(' ', "-")
 }
 
+fn outcome(said: &str) -> Result<Outcome, BoxError> {
+    Outcome::of_keyword(said).ok_or_else(|| format!("{said:?} is no outcome").into())
+}
+
 fn phase(said: &str) -> Result<Phase, BoxError> {
-    let found = Phase::ALL.into_iter().find(|phase| word(*phase) == said);
+    let found = Phase::ALL.iter().copied().find(|phase| word(*phase) == said);
     found.ok_or_else(|| format!("{said:?} is no phase").into())
 }
 
@@ -162,7 +166,7 @@ impl Serving {
             pid: fields.value("pid")?.parse()?,
             settled: match fields.value("settled")? {
                 "none" => None,
-                outcome => Some(outcome.parse()?),
+                word => Some(outcome(word)?),
             },
         })
     }
@@ -211,7 +215,7 @@ impl FromStr for SwapReport {
         Ok(Self {
             from: fields.value("from")?.parse()?,
             to: fields.value("to")?.parse()?,
-            outcome: fields.value("outcome")?.parse()?,
+            outcome: outcome(fields.value("outcome")?)?,
             pid: fields.value("pid")?.parse()?,
             phases,
             carried: match fields.value("connections") {

@@ -16,6 +16,7 @@ use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
 };
 
+pub use crate::error::NoCheckpoint;
 use crate::error::{Error, Result};
 
 /// BLAKE3 of a file to which is only appended, kept while it is written: the same 32 bytes as
@@ -214,17 +215,6 @@ impl Checkpoint {
             return Err(NoCheckpoint);
         }
         Ok(Self { whole: Subtrees { count, values: values.0.to_vec() } })
-    }
-}
-
-/// Bytes that are no [`Checkpoint`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a checkpoint of a digest: it is damaged, or something else")]
-pub struct NoCheckpoint;
-
-impl From<NoCheckpoint> for Error {
-    fn from(error: NoCheckpoint) -> Self {
-        io::Error::new(io::ErrorKind::InvalidData, error).into()
     }
 }
 

@@ -231,7 +231,7 @@ fn journals() -> Vec<(String, Vec<u8>)> {
         ("fields".into(), [vec![2, 3, 0, 9], (0..200).collect()].concat()),
     ];
     for how in Outcome::ALL {
-        let over = [&begun[..], &[Entry::Ended { handoff_id, how }]].concat();
+        let over = [&begun[..], &[Entry::Ended { handoff_id, how: *how }]].concat();
         seeds.push((format!("{how:?}").to_lowercase(), raw(&text(&over))));
     }
     seeds

@@ -19,6 +19,8 @@
 //! Every undo is one of: an abort, a lost session, a deadline, a failed hook, a message that
 //! the state does not admit. They all go the same way, and differ in what is said at its end.
 
+use strum::IntoStaticStr;
+
 use crate::drainable::{DrainReport, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
@@ -26,7 +28,8 @@ use crate::machine::{Then, misbehaviour};
 use crate::protocol::{HandoffId, Message};
 
 /// Where the incumbent stands.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum State {
     /// It is the writer and admits work.
     Serving,
@@ -41,6 +44,7 @@ pub(crate) enum State {
     /// The swap is given up; a hook still runs.
     Interrupted(Undo),
     /// The swap is given up; the lock is to be taken again, or lost for good.
+    #[strum(serialize = "waiting for the lock")]
     Waiting(Undo),
     /// The lock is held; the resume hook runs, or is due again.
     Resuming(Undo),
@@ -169,21 +173,8 @@ impl State {
         came_for.is_some() && came_for == self.handoff_id() && stands(Guard::HelloAttaches)
     }
 
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Draining(..) => "draining",
-            Self::Drained(_) => "drained",
-            Self::Sealing(_) => "sealing",
-            Self::Sealed(_) => "sealed",
-            Self::Interrupted(_) => "interrupted",
-            Self::Waiting(_) => "waiting for the lock",
-            Self::Resuming(_) => "resuming",
-            Self::Stopping => "stopping",
-            Self::Closing => "closing",
-            Self::Replaced => "replaced",
-            Self::Stopped => "stopped",
-        }
+    pub(crate) fn name(&self) -> &'static str {
+        self.into()
     }
 
     /// One transition.

@@ -1,16 +1,30 @@
 //! What became of a swap.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// What became of a swap: one word for journals, histories, metrics and tables.
 ///
-/// [`Display`](fmt::Display) gives the words that are shown ("rolled back"); serde and
-/// [`FromStr`] use the [keyword](Self::keyword) that is written down ("rolled-back").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// [`Display`](fmt::Display) gives the words that are shown ("rolled back"); serde
+/// uses the [keyword](Self::keyword) that is written down ("rolled-back").
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Outcome {
     /// The successor serves.
@@ -31,33 +45,17 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Committed,
-        Self::RolledBack,
-        Self::Promoted,
-        Self::NotBegun,
-        Self::DryRun,
-        Self::Lost,
-        Self::Unknown,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// One word, as it is written to a journal, to a history, and to JSON.
     #[must_use]
-    pub const fn keyword(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::RolledBack => "rolled-back",
-            Self::Promoted => "promoted",
-            Self::NotBegun => "not-begun",
-            Self::DryRun => "dry-run",
-            Self::Lost => "lost",
-            Self::Unknown => "unknown",
-        }
+    pub fn keyword(self) -> &'static str {
+        self.into()
     }
 
     /// The words that are shown.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::RolledBack => "rolled back",
             Self::NotBegun => "not begun",
@@ -71,6 +69,12 @@ impl Outcome {
     pub const fn successor_serves(self) -> bool {
         matches!(self, Self::Committed | Self::Promoted)
     }
+
+    /// Reads a [keyword](Self::keyword).
+    #[must_use]
+    pub fn of_keyword(keyword: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|outcome| outcome.keyword() == keyword)
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -79,30 +83,16 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Reads a [keyword](Outcome::keyword).
-impl FromStr for Outcome {
-    type Err = NotAnOutcome;
-
-    fn from_str(keyword: &str) -> Result<Self, NotAnOutcome> {
-        Self::ALL.into_iter().find(|outcome| outcome.keyword() == keyword).ok_or(NotAnOutcome)
-    }
-}
-
-/// The text is no [keyword](Outcome::keyword) of an [`Outcome`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the outcome of a swap: it is a word such as committed or rolled-back")]
-pub struct NotAnOutcome;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_keyword_is_read_back() {
-        for outcome in Outcome::ALL {
-            assert_eq!(outcome.keyword().parse(), Ok(outcome));
+        for outcome in Outcome::ALL.iter().copied() {
+            assert_eq!(Outcome::of_keyword(outcome.keyword()), Some(outcome));
             assert_eq!(outcome.to_string().replace(' ', "-"), outcome.keyword());
         }
-        assert_eq!("rolled back".parse::<Outcome>(), Err(NotAnOutcome));
+        assert_eq!(Outcome::of_keyword("rolled back"), None);
     }
 }

@@ -3,12 +3,27 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// Where a swap stands, as its supervisor sees it.
 ///
 /// [`Display`](fmt::Display) and serde give its [name](Self::name).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 #[non_exhaustive]
 pub enum Phase {
     /// Both processes have said hello.
@@ -35,15 +50,19 @@ pub enum Phase {
     Committed,
     /// The successor was killed, and may still hold the lock.
     #[serde(rename = "ending the successor")]
+    #[strum(serialize = "ending the successor")]
     EndingSuccessor,
     /// The incumbent was asked to serve again, and to say so.
     #[serde(rename = "rolling back")]
+    #[strum(serialize = "rolling back")]
     RollingBack,
     /// The swap is undone, as far as the incumbent has said so.
     #[serde(rename = "rolled back")]
+    #[strum(serialize = "rolled back")]
     RolledBack,
     /// The incumbent is dead; the successor goes on alone.
     #[serde(rename = "promoting the successor")]
+    #[strum(serialize = "promoting the successor")]
     Promoting,
     /// The incumbent is dead; the successor serves in its place.
     Promoted,
@@ -51,46 +70,12 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, those on the way forward first, in their order.
-    pub const ALL: [Self; 16] = [
-        Self::Paired,
-        Self::Warming,
-        Self::Warmed,
-        Self::Draining,
-        Self::Prepared,
-        Self::Sealing,
-        Self::Sealed,
-        Self::Opening,
-        Self::Ready,
-        Self::Committing,
-        Self::Committed,
-        Self::EndingSuccessor,
-        Self::RollingBack,
-        Self::RolledBack,
-        Self::Promoting,
-        Self::Promoted,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// As it is shown, logged, and written down.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Paired => "paired",
-            Self::Warming => "warming",
-            Self::Warmed => "warmed",
-            Self::Draining => "draining",
-            Self::Prepared => "prepared",
-            Self::Sealing => "sealing",
-            Self::Sealed => "sealed",
-            Self::Opening => "opening",
-            Self::Ready => "ready",
-            Self::Committing => "committing",
-            Self::Committed => "committed",
-            Self::EndingSuccessor => "ending the successor",
-            Self::RollingBack => "rolling back",
-            Self::RolledBack => "rolled back",
-            Self::Promoting => "promoting the successor",
-            Self::Promoted => "promoted",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether nothing follows it.
@@ -115,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_phase_is_read_back_by_its_name() {
-        for phase in Phase::ALL {
+        for phase in Phase::ALL.iter().copied() {
             let name: StrDeserializer<'_, Error> = phase.name().into_deserializer();
             assert_eq!(Phase::deserialize(name), Ok(phase));
         }

@@ -14,12 +14,15 @@
 //! A successor that is alone, because the supervisor and the incumbent are both dead, goes the
 //! same way without their words: there is nobody left whom it could stand in the way of.
 
+use strum::IntoStaticStr;
+
 use crate::guard::{Guard, stands};
 use crate::machine::misbehaviour;
 use crate::protocol::{CarriedSet, HandoffId, Message};
 
 /// Where the successor stands.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum State {
     /// Its hello is said.
     Greeting,
@@ -32,6 +35,7 @@ pub(crate) enum State {
     /// It could serve, and waits for `Commit`.
     Ready(HandoffId),
     /// The supervisor is lost and nothing more can arrive: is a `Commit` among what is queued?
+    #[strum(serialize = "looking for a commit")]
     LastLook(HandoffId),
     /// It writes the owner record.
     Committing(HandoffId),
@@ -110,19 +114,8 @@ impl Event {
 }
 
 impl State {
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Greeting => "greeting",
-            Self::Warming(_) => "warming",
-            Self::Warm(_) => "warm",
-            Self::Opening(_) => "opening",
-            Self::Ready(_) => "ready",
-            Self::LastLook(_) => "looking for a commit",
-            Self::Committing(_) => "committing",
-            Self::Admitting(..) => "admitting",
-            Self::Serving => "serving",
-            Self::Gone(_) => "gone",
-        }
+    pub(crate) fn name(&self) -> &'static str {
+        self.into()
     }
 
     pub(crate) const fn handoff_id(&self) -> Option<HandoffId> {

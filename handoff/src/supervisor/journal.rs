@@ -197,7 +197,9 @@ impl Entry {
                     successor: process(s, s_start)?,
                 })
             }
-            ["ended", of, how] => Self::Ended { handoff_id: id(of)?, how: how.parse().ok()? },
+            ["ended", of, how] => {
+                Self::Ended { handoff_id: id(of)?, how: Outcome::of_keyword(how)? }
+            }
             _ => return None,
         })
     }
@@ -335,7 +337,7 @@ mod tests {
     fn entries() -> Vec<Entry> {
         let mut entries = vec![supervisor(), Entry::Started(process(1)), Entry::Serves(process(1))];
         entries.push(Entry::Swap(swap(3)));
-        entries.extend(Outcome::ALL.map(|how| ended(3, how)));
+        entries.extend(Outcome::ALL.iter().map(|how| ended(3, *how)));
         entries
     }
 

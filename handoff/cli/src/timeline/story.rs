@@ -245,7 +245,7 @@ impl Of {
         matches!(self, Self::Phase(phase) if phase.is_last())
     }
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Pairing => "pairing",
             Self::Phase(phase) => phase.name(),
@@ -254,7 +254,7 @@ impl Of {
     }
 
     /// For a narrow column.
-    pub(super) const fn brief(self) -> &'static str {
+    pub(super) fn brief(self) -> &'static str {
         match self {
             Self::Phase(Phase::EndingSuccessor) => "ending",
             Self::Phase(Phase::Promoting) => "promoting",

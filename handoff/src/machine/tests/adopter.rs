@@ -34,7 +34,7 @@ fn legal(state: State, is_dead: bool, event: Event) -> Option<(State, Vec<Effect
 
 #[test]
 fn every_event_matters_where_it_belongs() {
-    let settled = Outcome::ALL.map(State::Settled);
+    let settled = Outcome::ALL.iter().copied().map(State::Settled);
     let states = [State::Adopting, State::Ending, State::Confirming].into_iter().chain(settled);
     let mut legal_pairs = 0;
     for state in states {
