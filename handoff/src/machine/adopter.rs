@@ -64,56 +64,34 @@ impl Machine {
 
     /// One transition.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
+        use State::{Adopting, Confirming, Ending};
+        self.incumbent_is_dead |= event == Event::IncumbentDied;
         match (self.state, event) {
-            (State::Settled(_), _) => Vec::new(),
-            (State::Adopting, Event::SuccessorServes) => {
-                self.state = State::Settled(Outcome::Committed);
-                Vec::new()
+            (Adopting, Event::SuccessorServes) => {
+                self.enter(State::Settled(Outcome::Committed), [])
             }
-            (State::Adopting, Event::SuccessorSilent) => {
-                self.state = State::Ending;
-                vec![Effect::KillSuccessor]
+            (Adopting, Event::SuccessorSilent) => self.enter(Ending, [Effect::KillSuccessor]),
+            (Adopting | Ending, Event::SuccessorEnded) if !self.incumbent_is_dead => {
+                self.enter(Confirming, [Effect::AskIncumbent])
             }
-            (State::Adopting | State::Ending, Event::SuccessorEnded) => {
-                if self.incumbent_is_dead {
-                    return self.settle(Outcome::Lost);
-                }
-                self.state = State::Confirming;
-                vec![Effect::AskIncumbent]
-            }
-            (State::Adopting | State::Confirming, Event::Echoed) => {
-                self.settle(Outcome::RolledBack)
-            }
-            (State::Adopting | State::Confirming, Event::Refused) => self.settle(Outcome::Unknown),
-            (State::Adopting | State::Confirming, Event::IncumbentDisconnected) => {
-                vec![Effect::AskIncumbent]
-            }
-            (State::Confirming, Event::IncumbentDied) => {
-                self.incumbent_is_dead = true;
+            (Adopting | Ending, Event::SuccessorEnded) | (Confirming, Event::IncumbentDied) => {
                 self.settle(Outcome::Lost)
             }
-            (State::Adopting | State::Ending, Event::IncumbentDied) => {
-                self.incumbent_is_dead = true;
-                Vec::new()
-            }
-            // While the successor may hold the lock, an echo may be one from before.
-            (
-                State::Ending,
-                Event::Echoed
-                | Event::Refused
-                | Event::IncumbentDisconnected
-                | Event::SuccessorServes
-                | Event::SuccessorSilent,
-            )
-            | (
-                State::Confirming,
-                Event::SuccessorServes | Event::SuccessorSilent | Event::SuccessorEnded,
-            ) => Vec::new(),
+            (Adopting | Confirming, Event::Echoed) => self.settle(Outcome::RolledBack),
+            (Adopting | Confirming, Event::Refused) => self.settle(Outcome::Unknown),
+            (Adopting | Confirming, Event::IncumbentDisconnected) => vec![Effect::AskIncumbent],
+            // Of a successor that is being ended too: it may hold the lock still, so that an echo
+            // may be one from before.
+            _ => Vec::new(),
         }
     }
 
     fn settle(&mut self, outcome: Outcome) -> Vec<Effect> {
-        self.state = State::Settled(outcome);
-        vec![Effect::KillSuccessor]
+        self.enter(State::Settled(outcome), [Effect::KillSuccessor])
+    }
+
+    fn enter(&mut self, state: State, effects: impl Into<Vec<Effect>>) -> Vec<Effect> {
+        self.state = state;
+        effects.into()
     }
 }

@@ -9,7 +9,7 @@
 //! 3. it admits work: [`Committed::admit`], where the daemon calls
 //!    [`Incumbent::serve`](crate::Incumbent::serve)
 //! 4. it takes the control socket's path over, and
-//! 5. says `Serving`: [`Announcement::say`]
+//! 5. says `Serving`: [`announce`]
 //! 6. what the incumbent had left unsynced is synced: [`settle`]
 //!
 //! A process that has committed and cannot admit stays where it is: until step 5 its supervisor
@@ -86,10 +86,10 @@ impl Commit for Committed {
         drainable: &Arc<dyn Drainable>,
     ) -> Option<Settling> {
         let Self { conversation, generation, rest } = *self;
-        let mut announcement = Some(Announcement { conversation, generation });
+        let mut conversation = Some(conversation);
         let mut announce = || {
-            if let Some(announcement) = announcement.take() {
-                announcement.say(socket);
+            if let Some(conversation) = conversation.take() {
+                announce(conversation, generation, socket);
             }
         };
         let admit = || {
@@ -117,25 +117,18 @@ impl fmt::Debug for Committed {
     }
 }
 
-/// What is said once this process admits work. Dropping it says that it never will.
-struct Announcement {
-    conversation: Conversation,
-    generation: u64,
-}
-
-impl Announcement {
-    /// This process serves: it takes the control socket's path over, and says so.
-    fn say(mut self, socket: &mut ControlSocket) {
-        if let Err(error) = socket.publish() {
-            tracing::error!(%error, "the control socket's path could not be taken over yet");
-        }
-        pass!(SuccessorTookPath);
-        if let Err(error) = self.conversation.step(Event::Admitted) {
-            tracing::warn!(%error, "the supervisor does not know yet that this process serves");
-        }
-        pass!(SuccessorSaidServing);
-        tracing::info!(generation = self.generation, "committed");
+/// This process serves: it takes the control socket's path over, and says so. A conversation that is
+/// dropped instead says that it never will.
+fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
+    if let Err(error) = socket.publish() {
+        tracing::error!(%error, "the control socket's path could not be taken over yet");
     }
+    pass!(SuccessorTookPath);
+    if let Err(error) = conversation.step(Event::Admitted) {
+        tracing::warn!(%error, "the supervisor does not know yet that this process serves");
+    }
+    pass!(SuccessorSaidServing);
+    tracing::info!(generation, "committed");
 }
 
 /// This process is the writer. Until it has been announced its supervisor may still end it, for

@@ -113,7 +113,7 @@ impl Supervisor {
             tracing::warn!(pid = id.pid, "it has no listener to give back: see Listeners::keep");
         }
         Ok(Adoption::Daemon(AdoptedDaemon {
-            process: AdoptedProcess::new(id, process),
+            process: AdoptedProcess::new(id.pid, process),
             build_id,
             generation,
             listeners: names,

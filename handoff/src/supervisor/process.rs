@@ -7,7 +7,7 @@ use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
 use crate::error::Result;
-use crate::sys::process::{Process, ProcessId};
+use crate::sys::process::Process;
 
 /// A process that was started, and that is a child of this one. Dropping it neither ends nor
 /// collects the process.
@@ -92,19 +92,19 @@ impl AsFd for ChildProcess {
 /// A process that is watched although it is no child of this one. Its exit status is its
 /// parent's to know.
 pub struct AdoptedProcess {
-    id: ProcessId,
+    pid: u32,
     process: Process,
 }
 
 impl AdoptedProcess {
-    pub(super) const fn new(id: ProcessId, process: Process) -> Self {
-        Self { id, process }
+    pub(super) const fn new(pid: u32, process: Process) -> Self {
+        Self { pid, process }
     }
 
     /// Its pid.
     #[must_use]
     pub const fn pid(&self) -> u32 {
-        self.id.pid
+        self.pid
     }
 
     /// Whether it has not ended.

@@ -46,7 +46,7 @@ fn every_event_matters_where_it_belongs() {
                 legal_pairs += usize::from(expected.is_some());
                 let expected = expected.unwrap_or((state, vec![]));
                 assert_eq!((machine.state, effects), expected, "{state:?} + {event:?}");
-                let learns = event == Event::IncumbentDied && !matches!(state, State::Settled(_));
+                let learns = event == Event::IncumbentDied;
                 assert_eq!(machine.incumbent_is_dead, incumbent_is_dead || learns);
             }
         }
