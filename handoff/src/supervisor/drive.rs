@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{LIVENESS_LIMIT, Link, Pulse, connect, echo_value, greet};
+use crate::control::{Greeting, LIVENESS_LIMIT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::machine::Then;
@@ -23,25 +23,19 @@ use crate::supervisor::{
 use crate::sys::process::Process;
 use crate::sys::socket;
 
-/// What the processes have said.
+/// What the processes have said. The default of what was not said yet.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
+    pub(super) incumbent_build_id: Vec<u8>,
+    pub(super) successor_build_id: Vec<u8>,
     pub(super) drain: DrainReport,
-    sealed: Option<SealReport>,
+    pub(super) sealed: SealReport,
+    /// Whether what was sealed is a measure: until the incumbent may write again.
+    is_sealed: bool,
     verified: Option<[u8; 32]>,
-    ready: Option<ReadinessSnapshot>,
+    pub(super) ready: ReadinessSnapshot,
     pub(super) carried: CarryReport,
     generation: u64,
-}
-
-impl Learnt {
-    pub(super) fn sealed(&self) -> SealReport {
-        self.sealed.clone().unwrap_or_default()
-    }
-
-    pub(super) fn ready(&self) -> ReadinessSnapshot {
-        self.ready.clone().unwrap_or_default()
-    }
 }
 
 /// One swap.
@@ -120,6 +114,19 @@ impl Successor {
     }
 }
 
+impl Learnt {
+    /// By their hellos. Whether what the incumbent carries arrives, the successor tells.
+    pub(super) fn of(incumbent: Greeting, successor: Greeting) -> Self {
+        let not_asked_for = incumbent.capabilities.carries();
+        Self {
+            incumbent_build_id: incumbent.build_id,
+            successor_build_id: successor.build_id,
+            carried: CarryReport { not_asked_for, ..CarryReport::default() },
+            ..Self::default()
+        }
+    }
+}
+
 impl Clock {
     /// Of a swap whose processes have said hello just now.
     pub(super) fn new(begun: Instant, deadline: Instant, drain_grace: Duration) -> Self {
@@ -149,10 +156,11 @@ impl Swap {
         (incumbent, successor): (Incumbent, Successor),
         clock: Clock,
         terms: Terms,
+        learnt: Learnt,
         pulse: Pulse,
         abort: Option<AbortHandle>,
     ) -> Self {
-        let (learnt, pulse, is_given_up) = (Learnt::default(), Some(pulse), false);
+        let (pulse, is_given_up) = (Some(pulse), false);
         let swap =
             Self { machine, incumbent, successor, learnt, clock, terms, pulse, abort, is_given_up };
         swap.tell_phase();
@@ -165,11 +173,6 @@ impl Swap {
 
     pub(super) const fn handoff_id(&self) -> HandoffId {
         self.machine.handoff_id
-    }
-
-    /// It says so in its hello. Whether that arrives, the successor tells.
-    pub(super) const fn incumbent_carries(&mut self) {
-        self.learnt.carried.not_asked_for = true;
     }
 
     pub(super) const fn successor_pid(&self) -> u32 {
@@ -277,7 +280,7 @@ impl Swap {
             match self.machine.state {
                 State::Confirming(_) => {
                     // Once it serves again it may write: what it sealed is no measure any more.
-                    self.learnt.sealed = None;
+                    (self.learnt.sealed, self.learnt.is_sealed) = (SealReport::default(), false);
                     self.beat_on();
                 }
                 State::Promoting(..) => self.beat_on(),
@@ -355,10 +358,9 @@ impl Swap {
                 }
             }
             Effect::Judge => {
-                let ready = self.learnt.ready();
                 let verdict = self.terms.policy.judge(&Candidate {
-                    sealed: self.learnt.sealed.as_ref(),
-                    ready: &ready,
+                    sealed: self.learnt.is_sealed.then_some(&self.learnt.sealed),
+                    ready: &self.learnt.ready,
                     verified: self.learnt.verified,
                     listeners: self.terms.listeners.iter().map(String::as_str).collect(),
                     carried: &self.learnt.carried,
@@ -440,8 +442,8 @@ impl Swap {
             generation: self.learnt.generation,
             successor: self.successor.child.take()?,
             drain: self.learnt.drain.clone(),
-            sealed: self.learnt.sealed(),
-            ready: self.learnt.ready(),
+            sealed: self.learnt.sealed.clone(),
+            ready: self.learnt.ready.clone(),
             carried: self.learnt.carried.clone(),
             timings: self.clock.timings,
         })

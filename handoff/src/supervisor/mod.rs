@@ -40,6 +40,6 @@ pub use outcome::{
 };
 pub use policy::{AsSealed, Candidate, ReadyPolicy};
 pub use process::{AdoptedProcess, ChildProcess, DaemonProcess};
-pub use session::{Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};
+pub use session::{Drained, Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};
 pub use settle::Settled;
 pub use setup::Supervisor;

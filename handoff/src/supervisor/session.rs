@@ -37,68 +37,50 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Both processes have said hello. Next: [`Session::warm`].
-#[derive(Debug, Clone)]
-pub struct Paired {
-    builds: Builds,
-}
-
-/// The successor has done its slow start-up work. Next: [`Session::prepare`].
-#[derive(Debug, Clone)]
-pub struct Warmed(());
-
-/// The incumbent is drained. Next: [`Session::seal`].
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    drain: DrainReport,
-}
-
-/// The incumbent is sealed and has released the lock. Next: [`Session::begin`].
-#[derive(Debug, Clone)]
-pub struct Sealed {
-    drain: DrainReport,
-    report: SealReport,
-}
-
-/// The successor holds the lock, has verified, and could serve. Next: [`Session::commit`].
-#[derive(Debug, Clone)]
-pub struct Ready {
-    drain: DrainReport,
-    report: SealReport,
-    ready: ReadinessSnapshot,
-}
-
-#[derive(Debug, Clone)]
-struct Builds {
-    incumbent: Vec<u8>,
-    successor: Vec<u8>,
-}
+/// A phase in which the incumbent is drained: [`Prepared`], [`Sealed`] and [`Ready`]. Sealed.
+pub trait Drained: Phase {}
 
 macro_rules! phases {
-    ($($phase:ident),*) => {
+    ($($(#[$doc:meta])* $phase:ident: $($is:ident),*;)*) => {
         $(
-            impl Phase for $phase {}
+            $(#[$doc])*
+            #[derive(Debug, Clone)]
+            pub struct $phase(());
+
+            $(impl $is for $phase {})*
             impl sealed::Sealed for $phase {}
         )*
     };
 }
-phases!(Paired, Warmed, Prepared, Sealed, Ready);
+
+phases! {
+    /// Both processes have said hello. Next: [`Session::warm`].
+    Paired: Phase;
+    /// The successor has done its slow start-up work. Next: [`Session::prepare`].
+    Warmed: Phase;
+    /// The incumbent is drained. Next: [`Session::seal`].
+    Prepared: Phase, Drained;
+    /// The incumbent is sealed and has released the lock. Next: [`Session::begin`].
+    Sealed: Phase, Drained;
+    /// The successor holds the lock, has verified, and could serve. Next: [`Session::commit`].
+    Ready: Phase, Drained;
+}
 
 impl Session<Paired> {
-    pub(super) fn paired(swap: Swap, incumbent: Vec<u8>, successor: Vec<u8>) -> Self {
-        Self { swap, phase: Paired { builds: Builds { incumbent, successor } } }
+    pub(super) const fn paired(swap: Swap) -> Self {
+        Self { swap, phase: Paired(()) }
     }
 
     /// What the serving process calls its build.
     #[must_use]
     pub fn incumbent_build_id(&self) -> &[u8] {
-        &self.phase.builds.incumbent
+        &self.swap.learnt.incumbent_build_id
     }
 
     /// What the new process calls its build.
     #[must_use]
     pub fn successor_build_id(&self) -> &[u8] {
-        &self.phase.builds.successor
+        &self.swap.learnt.successor_build_id
     }
 
     /// Waits until the successor has done its slow start-up work.
@@ -109,7 +91,7 @@ impl Session<Paired> {
     /// successor serves, see [`Failed::promoted`].
     pub fn warm(mut self) -> Result<Session<Warmed>, Failed> {
         self.swap.command(Command::Warm)?;
-        Ok(self.transition(|_| Warmed(())))
+        Ok(self.transition(Warmed(())))
     }
 }
 
@@ -123,7 +105,7 @@ impl Session<Warmed> {
     pub fn prepare(mut self) -> Result<Session<Prepared>, Failed> {
         let command = self.swap.prepare_command(Then::Wait);
         self.swap.command(command)?;
-        Ok(self.transition(|swap| Prepared { drain: swap.learnt.drain.clone() }))
+        Ok(self.transition(Prepared(())))
     }
 
     /// [`prepare`](Session::prepare) and [`seal`](Session::seal) in one: the seal is asked for
@@ -140,22 +122,13 @@ impl Session<Warmed> {
             Then::Seal => {
                 let command = self.swap.prepare_command(Then::Seal);
                 self.swap.command(command)?;
-                Ok(self.transition(|swap| {
-                    let (drain, report) = (swap.learnt.drain.clone(), swap.learnt.sealed());
-                    Sealed { drain, report }
-                }))
+                Ok(self.transition(Sealed(())))
             }
         }
     }
 }
 
 impl Session<Prepared> {
-    /// What the drain found.
-    #[must_use]
-    pub const fn drain_report(&self) -> &DrainReport {
-        &self.phase.drain
-    }
-
     /// Seals the incumbent. It releases the lock, reserved for the successor.
     ///
     /// # Errors
@@ -164,22 +137,15 @@ impl Session<Prepared> {
     /// incumbent has taken it again.
     pub fn seal(mut self) -> Result<Session<Sealed>, Failed> {
         self.swap.command(Command::Seal)?;
-        let drain = self.phase.drain.clone();
-        Ok(self.transition(|swap| Sealed { drain, report: swap.learnt.sealed() }))
+        Ok(self.transition(Sealed(())))
     }
 }
 
 impl Session<Sealed> {
-    /// What the drain found.
-    #[must_use]
-    pub const fn drain_report(&self) -> &DrainReport {
-        &self.phase.drain
-    }
-
     /// What was sealed.
     #[must_use]
     pub const fn seal_report(&self) -> &SealReport {
-        &self.phase.report
+        &self.swap.learnt.sealed
     }
 
     /// Lets the successor take the lock, open and verify; then asks the policy.
@@ -191,28 +157,21 @@ impl Session<Sealed> {
     /// the successor may serve in its place: see [`Failed::promoted`].
     pub fn begin(mut self) -> Result<Session<Ready>, Failed> {
         self.swap.command(Command::Begin)?;
-        let Sealed { drain, report } = self.phase.clone();
-        Ok(self.transition(|swap| Ready { drain, report, ready: swap.learnt.ready() }))
+        Ok(self.transition(Ready(())))
     }
 }
 
 impl Session<Ready> {
-    /// What the drain found.
-    #[must_use]
-    pub const fn drain_report(&self) -> &DrainReport {
-        &self.phase.drain
-    }
-
     /// What was sealed.
     #[must_use]
     pub const fn seal_report(&self) -> &SealReport {
-        &self.phase.report
+        &self.swap.learnt.sealed
     }
 
     /// What the successor says of itself.
     #[must_use]
     pub const fn readiness(&self) -> &ReadinessSnapshot {
-        &self.phase.ready
+        &self.swap.learnt.ready
     }
 
     /// Tells the successor to be the writer, and returns once it serves.
@@ -260,9 +219,16 @@ impl<P: Phase> Session<P> {
         self.swap.abort(reason.into())
     }
 
-    fn transition<Q: Phase>(self, phase: impl FnOnce(&Swap) -> Q) -> Session<Q> {
-        let phase = phase(&self.swap);
+    fn transition<Q: Phase>(self, phase: Q) -> Session<Q> {
         Session { swap: self.swap, phase }
+    }
+}
+
+impl<P: Drained> Session<P> {
+    /// What the drain found.
+    #[must_use]
+    pub const fn drain_report(&self) -> &DrainReport {
+        &self.swap.learnt.drain
     }
 }
 

@@ -13,7 +13,7 @@ use crate::machine::Then;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::protocol::{HandoffId, Side};
-use crate::supervisor::drive::{Clock, Incumbent, Successor, Swap, Terms};
+use crate::supervisor::drive::{Clock, Incumbent, Learnt, Successor, Swap, Terms};
 use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
@@ -285,7 +285,7 @@ impl Supervisor {
         };
         let seals_next = incumbent_hello.capabilities.seals_next();
         let then = if seals_next { Then::Seal } else { Then::Wait };
-        let mut swap = Swap::new(
+        let swap = Swap::new(
             Machine::new(handoff_id),
             (
                 Incumbent::new(incumbent, incumbent_process, peer.pid, then),
@@ -293,14 +293,12 @@ impl Supervisor {
             ),
             Clock::new(begun, deadline, spec.drain_grace),
             self.terms(),
+            Learnt::of(incumbent_hello, successor_hello),
             pulse,
             spec.abort,
         );
-        if incumbent_hello.capabilities.carries() {
-            swap.incumbent_carries();
-        }
         pass!(SupervisorPaired);
-        Ok(Session::paired(swap, incumbent_hello.build_id, successor_hello.build_id))
+        Ok(Session::paired(swap))
     }
 
     fn terms(&self) -> Terms {

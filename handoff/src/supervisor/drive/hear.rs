@@ -192,10 +192,11 @@ impl Swap {
                 self.tell(&Progress::Draining { handoff_id, open_conns, waiting });
             }
             Message::SealComplete { last_revision_per_shard, data_dir_fingerprint, .. } => {
-                self.learnt.sealed = Some(SealReport {
+                self.learnt.is_sealed = true;
+                self.learnt.sealed = SealReport {
                     last_revision_per_shard: last_revision_per_shard.clone(),
                     data_dir_fingerprint: *data_dir_fingerprint,
-                });
+                };
             }
             &Message::SealProgress { shards_sealed, shards_total, last_revision } => {
                 let progress = SealProgress { shards_sealed, shards_total, last_revision };
@@ -212,11 +213,11 @@ impl Swap {
                 self.learnt.verified = Some(*data_dir_fingerprint);
             }
             Message::Ready { listening_on, healthz_ok, advertised_revision_per_shard, .. } => {
-                self.learnt.ready = Some(ReadinessSnapshot {
+                self.learnt.ready = ReadinessSnapshot {
                     listening_on: listening_on.clone(),
                     healthz_ok: *healthz_ok,
                     advertised_revision_per_shard: advertised_revision_per_shard.clone(),
-                });
+                };
             }
             Message::Carried { sets, .. } => {
                 self.learnt.carried.sets.clone_from(sets);
