@@ -27,6 +27,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use handoff::supervisor::Progress;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use crate::binary::{Binary, BinaryError};
 use crate::config::Config;
@@ -35,7 +36,6 @@ use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
 use job::Jobs;
 use service::Service;
-use signals::Said;
 use swap::Swaps;
 
 /// Supervises until it is told to stop.
@@ -93,7 +93,7 @@ pub(crate) enum RunError {
 
 /// What happens.
 enum Event {
-    Signal(Said),
+    Signal(i32),
     Asked(Asked),
     /// A step of the swap in flight.
     Progress(Instant, Progress),
@@ -158,10 +158,10 @@ impl Runner {
 
     fn on(&mut self, event: Event) -> Result<Option<ExitCode>, RunError> {
         match event {
-            Event::Signal(Said::Stop) => return Ok(self.stop(None)),
-            Event::Signal(Said::Swap) => self.swap_on_hangup(),
-            Event::Signal(Said::Child) => {} // collected below
-            Event::Signal(Said::Forward(signal)) => self.service.forward(signal),
+            Event::Signal(SIGHUP) => self.swap_on_hangup(),
+            Event::Signal(SIGTERM | SIGINT) => return Ok(self.stop(None)),
+            Event::Signal(SIGCHLD) => {} // collected in `on_time`
+            Event::Signal(other) => self.service.forward(other),
             Event::Asked(asked) => return Ok(self.on_asked(asked)),
             Event::Progress(at, progress) => self.swaps.on_progress(at, progress),
             Event::Paired { incumbent, successor } => self.swaps.on_paired(incumbent, successor),

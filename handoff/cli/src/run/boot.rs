@@ -68,7 +68,7 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
         tracing::warn!(%error, "links of the supervisor before this one are left");
     }
     let told = sender.clone();
-    signals::listen(move |said| told.send(Event::Signal(said)).is_ok())
+    signals::listen(move |signal| told.send(Event::Signal(signal)).is_ok())
         .map_err(RunError::Signals)?;
     let trigger = open_trigger(&config, own, &sender)?;
     let history = History::open(&config.state_dir.join("history.jsonl"));

@@ -8,33 +8,14 @@ use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
-/// What somebody, or the kernel, says to the supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
-    /// `SIGHUP`: swap to the configured binary.
-    Swap,
-    /// `SIGTERM` or `SIGINT`: stop; again: at once.
-    Stop,
-    /// A child has ended.
-    Child,
-    /// For the daemon.
-    Forward(i32),
-}
-
 /// Tells of signals on a thread of its own. Those that came while an upgraded supervisor was not
 /// ready for them come now.
-pub(super) fn listen(tell: impl Fn(Said) -> bool + Send + 'static) -> io::Result<()> {
+pub(super) fn listen(tell: impl Fn(i32) -> bool + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGCHLD, SIGUSR1, SIGUSR2, SIGWINCH])?;
     SigSet::all().thread_unblock().map_err(io::Error::from)?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            let said = match signal {
-                SIGHUP => Said::Swap,
-                SIGTERM | SIGINT => Said::Stop,
-                SIGCHLD => Said::Child,
-                other => Said::Forward(other),
-            };
-            if !tell(said) {
+            if !tell(signal) {
                 return;
             }
         }
