@@ -298,7 +298,7 @@ fn unexpected(reply: &Reply) -> Outcoming {
     }
 }
 
-/// Not println!, which panics where a pipe was closed.
+/// Not println!, which panics where a pipe was closed: a reader that has gone ends nothing.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,11 +1,12 @@
 //! A swap, as it goes on.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{meaning, what};
+use crate::commands::print;
 use crate::record::{Outcome, What};
 use crate::trigger::Reply;
 use crate::units::exact;
@@ -32,7 +33,7 @@ impl Live {
     /// Shows what the supervisor says.
     pub(crate) fn hear(&mut self, reply: &Reply) -> io::Result<()> {
         if self.json {
-            return say(&serde_json::to_string(reply)?);
+            return print(&serde_json::to_string(reply)?);
         }
         match reply {
             Reply::Begun { id } => self.line(&format!("swap {id}")),
@@ -57,7 +58,7 @@ impl Live {
                 if let Some((begun, over)) = record.pause_us() {
                     text = format!("{text}\npause: {}", exact(over.saturating_sub(begun)));
                 }
-                say(&text)
+                print(&text)
             }
             Reply::Refused { why, .. } => {
                 self.spinner.finish_and_clear();
@@ -69,20 +70,12 @@ impl Live {
     }
 
     fn line(&self, text: &str) -> io::Result<()> {
-        self.spinner.suspend(|| say(text))
+        self.spinner.suspend(|| print(text))
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
         self.spinner.finish_and_clear();
-    }
-}
-
-/// A reader that has gone does not end the swap, nor this.
-fn say(text: &str) -> io::Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
     }
 }
