@@ -6,9 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,12 +39,30 @@ pub(crate) struct Trigger {
     open: Arc<Open>,
 }
 
-/// How many connections are answered.
+/// The connections that are answered.
 #[derive(Debug, Default)]
 struct Open {
-    count: AtomicUsize,
-    lock: Mutex<()>,
+    count: Mutex<usize>,
     closed: Condvar,
+}
+
+impl Open {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more is answered.
+    fn enter(&self) -> bool {
+        let mut count = self.count();
+        let is_free = *count < MAX_CONNECTIONS;
+        *count += usize::from(is_free);
+        is_free
+    }
+
+    fn leave(&self) {
+        *self.count() -= 1;
+        self.closed.notify_all();
+    }
 }
 
 impl Trigger {
@@ -70,18 +87,7 @@ impl Trigger {
 
     /// Waits until the last answers have gone out.
     pub(crate) fn drain(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        let mut guard = self.open.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        while self.open.count.load(Ordering::SeqCst) > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            guard = match self.open.closed.wait_timeout(guard, left) {
-                Ok((guard, _)) => guard,
-                Err(_) => return,
-            };
-        }
+        let _ = self.open.closed.wait_timeout_while(self.open.count(), limit, |open| *open > 0);
     }
 
     /// For a supervisor that stops for good.
@@ -121,8 +127,7 @@ fn accept(
             }
         };
         let (open, tell) = (Arc::clone(open), tell.clone());
-        if open.count.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
-            leave(&open);
+        if !open.enter() {
             refuse(&stream, None, "too many connections are open; try again");
             continue;
         }
@@ -130,20 +135,14 @@ fn accept(
             let open = Arc::clone(&open);
             thread::Builder::new().name("operator".into()).spawn(move || {
                 serve(&stream, &tell);
-                leave(&open);
+                open.leave();
             })
         };
         if let Err(error) = served {
             tracing::warn!(%error, "an operator's connection is not answered");
-            leave(&open);
+            open.leave();
         }
     }
-}
-
-fn leave(open: &Open) {
-    let _guard = open.lock.lock();
-    open.count.fetch_sub(1, Ordering::SeqCst);
-    open.closed.notify_all();
 }
 
 fn serve(stream: &UnixStream, tell: &impl Fn(Asked) -> bool) {
@@ -164,12 +163,9 @@ fn serve(stream: &UnixStream, tell: &impl Fn(Asked) -> bool) {
     };
     tracing::debug!(?request, uid = asker.uid, pid = asker.pid, "asked");
     let (replies, answers) = mpsc::channel();
-    if tell(Asked { request, asker, replies }) {
-        answer(stream, &answers);
+    if !tell(Asked { request, asker, replies }) {
+        return;
     }
-}
-
-fn answer(stream: &UnixStream, answers: &Receiver<Reply>) {
     for reply in answers {
         if let Err(error) = send(stream, &reply) {
             return tracing::debug!(%error, "an operator does not listen any more");
@@ -245,4 +241,4 @@ fn peer_of(stream: &UnixStream) -> io::Result<Asker> {
 /// For a request to come, and for an answer to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-const MOST_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
