@@ -77,29 +77,20 @@ pub(crate) fn inherited(
 
 /// Binds it.
 pub(crate) fn bind(config: &ListenerConfig) -> Result<OwnedFd, ListenError> {
-    let nonblocking = !config.blocking;
     let bound = match &config.address {
-        Address::Tcp(address) => TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(nonblocking)?;
-            Ok(listener.into())
-        }),
-        Address::Udp(address) => UdpSocket::bind(address).and_then(|socket| {
-            socket.set_nonblocking(nonblocking)?;
-            Ok(socket.into())
-        }),
+        Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
+        Address::Udp(address) => UdpSocket::bind(address).map(OwnedFd::from),
         Address::Unix(path) => {
-            clear(path).and_then(|()| UnixListener::bind(path)).and_then(|listener| {
-                listener.set_nonblocking(nonblocking)?;
-                Ok(listener.into())
-            })
+            clear(path).and_then(|()| UnixListener::bind(path)).map(OwnedFd::from)
         }
         Address::UnixDatagram(path) => {
-            clear(path).and_then(|()| UnixDatagram::bind(path)).and_then(|socket| {
-                socket.set_nonblocking(nonblocking)?;
-                Ok(socket.into())
-            })
+            clear(path).and_then(|()| UnixDatagram::bind(path)).map(OwnedFd::from)
         }
     };
+    let bound = bound.and_then(|socket| {
+        rustix::io::ioctl_fionbio(&socket, !config.blocking)?;
+        Ok(socket)
+    });
     bound.map_err(|source| ListenError {
         name: config.name.clone(),
         address: config.address.clone(),
