@@ -1,6 +1,6 @@
 //! The commands of an operator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
@@ -169,7 +169,7 @@ pub(crate) fn timeline(config: &Config, id: &str, output: &Path) -> Outcoming {
 }
 
 /// By the supervisor's word, and where none runs by the file.
-fn entries(config: &Config) -> Result<Vec<Entry>, Box<dyn Error>> {
+fn entries(config: &Config) -> Result<VecDeque<Entry>, Box<dyn Error>> {
     match Client::ask(&config.socket, &Request::History) {
         Ok(client) => match client.answer()? {
             Reply::History(entries) => Ok(entries),
@@ -178,9 +178,8 @@ fn entries(config: &Config) -> Result<Vec<Entry>, Box<dyn Error>> {
         },
         Err(ClientError::Nobody { .. }) => {
             let path = config.state_dir.join("history.jsonl");
-            let read = history::read(&path);
-            let read = read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            Ok(read.into())
+            history::read(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()).into())
         }
         Err(error) => Err(error.into()),
     }
@@ -188,7 +187,7 @@ fn entries(config: &Config) -> Result<Vec<Entry>, Box<dyn Error>> {
 
 fn record(config: &Config, id: &str) -> Result<SwapRecord, Box<dyn Error>> {
     let entries = entries(config)?;
-    match history::find(entries.iter(), id) {
+    match history::find(&entries, id) {
         Some(record) => Ok(record.clone()),
         None if id == "last" => Err("no swap has been made yet".into()),
         None => Err(format!(

@@ -125,9 +125,13 @@ impl History {
         Some(format!("the history {} lacks {count} lines: {why}", self.path.display()))
     }
 
+    pub(crate) fn swaps(&self) -> impl DoubleEndedIterator<Item = &SwapRecord> {
+        swaps(&self.entries)
+    }
+
     /// The swap with that id.
     pub(crate) fn swap(&self, id: &str) -> Option<&SwapRecord> {
-        find(self.entries.iter(), id)
+        find(&self.entries, id)
     }
 
     /// Daemons that came to serve, the last one first.
@@ -263,17 +267,18 @@ pub(crate) fn read(path: &Path) -> io::Result<VecDeque<Entry>> {
     Ok(entries)
 }
 
-/// The swap whose id begins with these digits, if there is just one; the last one for `last`.
-pub(crate) fn find<'a>(
-    entries: impl DoubleEndedIterator<Item = &'a Entry>,
-    id: &str,
-) -> Option<&'a SwapRecord> {
-    let mut swaps = entries.rev().filter_map(|entry| match entry {
+fn swaps(entries: &VecDeque<Entry>) -> impl DoubleEndedIterator<Item = &SwapRecord> {
+    entries.iter().filter_map(|entry| match entry {
         Entry::Swap(record) => Some(record),
         Entry::Daemon(_) => None,
-    });
+    })
+}
+
+/// The swap whose id begins with these digits, if there is just one; the last one for `last`.
+pub(crate) fn find<'a>(entries: &'a VecDeque<Entry>, id: &str) -> Option<&'a SwapRecord> {
+    let mut swaps = swaps(entries);
     if id == "last" {
-        return swaps.next();
+        return swaps.next_back();
     }
     let mut found = swaps.filter(|record| !id.is_empty() && record.id.starts_with(id));
     let first = found.next();

@@ -178,9 +178,7 @@ impl Runner {
         let answer = |reply| drop(replies.send(reply));
         match request {
             Request::Status => answer(Reply::Status(Box::new(self.status()))),
-            Request::History => {
-                answer(Reply::History(self.swaps.history.entries().iter().cloned().collect()));
-            }
+            Request::History => answer(Reply::History(self.swaps.history.entries().clone())),
             Request::Metrics => answer(Reply::Text(crate::metrics::render())),
             Request::Swap { binary, dry_run, follow } => {
                 self.swap_on_request(binary.as_deref(), dry_run, follow, asker, replies);

@@ -3,6 +3,7 @@
 mod client;
 mod server;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub(crate) enum Request {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Reply {
     Status(Box<Status>),
-    History(Vec<Entry>),
+    History(VecDeque<Entry>),
     Text(String),
     /// The swap has that id from here on.
     Begun {

@@ -67,8 +67,8 @@ fn what_was_added_is_read_by_the_next_one() {
 
 #[test]
 fn a_swap_is_found_by_what_its_id_begins_with() {
-    let entries = [Entry::Swap(record("aabb")), Entry::Swap(record("abbb"))];
-    let found = |id: &str| find(entries.iter(), id).map(|record| record.id.as_str());
+    let entries = [Entry::Swap(record("aabb")), Entry::Swap(record("abbb"))].into();
+    let found = |id: &str| find(&entries, id).map(|record| record.id.as_str());
     assert_eq!(found("aa"), Some("aabb"));
     assert_eq!(found("abbb"), Some("abbb"));
     assert_eq!(found("last"), Some("abbb"));

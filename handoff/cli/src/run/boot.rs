@@ -23,7 +23,7 @@ use super::upgrade::{self, Places};
 use super::{Event, RunError, Runner, channel, signals};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, Program};
-use crate::history::{DaemonEvent, DaemonEventKind, Entry, History, Line};
+use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
 use crate::record::{End, Outcome, Probation, SwapRecord};
 use crate::trigger::Trigger;
 use crate::units::{from_ms, to_ms};
@@ -301,23 +301,14 @@ impl Runner {
     /// What served before this binary, by the history, if it is still there and listed. One that
     /// was not well in its probation is passed over.
     fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Arc<Binary>> {
-        let failed: Vec<Option<u32>> = self
-            .swaps
-            .history
-            .entries()
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Swap(record)
-                    if matches!(record.probation, Some(Probation::Failed { .. })) =>
-                {
-                    Some(record.to.pid)
-                }
-                _ => None,
-            })
-            .collect();
-        let event = self.swaps.history.starts().find(|event| {
+        let history = &self.swaps.history;
+        let has_failed = |pid| {
+            let mut its = history.swaps().filter(|record| record.to.pid == pid);
+            its.any(|record| matches!(record.probation, Some(Probation::Failed { .. })))
+        };
+        let event = history.starts().find(|event| {
             let is_current = event.daemon.blake3 == current.blake3 && event.args == current.args;
-            !is_current && event.daemon.pid != pid && !failed.contains(&event.daemon.pid)
+            !is_current && event.daemon.pid != pid && !has_failed(event.daemon.pid)
         })?;
         match self.reopen(event) {
             Ok(binary) => Some(Arc::new(binary)),
@@ -332,14 +323,7 @@ impl Runner {
 /// Swaps that the supervisor before this one did not see the end of.
 fn settle(history: &mut History, settled: Option<&Settled>, serves: Option<u32>) {
     let now_ms = to_ms(SystemTime::now());
-    let open: Vec<SwapRecord> = history
-        .entries()
-        .iter()
-        .filter_map(|entry| match entry {
-            Entry::Swap(record) if record.end.is_none() => Some(record.clone()),
-            _ => None,
-        })
-        .collect();
+    let open: Vec<_> = history.swaps().filter(|record| record.end.is_none()).cloned().collect();
     for SwapRecord { id, begun_ms, from, to, .. } in open {
         let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
         let outcome = match settled.map(|settled| settled.outcome) {

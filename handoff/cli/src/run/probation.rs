@@ -7,9 +7,9 @@ use super::Runner;
 use super::check::Prober;
 use super::swap::Swaps;
 use crate::config::ProbationConfig;
-use crate::history::{Entry, Line};
+use crate::history::Line;
 use crate::metrics;
-use crate::record::{Outcome, Probation, Trigger};
+use crate::record::{Outcome, Probation, SwapRecord, Trigger};
 use crate::units::from_ms;
 
 /// A successor that is watched.
@@ -49,15 +49,10 @@ impl Runner {
     pub(super) fn resume_probation(&mut self) {
         let Some(config) = self.config.probation.clone() else { return };
         let pid = self.service.pid();
-        let record = self.swaps.history.entries().iter().rev().find_map(|entry| match entry {
-            Entry::Swap(record)
-                if record.outcome() == Some(Outcome::Committed) && record.to.pid == pid =>
-            {
-                Some(record)
-            }
-            _ => None,
-        });
-        let Some(record) = record else { return };
+        let is_its = |record: &&SwapRecord| {
+            record.outcome() == Some(Outcome::Committed) && record.to.pid == pid
+        };
+        let Some(record) = self.swaps.history.swaps().rfind(is_its) else { return };
         let is_unproven =
             record.probation.is_none() && !matches!(record.trigger, Trigger::Probation { .. });
         let took = Duration::from_micros(record.end.as_ref().map_or(0, |end| end.took_us));

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::Runner;
 use super::job::Job;
 use super::swap::Swaps;
-use crate::history::Entry;
 use crate::record::Outcome;
 use crate::status::{
     DaemonState, DaemonStatus, LastSwap, ProbationStatus, Status, SupervisorStatus, SwapStatus,
@@ -67,14 +66,10 @@ impl Runner {
     }
 
     fn last_swap(&self) -> Option<LastSwap> {
-        self.swaps.history.entries().iter().rev().find_map(|entry| match entry {
-            Entry::Swap(record) => record.end.as_ref().map(|end| LastSwap {
-                id: record.id.clone(),
-                begun_ms: record.begun_ms,
-                outcome: end.outcome,
-                cause: end.cause.clone(),
-            }),
-            Entry::Daemon(_) => None,
+        self.swaps.history.swaps().rev().find_map(|record| {
+            let end = record.end.clone()?;
+            let (id, begun_ms) = (record.id.clone(), record.begun_ms);
+            Some(LastSwap { id, begun_ms, outcome: end.outcome, cause: end.cause })
         })
     }
 
