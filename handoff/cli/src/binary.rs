@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::{anyhow, bail, ensure};
 use handoff::supervisor::{Launch, LaunchRequest};
 
 use crate::config::{Config, Program};
@@ -23,73 +24,44 @@ pub(crate) struct Binary {
     file: File,
 }
 
-/// Why a file is not executed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BinaryError {
-    #[error("the binary {} does not exist", .0.display())]
-    Missing(PathBuf),
-    #[error("the binary {} cannot be opened: {source}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
-    #[error("the binary {} is a directory; name the file in it", .0.display())]
-    Directory(PathBuf),
-    #[error("the binary {} is not a regular file", .0.display())]
-    NotAFile(PathBuf),
-    #[error("the binary {} is not executable; set its mode: chmod +x {}", .0.display(), .0.display())]
-    NotExecutable(PathBuf),
-    #[error(
-        "the binary {} may be written by every user (mode {mode:04o}), so anybody could have changed it: chmod o-w {}",
-        path.display(), path.display()
-    )]
-    WritableByAll { path: PathBuf, mode: u32 },
-    #[error(
-        "{} is neither a program nor a script: it begins with {head}; a script needs an interpreter in its first line, as in #!/bin/sh",
-        path.display()
-    )]
-    NoProgram { path: PathBuf, head: String },
-    #[error(
-        "the binary {} is not the one that was configured: its BLAKE3 is {found}, and {wanted} is wanted; if it was replaced on purpose, write the new hash into the configuration",
-        path.display()
-    )]
-    WrongHash { path: PathBuf, wanted: String, found: String },
-}
-
 impl Binary {
     /// Opens and checks a listed program.
-    pub(crate) fn open(program: &Program) -> Result<Self, BinaryError> {
-        let path = &program.path;
-        let unreadable = |source| BinaryError::Unreadable { path: path.clone(), source };
-        let file = File::open(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => BinaryError::Missing(path.clone()),
-            _ => unreadable(source),
+    pub(crate) fn open(program: &Program) -> anyhow::Result<Self> {
+        let path = program.path.display();
+        let unreadable = |error| anyhow!("the binary {path} cannot be opened: {error}");
+        let file = File::open(&program.path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => anyhow!("the binary {path} does not exist"),
+            _ => unreadable(error),
         })?;
         let metadata = file.metadata().map_err(unreadable)?;
-        if metadata.is_dir() {
-            return Err(BinaryError::Directory(path.clone()));
-        }
-        if !metadata.is_file() {
-            return Err(BinaryError::NotAFile(path.clone()));
-        }
+        ensure!(!metadata.is_dir(), "the binary {path} is a directory; name the file in it");
+        ensure!(metadata.is_file(), "the binary {path} is not a regular file");
         let mode = metadata.permissions().mode() & 0o7777;
-        if mode & 0o111 == 0 {
-            return Err(BinaryError::NotExecutable(path.clone()));
-        }
-        if mode & 0o002 != 0 {
-            return Err(BinaryError::WritableByAll { path: path.clone(), mode });
-        }
-        check_head(&file, path)?;
-        let binary = Self {
-            path: path.clone(),
-            args: program.args.clone(),
-            blake3: hash(&file).map_err(unreadable)?,
-            file,
+        ensure!(
+            mode & 0o111 != 0,
+            "the binary {path} is not executable; set its mode: chmod +x {path}"
+        );
+        ensure!(
+            mode & 0o002 == 0,
+            "the binary {path} may be written by every user (mode {mode:04o}), so anybody could have changed it: chmod o-w {path}"
+        );
+        // A file that the kernel does not know would go to a shell, which would run its lines.
+        let head = head(&file).map_err(unreadable)?;
+        let shown = match &*head {
+            [] => "nothing at all: it is empty".to_owned(),
+            head => format!("{:?}", String::from_utf8_lossy(head)),
         };
-        match &program.blake3 {
-            Some(wanted) if *wanted != binary.blake3 => {
-                let found = binary.blake3;
-                Err(BinaryError::WrongHash { path: path.clone(), wanted: wanted.clone(), found })
-            }
-            _ => Ok(binary),
+        ensure!(
+            head.starts_with(b"#!") || head.starts_with(b"\x7fELF"),
+            "{path} is neither a program nor a script: it begins with {shown}; a script needs an interpreter in its first line, as in #!/bin/sh"
+        );
+        let found = hash(&file).map_err(unreadable)?;
+        if let Some(wanted) = program.blake3.as_ref().filter(|wanted| **wanted != found) {
+            bail!(
+                "the binary {path} is not the one that was configured: its BLAKE3 is {found}, and {wanted} is wanted; if it was replaced on purpose, write the new hash into the configuration"
+            );
         }
+        Ok(Self { path: program.path.clone(), args: program.args.clone(), blake3: found, file })
     }
 
     /// What a process executes that is not this one's to start, as it was started.
@@ -132,26 +104,19 @@ impl Binary {
 
 fn hash(file: &File) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    // By another description, so that the position of this one stays where it is.
-    hasher.update_reader(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?)?;
+    hasher.update_reader(reopened(file)?)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// A file that the kernel does not know would go to a shell, which would run its lines.
-fn check_head(file: &File, path: &Path) -> Result<(), BinaryError> {
-    let mut head = Vec::with_capacity(HEAD);
-    let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    again
-        .and_then(|again| again.take(HEAD as u64).read_to_end(&mut head))
-        .map_err(|source| BinaryError::Unreadable { path: path.to_owned(), source })?;
-    if head.starts_with(b"#!") || head.starts_with(b"\x7fELF") {
-        return Ok(());
-    }
-    let head = match head.len() {
-        0 => "nothing at all: it is empty".to_owned(),
-        _ => format!("{:?}", String::from_utf8_lossy(&head)),
-    };
-    Err(BinaryError::NoProgram { path: path.to_owned(), head })
+fn head(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    reopened(file)?.take(HEAD).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Another description of the same file, so that the position of this one stays where it is.
+fn reopened(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Starts binaries by descriptor, each in a process group of its own: what is typed at the
@@ -231,7 +196,7 @@ impl Launch for ByDescriptor {
     }
 }
 
-const HEAD: usize = 16;
+const HEAD: u64 = 16;
 
 #[cfg(test)]
 mod tests {
@@ -279,10 +244,10 @@ mod tests {
         let found = blake3::hash(text.as_bytes()).to_hex().to_string();
         let wanted = |hash: &str| Program { blake3: Some(hash.into()), ..program(path.clone()) };
         assert_eq!(Binary::open(&wanted(&found)).unwrap().blake3, found);
-        match Binary::open(&wanted(&"0".repeat(64))) {
-            Err(BinaryError::WrongHash { found: said, .. }) => assert_eq!(said, found),
-            other => panic!("{other:?}"),
-        }
+        let other = "0".repeat(64);
+        let words = Binary::open(&wanted(&other)).unwrap_err().to_string();
+        let told = format!("its BLAKE3 is {found}, and {other} is wanted; if it was replaced");
+        assert!(words.contains(&told), "{words}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The commands of an operator.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::binary::Binary;
@@ -16,11 +16,11 @@ use crate::config::Config;
 use crate::history::{self, Entry};
 use crate::record::{Outcome, SwapRecord};
 use crate::show::{self, Live};
-use crate::status::{DaemonState, Status};
+use crate::status::DaemonState;
 use crate::timeline;
 use crate::trigger::{Client, ClientError, Reply, Request};
 
-type Outcoming = Result<ExitCode, Box<dyn Error>>;
+type Outcoming = anyhow::Result<ExitCode>;
 
 pub(crate) fn swap(
     config: &Config,
@@ -68,7 +68,7 @@ impl Followed {
 }
 
 /// Shows a swap as it goes on.
-fn follow(mut client: Client, to_its_end: bool, json: bool) -> Result<Followed, Box<dyn Error>> {
+fn follow(mut client: Client, to_its_end: bool, json: bool) -> anyhow::Result<Followed> {
     let mut live = Live::new(json);
     loop {
         let Some(reply) = client.next()? else { return Err(client.cut().into()) };
@@ -92,12 +92,14 @@ fn follow(mut client: Client, to_its_end: bool, json: bool) -> Result<Followed, 
 pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
     let patience = Instant::now() + START_LIMIT;
     let status = loop {
-        match ask_status(config) {
-            Ok(status) if !wait || status.daemon.state == DaemonState::Serving => break status,
-            Ok(_) => {}
-            Err(Asking::Client(ClientError::Nobody { .. }))
-                if wait && Instant::now() < patience => {}
-            Err(error) => return error.into(),
+        match ask(config, &Request::Status) {
+            Ok(Reply::Status(status)) if !wait || status.daemon.state == DaemonState::Serving => {
+                break status;
+            }
+            Ok(Reply::Status(_)) => {}
+            Ok(other) => return unexpected(&other),
+            Err(ClientError::Nobody { .. }) if wait && Instant::now() < patience => {}
+            Err(error) => return Err(error.into()),
         }
         thread::sleep(RETRY_PAUSE);
     };
@@ -109,27 +111,9 @@ pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why there is no status.
-enum Asking {
-    Client(ClientError),
-    Unexpected(Box<Reply>),
-}
-
-impl From<Asking> for Outcoming {
-    fn from(asking: Asking) -> Self {
-        match asking {
-            Asking::Client(error) => Err(error.into()),
-            Asking::Unexpected(reply) => unexpected(&reply),
-        }
-    }
-}
-
-fn ask_status(config: &Config) -> Result<Box<Status>, Asking> {
-    let client = Client::ask(&config.socket, &Request::Status).map_err(Asking::Client)?;
-    match client.answer().map_err(Asking::Client)? {
-        Reply::Status(status) => Ok(status),
-        other => Err(Asking::Unexpected(Box::new(other))),
-    }
+/// What has one answer.
+fn ask(config: &Config, request: &Request) -> Result<Reply, ClientError> {
+    Client::ask(&config.socket, request)?.answer()
 }
 
 pub(crate) fn history(config: &Config, last: usize, json: bool) -> Outcoming {
@@ -163,57 +147,52 @@ pub(crate) fn timeline(config: &Config, id: &str, output: &Path) -> Outcoming {
         print(&svg)?;
     } else {
         fs::write(output, svg)
-            .map_err(|error| format!("cannot write {}: {error}", output.display()))?;
+            .map_err(|error| anyhow!("cannot write {}: {error}", output.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// By the supervisor's word, and where none runs by the file.
-fn entries(config: &Config) -> Result<VecDeque<Entry>, Box<dyn Error>> {
-    match Client::ask(&config.socket, &Request::History) {
-        Ok(client) => match client.answer()? {
-            Reply::History(entries) => Ok(entries),
-            Reply::Refused { why, .. } => Err(why.into()),
-            other => Err(format!("the supervisor said {other:?}").into()),
-        },
+fn entries(config: &Config) -> anyhow::Result<VecDeque<Entry>> {
+    match ask(config, &Request::History) {
+        Ok(Reply::History(entries)) => Ok(entries),
+        Ok(Reply::Refused { why, .. }) => bail!(why),
+        Ok(other) => bail!("the supervisor said {other:?}"),
         Err(ClientError::Nobody { .. }) => {
             let path = config.state_dir.join("history.jsonl");
-            history::read(&path)
-                .map_err(|error| format!("cannot read {}: {error}", path.display()).into())
+            history::read(&path).map_err(|error| anyhow!("cannot read {}: {error}", path.display()))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn record(config: &Config, id: &str) -> Result<SwapRecord, Box<dyn Error>> {
+fn record(config: &Config, id: &str) -> anyhow::Result<SwapRecord> {
     let entries = entries(config)?;
     match history::find(&entries, id) {
         Some(record) => Ok(record.clone()),
-        None if id == "last" => Err("no swap has been made yet".into()),
-        None => Err(format!(
+        None if id == "last" => bail!("no swap has been made yet"),
+        None => bail!(
             "no swap, or more than one, has an id that begins with {id:?}; `handoff history` lists those that are known"
-        )
-        .into()),
+        ),
     }
 }
 
 pub(crate) fn upgrade(config: &Config) -> Outcoming {
-    let before = match ask_status(config) {
-        Ok(status) => status,
-        Err(error) => return error.into(),
+    let before = match ask(config, &Request::Status)? {
+        Reply::Status(status) => status,
+        other => return unexpected(&other),
     };
     // The connection ends with the old program, without a word unless it refuses.
     let mut client = Client::ask(&config.socket, &Request::Upgrade)?;
     match client.next() {
-        Ok(Some(Reply::Refused { why, .. })) => return refused(&why),
         Ok(Some(other)) => return unexpected(&other),
         Ok(None) | Err(ClientError::Cut { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     let deadline = Instant::now() + UPGRADE_LIMIT + config.limits.adopt;
     loop {
-        let last = match ask_status(config) {
-            Ok(after)
+        let last = match ask(config, &Request::Status) {
+            Ok(Reply::Status(after))
                 if after.supervisor.since_ms != before.supervisor.since_ms
                     && after.daemon.state != DaemonState::Adopting =>
             {
@@ -223,28 +202,26 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
                 );
                 return Ok(ExitCode::SUCCESS);
             }
-            Ok(_) => "it has not adopted the daemon yet".to_owned(),
-            Err(Asking::Client(error)) => error.to_string(),
-            Err(Asking::Unexpected(reply)) => format!("the supervisor said {reply:?}"),
+            Ok(Reply::Status(_)) => "it has not adopted the daemon yet".to_owned(),
+            Ok(other) => format!("the supervisor said {other:?}"),
+            Err(error) => error.to_string(),
         };
         if Instant::now() >= deadline {
-            return Err(format!(
+            bail!(
                 "the new supervisor does not answer: {last}. The daemon serves without one; start it by hand: handoff run --config {}",
                 config.file.display()
-            )
-            .into());
+            );
         }
         thread::sleep(RETRY_PAUSE);
     }
 }
 
 pub(crate) fn stop(config: &Config) -> Outcoming {
-    match Client::ask(&config.socket, &Request::Stop)?.answer()? {
+    match ask(config, &Request::Stop)? {
         Reply::Stopped { status, clean } => {
             print(&format!("stopped; the daemon: {status}"))?;
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Reply::Refused { why, .. } => refused(&why),
         other => unexpected(&other),
     }
 }
@@ -276,7 +253,7 @@ pub(crate) struct Checked {
 }
 
 pub(crate) fn metrics(config: &Config) -> Outcoming {
-    match Client::ask(&config.socket, &Request::Metrics)?.answer()? {
+    match ask(config, &Request::Metrics)? {
         Reply::Text(text) => {
             print(text.trim_end())?;
             Ok(ExitCode::SUCCESS)
@@ -285,15 +262,13 @@ pub(crate) fn metrics(config: &Config) -> Outcoming {
     }
 }
 
-fn refused(why: &str) -> Outcoming {
-    eprintln!("handoff: refused: {why}");
-    Ok(ExitCode::from(REFUSED))
-}
-
 fn unexpected(reply: &Reply) -> Outcoming {
     match reply {
-        Reply::Refused { why, .. } => refused(why),
-        other => Err(format!("the supervisor said {other:?}").into()),
+        Reply::Refused { why, .. } => {
+            eprintln!("handoff: refused: {why}");
+            Ok(ExitCode::from(REFUSED))
+        }
+        other => bail!("the supervisor said {other:?}"),
     }
 }
 

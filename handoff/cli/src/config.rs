@@ -4,12 +4,11 @@ mod address;
 mod duration;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -178,24 +177,34 @@ pub(crate) enum LogLevel {
 
 impl Config {
     /// Reads and checks the file. Nothing else is touched.
-    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let file = std::path::absolute(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let unreadable = |error| {
+            anyhow!(
+                "cannot read the configuration {}: {error}; name another with --config, or write one: see `handoff help config`",
+                path.display()
+            )
+        };
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let file = std::path::absolute(path).map_err(unreadable)?;
         Self::parse(&text, &file)
     }
 
     /// Checks the text of a file at that absolute path.
-    pub(crate) fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let raw: Raw = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            path: file.to_owned(),
-            words: error.to_string().trim_end().to_owned(),
+    pub(crate) fn parse(text: &str, file: &Path) -> anyhow::Result<Self> {
+        let path = file.display();
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            let words = error.to_string();
+            anyhow!(
+                "{path} is not a configuration: {}\nwhat it may say is in `handoff help config`",
+                words.trim_end()
+            )
         })?;
-        raw.check(file).map_err(|fault| ConfigError::Value {
-            path: file.to_owned(),
-            line: fault.at.map(|at| 1 + text[..at.min(text.len())].matches('\n').count()),
-            words: fault.words,
+        raw.check(file).map_err(|Fault { at, words }| match at {
+            Some(at) => {
+                let line = 1 + text[..at.min(text.len())].matches('\n').count();
+                anyhow!("{path}, line {line}: {words}")
+            }
+            None => anyhow!("{path}: {words}"),
         })
     }
 
@@ -220,28 +229,6 @@ impl Config {
         ]
         .into_iter()
         .find_map(|(name, differs)| differs.then_some(name))
-    }
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
-    #[error(
-        "cannot read the configuration {}: {source}; name another with --config, or write one: see `handoff help config`",
-        path.display()
-    )]
-    Unreadable { path: PathBuf, source: io::Error },
-    #[error("{} is not a configuration: {words}\nwhat it may say is in `handoff help config`", path.display())]
-    Syntax { path: PathBuf, words: String },
-    #[error("{}{}: {words}", path.display(), Line(*line))]
-    Value { path: PathBuf, line: Option<usize>, words: String },
-}
-
-struct Line(Option<usize>);
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
     }
 }
 

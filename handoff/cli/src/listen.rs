@@ -1,6 +1,5 @@
 //! The sockets that the supervisor holds: inherited, or bound.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -9,6 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
+use anyhow::anyhow;
 use handoff::error::ListenerError;
 use handoff::successor::Listeners;
 
@@ -16,45 +16,6 @@ use crate::config::{Address, ListenerConfig};
 
 /// The name under which a supervisor that is upgraded passes its own socket on.
 pub(crate) const OWN: &str = "handoff.supervisor";
-
-/// A socket that cannot be had.
-#[derive(Debug)]
-pub(crate) struct ListenError {
-    name: String,
-    address: Address,
-    source: io::Error,
-}
-
-impl std::error::Error for ListenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, address, source } = self;
-        write!(f, "cannot listen on {address} for {name:?}: {source}")?;
-        match (source.kind(), address) {
-            (io::ErrorKind::AddrInUse, Address::Tcp(at)) => {
-                write!(f, "; who has it says: ss -ltnp 'sport = :{}'", at.port())
-            }
-            (io::ErrorKind::AddrInUse, Address::Udp(at)) => {
-                write!(f, "; who has it says: ss -lunp 'sport = :{}'", at.port())
-            }
-            (io::ErrorKind::AddrInUse, Address::Unix(path) | Address::UnixDatagram(path)) => {
-                write!(f, "; who has it says: ss -lxp src {}", path.display())
-            }
-            (io::ErrorKind::PermissionDenied, Address::Tcp(_) | Address::Udp(_)) => {
-                f.write_str("; a port below 1024 is root's, or takes CAP_NET_BIND_SERVICE")
-            }
-            (io::ErrorKind::AddrNotAvailable, _) => {
-                f.write_str("; no interface of this machine has that address")
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// The socket of that name and kind that a service manager passed, if it did.
 pub(crate) fn inherited(
@@ -76,7 +37,7 @@ pub(crate) fn inherited(
 }
 
 /// Binds it.
-pub(crate) fn bind(config: &ListenerConfig) -> Result<OwnedFd, ListenError> {
+pub(crate) fn bind(config: &ListenerConfig) -> anyhow::Result<OwnedFd> {
     let bound = match &config.address {
         Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
         Address::Udp(address) => UdpSocket::bind(address).map(OwnedFd::from),
@@ -91,11 +52,33 @@ pub(crate) fn bind(config: &ListenerConfig) -> Result<OwnedFd, ListenError> {
         rustix::io::ioctl_fionbio(&socket, !config.blocking)?;
         Ok(socket)
     });
-    bound.map_err(|source| ListenError {
-        name: config.name.clone(),
-        address: config.address.clone(),
-        source,
+    bound.map_err(|error| {
+        let ListenerConfig { name, address, .. } = config;
+        let advice = advice(error.kind(), address);
+        anyhow!("cannot listen on {address} for {name:?}: {error}{advice}")
     })
+}
+
+/// What an operator can do about a socket that cannot be had.
+fn advice(kind: io::ErrorKind, address: &Address) -> String {
+    match (kind, address) {
+        (io::ErrorKind::AddrInUse, Address::Tcp(at)) => {
+            format!("; who has it says: ss -ltnp 'sport = :{}'", at.port())
+        }
+        (io::ErrorKind::AddrInUse, Address::Udp(at)) => {
+            format!("; who has it says: ss -lunp 'sport = :{}'", at.port())
+        }
+        (io::ErrorKind::AddrInUse, Address::Unix(path) | Address::UnixDatagram(path)) => {
+            format!("; who has it says: ss -lxp src {}", path.display())
+        }
+        (io::ErrorKind::PermissionDenied, Address::Tcp(_) | Address::Udp(_)) => {
+            "; a port below 1024 is root's, or takes CAP_NET_BIND_SERVICE".into()
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => {
+            "; no interface of this machine has that address".into()
+        }
+        _ => String::new(),
+    }
 }
 
 /// Where a socket is, if that is another address than it should be.

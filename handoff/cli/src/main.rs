@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn perform(args: Args) -> anyhow::Result<ExitCode> {
     let load = || Config::load(&args.config);
     match args.command {
         Command::Run { log_format, log_level } => {
@@ -51,7 +51,7 @@ fn perform(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 format: log_format.unwrap_or(config.log.format),
                 level: log_level.unwrap_or(config.log.level),
             });
-            Ok(run::run(config)?)
+            run::run(config)
         }
         Command::Swap { binary, wait, dry_run, json } => {
             commands::swap(&load()?, binary, wait, dry_run, json)

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -36,13 +37,13 @@ pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
 static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Installs the recorder that `handoff metrics` reads.
-pub(crate) fn install() -> Result<(), String> {
+pub(crate) fn install() -> anyhow::Result<()> {
     let builder = PrometheusBuilder::new()
         .set_buckets(BUCKETS)
-        .map_err(|error| format!("the buckets of the histograms: {error}"))?;
+        .map_err(|error| anyhow!("the buckets of the histograms: {error}"))?;
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|error| error.to_string())?;
+    metrics::set_global_recorder(recorder)?;
     let _ = PROMETHEUS.set(handle);
     for (name, kind, _, words) in DOCUMENTED {
         match *kind {

@@ -20,18 +20,17 @@ mod swap;
 mod upgrade;
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::anyhow;
 use handoff::supervisor::Progress;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
-use crate::binary::{Binary, BinaryError};
+use crate::binary::Binary;
 use crate::config::Config;
-use crate::listen::ListenError;
 use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
 use job::Jobs;
@@ -39,56 +38,15 @@ use service::Service;
 use swap::Swaps;
 
 /// Supervises until it is told to stop.
-pub(crate) fn run(config: Config) -> Result<ExitCode, RunError> {
+pub(crate) fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut runner = boot::boot(config)?;
     let result = loop {
-        match runner.turn() {
-            Ok(None) => {}
-            Ok(Some(code)) => break Ok(code),
-            Err(error) => break Err(error),
+        if let Some(result) = runner.turn().transpose() {
+            break result;
         }
     };
     runner.trigger.drain(LAST_WORDS);
     result
-}
-
-/// Why there is no supervisor.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
-    #[error("cannot {action} {}: {source}", path.display())]
-    Path { action: &'static str, path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Handoff(#[from] handoff::Error),
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error(transparent)]
-    Inherited(#[from] handoff::error::ListenerError),
-    #[error(transparent)]
-    Binary(#[from] BinaryError),
-    #[error(
-        "another supervisor keeps its state in {}; give each one a state_dir of its own, or stop the other one first: handoff stop",
-        .0.display()
-    )]
-    StateInUse(PathBuf),
-    #[error(
-        "{} may be written by others (mode {mode:04o}, user {uid}), who could have something else executed; it has to be this user's alone: chmod go-w {}",
-        path.display(), path.display()
-    )]
-    StateOfOthers { path: PathBuf, mode: u32, uid: u32 },
-    #[error("{0}")]
-    NotStarted(String),
-    #[error("cannot hear signals: {0}")]
-    Signals(io::Error),
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-    #[error("{0}; handoff run is a supervisor and no daemon")]
-    NoSupervisor(&'static str),
-    #[error(
-        "a bug in handoff: {0}; the daemon is left alone, and the next `handoff run` adopts it"
-    )]
-    Broken(String),
-    #[error("the metrics cannot be counted: {0}")]
-    Metrics(String),
 }
 
 /// What happens.
@@ -140,7 +98,7 @@ struct Runner {
 
 impl Runner {
     /// Waits for the next event and acts on it; an exit code ends the supervisor.
-    fn turn(&mut self) -> Result<Option<ExitCode>, RunError> {
+    fn turn(&mut self) -> anyhow::Result<Option<ExitCode>> {
         let wait = self.next_due().saturating_duration_since(Instant::now());
         match self.events.recv_timeout(wait) {
             Ok(event) => {
@@ -150,13 +108,13 @@ impl Runner {
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(RunError::Broken("nothing can be heard any more".into()));
+                return Err(broken("nothing can be heard any more"));
             }
         }
         self.on_time()
     }
 
-    fn on(&mut self, event: Event) -> Result<Option<ExitCode>, RunError> {
+    fn on(&mut self, event: Event) -> anyhow::Result<Option<ExitCode>> {
         match event {
             Event::Signal(SIGHUP) => self.swap_on_hangup(),
             Event::Signal(SIGTERM | SIGINT) => return Ok(self.stop(None)),
@@ -205,7 +163,7 @@ impl Runner {
         due
     }
 
-    fn on_time(&mut self) -> Result<Option<ExitCode>, RunError> {
+    fn on_time(&mut self) -> anyhow::Result<Option<ExitCode>> {
         self.swaps.history.write();
         if self.jobs.running().is_none() {
             children::reap(self.service.pid());
@@ -225,8 +183,11 @@ fn party_of(binary: &Binary) -> Party {
     }
 }
 
-fn channel() -> (Sender<Event>, Receiver<Event>) {
-    mpsc::channel()
+/// The end of a supervisor that finds itself in a state that cannot be.
+fn broken(what: &str) -> anyhow::Error {
+    anyhow!(
+        "a bug in handoff: {what}; the daemon is left alone, and the next `handoff run` adopts it"
+    )
 }
 
 /// How often is looked for what makes no event.

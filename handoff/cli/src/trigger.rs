@@ -65,8 +65,8 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    pub(crate) fn refused(why: impl Into<String>) -> Self {
-        Self::Refused { why: why.into(), in_flight: None }
+    pub(crate) fn refused(why: impl ToString) -> Self {
+        Self::Refused { why: why.to_string(), in_flight: None }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The start of the supervisor: what it inherits, what it finds, and what it starts.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime};
 
+use anyhow::{anyhow, bail, ensure};
 use handoff::Supervisor;
 use handoff::error::ListenerError;
 use handoff::successor::{Role, detect};
@@ -20,7 +22,7 @@ use super::restarts::Restarts;
 use super::service::Service;
 use super::swap::Swaps;
 use super::upgrade::{self, Places};
-use super::{Event, RunError, Runner, channel, signals};
+use super::{Event, Runner, signals};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
@@ -30,27 +32,23 @@ use crate::units::{from_ms, to_ms};
 use crate::{listen, metrics};
 
 /// Gets everything ready and begins to look for a daemon. No other thread runs yet.
-pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
+pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let Inherited { own, listeners } = inherit(&config)?;
     // Before anything else is opened: the numbers that it wants are the first free ones.
-    let places = Places::new(config.listeners.len() + SPARE_PLACES)
-        .map_err(|source| RunError::Path { action: "open", path: "/dev/null".into(), source })?;
-    metrics::install().map_err(RunError::Metrics)?;
-    let at = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| RunError::Path { action, path, source }
-    };
+    let places =
+        Places::new(config.listeners.len() + SPARE_PLACES).map_err(cannot("open", "/dev/null"))?;
+    metrics::install().map_err(|error| anyhow!("the metrics cannot be counted: {error}"))?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&config.state_dir)
-        .map_err(at("create the directory", &config.state_dir))?;
+        .map_err(cannot("create the directory", &config.state_dir))?;
     check_owner(&config.state_dir)?;
     if let Some(parent) = config.control.parent() {
-        fs::create_dir_all(parent).map_err(at("create the directory", parent))?;
+        fs::create_dir_all(parent).map_err(cannot("create the directory", parent))?;
     }
     let launcher = ByDescriptor::new(&config);
-    let (sender, events) = channel();
+    let (sender, events) = mpsc::channel();
     let heard = sender.clone();
     // Whoever has the journal is the only supervisor of the daemon with that control socket.
     let mut supervisor = Supervisor::new(&config.control)?
@@ -69,8 +67,11 @@ pub(super) fn boot(config: Config) -> Result<Runner, RunError> {
     }
     let told = sender.clone();
     signals::listen(move |signal| told.send(Event::Signal(signal)).is_ok())
-        .map_err(RunError::Signals)?;
-    let trigger = open_trigger(&config, own, &sender)?;
+        .map_err(|error| anyhow!("cannot hear signals: {error}"))?;
+    let asked = sender.clone();
+    let trigger =
+        Trigger::open(&config.socket, own, move |what| asked.send(Event::Asked(what)).is_ok())
+            .map_err(cannot("serve the supervisor's socket", &config.socket))?;
     let history = History::open(&config.state_dir.join("history.jsonl"));
     let mut runner = Runner {
         since: SystemTime::now(),
@@ -103,11 +104,13 @@ struct Inherited {
 
 /// Takes the sockets of a service manager, or of this supervisor before its upgrade. It reads the
 /// environment, so it comes first of all.
-fn inherit(config: &Config) -> Result<Inherited, RunError> {
+fn inherit(config: &Config) -> anyhow::Result<Inherited> {
     let mut inherited = match detect()? {
         Role::ColdStart(start) => start.into_listeners(),
         Role::Successor(_) => {
-            return Err(RunError::NoSupervisor("another supervisor started this as a successor"));
+            bail!(
+                "another supervisor started this as a successor; handoff run is a supervisor and no daemon"
+            );
         }
     };
     let own = match inherited.take_unix(listen::OWN) {
@@ -128,28 +131,26 @@ fn inherit(config: &Config) -> Result<Inherited, RunError> {
 }
 
 /// The first numbers are kept for an upgrade.
-fn out_of_the_way(socket: OwnedFd, config: &Config) -> Result<OwnedFd, RunError> {
+fn out_of_the_way(socket: OwnedFd, config: &Config) -> anyhow::Result<OwnedFd> {
     let kept = upgrade::FIRST + i32::try_from(config.listeners.len() + SPARE_PLACES).unwrap_or(0);
-    let moved = rustix::io::fcntl_dupfd_cloexec(&socket, kept);
-    Ok(moved.map_err(|errno| handoff::Error::from(std::io::Error::from(errno)))?)
+    Ok(rustix::io::fcntl_dupfd_cloexec(&socket, kept).map_err(io::Error::from)?)
 }
 
 /// What is executed is linked to there.
-fn check_owner(state_dir: &Path) -> Result<(), RunError> {
-    let metadata = fs::metadata(state_dir).map_err(|source| RunError::Path {
-        action: "look at",
-        path: state_dir.to_owned(),
-        source,
-    })?;
+fn check_owner(state_dir: &Path) -> anyhow::Result<()> {
+    let metadata = fs::metadata(state_dir).map_err(cannot("look at", state_dir))?;
     let (mode, uid) = (metadata.mode() & 0o7777, metadata.uid());
-    if mode & 0o022 == 0 && uid == rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    Err(RunError::StateOfOthers { path: state_dir.to_owned(), mode, uid })
+    let is_own = mode & 0o022 == 0 && uid == rustix::process::geteuid().as_raw();
+    let path = state_dir.display();
+    ensure!(
+        is_own,
+        "{path} may be written by others (mode {mode:04o}, user {uid}), who could have something else executed; it has to be this user's alone: chmod go-w {path}"
+    );
+    Ok(())
 }
 
 /// Two supervisors of two daemons may not have one directory: each would answer for the other.
-fn lock(state_dir: &Path) -> Result<File, RunError> {
+fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
     let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
     let opened = OpenOptions::new()
@@ -159,27 +160,20 @@ fn lock(state_dir: &Path) -> Result<File, RunError> {
         .mode(0o600)
         .custom_flags(nofollow)
         .open(&path)
-        .map_err(|source| RunError::Path { action: "open", path: path.clone(), source })?;
+        .map_err(cannot("open", &path))?;
     match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(opened),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::StateInUse(state_dir.to_owned())),
-        Err(errno) => Err(RunError::Path { action: "lock", path, source: errno.into() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another supervisor keeps its state in {}; give each one a state_dir of its own, or stop the other one first: handoff stop",
+            state_dir.display()
+        ),
+        Err(errno) => Err(cannot("lock", &path)(errno.into())),
     }
 }
 
-fn open_trigger(
-    config: &Config,
-    own: Option<UnixListener>,
-    sender: &std::sync::mpsc::Sender<Event>,
-) -> Result<Trigger, RunError> {
-    let asked = sender.clone();
-    Trigger::open(&config.socket, own, move |what| asked.send(Event::Asked(what)).is_ok()).map_err(
-        |source| RunError::Path {
-            action: "serve the supervisor's socket",
-            path: config.socket.clone(),
-            source,
-        },
-    )
+/// Says what was tried with which file.
+fn cannot(action: &str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> anyhow::Error {
+    move |error| anyhow!("cannot {action} {}: {error}", path.as_ref().display())
 }
 
 impl Runner {
@@ -187,7 +181,7 @@ impl Runner {
         &mut self,
         mut supervisor: Box<Supervisor>,
         adoption: handoff::Result<Adoption>,
-    ) -> Result<(), RunError> {
+    ) -> anyhow::Result<()> {
         let adoption = adoption?;
         let settled = match &adoption {
             Adoption::Daemon(daemon) => daemon.settled.clone(),
@@ -235,7 +229,7 @@ impl Runner {
     }
 
     /// What the configuration lists and nobody has given back is bound.
-    fn bind_missing(&self, supervisor: &mut Supervisor) -> Result<(), RunError> {
+    fn bind_missing(&self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         let mut held: Vec<String> =
             supervisor.listeners().map(|(name, _)| name.to_owned()).collect();
         for listener in &self.config.listeners {
@@ -270,16 +264,13 @@ impl Runner {
     /// What a process executes that another supervisor started: as that one noted it, if the file
     /// is the same still, and else by the kernel's word. A script is known by its note alone, since
     /// the kernel names its interpreter.
-    fn binary_of(&self, pid: u32) -> Result<Arc<Binary>, RunError> {
+    fn binary_of(&self, pid: u32) -> anyhow::Result<Arc<Binary>> {
         let noted = self.swaps.history.start_of(pid).and_then(|event| self.reopen(event).ok());
         if let Some(binary) = noted {
             return Ok(Arc::new(binary));
         }
-        let binary = Binary::of_process(pid).map_err(|source| RunError::Path {
-            action: "look at what the daemon executes,",
-            path: format!("/proc/{pid}/exe").into(),
-            source,
-        })?;
+        let binary = Binary::of_process(pid)
+            .map_err(cannot("look at what the daemon executes,", format!("/proc/{pid}/exe")))?;
         Ok(Arc::new(match self.config.program(&binary.path) {
             Some(program) => binary.listed_as(&program.path),
             None => binary,
@@ -287,15 +278,15 @@ impl Runner {
     }
 
     /// The file that a daemon executed, if it is listed and has not changed.
-    fn reopen(&self, event: &DaemonEvent) -> Result<Binary, String> {
+    fn reopen(&self, event: &DaemonEvent) -> anyhow::Result<Binary> {
         let listed = self.config.program(event.daemon.binary.as_ref());
-        let listed = listed.ok_or_else(|| format!("{} is not listed", event.daemon.binary))?;
+        let listed = listed.ok_or_else(|| anyhow!("{} is not listed", event.daemon.binary))?;
         let program = Program {
             path: listed.path.clone(),
             args: event.args.clone(),
             blake3: Some(event.daemon.blake3.clone()),
         };
-        Binary::open(&program).map_err(|error| error.to_string())
+        Binary::open(&program)
     }
 
     /// What served before this binary, by the history, if it is still there and listed. One that
@@ -313,7 +304,10 @@ impl Runner {
         match self.reopen(event) {
             Ok(binary) => Some(Arc::new(binary)),
             Err(error) => {
-                tracing::info!(error, "what served before cannot be fallen back to");
+                tracing::info!(
+                    error = error.to_string(),
+                    "what served before cannot be fallen back to"
+                );
                 None
             }
         }

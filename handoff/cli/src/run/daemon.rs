@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::bail;
 use handoff::error::{ControlSocketError, LaunchError};
 use handoff::supervisor::DaemonProcess;
 use nix::unistd::Pid;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::job::{self, Done, Job, Said, Started};
-use super::{Event, RunError, Runner, children, party_of};
+use super::{Event, Runner, broken, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
 use crate::metrics;
@@ -135,7 +136,7 @@ impl Runner {
         &mut self,
         pid: u32,
         watched: Instant,
-    ) -> Result<Option<ExitCode>, RunError> {
+    ) -> anyhow::Result<Option<ExitCode>> {
         let is_it = |daemon: &Daemon| (daemon.pid(), daemon.watched) == (pid, watched);
         if !self.service.daemon.as_ref().is_some_and(is_it) {
             return Ok(None); // it was replaced, and left
@@ -148,7 +149,7 @@ impl Runner {
     }
 
     /// The daemon has ended.
-    pub(super) fn on_death(&mut self) -> Result<Option<ExitCode>, RunError> {
+    pub(super) fn on_death(&mut self) -> anyhow::Result<Option<ExitCode>> {
         let Some(mut daemon) = self.service.daemon.take() else { return Ok(None) };
         let served = daemon.since.elapsed().unwrap_or_default();
         let (status, is_clean) = daemon.status();
@@ -170,7 +171,7 @@ impl Runner {
         Ok(None)
     }
 
-    pub(super) fn start_on_time(&mut self) -> Result<(), RunError> {
+    pub(super) fn start_on_time(&mut self) -> anyhow::Result<()> {
         if self.jobs.running().is_some() || self.stopping.is_some() {
             return Ok(());
         }
@@ -179,11 +180,9 @@ impl Runner {
         self.jobs.start(binary, spec)
     }
 
-    pub(super) fn on_job_done(&mut self, done: Done) -> Result<Option<ExitCode>, RunError> {
+    pub(super) fn on_job_done(&mut self, done: Done) -> anyhow::Result<Option<ExitCode>> {
         match done {
-            Done::Lost(job) => {
-                Err(RunError::Broken(format!("the thread that does {job:?} is lost")))
-            }
+            Done::Lost(job) => Err(broken(&format!("the thread that does {job:?} is lost"))),
             Done::Adopted(supervisor, adoption) => {
                 self.on_adopted(supervisor, adoption)?;
                 Ok(self.go_on_stopping())
@@ -211,7 +210,7 @@ impl Runner {
         &mut self,
         started: handoff::Result<Started>,
         binary: Arc<Binary>,
-    ) -> Result<(), RunError> {
+    ) -> anyhow::Result<()> {
         match started {
             Ok(Started { child, said }) => {
                 metrics::started();
@@ -237,7 +236,7 @@ impl Runner {
                 let kind = DaemonEventKind::NotStarted { why: why.clone() };
                 self.note_daemon(kind, party_of(&binary), &binary);
                 if !self.service.has_served && self.service.other_than(&binary).is_none() {
-                    return Err(RunError::NotStarted(why));
+                    bail!(why);
                 }
                 tracing::error!("{why}");
                 self.service.plan_start(binary, Duration::ZERO);

@@ -6,10 +6,11 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use handoff::supervisor::{AbortHandle, Adoption, ChildProcess, Committed, Failed, RolledBack};
 use handoff::{Outcome, SpawnSpec, Supervisor};
 
-use super::{Event, RunError};
+use super::{Event, broken};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::Config;
 
@@ -109,14 +110,14 @@ impl Jobs {
     }
 
     /// Looks for what the supervisor before this one left.
-    pub(super) fn adopt(&mut self, limit: Duration) -> Result<(), RunError> {
+    pub(super) fn adopt(&mut self, limit: Duration) -> anyhow::Result<()> {
         self.begin(Job::Adopt, move |mut supervisor, _| {
             let adopted = supervisor.adopt(limit);
             Done::Adopted(supervisor, adopted)
         })
     }
 
-    pub(super) fn start(&mut self, binary: Arc<Binary>, spec: SpawnSpec) -> Result<(), RunError> {
+    pub(super) fn start(&mut self, binary: Arc<Binary>, spec: SpawnSpec) -> anyhow::Result<()> {
         self.launcher.load(Arc::clone(&binary));
         self.begin(Job::Start, move |mut supervisor, abort| {
             let spec = SpawnSpec { abort: Some(abort), ..spec };
@@ -134,7 +135,7 @@ impl Jobs {
         binary: Arc<Binary>,
         spec: SpawnSpec,
         dry_run: bool,
-    ) -> Result<(), RunError> {
+    ) -> anyhow::Result<()> {
         self.launcher.load(binary);
         let tell = self.tell();
         self.begin(Job::Swap, move |mut supervisor, abort| {
@@ -148,9 +149,9 @@ impl Jobs {
         &mut self,
         job: Job,
         run: impl FnOnce(Box<Supervisor>, AbortHandle) -> Done + Send + 'static,
-    ) -> Result<(), RunError> {
+    ) -> anyhow::Result<()> {
         let Some((supervisor, abort)) = self.take_supervisor(job) else {
-            return Err(RunError::Broken("two jobs at a time".into()));
+            return Err(broken("two jobs at a time"));
         };
         let tell = self.tell();
         let work = move || {
@@ -160,7 +161,7 @@ impl Jobs {
         // What cannot be started has taken the supervisor along.
         thread::Builder::new().name("job".into()).spawn(work).map_err(|error| {
             let _ = self.sender.send(Event::JobDone(Done::Lost(job)));
-            RunError::Thread(error)
+            anyhow!("cannot start a thread: {error}")
         })?;
         Ok(())
     }

@@ -102,7 +102,7 @@ impl Runner {
         tracing::error!(why, to = %previous.path.display(), "it is not well: back to what served before");
         let trigger = Trigger::Probation { of };
         if let Err(error) = self.begin(previous, trigger, false) {
-            tracing::error!(error, "cannot go back");
+            tracing::error!(error = error.to_string(), "cannot go back");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime};
 
+use anyhow::{anyhow, bail};
 use handoff::supervisor::{Committed, Failed, Progress, RolledBack};
 use handoff::{HandoffId, SpawnSpec};
 
@@ -229,26 +230,26 @@ impl Runner {
     }
 
     /// Reads the configuration again, and opens what it lists.
-    fn choose(&mut self, wanted: Option<&Path>) -> Result<Arc<Binary>, String> {
-        let config = Config::load(&self.config.file).map_err(|error| error.to_string())?;
+    fn choose(&mut self, wanted: Option<&Path>) -> anyhow::Result<Arc<Binary>> {
+        let config = Config::load(&self.config.file)?;
         if let Some(name) = self.config.fixed_difference(&config) {
-            return Err(format!(
+            bail!(
                 "{name} has changed in {}; a running supervisor cannot change it: set it back, or stop the daemon and start it anew",
                 config.file.display()
-            ));
+            );
         }
         let program = match wanted {
             None => &config.programs[0],
             Some(path) => config.program(path).ok_or_else(|| {
                 let listed: Vec<String> =
                     config.programs.iter().map(|program| program.path.display().to_string()).collect();
-                format!(
+                anyhow!(
                     "{} is not listed in {}; those that are: {}. List it under [[binaries]] to allow it",
                     path.display(), config.file.display(), listed.join(", ")
                 )
             })?,
         };
-        let binary = Arc::new(Binary::open(program).map_err(|error| error.to_string())?);
+        let binary = Arc::new(Binary::open(program)?);
         self.service.restarts.configure(config.restart);
         self.config = config;
         Ok(binary)
@@ -260,7 +261,7 @@ impl Runner {
         binary: Arc<Binary>,
         trigger: Trigger,
         dry_run: bool,
-    ) -> Result<String, String> {
+    ) -> anyhow::Result<String> {
         let from = self.service.party().unwrap_or_default();
         let handoff_id = HandoffId::new();
         let id = handoff_id.to_string();
@@ -294,9 +295,8 @@ impl Runner {
         });
         let spec = SpawnSpec { handoff_id: Some(handoff_id), ..job::spec(&self.config, &binary) };
         if let Err(error) = self.jobs.swap(binary, spec, dry_run) {
-            let why = error.to_string();
-            self.swaps.end(Outcome::NotBegun, Some(why.clone()), Vec::new());
-            return Err(why);
+            self.swaps.end(Outcome::NotBegun, Some(error.to_string()), Vec::new());
+            return Err(error);
         }
         Ok(id)
     }
