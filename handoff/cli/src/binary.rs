@@ -68,10 +68,7 @@ impl Binary {
     pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
         let file = File::open(&exe)?;
-        let named = fs::read_link(&exe)?;
-        // The kernel says so of a file that has no name any more.
-        let named = named.to_string_lossy();
-        let path = PathBuf::from(named.strip_suffix(" (deleted)").unwrap_or(&named));
+        let path = without_deletion(&fs::read_link(&exe)?);
         let command_line = fs::read(format!("/proc/{pid}/cmdline"))?;
         let args = command_line.split(|byte| *byte == 0).skip(1);
         let mut args: Vec<String> =
@@ -100,6 +97,12 @@ impl Binary {
     fn name(&self) -> &Path {
         self.path.file_name().map_or(Path::new("daemon"), Path::new)
     }
+}
+
+/// The path of a program, of which the kernel says so if the file has no name any more.
+pub(crate) fn without_deletion(path: &Path) -> PathBuf {
+    let path = path.to_string_lossy();
+    PathBuf::from(path.strip_suffix(" (deleted)").unwrap_or(&path))
 }
 
 fn hash(file: &File) -> io::Result<String> {

@@ -73,7 +73,7 @@ enum Event {
     },
     /// The new program of the supervisor was tried.
     UpgradeTried {
-        result: Result<PathBuf, String>,
+        result: anyhow::Result<PathBuf>,
         replies: Sender<Reply>,
     },
 }

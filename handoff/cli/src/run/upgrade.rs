@@ -2,21 +2,24 @@
 //! pid stays, so the daemon stays a child and a service manager loses track of nobody; the
 //! listening sockets go along, and the daemon is adopted as after a crash.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
+use anyhow::{anyhow, bail, ensure};
 use nix::sys::signal::SigSet;
 use rustix::io::{DupFlags, dup2, dup3};
 
 use super::{Event, Runner, children};
+use crate::binary::without_deletion;
 use crate::commands::Checked;
 use crate::config::Config;
 use crate::listen::OWN;
@@ -50,39 +53,9 @@ impl Runner {
     /// Tries the new program on a thread of its own: one that does not run, or does not understand
     /// the configuration, would leave the daemon without a supervisor.
     pub(super) fn try_upgrade(&mut self, replies: Sender<Reply>) {
-        if self.jobs.running().is_some() || self.stopping.is_some() {
-            let why = "the supervisor is in the middle of something (a swap, a start or a stop): upgrade it once that is over, see `handoff status`";
-            let _ = replies.send(Reply::refused(why));
-            return;
-        }
-        if self.service.daemon.is_none() {
-            let why = "no daemon serves, and the new supervisor would find none to adopt: upgrade it once one does, see `handoff status`";
-            let _ = replies.send(Reply::refused(why));
-            return;
-        }
-        // What a running supervisor cannot go over to, the next one could not either: it would look
-        // for another daemon than the one that serves.
-        let difference = Config::load(&self.config.file)
-            .map(|config| self.config.fixed_difference(&config))
-            .map_err(|error| error.to_string());
-        let why = match difference {
-            Ok(None) => None,
-            Ok(Some(name)) => Some(format!(
-                "{name} has changed in {}; set it back, or stop the daemon and start it anew",
-                self.config.file.display()
-            )),
-            Err(error) => Some(error),
-        };
-        if let Some(why) = why {
-            let _ = replies.send(Reply::refused(why));
-            return;
-        }
-        let program = match self.program() {
+        let program = match self.new_program() {
             Ok(program) => program,
-            Err(error) => {
-                let _ = replies.send(Reply::refused(format!("where is the new program? {error}")));
-                return;
-            }
+            Err(why) => return drop(replies.send(Reply::refused(why))),
         };
         let (tell, config) = (self.jobs.tell(), self.config.file.clone());
         let answers = replies.clone();
@@ -95,20 +68,36 @@ impl Runner {
         }
     }
 
-    /// As configured, or where this program was.
-    fn program(&self) -> io::Result<PathBuf> {
+    /// The program to go over to, if nothing is in the way: as configured, or where this one was.
+    fn new_program(&self) -> anyhow::Result<PathBuf> {
+        ensure!(
+            self.jobs.running().is_none() && self.stopping.is_none(),
+            "the supervisor is in the middle of something (a swap, a start or a stop): upgrade it once that is over, see `handoff status`"
+        );
+        ensure!(
+            self.service.daemon.is_some(),
+            "no daemon serves, and the new supervisor would find none to adopt: upgrade it once one does, see `handoff status`"
+        );
+        // What a running supervisor cannot go over to, the next one could not either: it would look
+        // for another daemon than the one that serves.
+        let config = Config::load(&self.config.file)?;
+        if let Some(name) = self.config.fixed_difference(&config) {
+            bail!(
+                "{name} has changed in {}; set it back, or stop the daemon and start it anew",
+                self.config.file.display()
+            );
+        }
         if let Some(program) = &self.config.supervisor {
             return Ok(program.clone());
         }
-        let own = std::env::current_exe()?;
-        // The kernel says so of a file that was replaced.
-        let own = own.to_string_lossy();
-        Ok(PathBuf::from(own.strip_suffix(" (deleted)").unwrap_or(&own)))
+        let own = std::env::current_exe()
+            .map_err(|error| anyhow!("where is the new program? {error}"))?;
+        Ok(without_deletion(&own))
     }
 
-    pub(super) fn upgrade(&mut self, result: Result<PathBuf, String>, replies: &Sender<Reply>) {
+    pub(super) fn upgrade(&mut self, result: anyhow::Result<PathBuf>, replies: &Sender<Reply>) {
         let why = match result {
-            Err(why) => why,
+            Err(why) => why.to_string(),
             Ok(_) if self.jobs.running().is_some() || self.stopping.is_some() => {
                 "something else has begun meanwhile; try again".to_owned()
             }
@@ -127,80 +116,64 @@ impl Runner {
         let Some(supervisor) = self.jobs.supervisor() else {
             return Err(io::Error::other("the supervisor is busy"));
         };
-        let text = |text: &std::ffi::OsStr| {
-            CString::new(text.as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
-        };
-        let mut arguments = vec![text(program.as_os_str())?];
-        for argument in std::env::args_os().skip(1) {
-            arguments.push(text(&argument)?);
-        }
-        let mut names = vec![OWN.to_owned()];
-        let mut sockets = vec![self.trigger.as_fd()];
-        for (name, socket) in supervisor.listeners() {
-            names.push(name.to_owned());
-            sockets.push(socket);
-        }
+        let places = &mut self.places.places;
+        let own = (OWN, self.trigger.as_fd());
         // Those that do not fit come back from the daemon.
-        let count = sockets.len().min(self.places.places.len());
-        names.truncate(count);
-        let mut environment = Vec::new();
-        for (name, value) in std::env::vars_os() {
-            let is_replaced = name.to_str().is_some_and(|name| name.starts_with("LISTEN_"));
-            if !is_replaced {
-                let mut entry = name;
-                entry.push("=");
-                entry.push(value);
-                environment.push(text(&entry)?);
-            }
-        }
-        let passed = [
-            format!("LISTEN_FDS={count}"),
+        let passed = iter::once(own).chain(supervisor.listeners()).take(places.len());
+        let (names, sockets): (Vec<_>, Vec<_>) = passed.unzip();
+        let arguments = iter::once(program.into()).chain(std::env::args_os().skip(1));
+        let arguments = c_strings(arguments)?;
+        let is_replaced = |name: &OsStr| name.to_str().is_some_and(|it| it.starts_with("LISTEN_"));
+        let kept = std::env::vars_os().filter(|(name, _)| !is_replaced(name));
+        let kept = kept.map(|(name, value)| [name, value].join(OsStr::new("=")));
+        let listen = [
+            format!("LISTEN_FDS={}", sockets.len()),
             format!("LISTEN_PID={}", std::process::id()),
             format!("LISTEN_FDNAMES={}", names.join(":")),
         ];
-        for entry in passed {
-            environment.push(text(entry.as_ref())?);
-        }
-        let program = text(program.as_os_str())?;
+        let environment = c_strings(kept.chain(listen.map(OsString::from)))?;
         // A signal that comes before the new program hears signals waits for it.
         let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
-            for (socket, place) in sockets.iter().zip(&mut self.places.places) {
+            for (socket, place) in sockets.iter().zip(&mut *places) {
                 dup2(socket, place)?;
             }
-            Ok(nix::unistd::execve(&program, &arguments, &environment)?)
+            Ok(nix::unistd::execve(&arguments[0], &arguments, &environment)?)
         });
         let _ = SigSet::all().thread_unblock();
         // Nothing is left that another process could inherit.
         let nothing = File::open("/dev/null")?;
-        for place in &mut self.places.places {
+        for place in places {
             dup3(&nothing, place, DupFlags::CLOEXEC)?;
         }
         executed
     }
 }
 
+fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
+    texts
+        .map(|text| CString::new(text.into_vec()).map_err(|_| io::ErrorKind::InvalidInput.into()))
+        .collect()
+}
+
 /// Lets the new program check the configuration.
-fn attempt(program: &Path, config: &Path) -> Result<(), String> {
+fn attempt(program: &Path, config: &Path) -> anyhow::Result<()> {
     let mut check = Command::new(program);
     check.arg("--config").arg(config).args(["check", "--json"]);
+    let program = program.display();
     let output = children::output(&mut check, PATIENCE)
-        .map_err(|error| format!("{} does not run: {error}", program.display()))?;
-    if output.status.success() {
-        return match serde_json::from_slice::<Checked>(&output.stdout) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(format!(
-                "{} is no supervisor: asked to check the configuration, it said {:?}",
-                program.display(),
-                String::from_utf8_lossy(&output.stdout)
-            )),
-        };
-    }
-    Err(format!(
-        "{} does not take the configuration ({}): {}",
-        program.display(),
+        .map_err(|error| anyhow!("{program} does not run: {error}"))?;
+    ensure!(
+        output.status.success(),
+        "{program} does not take the configuration ({}): {}",
         children::words_of(output.status),
         String::from_utf8_lossy(&output.stderr).trim_end()
-    ))
+    );
+    ensure!(
+        serde_json::from_slice::<Checked>(&output.stdout).is_ok(),
+        "{program} is no supervisor: asked to check the configuration, it said {:?}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    Ok(())
 }
 
 /// Where passed descriptors begin.
