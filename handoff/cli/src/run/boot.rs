@@ -24,7 +24,7 @@ use super::swap::Swaps;
 use super::upgrade::{self, Places};
 use super::{Event, Runner, signals};
 use crate::binary::{Binary, ByDescriptor};
-use crate::config::{Config, Program};
+use crate::config::{Config, ListenerConfig, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
 use crate::record::{End, Outcome, Probation, SwapRecord};
 use crate::trigger::Trigger;
@@ -196,8 +196,7 @@ impl Runner {
             self.jobs.end(supervisor);
             return Ok(()); // there is nobody to stop
         }
-        self.bind_missing(&mut supervisor)?;
-        self.elsewhere = self.held_elsewhere(&supervisor);
+        self.elsewhere = self.bind_missing(&mut supervisor)?;
         for warning in &self.elsewhere {
             tracing::warn!("{warning}");
         }
@@ -228,37 +227,28 @@ impl Runner {
         Ok(())
     }
 
-    /// What the configuration lists and nobody has given back is bound.
-    fn bind_missing(&self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-        let mut held: Vec<String> =
-            supervisor.listeners().map(|(name, _)| name.to_owned()).collect();
-        for listener in &self.config.listeners {
-            match held.iter().position(|name| *name == listener.name) {
-                Some(index) => drop(held.swap_remove(index)),
-                None => {
-                    supervisor.add_listener(&listener.name, listen::bind(listener)?);
-                    tracing::info!(name = listener.name, address = %listener.address, "listening");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A daemon that runs, and a service manager, pass what they were once given.
-    fn held_elsewhere(&self, supervisor: &Supervisor) -> Vec<String> {
+    /// What the configuration lists and nobody has given back is bound. A daemon that runs, and a
+    /// service manager, pass what they were once given: what of it is at another address, in words.
+    fn bind_missing(&self, supervisor: &mut Supervisor) -> anyhow::Result<Vec<String>> {
         let mut held: Vec<_> = supervisor.listeners().collect();
-        let mut warnings = Vec::new();
+        let (mut bound, mut elsewhere) = (Vec::new(), Vec::new());
         for listener in &self.config.listeners {
-            let place = held.iter().position(|(name, _)| *name == listener.name);
-            let Some((_, socket)) = place.map(|place| held.remove(place)) else { continue };
-            if let Some(at) = listen::differs(&listener.address, socket) {
-                warnings.push(format!(
-                    "listener {} is held at {at}, and not at {} as configured: it was inherited; to move it, stop the daemon and start it anew",
-                    listener.name, listener.address
+            let ListenerConfig { name, address, .. } = listener;
+            let Some(index) = held.iter().position(|(held, _)| held == name) else {
+                bound.push((name, listen::bind(listener)?));
+                tracing::info!(name, %address, "listening");
+                continue;
+            };
+            if let Some(at) = listen::differs(address, held.remove(index).1) {
+                elsewhere.push(format!(
+                    "listener {name} is held at {at}, and not at {address} as configured: it was inherited; to move it, stop the daemon and start it anew"
                 ));
             }
         }
-        warnings
+        for (name, socket) in bound {
+            supervisor.add_listener(name, socket);
+        }
+        Ok(elsewhere)
     }
 
     /// What a process executes that another supervisor started: as that one noted it, if the file
