@@ -213,23 +213,19 @@ fn swap(
         incumbent: words(session.incumbent_build_id()),
         successor: words(session.successor_build_id()),
     });
-    let swapped = (|| {
+    let swapped = || -> Result<_, Failed> {
         let warmed = session.warm()?;
         if dry_run {
-            return Ok(Err(warmed.abort("a dry run ends here")));
+            return Ok(Swapped::DryRun(warmed.abort("a dry run ends here")));
         }
-        Ok(Ok(warmed.prepare_and_seal()?.begin()?.commit()?))
-    })();
-    match swapped {
-        Ok(Ok(committed)) => Swapped::Committed(Box::new(committed)),
-        Ok(Err(rolled_back)) => Swapped::DryRun(rolled_back),
-        Err(failed) => {
-            let failed: Failed = failed;
-            let serves = failed.outcome() == Outcome::RolledBack;
-            let said = if serves { ask(supervisor) } else { Said::default() };
-            Swapped::Failed(Box::new(failed), said)
-        }
-    }
+        let committed = warmed.prepare_and_seal()?.begin()?.commit()?;
+        Ok(Swapped::Committed(Box::new(committed)))
+    };
+    swapped().unwrap_or_else(|failed| {
+        let serves = failed.outcome() == Outcome::RolledBack;
+        let said = if serves { ask(supervisor) } else { Said::default() };
+        Swapped::Failed(Box::new(failed), said)
+    })
 }
 
 /// Asks the daemon what it calls its build and which generation it is.
