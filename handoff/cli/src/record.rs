@@ -110,6 +110,13 @@ pub(crate) enum Probation {
     },
 }
 
+impl Trigger {
+    /// Whether the swap goes back to what served before another one.
+    pub(crate) const fn undoes(&self) -> bool {
+        matches!(self, Self::Probation { .. })
+    }
+}
+
 impl SwapRecord {
     /// When the clients began to wait and when they did no more, in microseconds since the swap
     /// began: from the start of the drain to the commit, or until the old process had confirmed

@@ -18,7 +18,7 @@ use super::{Event, Runner, broken, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
 use crate::metrics;
-use crate::record::Party;
+use crate::record::{Party, Probation};
 use crate::units::to_ms;
 
 /// The process that serves, or did until a moment ago.
@@ -163,8 +163,8 @@ impl Runner {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status("the daemon has died")]);
         let kind = DaemonEventKind::Died { status: status.clone() };
         self.note_daemon(kind, daemon.party(), &daemon.binary);
-        let failed = self.swaps.fail_probation(format!("it died: {status}"));
-        match failed.and_then(|_| self.service.previous.clone()) {
+        let probation = Probation::Failed { why: format!("it died: {status}") };
+        match self.swaps.end_probation(probation).and_then(|_| self.service.previous.clone()) {
             Some(previous) => self.service.fall_back_to(previous, &daemon.binary),
             None => self.service.plan_start(daemon.binary, served),
         }

@@ -37,7 +37,7 @@ impl Runner {
     /// A successor that itself undoes a probation is not watched: it served before, and a swap
     /// back and forth helps nobody.
     pub(super) fn begin_probation(&mut self, swap: &str, trigger: &Trigger) {
-        if matches!(trigger, Trigger::Probation { .. }) {
+        if trigger.undoes() {
             return;
         }
         if let Some(config) = self.config.probation.clone() {
@@ -53,8 +53,7 @@ impl Runner {
             record.outcome() == Some(Outcome::Committed) && record.to.pid == pid
         };
         let Some(record) = self.swaps.history.swaps().rfind(is_its) else { return };
-        let is_unproven =
-            record.probation.is_none() && !matches!(record.trigger, Trigger::Probation { .. });
+        let is_unproven = record.probation.is_none() && !record.trigger.undoes();
         let took = Duration::from_micros(record.end.as_ref().map_or(0, |end| end.took_us));
         let over = from_ms(record.begun_ms) + took + config.length;
         let left = over.duration_since(SystemTime::now()).unwrap_or_default();
@@ -95,7 +94,8 @@ impl Runner {
     }
 
     fn swap_back(&mut self, why: String) {
-        let Some(of) = self.swaps.fail_probation(why.clone()) else { return };
+        let probation = Probation::Failed { why: why.clone() };
+        let Some(of) = self.swaps.end_probation(probation) else { return };
         let Some(previous) = self.service.previous.clone() else {
             return tracing::error!(why, "it is not well, and what served before is not at hand");
         };
@@ -123,33 +123,27 @@ impl Swaps {
         (watch.failures >= watch.most_failures).then_some(why)
     }
 
-    /// The successor on probation is not well; the swap by which it came, if there is one.
-    pub(super) fn fail_probation(&mut self, why: String) -> Option<String> {
+    /// Ends the probation, if there is one; the swap by which the successor came.
+    pub(super) fn end_probation(&mut self, probation: Probation) -> Option<String> {
         let Watch { swap, .. } = self.watch.take()?;
-        let probation = Probation::Failed { why };
         self.history.add(Line::Probation { id: swap.clone(), probation });
         Some(swap)
     }
 
-    pub(super) fn end_probation(&mut self, why: &str) {
-        if let Some(watch) = self.watch.take() {
-            let probation = Probation::Ended { why: why.to_owned() };
-            self.history.add(Line::Probation { id: watch.swap, probation });
-        }
-    }
-
     pub(super) fn end_probation_on_time(&mut self) {
-        let Some(watch) = self.watch.take_if(|watch| watch.until <= Instant::now()) else { return };
+        let Some(watch) = self.watch.as_ref().filter(|watch| watch.until <= Instant::now()) else {
+            return;
+        };
         let probation = if watch.is_well {
             tracing::info!(swap = watch.swap, "the probation is passed");
             Probation::Passed
         } else {
-            let why = watch.last_failure.unwrap_or_else(|| "no check came to an end".to_owned());
+            let why = watch.last_failure.as_deref().unwrap_or("no check came to an end");
             tracing::warn!(swap = watch.swap, why, "the probation is over, and was not passed");
             Probation::Ended {
                 why: format!("its time was over, and the last check had failed: {why}"),
             }
         };
-        self.history.add(Line::Probation { id: watch.swap, probation });
+        self.end_probation(probation);
     }
 }

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use super::Runner;
 use super::job::Job;
+use crate::record::Probation;
 use crate::trigger::Reply;
 
 /// The supervisor is being stopped.
@@ -50,7 +51,7 @@ impl Runner {
             killed: None,
             askers: asker.into_iter().collect(),
         });
-        self.swaps.end_probation("the supervisor was stopped");
+        self.swaps.end_probation(Probation::Ended { why: "the supervisor was stopped".into() });
         self.service.next_start = None;
         // Whoever an adoption finds is told to stop then.
         if self.jobs.running() != Some(Job::Adopt) {

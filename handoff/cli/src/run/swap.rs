@@ -17,7 +17,7 @@ use crate::binary::Binary;
 use crate::config::Config;
 use crate::history::{DaemonEventKind, History, Line};
 use crate::metrics;
-use crate::record::{End, Outcome, Party, Step, SwapRecord, Trigger, What};
+use crate::record::{End, Outcome, Party, Probation, Step, SwapRecord, Trigger, What};
 use crate::trigger::{Asker, Reply};
 use crate::units::{duration_us, to_ms};
 
@@ -166,22 +166,13 @@ impl Runner {
         asker: Asker,
         replies: Sender<Reply>,
     ) {
-        let trigger = Trigger::Operator { uid: asker.uid, pid: asker.pid };
-        let begun = self.check_free().and_then(|()| {
-            let binary = self.choose(binary).map_err(Reply::refused)?;
-            self.begin(binary, trigger, dry_run).map_err(Reply::refused)
-        });
-        let reply = match begun {
-            Ok(id) => Reply::Begun { id },
-            Err(refused) => {
-                if let Reply::Refused { why, .. } = &refused {
-                    tracing::warn!(why, uid = asker.uid, pid = asker.pid, "a swap is refused");
-                }
-                refused
-            }
-        };
-        let has_begun = matches!(reply, Reply::Begun { .. });
-        let _ = replies.send(reply);
+        let Asker { uid, pid } = asker;
+        let begun = self.begin_if_free(binary, Trigger::Operator { uid, pid }, dry_run);
+        if let Err(Reply::Refused { why, .. }) = &begun {
+            tracing::warn!(why, uid, pid, "a swap is refused");
+        }
+        let has_begun = begun.is_ok();
+        let _ = replies.send(begun.map_or_else(|refused| refused, |id| Reply::Begun { id }));
         if let Some(swap) = self.swaps.in_flight.as_mut().filter(|_| has_begun && follow) {
             swap.followers.push(replies);
         }
@@ -189,21 +180,27 @@ impl Runner {
 
     /// `SIGHUP`.
     pub(super) fn swap_on_hangup(&mut self) {
-        let begun = self.check_free().and_then(|()| {
-            let binary = self.choose(None).map_err(Reply::refused)?;
-            self.begin(binary, Trigger::Hangup, false).map_err(Reply::refused)
-        });
-        if let Err(Reply::Refused { why, .. }) = begun {
+        if let Err(Reply::Refused { why, .. }) = self.begin_if_free(None, Trigger::Hangup, false) {
             tracing::error!(why, "SIGHUP: no swap is begun");
         }
     }
 
+    /// Begins a swap to a listed binary; its id, or why it is refused.
+    fn begin_if_free(
+        &mut self,
+        binary: Option<&Path>,
+        trigger: Trigger,
+        dry_run: bool,
+    ) -> Result<String, Reply> {
+        self.check_free()?;
+        let binary = self.choose(binary).map_err(Reply::refused)?;
+        self.begin(binary, trigger, dry_run).map_err(Reply::refused)
+    }
+
     /// Whether a swap can be begun, and else who is in the way.
     fn check_free(&self) -> Result<(), Reply> {
-        if self.stopping.is_some() {
-            return Err(Reply::refused("the supervisor is stopping"));
-        }
-        match self.jobs.running() {
+        let why = match self.jobs.running() {
+            _ if self.stopping.is_some() => "the supervisor is stopping",
             Some(Job::Swap) => {
                 let id =
                     self.swaps.in_flight.as_ref().map(|swap| swap.id.clone()).unwrap_or_default();
@@ -212,21 +209,14 @@ impl Runner {
                 );
                 return Err(Reply::Refused { why, in_flight: Some(id) });
             }
-            Some(Job::Start) => {
-                return Err(Reply::refused(
-                    "the daemon is being started; try again once it serves",
-                ));
+            Some(Job::Start) => "the daemon is being started; try again once it serves",
+            Some(Job::Adopt) => "the supervisor still looks for a daemon; try again",
+            None if self.service.daemon.is_none() => {
+                "no daemon serves, so there is nothing to swap: it is started again by itself, see `handoff status`"
             }
-            Some(Job::Adopt) => {
-                return Err(Reply::refused("the supervisor still looks for a daemon; try again"));
-            }
-            None => {}
-        }
-        if self.service.daemon.is_none() {
-            let why = "no daemon serves, so there is nothing to swap: it is started again by itself, see `handoff status`";
-            return Err(Reply::refused(why));
-        }
-        Ok(())
+            None => return Ok(()),
+        };
+        Err(Reply::refused(why))
     }
 
     /// Reads the configuration again, and opens what it lists.
@@ -375,14 +365,12 @@ impl Runner {
         let generation = Some(committed.generation);
         let id = committed.handoff_id.to_string();
         self.swaps.note_known(&id, |_, to| to.generation = generation);
-        let build = self.swaps.history.swap(&id).and_then(|record| record.to.build.clone());
+        let record = self.swaps.history.swap(&id);
+        let build = record.and_then(|record| record.to.build.clone());
         let said = Said { build, generation };
-        let undoes = matches!(
-            self.swaps.history.swap(&id).map(|record| &record.trigger),
-            Some(Trigger::Probation { .. })
-        );
+        let undoes = record.is_some_and(|record| record.trigger.undoes());
         self.service.replace(&binary, undoes);
-        self.swaps.end_probation("another swap committed");
+        self.swaps.end_probation(Probation::Ended { why: "another swap committed".into() });
         let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());
         self.serve(daemon, DaemonEventKind::Succeeded);
         carried.lines().map(str::to_owned).collect()
