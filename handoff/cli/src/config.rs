@@ -140,29 +140,24 @@ pub(crate) enum Check {
     Command(Vec<String>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogConfig {
     pub(crate) format: LogFormat,
     pub(crate) level: LogLevel,
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::Human, level: LogLevel::Info }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogFormat {
     /// A line a person reads.
+    #[default]
     Human,
     /// An object a line.
     Json,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogLevel {
     /// What keeps somebody from being served.
@@ -170,6 +165,7 @@ pub(crate) enum LogLevel {
     /// And what went another way than it was wished.
     Warn,
     /// And what was done.
+    #[default]
     Info,
     /// And what was tried.
     Debug,
@@ -326,16 +322,15 @@ impl Fault {
 impl Raw {
     fn check(self, file: &Path) -> Result<Config, Fault> {
         let base = file.parent().unwrap_or(Path::new("/"));
-        let absolute = |path: &Path| base.join(path);
-        let state_dir = absolute(&self.state_dir);
+        let state_dir = base.join(self.state_dir);
         let first = Program {
-            path: absolute(&self.daemon.binary),
+            path: base.join(self.daemon.binary),
             args: self.daemon.args.clone(),
             blake3: self.daemon.blake3.map(checked_hash).transpose()?,
         };
         let mut programs = vec![first];
         for raw in self.binaries {
-            let path = absolute(&raw.get_ref().path);
+            let path = base.join(&raw.get_ref().path);
             if programs.iter().any(|program| program.path == path) {
                 let words = format!("{} is listed twice", path.display());
                 return Err(Fault::at(&raw, words));
@@ -345,29 +340,21 @@ impl Raw {
             let args = args.unwrap_or_else(|| self.daemon.args.clone());
             programs.push(Program { path, args, blake3 });
         }
-        let control = absolute(self.daemon.control.get_ref());
-        if control.as_os_str().len() > LONGEST_SOCKET {
-            let words = format!("the path {} {TOO_LONG}", control.display());
-            return Err(Fault::at(&self.daemon.control, words));
-        }
+        let control = base.join(self.daemon.control.get_ref());
+        check_length(&control).map_err(|words| Fault::at(&self.daemon.control, words))?;
         let socket = match &self.socket {
-            Some(socket) => absolute(socket),
+            Some(socket) => base.join(socket),
             None => state_dir.join("supervisor.sock"),
         };
-        if socket.as_os_str().len() > LONGEST_SOCKET {
-            let words = format!("the path {} {TOO_LONG}: set `socket`", socket.display());
-            return Err(Fault { at: None, words });
-        }
+        check_length(&socket)
+            .map_err(|words| Fault { at: None, words: format!("{words}: set `socket`") })?;
         Ok(Config {
             file: file.to_owned(),
             state_dir,
             socket,
-            supervisor: self.supervisor.map(|path| absolute(&path)),
+            supervisor: self.supervisor.map(|path| base.join(path)),
             control,
-            directory: self
-                .daemon
-                .directory
-                .map_or_else(|| base.to_owned(), |path| absolute(&path)),
+            directory: self.daemon.directory.map_or(base.into(), |path| base.join(path)),
             env: self.daemon.env,
             programs,
             listeners: listeners_of(self.listeners, base)?,
@@ -439,9 +426,19 @@ fn checked_probation(spanned: Spanned<RawProbation>) -> Result<ProbationConfig, 
     Ok(ProbationConfig { length, every, timeout, failures, check })
 }
 
+/// Whether the kernel takes a path for a socket.
+fn check_length(path: &Path) -> Result<(), String> {
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!(
+        "the path {path} is too long for a socket (the kernel takes {MAX_SOCKET_PATH} bytes)"
+    ))
+}
+
 /// What the kernel takes, without the byte behind it.
-const LONGEST_SOCKET: usize = 107;
-const TOO_LONG: &str = "is too long for a socket (the kernel takes 107 bytes)";
+const MAX_SOCKET_PATH: usize = 107;
 
 #[cfg(test)]
 mod tests;

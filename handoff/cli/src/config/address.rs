@@ -22,12 +22,7 @@ impl Address {
     pub(super) fn parse(text: &str, base: &Path) -> Result<Self, String> {
         let unix = |path: &str| {
             let path = base.join(path);
-            match path.as_os_str().len() {
-                length if length > super::LONGEST_SOCKET => {
-                    Err(format!("the path {} {}", path.display(), super::TOO_LONG))
-                }
-                _ => Ok(path),
-            }
+            super::check_length(&path).map(|()| path)
         };
         let inet = |text: &str| {
             text.parse::<SocketAddr>().map_err(|_| {
