@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{End, Party, Probation, Step, SwapRecord};
+use crate::record::{self, End, Party, Probation, Step, SwapRecord};
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,8 +192,7 @@ impl History {
         let mut ends_something = false;
         while let Some(line) = self.unwritten.front() {
             ends_something |= line.ends_something();
-            let mut text = serde_json::to_vec(line)?;
-            text.push(b'\n');
+            let mut text = record::line(line)?;
             // A line that was not written whole spoils no other.
             if ends_torn(&mut file)? {
                 text.insert(0, b'\n');
@@ -229,9 +228,7 @@ impl History {
                 Entry::Swap(record) => Line::Begun(record.clone()),
                 Entry::Daemon(event) => Line::Daemon(event.clone()),
             };
-            let mut text = serde_json::to_vec(&line)?;
-            text.push(b'\n');
-            file.write_all(&text)?;
+            file.write_all(&record::line(&line)?)?;
         }
         file.sync_data()?;
         fs::rename(&beside, &self.path)

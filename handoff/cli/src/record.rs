@@ -1,5 +1,7 @@
 //! What is known of a swap: what is shown of it, told while it is in flight, and kept.
 
+use std::io;
+
 pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +110,13 @@ pub(crate) enum Probation {
     Ended {
         why: String,
     },
+}
+
+/// A line of JSON, as the history and the supervisor's socket have them.
+pub(crate) fn line(what: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 impl Trigger {

@@ -46,8 +46,7 @@ impl Client {
             }
         })?;
         let cut = |source| ClientError::Cut { path: path.to_owned(), source };
-        let mut line = serde_json::to_vec(request).map_err(|error| cut(error.into()))?;
-        line.push(b'\n');
+        let line = crate::record::line(request).map_err(cut)?;
         // It may have refused, and said so, before it has read anything.
         let _ = (&stream).write_all(&line);
         Ok(Self { path: path.to_owned(), lines: BufReader::new(stream) })

@@ -175,9 +175,7 @@ fn serve(stream: &UnixStream, tell: &impl Fn(Asked) -> bool) {
 
 fn send(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(reply)?;
-    line.push(b'\n');
-    stream.write_all(&line)
+    stream.write_all(&crate::record::line(reply)?)
 }
 
 fn refuse(stream: &UnixStream, asker: Option<Asker>, why: &str) {
@@ -195,15 +193,14 @@ fn read_request(stream: &UnixStream) -> Result<Request, String> {
     if line.len() > LONGEST_REQUEST {
         return Err(format!("a request has at most {LONGEST_REQUEST} bytes"));
     }
-    match read {
-        Err(error) if is_late(&error) => {
-            return Err(format!("nothing whole was asked within {} s", PATIENCE.as_secs()));
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("nothing whole was asked within {} s", PATIENCE.as_secs())
         }
-        Err(error) => return Err(format!("the request cannot be read: {error}")),
-        Ok(_) if line.is_empty() => {
-            return Err("the connection was closed without a request".into());
-        }
-        Ok(_) => {}
+        _ => format!("the request cannot be read: {error}"),
+    })?;
+    if line.is_empty() {
+        return Err("the connection was closed without a request".into());
     }
     serde_json::from_slice(&line).map_err(|error| {
         format!("this is no request of this version of handoff ({}): {error}", crate::VERSION)
@@ -223,13 +220,8 @@ impl Read for Within<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.stream.set_read_timeout(Some(left))?;
-        let mut stream = self.stream;
-        stream.read(buffer)
+        self.stream.read(buffer)
     }
-}
-
-fn is_late(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn peer_of(stream: &UnixStream) -> io::Result<Asker> {
