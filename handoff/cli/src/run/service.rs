@@ -103,11 +103,10 @@ impl Service {
                 "not forwarded: the daemon does not handle it, and would die"
             );
         }
-        let sent = Signal::from_named_raw(signal).map(|signal| daemon.signal(signal));
-        match sent {
-            Some(Ok(())) => tracing::info!(signal, pid = daemon.pid(), "forwarded"),
-            Some(Err(error)) => tracing::error!(%error, signal, "cannot forward a signal"),
-            None => {}
+        let Some(named) = Signal::from_named_raw(signal) else { return };
+        match daemon.signal(named) {
+            Ok(()) => tracing::info!(signal, pid = daemon.pid(), "forwarded"),
+            Err(error) => tracing::error!(%error, signal, "cannot forward a signal"),
         }
     }
 }
