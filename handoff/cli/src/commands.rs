@@ -103,11 +103,8 @@ pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
         }
         thread::sleep(RETRY_PAUSE);
     };
-    if json {
-        print(&serde_json::to_string(&status)?)?;
-    } else {
-        print(show::status(&status).trim_end())?;
-    }
+    let text = if json { serde_json::to_string(&status)? } else { show::status(&status) };
+    print(text.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,14 +115,11 @@ fn ask(config: &Config, request: &Request) -> Result<Reply, ClientError> {
 
 pub(crate) fn history(config: &Config, last: usize, json: bool) -> Outcoming {
     let entries = entries(config)?;
-    let mut lines = Vec::new();
-    for entry in &entries {
-        if json {
-            lines.push(serde_json::to_string(entry)?);
-        } else {
-            lines.extend(show::entry(entry));
-        }
-    }
+    let mut lines: Vec<String> = if json {
+        entries.iter().map(serde_json::to_string).collect::<Result<_, _>>()?
+    } else {
+        entries.iter().filter_map(show::entry).collect()
+    };
     lines.drain(..lines.len().saturating_sub(last));
     if lines.is_empty() && !json {
         lines.push("nothing has happened yet".to_owned());
@@ -229,9 +223,9 @@ pub(crate) fn stop(config: &Config) -> Outcoming {
 pub(crate) fn check(config: &Config, json: bool) -> Outcoming {
     let binaries = config.programs.iter().map(Binary::open).collect::<Result<Vec<_>, _>>()?;
     if json {
-        let named = |binary: &Binary| (binary.path.display().to_string(), binary.blake3.clone());
+        let named = |binary: Binary| (binary.path.display().to_string(), binary.blake3);
         let (config, version) = (config.file.display().to_string(), crate::VERSION.to_owned());
-        let binaries = binaries.iter().map(named).collect();
+        let binaries = binaries.into_iter().map(named).collect();
         print(&serde_json::to_string(&Checked { config, version, binaries })?)?;
         return Ok(ExitCode::SUCCESS);
     }

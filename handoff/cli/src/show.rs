@@ -8,7 +8,7 @@ pub(crate) use live::Live;
 
 use crate::history::{DaemonEvent, DaemonEventKind, Entry};
 use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
-use crate::status::Status;
+use crate::status::{Status, SupervisorStatus};
 use crate::units::{coarse, exact, time};
 
 /// `handoff status`.
@@ -62,17 +62,9 @@ pub(crate) fn status(status: &Status) -> String {
         }
         line("probation", &words);
     }
-    let supervisor = &status.supervisor;
-    line(
-        "supervisor",
-        &format!(
-            "process {}, version {}, since {}, by {}",
-            supervisor.pid,
-            supervisor.version,
-            time(supervisor.since_ms),
-            supervisor.config
-        ),
-    );
+    let SupervisorStatus { pid, version, config, since_ms } = &status.supervisor;
+    let since = time(*since_ms);
+    line("supervisor", &format!("process {pid}, version {version}, since {since}, by {config}"));
     for warning in &status.warnings {
         line("WARNING", warning);
     }
@@ -83,12 +75,9 @@ pub(crate) fn status(status: &Status) -> String {
 pub(crate) fn entry(entry: &Entry) -> Option<String> {
     Some(match entry {
         Entry::Swap(record) => {
-            let mut line = format!(
-                "{}  swap {:.8}  {:<11}",
-                time(record.begun_ms),
-                record.id,
-                record.outcome().map_or("in flight", Outcome::name)
-            );
+            let (begun, id) = (time(record.begun_ms), &record.id);
+            let outcome = record.outcome().map_or("in flight", Outcome::name);
+            let mut line = format!("{begun}  swap {id:.8}  {outcome:<11}");
             if let Some((begun, over)) = record.pause_us() {
                 let _ = write!(line, "  pause {}", exact(over.saturating_sub(begun)));
             }

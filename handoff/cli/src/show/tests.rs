@@ -1,8 +1,6 @@
 use super::*;
 use crate::record::{End, Phase, Step};
-use crate::status::{
-    DaemonState, DaemonStatus, LastSwap, ProbationStatus, SupervisorStatus, SwapStatus,
-};
+use crate::status::{DaemonState, DaemonStatus, LastSwap, ProbationStatus, SwapStatus};
 
 fn served() -> Party {
     Party {
