@@ -125,7 +125,7 @@ pub(super) fn messages(svg: &mut Svg, panel: &Panel<'_>) {
             .filter(|(index, ..)| !panel.story.leads_in(*index))
             .flat_map(|(_, phase, x, _)| phase.messages.iter().filter(here).map(|m| (*x, m)))
             .collect();
-        let arrows_at: Slots = arrows.iter().map(|(x, _)| (x - 1.0, x + 1.0)).collect();
+        let arrows_at = Slots(arrows.iter().map(|(x, _)| (x - 1.0, x + 1.0)).collect());
         let mut rows = [arrows_at.clone(), arrows_at];
         for (x, message) in arrows {
             let is_down = message.is_reply == (peer == Peer::Incumbent);
@@ -168,12 +168,6 @@ impl Slots {
             svg.text((x, y), font, label);
         }
         is_drawn
-    }
-}
-
-impl FromIterator<(f64, f64)> for Slots {
-    fn from_iter<I: IntoIterator<Item = (f64, f64)>>(taken: I) -> Self {
-        Self(taken.into_iter().collect())
     }
 }
 

@@ -97,10 +97,14 @@ impl Story {
             && !story.scenes.last().is_some_and(|scene| scene.of.is_last())
         {
             let is_cut = story.scenes.len() > 1;
-            story.scenes.iter_mut().last().into_iter().for_each(|scene| scene.is_cut = is_cut);
+            if let Some(before) = story.scenes.last_mut() {
+                before.is_cut = is_cut;
+            }
             story.enter(Of::end(end.outcome), end.took_us, Some(end.outcome));
             // Whoever settled it, nothing is known of what was said.
-            story.scenes.iter_mut().last().into_iter().for_each(|scene| scene.messages.clear());
+            if let Some(last) = story.scenes.last_mut() {
+                last.messages.clear();
+            }
         }
         story.until = story.scenes.last().map_or(0, |scene| scene.from);
         if record.end.is_none() {
