@@ -20,6 +20,7 @@ mod swap;
 mod upgrade;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -35,6 +36,7 @@ use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
 use job::Jobs;
 use service::Service;
+use stop::Stopping;
 use swap::Swaps;
 
 /// Supervises until it is told to stop.
@@ -87,11 +89,11 @@ struct Runner {
     trigger: Trigger,
     service: Service,
     swaps: Swaps,
-    stopping: Option<stop::Stopping>,
+    stopping: Option<Stopping>,
     /// Listeners that are held at another address than the configuration has.
     elsewhere: Vec<String>,
     /// Free descriptors where those begin that an upgraded supervisor inherits.
-    places: upgrade::Places,
+    places: Vec<OwnedFd>,
     /// Of the state directory.
     _lock: File,
 }
@@ -150,17 +152,12 @@ impl Runner {
 
     /// When something is to be done although nothing happens.
     fn next_due(&self) -> Instant {
-        let mut due = Instant::now() + TICK;
-        if let Some((at, _)) = &self.service.next_start {
-            due = due.min(*at);
-        }
-        if let Some(watch) = &self.swaps.watch {
-            due = due.min(watch.until());
-        }
-        if let Some(stopping) = &self.stopping {
-            due = due.min(stopping.deadline());
-        }
-        due
+        let dues = [
+            self.service.next_start.as_ref().map(|(at, _)| *at),
+            self.swaps.watch.as_ref().map(|watch| watch.until),
+            self.stopping.as_ref().map(Stopping::deadline),
+        ];
+        dues.into_iter().flatten().fold(Instant::now() + TICK, Instant::min)
     }
 
     fn on_time(&mut self) -> anyhow::Result<Option<ExitCode>> {

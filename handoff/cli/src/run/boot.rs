@@ -21,8 +21,7 @@ use super::job::{Jobs, said_of};
 use super::restarts::Restarts;
 use super::service::Service;
 use super::swap::Swaps;
-use super::upgrade::{self, Places};
-use super::{Event, Runner, signals};
+use super::{Event, Runner, signals, upgrade};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, ListenerConfig, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
@@ -35,8 +34,8 @@ use crate::{listen, metrics};
 pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let Inherited { own, listeners } = inherit(&config)?;
     // Before anything else is opened: the numbers that it wants are the first free ones.
-    let places =
-        Places::new(config.listeners.len() + SPARE_PLACES).map_err(cannot("open", "/dev/null"))?;
+    let places = upgrade::occupy(config.listeners.len() + SPARE_PLACES)
+        .map_err(cannot("open", "/dev/null"))?;
     metrics::install().map_err(|error| anyhow!("the metrics cannot be counted: {error}"))?;
     DirBuilder::new()
         .recursive(true)
@@ -183,13 +182,9 @@ impl Runner {
         adoption: handoff::Result<Adoption>,
     ) -> anyhow::Result<()> {
         let adoption = adoption?;
-        let settled = match &adoption {
-            Adoption::Daemon(daemon) => daemon.settled.clone(),
-            Adoption::Nothing { settled } => settled.clone(),
-        };
-        let serves = match &adoption {
-            Adoption::Daemon(daemon) => Some(daemon.process.pid()),
-            Adoption::Nothing { .. } => None,
+        let (settled, serves) = match &adoption {
+            Adoption::Daemon(daemon) => (&daemon.settled, Some(daemon.process.pid())),
+            Adoption::Nothing { settled } => (settled, None),
         };
         settle(&mut self.swaps.history, settled.as_ref(), serves);
         if serves.is_none() && self.stopping.is_some() {
@@ -212,7 +207,7 @@ impl Runner {
                 let daemon = Daemon::new(adopted.process, binary, said, since);
                 tracing::info!(
                     pid, build = daemon.said.build, generation = daemon.said.generation,
-                    settled = ?settled.as_ref().map(|settled| settled.outcome),
+                    settled = ?adopted.settled.map(|settled| settled.outcome),
                     "adopted the daemon that serves"
                 );
                 self.serve(daemon, DaemonEventKind::Adopted);

@@ -93,12 +93,8 @@ pub(super) fn reap(daemon: Option<u32>) {
         if id.is_some_and(|id| running.contains(&id) || Some(id) == daemon) {
             return;
         }
-        match collect(pid) {
-            Some(status) => {
-                tracing::debug!(pid = pid.as_raw(), status = words_of(status), "collected");
-            }
-            None => return,
-        }
+        let Some(status) = collect(pid) else { return };
+        tracing::debug!(pid = pid.as_raw(), status = words_of(status), "collected");
     }
 }
 

@@ -17,7 +17,7 @@ use crate::units::from_ms;
 pub(super) struct Watch {
     /// The swap by which it came.
     pub(super) swap: String,
-    until: Instant,
+    pub(super) until: Instant,
     /// In a row.
     pub(super) failures: u32,
     pub(super) last_failure: Option<String>,
@@ -25,12 +25,6 @@ pub(super) struct Watch {
     /// Whether the last check that came to an end was passed.
     is_well: bool,
     _prober: Prober,
-}
-
-impl Watch {
-    pub(super) const fn until(&self) -> Instant {
-        self.until
-    }
 }
 
 impl Runner {

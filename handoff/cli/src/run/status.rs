@@ -31,7 +31,7 @@ impl Runner {
             }),
             probation: watch.as_ref().map(|watch| ProbationStatus {
                 swap: watch.swap.clone(),
-                left_ms: duration_ms(watch.until().saturating_duration_since(Instant::now())),
+                left_ms: duration_ms(watch.until.saturating_duration_since(Instant::now())),
                 failures: watch.failures,
                 last_failure: watch.last_failure.clone(),
             }),

@@ -25,28 +25,21 @@ use crate::config::Config;
 use crate::listen::OWN;
 use crate::trigger::Reply;
 
-/// The numbers from which a started process takes its sockets, occupied from the beginning so
-/// that nothing else gets them.
-pub(super) struct Places {
-    places: Vec<OwnedFd>,
-}
-
-impl Places {
-    /// Occupies as many from descriptor 3 on as are free in a row.
-    pub(super) fn new(count: usize) -> io::Result<Self> {
-        let behind = FIRST.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
-        // Out of the way itself.
-        let nothing = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null")?, behind)?;
-        let mut places: Vec<OwnedFd> = Vec::with_capacity(count);
-        for number in FIRST..behind {
-            let place = rustix::io::fcntl_dupfd_cloexec(&nothing, FIRST)?;
-            if place.as_raw_fd() != number {
-                break;
-            }
-            places.push(place);
+/// Occupies as many numbers from descriptor 3 on as are free in a row. A started process takes its
+/// sockets from there: occupied from the beginning, they are nobody else's.
+pub(super) fn occupy(count: usize) -> io::Result<Vec<OwnedFd>> {
+    let behind = FIRST.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
+    // Out of the way itself.
+    let nothing = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null")?, behind)?;
+    let mut places: Vec<OwnedFd> = Vec::with_capacity(count);
+    for number in FIRST..behind {
+        let place = rustix::io::fcntl_dupfd_cloexec(&nothing, FIRST)?;
+        if place.as_raw_fd() != number {
+            break;
         }
-        Ok(Self { places })
+        places.push(place);
     }
+    Ok(places)
 }
 
 impl Runner {
@@ -116,10 +109,9 @@ impl Runner {
         let Some(supervisor) = self.jobs.supervisor() else {
             return Err(io::Error::other("the supervisor is busy"));
         };
-        let places = &mut self.places.places;
         let own = (OWN, self.trigger.as_fd());
         // Those that do not fit come back from the daemon.
-        let passed = iter::once(own).chain(supervisor.listeners()).take(places.len());
+        let passed = iter::once(own).chain(supervisor.listeners()).take(self.places.len());
         let (names, sockets): (Vec<_>, Vec<_>) = passed.unzip();
         let arguments = iter::once(program.into()).chain(std::env::args_os().skip(1));
         let arguments = c_strings(arguments)?;
@@ -134,7 +126,7 @@ impl Runner {
         let environment = c_strings(kept.chain(listen.map(OsString::from)))?;
         // A signal that comes before the new program hears signals waits for it.
         let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
-            for (socket, place) in sockets.iter().zip(&mut *places) {
+            for (socket, place) in sockets.iter().zip(&mut self.places) {
                 dup2(socket, place)?;
             }
             Ok(nix::unistd::execve(&arguments[0], &arguments, &environment)?)
@@ -142,7 +134,7 @@ impl Runner {
         let _ = SigSet::all().thread_unblock();
         // Nothing is left that another process could inherit.
         let nothing = File::open("/dev/null")?;
-        for place in places {
+        for place in &mut self.places {
             dup3(&nothing, place, DupFlags::CLOEXEC)?;
         }
         executed
