@@ -50,18 +50,26 @@ impl Open {
     fn count(&self) -> MutexGuard<'_, usize> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Whether one more is answered.
-    fn enter(&self) -> bool {
-        let mut count = self.count();
-        let is_free = *count < MAX_CONNECTIONS;
-        *count += usize::from(is_free);
-        is_free
+/// One of the connections that are answered, until it is dropped.
+struct Place(Arc<Open>);
+
+impl Place {
+    fn take(open: &Arc<Open>) -> Option<Self> {
+        let mut count = open.count();
+        if *count >= MAX_CONNECTIONS {
+            return None;
+        }
+        *count += 1;
+        Some(Self(Arc::clone(open)))
     }
+}
 
-    fn leave(&self) {
-        *self.count() -= 1;
-        self.closed.notify_all();
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+        self.0.closed.notify_all();
     }
 }
 
@@ -87,7 +95,7 @@ impl Trigger {
 
     /// Waits until the last answers have gone out.
     pub(crate) fn drain(&self, limit: Duration) {
-        let _ = self.open.closed.wait_timeout_while(self.open.count(), limit, |open| *open > 0);
+        let _ = self.open.closed.wait_timeout_while(self.open.count(), limit, |count| *count > 0);
     }
 
     /// For a supervisor that stops for good.
@@ -126,21 +134,17 @@ fn accept(
                 continue;
             }
         };
-        let (open, tell) = (Arc::clone(open), tell.clone());
-        if !open.enter() {
+        let Some(place) = Place::take(open) else {
             refuse(&stream, None, "too many connections are open; try again");
             continue;
-        }
-        let served = {
-            let open = Arc::clone(&open);
-            thread::Builder::new().name("operator".into()).spawn(move || {
-                serve(&stream, &tell);
-                open.leave();
-            })
         };
+        let tell = tell.clone();
+        let served = thread::Builder::new().name("operator".into()).spawn(move || {
+            serve(&stream, &tell);
+            drop(place);
+        });
         if let Err(error) = served {
             tracing::warn!(%error, "an operator's connection is not answered");
-            open.leave();
         }
     }
 }
