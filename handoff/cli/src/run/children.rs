@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -43,7 +44,7 @@ fn wait(mut child: Child, limit: Duration) -> io::Result<ExitStatus> {
     let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
     let ended = pidfd_open(pid, PidfdFlags::empty())
         .map_err(io::Error::from)
-        .and_then(|process| wait_readable(&process, Instant::now() + limit));
+        .and_then(|process| wait_readable(&process, Some(Instant::now() + limit)));
     // The number is the child's until it is waited for, so this is its own group.
     let _ = kill_process_group(pid, Signal::KILL);
     let status = child.wait()?;
@@ -61,13 +62,15 @@ fn read_back(mut written: File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether a descriptor is readable before the deadline; a pidfd is once its process has ended.
-pub(super) fn wait_readable(fd: impl std::os::fd::AsFd, deadline: Instant) -> io::Result<bool> {
+/// Whether a descriptor is readable before the deadline, if there is one; a pidfd is once its
+/// process has ended.
+pub(super) fn wait_readable(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Ok(false),
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map(Timespec::try_from).transpose();
+        let timeout = timeout.map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref()) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return Ok(true),
             Err(errno) => return Err(errno.into()),
@@ -146,7 +149,7 @@ mod tests {
         let process = rustix::process::Pid::from_raw(started).unwrap();
         if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
             let limit = Instant::now() + Duration::from_secs(20);
-            assert!(wait_readable(&process, limit).unwrap(), "it was killed");
+            assert!(wait_readable(&process, Some(limit)).unwrap(), "it was killed");
         }
     }
 

@@ -57,7 +57,7 @@ impl Daemon {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        children::wait_readable(self, Instant::now()).unwrap_or(false)
+        children::wait_readable(self, Some(Instant::now())).unwrap_or(false)
     }
 
     /// How it ended, and whether that was of its own will; nobody knows of one that was no child.
@@ -77,17 +77,14 @@ impl Daemon {
     fn watch(&self, tell: impl Fn(Event) -> bool + Send + 'static) {
         let (pid, watched) = (self.pid(), self.watched);
         let started = self.as_fd().try_clone_to_owned().and_then(|process| {
-            thread::Builder::new().name("watch".into()).spawn(move || {
-                loop {
-                    let far = Instant::now() + Duration::from_secs(3600);
-                    match children::wait_readable(&process, far) {
-                        Ok(false) => {}
-                        Ok(true) => break,
-                        Err(error) => return tracing::error!(%error, "cannot watch the daemon"),
+            thread::Builder::new().name("watch".into()).spawn(
+                move || match children::wait_readable(&process, None) {
+                    Ok(_) => {
+                        tell(Event::Ended { pid, watched });
                     }
-                }
-                tell(Event::Ended { pid, watched });
-            })
+                    Err(error) => tracing::error!(%error, "cannot watch the daemon"),
+                },
+            )
         });
         if let Err(error) = started {
             tracing::error!(%error, pid, "the daemon is not watched: its death will not be seen");
