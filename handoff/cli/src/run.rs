@@ -113,7 +113,8 @@ impl Runner {
                 return Err(broken("nothing can be heard any more"));
             }
         }
-        self.on_time()
+        self.on_time()?;
+        Ok(None)
     }
 
     fn on(&mut self, event: Event) -> anyhow::Result<Option<ExitCode>> {
@@ -160,14 +161,15 @@ impl Runner {
         dues.into_iter().flatten().fold(Instant::now() + TICK, Instant::min)
     }
 
-    fn on_time(&mut self) -> anyhow::Result<Option<ExitCode>> {
+    fn on_time(&mut self) -> anyhow::Result<()> {
         self.swaps.history.write();
         if self.jobs.running().is_none() {
             children::reap(self.service.pid());
         }
         self.swaps.end_probation_on_time();
         self.start_on_time()?;
-        Ok(self.stop_on_time())
+        self.stop_on_time();
+        Ok(())
     }
 }
 

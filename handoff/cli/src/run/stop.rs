@@ -41,7 +41,8 @@ impl Runner {
             }
             tracing::warn!("told to stop again: the daemon is ended at once");
             stopping.deadline = Instant::now();
-            return self.stop_on_time();
+            self.stop_on_time();
+            return None;
         }
         tracing::info!("told to stop");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -75,19 +76,19 @@ impl Runner {
         None
     }
 
-    pub(super) fn stop_on_time(&mut self) -> Option<ExitCode> {
-        let stopping = self.stopping.as_mut()?;
+    pub(super) fn stop_on_time(&mut self) {
         // A first daemon that is being started is ended by its job.
-        let daemon = self.service.daemon.as_ref()?;
+        let (Some(stopping), Some(daemon)) = (&mut self.stopping, &self.service.daemon) else {
+            return;
+        };
         if stopping.killed == Some(daemon.pid()) || stopping.deadline > Instant::now() {
-            return None;
+            return;
         }
         stopping.killed = Some(daemon.pid());
         tracing::error!(pid = daemon.pid(), "the daemon is killed: it did not stop in time");
         if let Err(error) = daemon.signal(Signal::KILL) {
             tracing::error!(%error, "cannot kill the daemon");
         }
-        None
     }
 
     /// The daemon is gone.
