@@ -202,8 +202,8 @@ impl Runner {
         let why = match self.jobs.running() {
             _ if self.stopping.is_some() => "the supervisor is stopping",
             Some(Job::Swap) => {
-                let id =
-                    self.swaps.in_flight.as_ref().map(|swap| swap.id.clone()).unwrap_or_default();
+                let id = self.swaps.in_flight.as_ref().map(|swap| swap.id.clone());
+                let id = id.unwrap_or_default();
                 let why = format!(
                     "swap {id} is in flight, and one is made at a time; follow it with `handoff status`, or undo it with `handoff abort`"
                 );
@@ -301,13 +301,13 @@ impl Runner {
                 swap.followers.push(replies);
             }
             _ => {
-                let mut why = "no swap is in flight".to_owned();
-                if let Some(previous) = &self.service.previous {
-                    why = format!(
-                        "{why}; to go back to what served before: handoff swap --binary {}",
+                let why = match &self.service.previous {
+                    None => "no swap is in flight".into(),
+                    Some(previous) => format!(
+                        "no swap is in flight; to go back to what served before: handoff swap --binary {}",
                         previous.path.display()
-                    );
-                }
+                    ),
+                };
                 let _ = replies.send(Reply::refused(why));
             }
         }

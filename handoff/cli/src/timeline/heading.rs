@@ -9,7 +9,7 @@ use crate::timeline::{BOLD, MARGIN, PLAIN, WIDTH};
 use crate::units::{brief, time_with_ms};
 
 pub(super) fn title(record: &SwapRecord) -> String {
-    let id: String = record.id.chars().take(8).collect();
+    let id = &record.id;
     let dry = if record.dry_run { "Dry run" } else { "Swap" };
     let outcome = match record.outcome() {
         None => "is in flight",
@@ -21,7 +21,7 @@ pub(super) fn title(record: &SwapRecord) -> String {
         Some(Outcome::Lost) => "lost the daemon: nobody serves",
         Some(_) => "is unclear: the old process has not confirmed that it serves",
     };
-    format!("{dry} {id} {outcome}")
+    format!("{dry} {id:.8} {outcome}")
 }
 
 pub(super) fn heading(svg: &mut Svg, record: &SwapRecord) -> f64 {
@@ -70,8 +70,7 @@ fn when(record: &SwapRecord) -> String {
         }
         Trigger::Hangup => when.push_str(", wanted by SIGHUP"),
         Trigger::Probation { of } => {
-            let of: String = of.chars().take(8).collect();
-            let _ = write!(when, ", undoes swap {of}, which failed in its probation");
+            let _ = write!(when, ", undoes swap {of:.8}, which failed in its probation");
         }
     }
     if let Some(end) = &record.end {

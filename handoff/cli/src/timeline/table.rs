@@ -75,13 +75,12 @@ fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
         }
     }
     let more = story.scenes.len().saturating_sub(MOST_ROWS);
-    let mut notes: Vec<_> =
-        (more > 0).then(|| format!("and {more} phases more")).into_iter().collect();
+    let more = (more > 0).then(|| format!("and {more} phases more"));
     let cut = story.scenes.iter().position(|phase| phase.is_cut).map(|index| index + 1);
     let cut = cut.map(|number| {
         format!("No step is recorded between the start of phase {number} and the end.")
     });
-    notes.extend([waiting, late, sealed, cut].into_iter().flatten());
+    let mut notes: Vec<_> = [more, waiting, late, sealed, cut].into_iter().flatten().collect();
     let carried = record.end.iter().flat_map(|end| &end.carried);
     notes.extend(carried.take(MOST_CARRIED).map(|carried| format!("Carried: {carried}")));
     notes
