@@ -61,13 +61,9 @@ pub(crate) fn install() -> anyhow::Result<()> {
 
 /// All of it, in Prometheus's text format.
 pub(crate) fn render() -> String {
-    PROMETHEUS
-        .get()
-        .map(|handle| {
-            handle.run_upkeep();
-            handle.render()
-        })
-        .unwrap_or_default()
+    let Some(handle) = PROMETHEUS.get() else { return String::new() };
+    handle.run_upkeep();
+    handle.render()
 }
 
 pub(crate) fn swap_ended(record: &SwapRecord, outcome: Outcome) {

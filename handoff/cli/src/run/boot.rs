@@ -104,14 +104,12 @@ struct Inherited {
 /// Takes the sockets of a service manager, or of this supervisor before its upgrade. It reads the
 /// environment, so it comes first of all.
 fn inherit(config: &Config) -> anyhow::Result<Inherited> {
-    let mut inherited = match detect()? {
-        Role::ColdStart(start) => start.into_listeners(),
-        Role::Successor(_) => {
-            bail!(
-                "another supervisor started this as a successor; handoff run is a supervisor and no daemon"
-            );
-        }
+    let Role::ColdStart(start) = detect()? else {
+        bail!(
+            "another supervisor started this as a successor; handoff run is a supervisor and no daemon"
+        );
     };
+    let mut inherited = start.into_listeners();
     let own = match inherited.take_unix(listen::OWN) {
         Ok(socket) => Some(out_of_the_way(socket.into(), config)?.into()),
         Err(ListenerError::Missing { .. }) => None,

@@ -167,13 +167,9 @@ impl Jobs {
     }
 
     fn take_supervisor(&mut self, job: Job) -> Option<(Box<Supervisor>, AbortHandle)> {
-        let abort = match AbortHandle::new() {
-            Ok(abort) => abort,
-            Err(error) => {
-                tracing::error!(%error, "no descriptor is left");
-                return None;
-            }
-        };
+        let abort = AbortHandle::new()
+            .inspect_err(|error| tracing::error!(%error, "no descriptor is left"))
+            .ok()?;
         match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone())) {
             Work::Idle(supervisor) => Some((supervisor, abort)),
             busy @ Work::Busy(..) => {

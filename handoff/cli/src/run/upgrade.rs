@@ -109,7 +109,7 @@ impl Runner {
         let Some(supervisor) = self.jobs.supervisor() else {
             return Err(io::Error::other("the supervisor is busy"));
         };
-        let own = (OWN, self.trigger.as_fd());
+        let own = (OWN, self.trigger.listener.as_fd());
         // Those that do not fit come back from the daemon.
         let passed = iter::once(own).chain(supervisor.listeners()).take(self.places.len());
         let (names, sockets): (Vec<_>, Vec<_>) = passed.unzip();

@@ -2,7 +2,6 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -35,7 +34,7 @@ pub(crate) struct Asker {
 #[derive(Debug)]
 pub(crate) struct Trigger {
     path: PathBuf,
-    listener: UnixListener,
+    pub(crate) listener: UnixListener,
     open: Arc<Open>,
 }
 
@@ -101,12 +100,6 @@ impl Trigger {
     /// For a supervisor that stops for good.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_file(&self.path);
-    }
-}
-
-impl AsFd for Trigger {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
     }
 }
 
