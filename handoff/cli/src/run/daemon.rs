@@ -77,14 +77,12 @@ impl Daemon {
     fn watch(&self, tell: impl Fn(Event) -> bool + Send + 'static) {
         let (pid, watched) = (self.pid(), self.watched);
         let started = self.as_fd().try_clone_to_owned().and_then(|process| {
-            thread::Builder::new().name("watch".into()).spawn(
-                move || match children::wait_readable(&process, None) {
-                    Ok(_) => {
-                        tell(Event::Ended { pid, watched });
-                    }
-                    Err(error) => tracing::error!(%error, "cannot watch the daemon"),
-                },
-            )
+            thread::Builder::new().name("watch".into()).spawn(move || {
+                if let Err(error) = children::wait_readable(&process, None) {
+                    return tracing::error!(%error, "cannot watch the daemon");
+                }
+                tell(Event::Ended { pid, watched });
+            })
         });
         if let Err(error) = started {
             tracing::error!(%error, pid, "the daemon is not watched: its death will not be seen");
