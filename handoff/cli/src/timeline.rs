@@ -42,7 +42,7 @@ fn overview(svg: &mut Svg, story: &Story, top: f64) -> f64 {
     let top = top + if story.pause.is_some() { 16.0 } else { 0.0 };
     let lanes = [top + 22.0, top + 40.0, top + 58.0];
     let borders = borders.chain([RIGHT]).collect();
-    let panel = Panel { story, first: 0, borders, lanes, height: 15.0, font: SMALL };
+    let panel = Panel { story, first: 0, borders, lanes, height: 15.0 };
     panel.draw(svg);
     let axis = top + 81.0;
     svg.line((LEFT, axis), (RIGHT - TAIL, axis), INK);
@@ -95,7 +95,7 @@ fn close_up_panel(story: &Story, top: f64) -> Panel<'_> {
     }
     let top = top + if story.pause.is_some() { 16.0 } else { 0.0 };
     let lanes = [top + 24.0, top + 88.0, top + 152.0];
-    Panel { story, first, borders, lanes, height: 20.0, font: SMALL }
+    Panel { story, first, borders, lanes, height: 20.0 }
 }
 
 /// What a column needs for its names, and for the messages at its sides.

@@ -16,7 +16,6 @@ pub(super) struct Panel<'a> {
     /// The upper edges of the lanes: incumbent, supervisor, successor.
     pub(super) lanes: [f64; 3],
     pub(super) height: f64,
-    pub(super) font: Font,
 }
 
 impl Panel<'_> {
@@ -59,7 +58,7 @@ impl Panel<'_> {
         let (Some((left, right)), Some(pause)) = (self.pause(), &self.story.pause) else { return };
         let (top, bottom) = (self.lanes[0] - 5.0, self.lanes[2] + self.height + 5.0);
         svg.rect((left, top), (right - left, bottom - top), PAUSE);
-        let font = self.font.bold().centred();
+        let font = SMALL.bold().centred();
         let half = font.width(&pause.label) / 2.0;
         let middle = f64::midpoint(left, right).clamp(LEFT + half, RIGHT - half);
         svg.text((middle, top - 4.0), font, &pause.label);
@@ -96,9 +95,9 @@ impl Panel<'_> {
         svg.tooltip(tooltip, |svg| {
             let size = (width.max(0.8), self.height);
             svg.rect((left, top), size, &format!("{paint} {outline}"));
-            if let Some(label) = labels.iter().find(|label| self.font.width(label) + 3.0 <= width) {
+            if let Some(label) = labels.iter().find(|label| SMALL.width(label) + 3.0 <= width) {
                 let middle = (f64::midpoint(left, right), top + self.height / 2.0 + 4.0);
-                svg.text(middle, self.font.centred(), label);
+                svg.text(middle, SMALL.centred(), label);
             }
         });
     }
@@ -141,7 +140,7 @@ pub(super) fn messages(svg: &mut Svg, panel: &Panel<'_>) {
     }
 }
 
-pub(super) fn arrow(svg: &mut Svg, x: f64, (from, to): (f64, f64)) {
+fn arrow(svg: &mut Svg, x: f64, (from, to): (f64, f64)) {
     let back = if to > from { -7.0 } else { 7.0 };
     svg.line((x, from), (x, to + back), INK);
     svg.polygon(&[(x, to), (x - 3.0, to + back), (x + 3.0, to + back)], r##"fill="#000000""##);
