@@ -1,7 +1,7 @@
 //! What can go wrong, and whose fault it is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::terms::{HandoffId, MAX_FRAME_LEN, MOST_LISTENERS, MOST_SETS, ProtoVersion, Side};
 
@@ -209,6 +209,16 @@ pub enum Error {
     /// Connections or memory could not be carried; the incumbent has them all.
     #[error(transparent)]
     Carry(#[from] CarryError),
+}
+
+impl Error {
+    /// For `map_err`: what the kernel said to that action on that path.
+    pub(crate) fn at<E: Into<io::Error>>(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        move |error| Self::Path { action, path: path.to_owned(), source: error.into() }
+    }
 }
 
 /// Why connections or memory could not be carried from the incumbent to the successor.

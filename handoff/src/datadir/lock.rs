@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags};
 
+use super::manifest::sync_directory;
 use super::{OwnerRecord, Phase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
@@ -58,13 +59,8 @@ impl Fencing {
     /// [`Error::Path`] when the lock file or its directory cannot be synced.
     pub fn token(&self) -> Result<u64> {
         let generation = self.generation.load(Ordering::Acquire);
-        let at = |path: &PathBuf| {
-            let path = path.clone();
-            move |source| Error::Path { action: "sync", path, source }
-        };
-        self.file.sync_data().map_err(at(&self.path))?;
-        let directory = File::open(&self.data_dir).and_then(|directory| directory.sync_all());
-        directory.map_err(at(&self.data_dir))?;
+        self.file.sync_data().map_err(Error::at("sync", &self.path))?;
+        sync_directory(&self.data_dir)?;
         Ok(generation)
     }
 }
@@ -212,16 +208,12 @@ impl DataDirLock {
             Err(Error::Damaged { .. }) => {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 lock.record.generation = since.map_or(0, |since| since.as_secs());
-                lock.file.set_len(0).map_err(|source| lock.error("truncate", source))?;
+                lock.file.set_len(0).map_err(Error::at("truncate", &lock.path))?;
             }
             Err(error) => return Err(error),
         }
         if let Err(Error::Damaged { path, .. }) = SealManifest::read(data_dir) {
-            fs::remove_file(&path).map_err(|source| Error::Path {
-                action: "remove",
-                path,
-                source,
-            })?;
+            fs::remove_file(&path).map_err(Error::at("remove", &path))?;
         }
         lock.record.phase = Phase::Released;
         lock.record.write(&lock.file, &lock.path)
@@ -308,7 +300,7 @@ impl DataDirLock {
         // A durable record that says what was sealed must not come back by a crash of the
         // machine, beside data that was written since. One of a swap was not durable.
         if self.found.sealed_generation != 0 && self.found.phase != Phase::Sealed {
-            self.file.sync_data().map_err(|source| self.error("sync", source))?;
+            self.file.sync_data().map_err(Error::at("sync", &self.path))?;
         }
         Ok(())
     }
@@ -360,22 +352,14 @@ impl DataDirLock {
         self.record.phase = Phase::Released;
         self.record.sealed_generation = self.record.generation;
         self.record.write(&self.file, &self.path)?;
-        self.file.sync_data().map_err(|source| self.error("sync", source))?;
+        self.file.sync_data().map_err(Error::at("sync", &self.path))?;
         self.unlock()
     }
 
     fn open(data_dir: &Path) -> Result<Self> {
-        fs::create_dir_all(data_dir).map_err(|source| Error::Path {
-            action: "create the data directory",
-            path: data_dir.to_owned(),
-            source,
-        })?;
+        fs::create_dir_all(data_dir).map_err(Error::at("create the data directory", data_dir))?;
         let path = data_dir.join(LOCK_FILE);
-        let file = open_lock_file(&path).map_err(|source| Error::Path {
-            action: "open the lock file",
-            path: path.clone(),
-            source,
-        })?;
+        let file = open_lock_file(&path).map_err(Error::at("open the lock file", &path))?;
         Ok(Self {
             file: Arc::new(file),
             path,
@@ -398,17 +382,17 @@ impl DataDirLock {
                     let holder = self.read_record().map_or(0, |record| record.writer.pid);
                     return Err(self.held_by(holder));
                 }
-                Err(errno) => return Err(self.error("lock", errno.into())),
+                Err(errno) => return Err(Error::at("lock", &self.path)(errno)),
             }
             // A lock on a file that was renamed over or removed excludes nobody.
-            let opened = self.file.metadata().map_err(|source| self.error("look at", source))?;
+            let opened = self.file.metadata().map_err(Error::at("look at", &self.path))?;
             let named = fs::metadata(&self.path).ok();
             if named.is_some_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino()))
             {
                 self.is_held = true;
                 return Ok(());
             }
-            let file = open_lock_file(&self.path).map_err(|source| self.error("open", source))?;
+            let file = open_lock_file(&self.path).map_err(Error::at("open", &self.path))?;
             self.file = Arc::new(file);
         }
     }
@@ -416,7 +400,7 @@ impl DataDirLock {
     fn unlock(&mut self) -> Result<()> {
         // Explicitly, since a child of this process may hold a copy of the descriptor.
         rustix::fs::flock(&self.file, FlockOperation::Unlock)
-            .map_err(|errno| self.error("unlock", errno.into()))?;
+            .map_err(Error::at("unlock", &self.path))?;
         self.is_held = false;
         Ok(())
     }
@@ -463,10 +447,6 @@ impl DataDirLock {
 
     fn held_by(&self, holder_pid: u32) -> Error {
         Error::LockHeld { holder_pid, data_dir: self.data_dir.clone() }
-    }
-
-    fn error(&self, action: &'static str, source: io::Error) -> Error {
-        Error::Path { action, path: self.path.clone(), source }
     }
 }
 

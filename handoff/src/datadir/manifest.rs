@@ -89,7 +89,7 @@ impl SealManifest {
         let text = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Path { action: "read", path, source }),
+            Err(error) => return Err(Error::at("read", &path)(error)),
         };
         std::str::from_utf8(&text)
             .map_err(|_| "it is no text")
@@ -189,11 +189,7 @@ impl Draft {
     /// Begins one, for a directory whose lock the caller holds.
     pub(crate) fn begin(data_dir: &Path) -> Result<Self> {
         let beside = data_dir.join(BESIDE);
-        let file = File::create(&beside).map_err(|source| Error::Path {
-            action: "create",
-            path: beside.clone(),
-            source,
-        })?;
+        let file = File::create(&beside).map_err(Error::at("create", &beside))?;
         // A file system that puts off where the bytes go would see to it in the rename. One that
         // cannot be asked has time enough.
         let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, USUAL_LENGTH);
@@ -204,21 +200,16 @@ impl Draft {
     /// a process of the same boot.
     pub(crate) fn publish(mut self, manifest: &SealManifest) -> Result<()> {
         let path = self.data_dir.join(FILE);
-        let error = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Path { action, path, source }
-        };
         let is_durable = manifest.boot_id.is_none();
         let text = manifest.to_text();
-        self.file.write_all(text.as_bytes()).map_err(error("write", &self.beside))?;
+        self.file.write_all(text.as_bytes()).map_err(Error::at("write", &self.beside))?;
         if is_durable {
-            self.file.sync_all().map_err(error("sync", &self.beside))?;
+            self.file.sync_all().map_err(Error::at("sync", &self.beside))?;
         }
-        fs::rename(&self.beside, &path).map_err(error("rename to", &path))?;
+        fs::rename(&self.beside, &path).map_err(Error::at("rename to", &path))?;
         self.is_published = true;
         if is_durable {
-            let directory = File::open(&self.data_dir).and_then(|directory| directory.sync_all());
-            directory.map_err(error("sync", &self.data_dir))?;
+            sync_directory(&self.data_dir)?;
         }
         Ok(())
     }
@@ -230,6 +221,12 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.beside);
         }
     }
+}
+
+/// So that the names in it survive a crash of the machine.
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(Error::at("sync", path))
 }
 
 fn hex(bytes: &[u8]) -> String {

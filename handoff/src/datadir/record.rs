@@ -80,9 +80,7 @@ impl OwnerRecord {
                 Ok(0) => break,
                 Ok(length) => read += length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(Error::Path { action: "read", path: path.to_owned(), source });
-                }
+                Err(error) => return Err(Error::at("read", path)(error)),
             }
         }
         let damaged = |why| Error::Damaged { path: path.to_owned(), why, remedy: REMEDY };
@@ -95,11 +93,7 @@ impl OwnerRecord {
 
     /// Overwrites the record. The caller holds the lock.
     pub(crate) fn write(&self, file: &File, path: &Path) -> Result<()> {
-        file.write_all_at(&self.encode(), 0).map_err(|source| Error::Path {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        })
+        file.write_all_at(&self.encode(), 0).map_err(Error::at("write", path))
     }
 
     /// For whom the free lock is kept, if that process still lives.

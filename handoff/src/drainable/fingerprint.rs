@@ -83,9 +83,8 @@ impl fmt::Debug for Fingerprint {
 /// [`Error::Path`] when the file cannot be opened or read.
 pub fn digest_file(path: impl AsRef<Path>) -> Result<[u8; 32]> {
     let path = path.as_ref();
-    let failed = |action| move |source| Error::Path { action, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed("open"))?;
-    digest(file).map_err(failed("read"))
+    let file = File::open(path).map_err(Error::at("open", path))?;
+    digest(file).map_err(Error::at("read", path))
 }
 
 /// BLAKE3 of everything that is left to read.

@@ -227,9 +227,8 @@ impl Checkpoint {
 /// [`Error::Path`] when the file cannot be opened or read, or was cut meanwhile.
 pub fn digest_file_on_all_cores(path: impl AsRef<Path>) -> Result<[u8; 32]> {
     let path = path.as_ref();
-    let failed = |action| move |source| Error::Path { action, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed("open"))?;
-    digest_side_by_side(&file).map_err(failed("read"))
+    let file = File::open(path).map_err(Error::at("open", path))?;
+    digest_side_by_side(&file).map_err(Error::at("read", path))
 }
 
 fn digest_side_by_side(file: &File) -> io::Result<[u8; 32]> {

@@ -85,13 +85,12 @@ impl Journal {
     /// Opens the journal, or creates it, for this process alone, and says what its last writer
     /// left.
     pub(crate) fn open(path: &Path) -> Result<(Self, Left)> {
-        let error = |action| at(action, path);
-        let mut file = open_file(path).map_err(error("open the journal"))?;
-        if !file.metadata().map_err(error("look at"))?.is_file() {
+        let mut file = open_file(path).map_err(Error::at("open the journal", path))?;
+        if !file.metadata().map_err(Error::at("look at", path))?.is_file() {
             return Err(Error::NotAJournal(path.to_owned()));
         }
         lock(&file, path)?;
-        let text = read_end(&mut file).map_err(error("read the journal"))?;
+        let text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
         let entries = parse(&text);
         if entries.is_empty() && text.contains('\n') {
             return Err(Error::NotAJournal(path.to_owned()));
@@ -115,28 +114,27 @@ impl Journal {
         }
         let written = appended.file.write_all(line.as_bytes());
         appended.is_torn = written.is_err();
-        written.map_err(at("write", &self.path))
+        written.map_err(Error::at("write", &self.path))
     }
 
     /// Begins anew with what matters, once it has grown long. Nobody waits meanwhile: it is
     /// called before a swap is begun.
     pub(crate) fn shorten(&self, keep: &[Entry]) -> Result<()> {
-        let error = |action| at(action, &self.path);
         let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if appended.file.metadata().map_err(error("look at"))?.len() < LONG {
+        if appended.file.metadata().map_err(Error::at("look at", &self.path))?.len() < LONG {
             return Ok(());
         }
         let mut beside = self.path.clone().into_os_string();
         beside.push(".new");
         let beside = PathBuf::from(beside);
         let _ = fs::remove_file(&beside);
-        let mut new = open_file(&beside).map_err(at("create", &beside))?;
+        let mut new = open_file(&beside).map_err(Error::at("create", &beside))?;
         lock(&new, &beside)?;
         let (process, boot_id) = (ProcessId::own(), boot_id());
         let mut text = Entry::Supervisor { process, boot_id }.to_line(now_ms());
         text.extend(keep.iter().map(|entry| entry.to_line(now_ms())));
-        new.write_all(text.as_bytes()).map_err(at("write", &beside))?;
-        fs::rename(&beside, &self.path).map_err(error("rename to"))?;
+        new.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
+        fs::rename(&beside, &self.path).map_err(Error::at("rename to", &self.path))?;
         *appended = Appended { file: new, is_torn: false };
         Ok(())
     }
@@ -276,11 +274,11 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             return Err(Error::Supervised(path.to_owned()));
         }
-        Err(errno) => return Err(at("lock", path)(errno.into())),
+        Err(errno) => return Err(Error::at("lock", path)(errno)),
     }
     // A lock on a file that was renamed over excludes nobody.
-    let opened = file.metadata().map_err(at("look at", path))?;
-    let named = fs::metadata(path).map_err(at("look at", path))?;
+    let opened = file.metadata().map_err(Error::at("look at", path))?;
+    let named = fs::metadata(path).map_err(Error::at("look at", path))?;
     if (opened.dev(), opened.ino()) == (named.dev(), named.ino()) {
         Ok(())
     } else {
@@ -300,11 +298,6 @@ fn read_end(file: &mut File) -> io::Result<String> {
         Some((_, whole)) if skipped > 0 => whole.to_owned(),
         _ => text,
     })
-}
-
-fn at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Path { action, path: path.clone(), source }
 }
 
 /// From this length on, in bytes, it is begun anew.
