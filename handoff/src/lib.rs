@@ -55,6 +55,7 @@ pub mod successor;
 pub mod supervisor;
 mod sys;
 mod terms;
+mod wait;
 
 pub use datadir::{DataDirLock, Fencing, SealManifest};
 pub use drainable::{

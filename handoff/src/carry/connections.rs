@@ -8,20 +8,20 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::thread::Thread;
 use std::time::Instant;
 
-use event_listener::{Event, IntoNotification, Listener};
+use event_listener::{Event, IntoNotification};
 
 use crate::carry::format::{Carried, Reads};
 use crate::carry::set::Set;
 use crate::protocol::cut;
 use crate::sys::rights::MOST_AT_ONCE;
 use crate::sys::socket::part_from;
+use crate::wait;
 pub use ticket::{Arrival, Ticket};
 use told::{Served, Told, Word};
 
@@ -244,7 +244,6 @@ impl<S: Carried> Connections<S> {
     /// Waits for a connection that came from another process, or back from one. Those that were
     /// busy last come first. Runs on any executor.
     pub async fn arrival(self: &Arc<Self>) -> Arrival<S> {
-        let mut listener = None;
         // Thousands may wait at once: those that were taken up have their turn in between.
         let mut gives_way = self.asked.fetch_add(1, Ordering::Relaxed) % A_TURN == A_TURN - 1;
         poll_fn(|context| {
@@ -252,37 +251,16 @@ impl<S: Carried> Connections<S> {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            loop {
-                if let Some(arrival) = self.try_arrival() {
-                    return Poll::Ready(arrival);
-                }
-                let Some(waiting) = &mut listener else {
-                    listener = Some(self.arrived.listen());
-                    continue;
-                };
-                ready!(Pin::new(waiting).poll(context));
-                listener = None;
-            }
+            Poll::Ready(())
         })
-        .await
+        .await;
+        wait::until(&self.arrived, || self.try_arrival()).await
     }
 
     /// [`arrival`](Self::arrival), for a thread: none if there was none until the deadline.
     /// Without a deadline it waits for ever.
     pub fn wait_arrival(self: &Arc<Self>, deadline: Option<Instant>) -> Option<Arrival<S>> {
-        loop {
-            let arrived = self.arrived.listen();
-            if let Some(arrival) = self.try_arrival() {
-                return Some(arrival);
-            }
-            match deadline {
-                None => arrived.wait(),
-                Some(deadline) if arrived.wait_deadline(deadline).is_none() => {
-                    return self.try_arrival();
-                }
-                Some(_) => {}
-            }
-        }
+        wait::blocking(&self.arrived, deadline, || self.try_arrival())
     }
 
     /// One that waits already.
@@ -305,13 +283,8 @@ impl<S: Carried> Connections<S> {
     /// Blocks until no connection has a handler; how many still have one at the deadline. For
     /// `main`, after [`Incumbent::serve`](crate::Incumbent::serve) has returned.
     pub fn wait_ended(&self, deadline: Instant) -> usize {
-        loop {
-            let changed = self.changed.listen();
-            let live = self.live();
-            if live == 0 || changed.wait_deadline(deadline).is_none() {
-                return self.live();
-            }
-        }
+        let ended = || (self.live() == 0).then_some(0);
+        wait::blocking(&self.changed, Some(deadline), ended).unwrap_or_else(|| self.live())
     }
 
     fn ticket(self: &Arc<Self>, state: &mut State<S>, name: String) -> Ticket<S> {
@@ -375,6 +348,13 @@ impl<S> Connections<S> {
 }
 
 impl<S> State<S> {
+    /// Of those that have a handler, in order.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.live.values().map(|live| live.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Those that nobody has taken up yet go on as they came.
     fn send_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);

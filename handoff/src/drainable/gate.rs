@@ -2,15 +2,14 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
-use std::task::{Poll, ready};
 use std::time::Instant;
 
-use event_listener::{Event, Listener};
+use event_listener::Event;
+
+use crate::wait;
 
 /// What a daemon's request path passes through: a drain closes it and waits for what is inside.
 ///
@@ -92,42 +91,23 @@ impl Gate {
     ///
     /// [`GateClosed`] when it was closed until the deadline.
     pub fn enter_blocking(&self, deadline: Option<Instant>) -> Result<Pass<'_>, GateClosed> {
-        loop {
-            if let Ok(pass) = self.enter() {
-                return Ok(pass);
-            }
-            if !self.wait_open(deadline) {
-                return Err(GateClosed);
-            }
-        }
+        wait::blocking(&self.turned, deadline, || self.enter().ok()).ok_or(GateClosed)
     }
 
     /// Enters once the gate is open.
     pub async fn entered(&self) -> Pass<'_> {
-        loop {
-            if let Ok(pass) = self.enter() {
-                return pass;
-            }
-            self.opened().await;
-        }
+        wait::until(&self.turned, || self.enter().ok()).await
     }
 
     /// [`entered`](Self::entered), with a pass that a `'static` task can hold.
     pub fn entered_owned(self: &Arc<Self>) -> impl Future<Output = OwnedPass> + Send + use<> {
         let gate = Arc::clone(self);
-        async move {
-            loop {
-                if let Ok(pass) = gate.enter_owned() {
-                    return pass;
-                }
-                gate.opened().await;
-            }
-        }
+        async move { wait::until(&gate.turned, || gate.enter_owned().ok()).await }
     }
 
     /// Waits until the gate is open. Runs on any executor.
     pub async fn opened(&self) {
-        self.turned_to(true).await;
+        wait::until(&self.turned, || self.is_turned_to(true)).await;
     }
 
     /// Waits until the gate is closed. Runs on any executor.
@@ -137,38 +117,18 @@ impl Gate {
     /// a request. Connections that are carried wait for
     /// [`Ticket::told_to_park`](crate::carry::Ticket::told_to_park) instead, which has a lock each.
     pub async fn closed(&self) {
-        self.turned_to(false).await;
-    }
-
-    /// Looks at the gate whenever it is polled, and not only when it is woken: whoever turns the
-    /// gate may be interrupted before he has woken anybody, and a loop that is polled for
-    /// another reason meanwhile, such as a connection to be accepted, is to see it.
-    async fn turned_to(&self, open: bool) {
-        let mut turn = None;
-        poll_fn(|context| {
-            loop {
-                if self.is_open() == open {
-                    return Poll::Ready(());
-                }
-                let Some(listener) = &mut turn else {
-                    turn = Some(self.turned.listen());
-                    continue;
-                };
-                ready!(Pin::new(listener).poll(context));
-                turn = None;
-            }
-        })
-        .await;
+        // A loop that is polled for a connection to be accepted sees it too.
+        wait::until(&self.turned, || self.is_turned_to(false)).await;
     }
 
     /// Blocks the thread until the gate is open; `false` when it was not by `deadline`.
     pub fn wait_open(&self, deadline: Option<Instant>) -> bool {
-        self.wait_turned(true, deadline)
+        wait::blocking(&self.turned, deadline, || self.is_turned_to(true)).is_some()
     }
 
     /// Blocks the thread until the gate is closed; `false` when it was not by `deadline`.
     pub fn wait_closed(&self, deadline: Option<Instant>) -> bool {
-        self.wait_turned(false, deadline)
+        wait::blocking(&self.turned, deadline, || self.is_turned_to(false)).is_some()
     }
 
     /// Admits no more. Who is inside stays inside; see [`wait_empty`](Self::wait_empty).
@@ -205,16 +165,11 @@ impl Gate {
     /// has happened.
     #[must_use = "whoever is still inside may still write"]
     pub fn wait_empty(&self, deadline: Instant) -> u32 {
-        loop {
-            let emptied = self.emptied.listen();
+        let look = || {
             let inside = self.inside();
-            if inside == 0 || self.state.0.load(SeqCst) != CLOSED {
-                return inside;
-            }
-            if emptied.wait_deadline(deadline).is_none() {
-                return self.inside();
-            }
-        }
+            (inside == 0 || self.state.0.load(SeqCst) != CLOSED).then_some(inside)
+        };
+        wait::blocking(&self.emptied, Some(deadline), look).unwrap_or_else(|| self.inside())
     }
 
     /// Cuts a [`wait_empty`](Self::wait_empty) short, from another thread; also one that has
@@ -255,26 +210,8 @@ impl Gate {
         }
     }
 
-    /// A listener for the next turn, registered before the look that says it is needed.
-    fn unless(&self, open: bool) -> Option<event_listener::EventListener> {
-        if self.is_open() == open {
-            return None;
-        }
-        let turn = self.turned.listen();
-        (self.is_open() != open).then_some(turn)
-    }
-
-    fn wait_turned(&self, open: bool, deadline: Option<Instant>) -> bool {
-        while let Some(turn) = self.unless(open) {
-            match deadline {
-                None => turn.wait(),
-                Some(deadline) if turn.wait_deadline(deadline).is_none() => {
-                    return self.is_open() == open;
-                }
-                Some(_) => {}
-            }
-        }
-        true
+    fn is_turned_to(&self, open: bool) -> Option<()> {
+        (self.is_open() == open).then_some(())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::frame::write_value;
 use crate::protocol::{CarryFate, CarryKind};
 use crate::sys::rights::MOST_AT_ONCE;
 use crate::sys::socket::part_from;
+use crate::wait;
 
 impl<S: Carried> Carry for Connections<S> {
     fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
@@ -102,22 +103,11 @@ impl<S: Carried> Set for Connections<S> {
     }
 
     fn wait_parked(&self, deadline: Instant) -> Vec<String> {
-        loop {
-            let changed = self.changed.listen();
-            let late = {
-                let state = self.state();
-                if state.live.is_empty() {
-                    return Vec::new();
-                }
-                state.interrupted
-            };
-            if late || changed.wait_deadline(deadline).is_none() {
-                let state = self.state();
-                let mut names: Vec<_> = state.live.values().map(|live| live.name.clone()).collect();
-                names.sort_unstable();
-                return names;
-            }
-        }
+        let over = || {
+            let state = self.state();
+            (state.live.is_empty() || state.interrupted).then(|| state.names())
+        };
+        wait::blocking(&self.changed, Some(deadline), over).unwrap_or_else(|| self.state().names())
     }
 
     fn not_parked(&self, most: usize) -> (Vec<String>, usize) {

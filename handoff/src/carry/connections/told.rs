@@ -1,12 +1,11 @@
 //! What handlers are told: one word, looked at without a lock.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::task::{Poll, ready};
 use std::time::Instant;
 
 use event_listener::Event;
+
+use crate::wait;
 
 /// The word that is for all of them.
 pub(super) struct Told {
@@ -99,21 +98,7 @@ impl Served {
 
     /// Waits until the handler is told what makes it so.
     pub(super) async fn wait(&self, is_so: impl Fn() -> bool) {
-        let mut listener = None;
-        poll_fn(|context| {
-            loop {
-                if is_so() {
-                    return Poll::Ready(());
-                }
-                let Some(retold) = &mut listener else {
-                    listener = Some(self.retold.listen());
-                    continue;
-                };
-                ready!(Pin::new(retold).poll(context));
-                listener = None;
-            }
-        })
-        .await;
+        wait::until(&self.retold, || is_so().then_some(())).await;
     }
 }
 
