@@ -16,12 +16,13 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use blake3::Hash;
 use rustix::fs::FallocateFlags;
 
 use super::record::REMEDY;
 use crate::drainable::{SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
-use crate::sys::process::boot_id;
+use crate::sys::process::{boot_id, boot_id_in_hex, boot_id_of};
 
 /// What was sealed, shard by shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +110,8 @@ impl SealManifest {
 
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::with_capacity(200 + self.shards.len() * 100);
-        let boot = self.boot_id.map_or_else(|| "any".to_owned(), |id| hex(&id));
-        let fingerprint = hex(&self.fingerprint);
+        let boot = self.boot_id.map_or_else(|| "any".to_owned(), boot_id_in_hex);
+        let fingerprint = Hash::from(self.fingerprint);
         let _ = write!(
             text,
             "{HEADER}\ngeneration {}\nboot {boot}\nfingerprint {fingerprint}\n",
@@ -118,7 +119,7 @@ impl SealManifest {
         );
         for SealedShard { name, revision, digest } in &self.shards {
             let name = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
-            let _ = writeln!(text, "shard {revision} {} {name}", hex(digest));
+            let _ = writeln!(text, "shard {revision} {} {name}", Hash::from(*digest));
         }
         let checksum = blake3::hash(text.as_bytes());
         let _ = writeln!(text, "checksum {checksum}");
@@ -144,9 +145,9 @@ impl SealManifest {
         let generation = field("generation")?.parse().map_err(|_| "its generation is no number")?;
         let boot_id = match field("boot")? {
             "any" => None,
-            id => Some(unhex(id)?),
+            id => Some(boot_id_of(id).ok_or(NOT_HEXADECIMAL)?),
         };
-        let fingerprint = unhex(field("fingerprint")?)?;
+        let fingerprint = parse_digest(field("fingerprint")?)?;
         let shards = lines.map(parse_shard).collect::<Result<_, _>>()?;
         Ok(Self { generation, fingerprint, shards, boot_id })
     }
@@ -159,7 +160,7 @@ fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
         return Err("a line is no shard");
     }
     let revision = word()?.parse().map_err(|_| "a revision is no number")?;
-    let digest = unhex(word()?)?;
+    let digest = parse_digest(word()?)?;
     let mut name = String::new();
     let mut characters = word()?.chars();
     while let Some(character) = characters.next() {
@@ -229,30 +230,15 @@ pub(super) fn sync_directory(path: &Path) -> Result<()> {
     synced.map_err(Error::at("sync", path))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
-fn unhex<const N: usize>(text: &str) -> Result<[u8; N], &'static str> {
-    const WHY: &str = "a digest is not hexadecimal";
-    let digit = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8).ok_or(WHY);
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(WHY) };
-    if pairs.len() != N {
-        return Err(WHY);
-    }
-    let mut bytes = [0; N];
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Ok(bytes)
+fn parse_digest(text: &str) -> Result<[u8; 32], &'static str> {
+    Hash::from_hex(text).map(Hash::into).map_err(|_| NOT_HEXADECIMAL)
 }
 
 const FILE: &str = ".handoff.manifest";
 const BESIDE: &str = ".handoff.manifest.new";
 const USUAL_LENGTH: u64 = 16 << 10;
 const HEADER: &str = "handoff-manifest 1";
+const NOT_HEXADECIMAL: &str = "a digest is not hexadecimal";
 
 #[cfg(test)]
 mod tests {

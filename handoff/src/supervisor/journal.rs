@@ -16,7 +16,6 @@
 //! supervisor, not the machine, so nothing is synced; and nothing is written between the drain
 //! and the commit.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -25,11 +24,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
-use crate::sys::process::{ProcessId, boot_id};
+use crate::sys::process::{ProcessId, boot_id, boot_id_in_hex, boot_id_of};
 
 /// A journal that this process has for itself.
 #[derive(Debug)]
@@ -100,8 +100,7 @@ impl Journal {
         let is_torn = !text.is_empty() && !text.ends_with('\n');
         let file = Mutex::new(Appended { file, is_torn });
         let journal = Self { path: path.to_owned(), file };
-        let (process, boot_id) = (ProcessId::own(), boot_id());
-        journal.append(&Entry::Supervisor { process, boot_id })?;
+        journal.append(&Entry::this_process())?;
         Ok((journal, left))
     }
 
@@ -124,14 +123,11 @@ impl Journal {
         if appended.file.metadata().map_err(Error::at("look at", &self.path))?.len() < LONG {
             return Ok(());
         }
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
-        let beside = PathBuf::from(beside);
+        let beside = self.path.with_added_extension("new");
         let _ = fs::remove_file(&beside);
         let mut new = open_file(&beside).map_err(Error::at("create", &beside))?;
         lock(&new, &beside)?;
-        let (process, boot_id) = (ProcessId::own(), boot_id());
-        let mut text = Entry::Supervisor { process, boot_id }.to_line(now_ms());
+        let mut text = Entry::this_process().to_line(now_ms());
         text.extend(keep.iter().map(|entry| entry.to_line(now_ms())));
         new.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
         fs::rename(&beside, &self.path).map_err(Error::at("rename to", &self.path))?;
@@ -141,35 +137,27 @@ impl Journal {
 }
 
 impl Entry {
+    fn this_process() -> Self {
+        Self::Supervisor { process: ProcessId::own(), boot_id: boot_id() }
+    }
+
     pub(crate) fn to_line(self, at_ms: u64) -> String {
-        let mut line = format!("{at_ms} ");
+        let named = |ProcessId { pid, start_time }| format!("{pid} {start_time}");
         let words = match self {
-            Self::Supervisor { process: ProcessId { pid, start_time }, boot_id } => {
-                let boot = boot_id.iter().fold(String::new(), |mut text, byte| {
-                    let _ = write!(text, "{byte:02x}");
-                    text
-                });
-                write!(line, "supervisor {pid} {start_time} boot {boot}")
+            Self::Supervisor { process, boot_id } => {
+                format!("supervisor {} boot {}", named(process), boot_id_in_hex(boot_id))
             }
-            Self::Started(ProcessId { pid, start_time }) => {
-                write!(line, "started {pid} {start_time}")
+            Self::Started(daemon) => format!("started {}", named(daemon)),
+            Self::Serves(daemon) => format!("serves {}", named(daemon)),
+            Self::Swap(OpenSwap { handoff_id, incumbent, successor }) => {
+                let (incumbent, successor) = (named(incumbent), named(successor));
+                format!("swap {handoff_id} incumbent {incumbent} successor {successor}")
             }
-            Self::Serves(ProcessId { pid, start_time }) => {
-                write!(line, "serves {pid} {start_time}")
-            }
-            Self::Swap(OpenSwap { handoff_id, incumbent, successor }) => write!(
-                line,
-                "swap {handoff_id} incumbent {} {} successor {} {}",
-                incumbent.pid, incumbent.start_time, successor.pid, successor.start_time
-            ),
-            Self::Ended { handoff_id, how } => {
-                write!(line, "ended {handoff_id} {}", how.keyword())
-            }
+            Self::Ended { handoff_id, how } => format!("ended {handoff_id} {}", how.keyword()),
         };
-        debug_assert!(words.is_ok(), "a string takes what is written");
+        let line = format!("{at_ms} {words}");
         let checksum = checksum(&line);
-        let _ = writeln!(line, " #{checksum}");
-        line
+        format!("{line} #{checksum}\n")
     }
 
     fn of_line(line: &str) -> Option<Self> {
@@ -184,7 +172,7 @@ impl Entry {
         let id = |text: &str| text.parse::<HandoffId>().ok();
         Some(match *words.get(1..)? {
             ["supervisor", pid, start, "boot", boot] => {
-                Self::Supervisor { process: process(pid, start)?, boot_id: unhex(boot)? }
+                Self::Supervisor { process: process(pid, start)?, boot_id: boot_id_of(boot)? }
             }
             ["started", pid, start] => Self::Started(process(pid, start)?),
             ["serves", pid, start] => Self::Serves(process(pid, start)?),
@@ -256,11 +244,6 @@ pub(crate) fn checksum(line: &str) -> String {
     blake3::hash(line.as_bytes()).to_hex()[..8].to_owned()
 }
 
-fn unhex(text: &str) -> Option<[u8; 16]> {
-    let number = u128::from_str_radix(text, 16).ok()?;
-    (text.len() == 32).then_some(number.to_be_bytes())
-}
-
 fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
@@ -271,9 +254,7 @@ fn open_file(path: &Path) -> io::Result<File> {
 fn lock(file: &File, path: &Path) -> Result<()> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(Error::Supervised(path.to_owned()));
-        }
+        Err(Errno::WOULDBLOCK) => return Err(Error::Supervised(path.to_owned())),
         Err(errno) => return Err(Error::at("lock", path)(errno)),
     }
     // A lock on a file that was renamed over excludes nobody.

@@ -9,6 +9,8 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use uuid::Uuid;
+use uuid::fmt::Simple;
 
 use super::poll;
 
@@ -82,9 +84,7 @@ impl ProcessId {
             return Ok(None);
         }
         let process = match Process::open(self.pid) {
-            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
-                return Ok(None);
-            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => return Ok(None),
             process => process?,
         };
         // The descriptor was opened first: if the start time still matches, it is the same.
@@ -109,9 +109,7 @@ impl Stat {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return if fs::exists("/proc/self/stat")? { Ok(None) } else { Err(error) };
             }
-            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
-                return Ok(None);
-            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error),
         };
         Self::parse(&stat).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -139,17 +137,15 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
     }
 
     /// `SIGKILL`. A process that has ended already is no error.
     pub(crate) fn kill(&self) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -173,17 +169,19 @@ pub(crate) fn boot_id() -> [u8; 16] {
         return *id;
     }
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.map_or([0; 16], |text| *ID.get_or_init(|| parse_boot_id(&text)))
+    let parse = |text: String| Uuid::parse_str(text.trim()).unwrap_or_default().into_bytes();
+    text.map_or([0; 16], |text| *ID.get_or_init(|| parse(text)))
 }
 
-fn parse_boot_id(text: &str) -> [u8; 16] {
-    let mut id = [0; 16];
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-        let hex = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
-        *byte = hex(pair[0]) << 4 | hex(pair[1]);
-    }
-    id
+/// As 32 hexadecimal digits.
+pub(crate) fn boot_id_in_hex(id: [u8; 16]) -> String {
+    Uuid::from_bytes(id).simple().to_string()
+}
+
+/// What [`boot_id_in_hex`] made.
+pub(crate) fn boot_id_of(hex: &str) -> Option<[u8; 16]> {
+    let id: Simple = hex.parse().ok()?;
+    Some(id.into_uuid().into_bytes())
 }
 
 /// The flag in `/proc/PID/stat` of a process that exits.
