@@ -20,6 +20,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::{pread, retry_on_intr};
+
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
@@ -76,12 +78,12 @@ impl OwnerRecord {
         let mut block = [0; LENGTH];
         let mut read = 0;
         while read < LENGTH {
-            match file.read_at(&mut block[read..], read as u64) {
-                Ok(0) => break,
-                Ok(length) => read += length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::at("read", path)(error)),
+            let length = retry_on_intr(|| pread(file, &mut block[read..], read as u64))
+                .map_err(Error::at("read", path))?;
+            if length == 0 {
+                break;
             }
+            read += length;
         }
         let damaged = |why| Error::Damaged { path: path.to_owned(), why, remedy: REMEDY };
         match read {

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,6 +14,7 @@ use blake3::Hasher;
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
 };
+use rustix::io::{pread, retry_on_intr};
 
 pub use crate::error::NoCheckpoint;
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ use crate::error::{Error, Result};
 /// What it says of the bytes below a checkpoint is what was written there, and not what a disk has
 /// made of it since: who wants to know that reads the file, with
 /// [`digest_file_on_all_cores`].
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct RollingDigest {
     whole: Subtrees,
     /// Of the last group. It is empty only where there is nothing at all: of nothing but whole
@@ -63,7 +63,7 @@ impl RollingDigest {
     /// Of nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { whole: Subtrees::default(), last: hasher_at(0), length: 0 }
+        Self::default()
     }
 
     /// Goes on from what was kept of the same file, reading what came after it.
@@ -75,7 +75,7 @@ impl RollingDigest {
     /// it: [`new`](Self::new) and [`catch_up`](Self::catch_up).
     pub fn go_on(checkpoint: Checkpoint, file: &File) -> io::Result<Self> {
         let whole = checkpoint.whole;
-        let length = whole.length(GROUP);
+        let length = whole.count * GROUP;
         // A checkpoint is taken when there is more.
         if length > 0 && file.metadata()?.len() <= length {
             return Err(was_cut(length));
@@ -88,7 +88,7 @@ impl RollingDigest {
     /// Adds what was appended.
     pub fn update(&mut self, mut appended: &[u8]) {
         while !appended.is_empty() {
-            let in_last = self.length - self.whole.length(GROUP);
+            let in_last = self.length - self.whole.count * GROUP;
             if in_last == GROUP {
                 let whole = std::mem::replace(&mut self.last, hasher_at(self.length));
                 self.whole.push(whole.finalize_non_root());
@@ -128,15 +128,12 @@ impl RollingDigest {
         let left = usize::try_from(there - before).unwrap_or(READ);
         let mut buffer = vec![0; left.clamp(LEAST_READ, READ)];
         loop {
-            match file.read_at(&mut buffer, self.length) {
-                Ok(0) => return Ok(self.length - before),
-                Ok(length) => {
-                    self.update(&buffer[..length]);
-                    seen(&buffer[..length]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let length = retry_on_intr(|| pread(file, &mut buffer[..], self.length))?;
+            if length == 0 {
+                return Ok(self.length - before);
             }
+            self.update(&buffer[..length]);
+            seen(&buffer[..length]);
         }
     }
 
@@ -159,12 +156,6 @@ impl RollingDigest {
     }
 }
 
-impl Default for RollingDigest {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl fmt::Debug for RollingDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RollingDigest").field("length", &self.length).finish_non_exhaustive()
@@ -184,7 +175,7 @@ impl Checkpoint {
     /// How many bytes of the file it stands for: these are not read again.
     #[must_use]
     pub fn length(&self) -> u64 {
-        self.whole.length(GROUP)
+        self.whole.count * GROUP
     }
 
     /// As bytes that [`from_bytes`](Self::from_bytes) reads: the number of groups of 64 KiB, the
@@ -277,15 +268,12 @@ fn hash_piece(file: &File, start: u64, end: u64, buffer: &mut [u8]) -> io::Resul
     let mut at = start;
     while at < end {
         let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-        match file.read_at(&mut buffer[..most], at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(length) => {
-                hasher.update(&buffer[..length]);
-                at += length as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        let length = retry_on_intr(|| pread(file, &mut buffer[..most], at))?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        hasher.update(&buffer[..length]);
+        at += length as u64;
     }
     Ok(hasher)
 }
@@ -298,10 +286,6 @@ struct Subtrees {
 }
 
 impl Subtrees {
-    const fn length(&self, of_one: u64) -> u64 {
-        self.count * of_one
-    }
-
     /// Adds a piece, behind which there is more: none of the values is that of the whole.
     fn push(&mut self, mut value: ChainingValue) {
         self.count += 1;

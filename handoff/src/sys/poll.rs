@@ -33,15 +33,12 @@ impl AsFd for Waker {
 
 /// Polls until something is ready or `deadline` has passed. An interruption is no event.
 pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<usize> {
-    loop {
+    Ok(rustix::io::retry_on_intr(|| {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A deadline too far for the kernel's clock is none.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match rustix::event::poll(fds, left.as_ref()) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
+        rustix::event::poll(fds, left.as_ref())
+    })?)
 }
 
 /// Whether `flags`, an error or a hang-up came before the deadline.

@@ -33,18 +33,13 @@ impl ControlSocket {
     /// Binds and listens. Nothing is changed at `path`.
     pub(crate) fn bind_beside(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        let parent = parent_of(path);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())?;
-        sweep_directory(&directory, parent);
+        let directory = swept_parent_of(path)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let hidden = format!("{HIDDEN}{}-{count}", std::process::id());
         // The directory's own path may fill all that an address can hold; this one is short.
         let through = format!("/proc/self/fd/{}/{hidden}", directory.as_raw_fd());
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket = stream_socket()?;
         let address = SocketAddrUnix::new(through.as_str())?;
         match rustix::net::bind(&socket, &address) {
             // Left by a process of our pid that was killed.
@@ -106,25 +101,26 @@ impl Drop for ControlSocket {
 
 /// Removes the unpublished sockets of processes that were killed, beside `path`.
 pub(crate) fn sweep(path: &Path) {
-    let parent = parent_of(path);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if let Ok(directory) = rustix::fs::openat(CWD, parent, flags, Mode::empty()) {
-        sweep_directory(&directory, parent);
-    }
+    let _ = swept_parent_of(path);
 }
 
-fn sweep_directory(directory: &OwnedFd, path: &Path) {
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+/// The directory of `path`, swept.
+fn swept_parent_of(path: &Path) -> io::Result<OwnedFd> {
+    let parent = parent_of(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())?;
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name
             .to_str()
             .and_then(|name| name.strip_prefix(HIDDEN)?.split_once('-')?.0.parse().ok());
         let is_dead = pid.is_some_and(|pid: u32| ProcessId::of(pid).is_none());
         // A pid of another namespace says nothing; whoever listens is asked.
-        if is_dead && !matches!(look_at(&path.join(&name)), Ok(Found::Alive)) {
-            let _ = rustix::fs::unlinkat(directory, &name, AtFlags::empty());
+        if is_dead && !matches!(look_at(&parent.join(&name)), Ok(Found::Alive)) {
+            let _ = rustix::fs::unlinkat(&directory, &name, AtFlags::empty());
         }
     }
+    Ok(directory)
 }
 
 fn parent_of(path: &Path) -> &Path {
@@ -140,13 +136,10 @@ fn parent_of(path: &Path) -> &Path {
 pub(crate) fn part_from(descriptor: OwnedFd) {
     if rustix::net::shutdown(&descriptor, Shutdown::Write).is_ok() {
         let mut unwanted = [0; 4096];
-        let unread = |unwanted: &mut [u8]| {
-            rustix::net::recv(&descriptor, unwanted, RecvFlags::DONTWAIT)
-                .is_ok_and(|(_, length)| length > 0)
-        };
         for _ in 0..MOST_UNWANTED {
-            if !unread(&mut unwanted) {
-                break;
+            match rustix::net::recv(&descriptor, &mut unwanted, RecvFlags::DONTWAIT) {
+                Ok((_, length)) if length > 0 => {}
+                _ => break,
             }
         }
     }
@@ -172,9 +165,7 @@ pub(crate) fn look_at(path: &Path) -> io::Result<Found> {
         Ok(metadata) if !metadata.file_type().is_socket() => return Ok(Found::Other),
         Ok(_) => {}
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+    match rustix::net::connect(stream_socket()?, &SocketAddrUnix::new(path)?) {
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(Found::Stale),
         // A full backlog is a sign of life.
         Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(Found::Alive),
@@ -184,11 +175,9 @@ pub(crate) fn look_at(path: &Path) -> io::Result<Found> {
 
 /// Connects to a listening Unix socket. A full backlog is waited for until `deadline`.
 pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let address = SocketAddrUnix::new(path)?;
     loop {
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket = stream_socket()?;
         match rustix::net::connect(&socket, &address) {
             Ok(()) => return Ok(socket.into()),
             Err(rustix::io::Errno::INTR) => {}
@@ -198,6 +187,12 @@ pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> 
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// One that neither blocks nor is inherited.
+fn stream_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
 /// The bytes of a path, as the kernel counts them.
