@@ -114,10 +114,10 @@ impl<T: Carried> Reads<T> {
 
     /// How to read a format.
     pub(crate) fn decoder(&self, set: &str, format: &Format) -> Result<Decoder<T>, CarryError> {
-        match self.formats.iter().position(|(known, _)| known == format) {
-            Some(place) => {
-                let (format, read) = &self.formats[place];
-                Ok(Decoder { read: *read, older: (place > 0).then(|| format.to_string()) })
+        let mut known = self.formats.iter().enumerate();
+        match known.find(|(_, (known, _))| known == format) {
+            Some((place, (_, decode))) => {
+                Ok(Decoder { decode: *decode, older: (place > 0).then(|| format.to_string()) })
             }
             None => Err(CarryError::Unreadable {
                 set: set.to_owned(),
@@ -138,9 +138,16 @@ const fn same(one: &str, other: &str) -> bool {
 }
 
 pub(crate) struct Decoder<T> {
-    pub(crate) read: Decode<T>,
+    decode: Decode<T>,
     /// What is converted from.
     pub(crate) older: Option<String>,
+}
+
+impl<T> Decoder<T> {
+    pub(crate) fn read(&self, set: &str, item: &str, bytes: &[u8]) -> Result<T, CarryError> {
+        let damaged = |why| CarryError::Damaged { set: set.to_owned(), item: item.to_owned(), why };
+        (self.decode)(bytes).map_err(damaged)
+    }
 }
 
 impl<T: Carried> Default for Reads<T> {

@@ -5,10 +5,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::Instant;
 
 use crate::carry::format::{Carried, Format, Reads};
 use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
@@ -228,9 +227,7 @@ impl Memory {
         let read = || -> Result<_, CarryError> {
             let plain = || Format { name: "plain bytes".into(), version: 0 };
             let decoder = reads.decoder(key, &format.unwrap_or_else(plain))?;
-            let value = (decoder.read)(&memory);
-            let damaged = |why| CarryError::Damaged { set: "memory".into(), item: key.into(), why };
-            Ok((value.map_err(damaged)?, decoder.older))
+            Ok((decoder.read("memory", key, &memory)?, decoder.older))
         };
         match read() {
             Ok((value, older)) => {
@@ -311,20 +308,6 @@ impl Set for Memory {
         self.state().unsent = None;
     }
 
-    fn collect_idle(&self, _carrier: &Thread) {}
-
-    fn wait_idle(&self, _limit: Instant) {}
-
-    fn wait_parked(&self, _deadline: Instant) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn not_parked(&self, _most: usize) -> (Vec<String>, usize) {
-        (Vec::new(), 0)
-    }
-
-    fn interrupt(&self) {}
-
     fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool> {
         if !is_last {
             return Ok(false);
@@ -348,26 +331,13 @@ impl Set for Memory {
         Ok(true)
     }
 
-    fn take_back(&self, _kept_off: bool) {}
-
-    fn stop(&self) {}
-
-    fn forget(&self) {}
-
-    fn release(&self) {}
-
     fn part(&self) {
         let pieces = std::mem::take(&mut self.state().pieces);
         drop(pieces);
     }
 
-    fn arrive(
-        &self,
-        _name: &str,
-        parcels: Vec<Parcel>,
-        _dropped: &mut Vec<OwnedFd>,
-    ) -> Result<CarryFate, CarryError> {
-        self.fill(parcels);
+    fn arrive(&self, _name: &str, parcels: &mut Vec<Parcel>) -> Result<CarryFate, CarryError> {
+        self.fill(std::mem::take(parcels));
         Ok(self.fate())
     }
 }

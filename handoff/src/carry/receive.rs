@@ -61,10 +61,9 @@ impl Receiver {
         connection: Connection,
         give_up: impl FnOnce(&Error) + Send + 'static,
     ) -> Result<Self> {
-        let cancel = Arc::new(Cancel::new()?);
-        let connection = connection.with_descriptors(usize::MAX);
-        let mut channel = Channel { connection, cancel: Arc::clone(&cancel) };
-        let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
+        let mut channel = Channel::new(connection)?;
+        let cancel = Arc::clone(&channel.cancel);
+        let mut arrivals = channel.greet()?;
         let (sender, received) = mpsc::channel();
         thread::Builder::new().name("handoff-receiver".into()).spawn(move || {
             match channel.receive(&mut arrivals.sets) {
@@ -195,26 +194,23 @@ impl Arrivals {
         carriage.check()?;
         self.check_not_refused()?;
         self.is_refused = true;
-        for set in &mut self.sets {
-            if set.fate.is_none() {
-                let parcels = std::mem::take(&mut set.parcels);
-                let own = carriage.set(&set.words.name);
-                let fits = own.map_or(Ok(()), |own| set.check_kind(own.kind()));
-                set.fate = Some(match (own, fits) {
-                    (Some(own), Ok(())) => {
-                        own.arrive(&set.words.name, parcels, &mut self.dropped)?
-                    }
-                    (Some(own), Err(error)) if own.may_be_lost() => {
-                        self.dropped.extend(descriptors_of(parcels));
-                        CarryFate::Dropped { why: error.to_string() }
-                    }
-                    (Some(_), Err(error)) => return Err(error),
-                    (None, _) => {
-                        self.dropped.extend(descriptors_of(parcels));
-                        set.not_taken()?
-                    }
-                });
-            }
+        for set in self.sets.iter_mut().filter(|set| set.fate.is_none()) {
+            let mut parcels = std::mem::take(&mut set.parcels);
+            let name = &set.words.name;
+            let Some(own) = carriage.set(name) else {
+                self.dropped.extend(descriptors_of(parcels));
+                set.fate = Some(set.not_taken()?);
+                continue;
+            };
+            let fits = set.check_kind(own.kind());
+            set.fate = Some(match fits.and_then(|()| own.arrive(name, &mut parcels)) {
+                Ok(fate) => fate,
+                Err(error) if own.may_be_lost() => {
+                    self.dropped.extend(descriptors_of(parcels));
+                    CarryFate::Dropped { why: error.to_string() }
+                }
+                Err(error) => return Err(error),
+            });
         }
         self.is_refused = false;
         Ok(())
@@ -269,9 +265,9 @@ impl ArrivedSet {
         Ok(CarriedSet { name, kind, count: self.count, bytes: self.bytes, fate })
     }
 
-    fn add(&mut self, parcel: Parcel, bytes: u64) {
+    fn add(&mut self, parcel: Parcel) {
         self.count += parcel.items.len() as u64;
-        self.bytes += bytes;
+        self.bytes += parcel.items.iter().map(|item| item.bytes().len() as u64).sum::<u64>();
         self.parcels.push(parcel);
     }
 }
@@ -280,10 +276,8 @@ impl ArrivedSet {
 impl Arrivals {
     /// All that is said on a stream, without a thread.
     pub(crate) fn of(connection: Connection) -> Result<Self> {
-        let cancel = Arc::new(Cancel::new()?);
-        let connection = connection.with_descriptors(usize::MAX);
-        let mut channel = Channel { connection, cancel };
-        let mut arrivals = channel.greet(Instant::now() + LIVENESS_LIMIT)?;
+        let mut channel = Channel::new(connection)?;
+        let mut arrivals = channel.greet()?;
         arrivals.end = channel.receive(&mut arrivals.sets);
         Ok(arrivals)
     }
@@ -296,7 +290,14 @@ struct Channel {
 }
 
 impl Channel {
-    fn greet(&mut self, deadline: Instant) -> Result<Arrivals> {
+    fn new(connection: Connection) -> Result<Self> {
+        let connection = connection.with_descriptors(usize::MAX);
+        Ok(Self { connection, cancel: Arc::new(Cancel::new()?) })
+    }
+
+    /// Waits for the offer.
+    fn greet(&mut self) -> Result<Arrivals> {
+        let deadline = Instant::now() + LIVENESS_LIMIT;
         let Some(Note::Offer { sets }) = self.next(Some(deadline))? else {
             return Err(CarryError::Channel("it did not begin with an offer".into()).into());
         };
@@ -326,12 +327,8 @@ impl Channel {
                     if arrived < expected {
                         return Err(CarryError::Descriptors { expected, arrived }.into());
                     }
-                    let mut bytes = 0;
-                    let items = items
-                        .into_iter()
-                        .map(|item| self.item(&set.words, item, &mut bytes))
-                        .collect::<Result<_>>()?;
-                    set.add(Parcel { format, items }, bytes);
+                    let items = items.into_iter().map(|item| self.item(&set.words, item));
+                    set.add(Parcel { format, items: items.collect::<Result<_>>()? });
                     reach!(SuccessorReceived)?;
                 }
                 Some(Note::End { sent }) => {
@@ -343,9 +340,8 @@ impl Channel {
                         return Err(CarryError::Channel("it counts other sets".into()).into());
                     }
                     for (set, sent) in sets.iter().zip(sent) {
-                        let (name, arrived) = (&set.words.name, set.count);
-                        if sent != arrived {
-                            let set = name.clone();
+                        if sent != set.count {
+                            let (set, arrived) = (set.words.name.clone(), set.count);
                             return Err(CarryError::Count { set, sent, arrived }.into());
                         }
                     }
@@ -356,7 +352,7 @@ impl Channel {
     }
 
     /// One item of a parcel whose descriptors are there.
-    fn item(&mut self, set: &SetWords, item: ItemWords, bytes: &mut u64) -> Result<Item> {
+    fn item(&mut self, set: &SetWords, item: ItemWords) -> Result<Item> {
         let ItemWords { name, state } = item;
         let not_sealed = || CarryError::NotSealed { set: set.name.clone(), item: name.clone() };
         let sealed = |descriptor, length: u64| match Sealed::map(descriptor) {
@@ -366,19 +362,16 @@ impl Channel {
         };
         Ok(match (set.kind, state) {
             (CarryKind::Connections, StateWords::Inline(Bytes(inline))) => {
-                *bytes += inline.len() as u64;
                 let (descriptor, state) = (self.descriptor()?, State::Inline(inline));
                 Item::Connection { name, descriptor, state }
             }
             (CarryKind::Connections, StateWords::Apart { length }) => {
                 let descriptor = self.descriptor()?;
                 let state = State::Apart(sealed(self.descriptor()?, length)?);
-                *bytes += length;
                 Item::Connection { name, descriptor, state }
             }
             (CarryKind::Memory, StateWords::Memory { length }) => {
                 let memory = sealed(self.descriptor()?, length)?;
-                *bytes += length;
                 Item::Memory { key: name, memory }
             }
             (CarryKind::Memory, _) | (CarryKind::Connections, StateWords::Memory { .. }) => {

@@ -83,7 +83,8 @@ impl<T: Carry, const N: usize> Carry for [T; N] {
     }
 }
 
-/// What the library does with a set, in the order of a swap.
+/// What the library does with a set, in the order of a swap. What concerns handlers does nothing
+/// by default: memory has none.
 pub(super) trait Set: Send + Sync {
     fn kind(&self) -> CarryKind;
 
@@ -94,52 +95,51 @@ pub(super) trait Set: Send + Sync {
     fn is_vacant(&self) -> bool;
 
     /// A drain is about to begin: idle connections park, while the others are still served.
-    fn collect_idle(&self, carrier: &Thread);
+    fn collect_idle(&self, _carrier: &Thread) {}
 
     /// Waits until those are parked and sent; not longer than that.
-    fn wait_idle(&self, limit: Instant);
+    fn wait_idle(&self, _limit: Instant) {}
 
     /// A drain begins: what parks from here on is kept for `carrier`, which is to be woken.
     fn collect(&self, carrier: Option<&Thread>);
 
     /// Waits until every connection is parked or over; the names of those that are not when the
     /// deadline passes, or when the wait is interrupted.
-    fn wait_parked(&self, deadline: Instant) -> Vec<String>;
+    fn wait_parked(&self, _deadline: Instant) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Of the connections that have a handler now, the first `most` by name; and how many more.
-    fn not_parked(&self, most: usize) -> (Vec<String>, usize);
+    fn not_parked(&self, _most: usize) -> (Vec<String>, usize) {
+        (Vec::new(), 0)
+    }
 
     /// Cuts [`wait_parked`](Self::wait_parked) short, also one that has not begun, until this
     /// process serves again.
-    fn interrupt(&self);
+    fn interrupt(&self) {}
 
     /// Sends the next parcel. With `is_last` all that is left goes; without it, only what fills
     /// one. `false` when there was none to send.
     fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool>;
 
     /// The swap was given up. What was sent counts again if the successor has `kept_off` it.
-    fn take_back(&self, kept_off: bool);
+    fn take_back(&self, _kept_off: bool) {}
 
     /// What arrived is another process's.
-    fn forget(&self);
+    fn forget(&self) {}
 
     /// This process serves, from here on or again.
-    fn release(&self);
+    fn release(&self) {}
 
     /// This process is being stopped, and nobody takes its place.
-    fn stop(&self);
+    fn stop(&self) {}
 
     /// Another process serves.
     fn part(&self);
 
-    /// What was sent arrives in the successor. Nothing is used before it is released; connections
-    /// that this build does without go to `dropped`.
-    fn arrive(
-        &self,
-        name: &str,
-        parcels: Vec<Parcel>,
-        dropped: &mut Vec<OwnedFd>,
-    ) -> Result<CarryFate, CarryError>;
+    /// What was sent arrives in the successor. Nothing is used before it is released. Where it
+    /// cannot be read, the parcels are as they were.
+    fn arrive(&self, name: &str, parcels: &mut Vec<Parcel>) -> Result<CarryFate, CarryError>;
 }
 
 /// Sends a parcel: the format of its states, what it says, and the descriptors.
@@ -168,20 +168,23 @@ pub(super) fn descriptors_of(parcels: Vec<Parcel>) -> impl Iterator<Item = Owned
     })
 }
 
+impl Item {
+    /// The state, or what is in the memory.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Connection { state: State::Inline(bytes), .. } => bytes,
+            Self::Connection { state: State::Apart(memory), .. } | Self::Memory { memory, .. } => {
+                memory
+            }
+        }
+    }
+}
+
 /// The state of a connection, as bytes.
 #[derive(Debug)]
 pub(super) enum State {
     Inline(Vec<u8>),
     Apart(Sealed),
-}
-
-impl State {
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Inline(bytes) => bytes,
-            Self::Apart(memory) => memory,
-        }
-    }
 }
 
 /// All that a daemon carries, in declared order.

@@ -1,6 +1,6 @@
 //! What the library does with connections, in the order of a swap.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use event_listener::Listener;
 use super::{Connections, Parked, Phase, State, WOKEN_AT_ONCE};
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format};
-use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set, descriptors_of};
+use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
 use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, PARCEL_BYTES, StateWords};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
@@ -43,21 +43,19 @@ impl<S: Carried> Set for Connections<S> {
         if !self.told.has_listeners() {
             return;
         }
-        {
-            let mut state = self.state();
-            let State { live, awaited, unwoken, .. } = &mut *state;
-            unwoken.clear();
-            for live in live.values_mut() {
-                live.is_awaited = self.told.is_idle(&live.served);
-                if live.is_awaited {
-                    unwoken.push(Arc::clone(&live.served));
-                }
+        let mut state = self.state();
+        let State { live, awaited, unwoken, .. } = &mut *state;
+        unwoken.clear();
+        for live in live.values_mut() {
+            live.is_awaited = self.told.is_idle(&live.served);
+            if live.is_awaited {
+                unwoken.push(Arc::clone(&live.served));
             }
-            *awaited = unwoken.len();
-            self.enter_phase(&mut state, Phase::CollectingIdle);
-            state.carrier = Some(carrier.clone());
-            state.send_waiting();
         }
+        *awaited = unwoken.len();
+        self.enter_phase(&mut state, Phase::CollectingIdle);
+        state.carrier = Some(carrier.clone());
+        state.send_waiting();
     }
 
     fn wait_idle(&self, limit: Instant) {
@@ -181,16 +179,12 @@ impl<S: Carried> Set for Connections<S> {
             let mut state = self.state();
             self.enter_phase(&mut state, Phase::Held);
             state.carrier = None;
-            let sent = std::mem::take(&mut state.sent);
-            let closed = if kept_off {
-                state.waiting.extend(sent);
-                Vec::new()
-            } else {
-                sent
-            };
-            let unsent = std::mem::take(&mut state.unsent);
-            state.waiting.extend(unsent);
-            closed
+            let State { sent, unsent, waiting, .. } = &mut *state;
+            if kept_off {
+                waiting.append(sent);
+            }
+            waiting.extend(unsent.drain(..));
+            std::mem::take(sent)
         };
         if !closed.is_empty() {
             let count = closed.len();
@@ -241,30 +235,15 @@ impl<S: Carried> Set for Connections<S> {
         unsent.into_iter().for_each(|parked| part_from(parked.descriptor));
     }
 
-    fn arrive(
-        &self,
-        name: &str,
-        parcels: Vec<Parcel>,
-        dropped: &mut Vec<OwnedFd>,
-    ) -> Result<CarryFate, CarryError> {
-        match self.read_states(name, &parcels) {
-            Ok((states, older)) => {
-                let items = parcels.into_iter().flat_map(|parcel| parcel.items).zip(states);
-                let parked = items.filter_map(|(item, state)| match item {
-                    Item::Connection { name, descriptor, .. } => {
-                        Some(Parked { name, descriptor, state })
-                    }
-                    Item::Memory { .. } => None,
-                });
-                self.state().waiting.extend(parked);
-                Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
-            }
-            Err(error) if self.may_be_lost => {
-                dropped.extend(descriptors_of(parcels));
-                Ok(CarryFate::Dropped { why: error.to_string() })
-            }
-            Err(error) => Err(error),
-        }
+    fn arrive(&self, name: &str, parcels: &mut Vec<Parcel>) -> Result<CarryFate, CarryError> {
+        let (states, older) = self.read_states(name, parcels)?;
+        let items = parcels.drain(..).flat_map(|parcel| parcel.items).zip(states);
+        let parked = items.filter_map(|(item, state)| match item {
+            Item::Connection { name, descriptor, .. } => Some(Parked { name, descriptor, state }),
+            Item::Memory { .. } => None,
+        });
+        self.state().waiting.extend(parked);
+        Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
     }
 }
 
@@ -292,19 +271,15 @@ impl<S: Carried> Connections<S> {
             let no_format = || CarryError::Channel("connections of no format".into());
             let decoder = self.reads.decoder(set, format.as_ref().ok_or_else(no_format)?)?;
             for item in items {
-                let (name, bytes) = match item {
-                    Item::Connection { name, state, .. } => (name, state.bytes()),
+                match item {
+                    Item::Connection { name, .. } => {
+                        states.push(decoder.read(set, name, item.bytes())?);
+                    }
                     Item::Memory { key, .. } => {
                         let words = format!("memory {key:?} among connections");
                         return Err(CarryError::Channel(words));
                     }
-                };
-                let state = (decoder.read)(bytes).map_err(|why| CarryError::Damaged {
-                    set: set.to_owned(),
-                    item: name.clone(),
-                    why,
-                })?;
-                states.push(state);
+                }
             }
             older = decoder.older.or(older);
         }

@@ -34,10 +34,10 @@ fn a_format_is_read_by_name_and_version_both() {
     let reads = Reads::<Now>::new().from::<Before>();
     assert_eq!(reads.to_string(), "now version 2, now version 1");
     let own = reads.decoder("set", &Format::of::<Now>()).expect("its own");
-    assert_eq!((own.read)(&[1, b'x']), Ok(Now("x".into())));
+    assert_eq!((own.decode)(&[1, b'x']), Ok(Now("x".into())));
     assert_eq!(own.older, None);
     let before = reads.decoder("set", &Format::of::<Before>()).expect("it was said");
-    assert_eq!((before.read)(&[7]), Ok(Now("7".into())));
+    assert_eq!((before.decode)(&[7]), Ok(Now("7".into())));
     assert_eq!(before.older.as_deref(), Some("now version 1"));
     let later = Format { version: 3, ..Format::of::<Now>() };
     for (format, words) in [(Format::of::<Other>(), "other version 2"), (later, "now version 3")] {

@@ -48,7 +48,7 @@ fn an_older_value_is_converted_and_that_is_told() {
     let reads = Reads::<Hot>::new().from::<OldHot>();
     let value = memory.value("hot", &reads).expect("it is read");
     assert_eq!(value, Some(Hot(vec!["7".into()])));
-    let fate = memory.arrive("cache", Vec::new(), &mut Vec::new()).expect("it is read");
+    let fate = memory.arrive("cache", &mut Vec::new()).expect("it is read");
     assert_eq!(fate, CarryFate::Converted { from: "test.hot version 1".into() });
     assert_eq!(memory.value("no such", &reads).expect("there is none"), None);
     assert_eq!(memory.fate(), CarryFate::Taken);
