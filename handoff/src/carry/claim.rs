@@ -2,9 +2,10 @@
 //! map decides it, once.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::guard::{Guard, stands};
+use crate::sys::as_fd;
 use crate::sys::memory::Word;
 
 /// Shared by the incumbent and the successor of one swap.
@@ -62,11 +63,7 @@ impl Claim {
     }
 }
 
-impl AsFd for Claim {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+as_fd!(Claim, 0);
 
 /// How a channel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,6 +18,7 @@ use crate::error::{CarryError, Error, PeerMisbehaved, Result};
 use crate::fence::fenced;
 use crate::frame::encode;
 use crate::protocol::PROTO_MIN;
+use crate::sys::as_fd;
 use crate::sys::poll::{self, Waker};
 
 /// A connection to the successor of a swap that is about to begin.
@@ -81,11 +82,7 @@ impl Channel {
     }
 }
 
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-}
+as_fd!(Channel, stream);
 
 /// Ends a wait from another thread.
 #[derive(Debug)]

@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use memmap2::{Mmap, MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_get_seals};
 
 /// Empty memory that can be written as a file, and sealed.
 pub(crate) fn create(name: &str) -> io::Result<File> {
@@ -37,9 +37,10 @@ impl Sealed {
         Self::map(memory.into())
     }
 
-    /// Maps sealed memory; `InvalidInput` where it is none, or could still be changed.
+    /// Maps sealed memory; `InvalidInput` where it is none, as the kernel says of what cannot have
+    /// seals, or could still be changed.
     pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Self> {
-        if !seals_of(&descriptor)?.contains(FOR_GOOD) {
+        if !fcntl_get_seals(&descriptor)?.contains(FOR_GOOD) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let length = length_of(&descriptor)?;
@@ -64,11 +65,7 @@ impl Deref for Sealed {
     }
 }
 
-impl AsFd for Sealed {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
+super::as_fd!(Sealed, descriptor);
 
 /// A word that is shared with another process, and that either may change once from zero.
 #[derive(Debug)]
@@ -88,8 +85,9 @@ impl Word {
 
     /// The word that another process has made; `InvalidInput` where it is none.
     pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Self> {
-        let is_one = seals_of(&descriptor)?.contains(OF_ONE_SIZE)
-            && !seals_of(&descriptor)?.contains(SealFlags::WRITE)
+        let seals = fcntl_get_seals(&descriptor)?;
+        let is_one = seals.contains(OF_ONE_SIZE)
+            && !seals.contains(SealFlags::WRITE)
             && length_of(&descriptor)? == WORD;
         if !is_one {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -114,16 +112,7 @@ impl Word {
     }
 }
 
-impl AsFd for Word {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-/// The seals; `InvalidInput` for a descriptor that cannot have any.
-fn seals_of(descriptor: impl AsFd) -> io::Result<SealFlags> {
-    Ok(rustix::fs::fcntl_get_seals(descriptor)?)
-}
+super::as_fd!(Word, descriptor);
 
 fn length_of(descriptor: impl AsFd) -> io::Result<usize> {
     let length = rustix::fs::fstat(descriptor)?.st_size;

@@ -1,6 +1,17 @@
 //! What needs the kernel's word: polling, processes, sockets, inherited descriptors, threads. The
 //! only module that may hold `unsafe`. It uses nothing of ours.
 
+/// Borrows a value's descriptor from one of its fields.
+macro_rules! as_fd {
+    ($type:ty, $field:tt) => {
+        impl std::os::fd::AsFd for $type {
+            fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+                std::os::fd::AsFd::as_fd(&self.$field)
+            }
+        }
+    };
+}
+
 pub(crate) mod inherited;
 pub(crate) mod memory;
 pub(crate) mod poll;
@@ -8,3 +19,5 @@ pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod socket;
+
+pub(crate) use as_fd;

@@ -25,11 +25,7 @@ impl Waker {
     }
 }
 
-impl AsFd for Waker {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+super::as_fd!(Waker, 0);
 
 /// Polls until something is ready or `deadline` has passed. An interruption is no event.
 pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<usize> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -156,11 +156,7 @@ impl Process {
     }
 }
 
-impl AsFd for Process {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-}
+super::as_fd!(Process, pidfd);
 
 /// The identifier of this boot of the machine; empty where the kernel does not tell.
 pub(crate) fn boot_id() -> [u8; 16] {

@@ -1,3 +1,5 @@
+use std::os::fd::AsFd;
+
 use super::*;
 use crate::sys::memory;
 
