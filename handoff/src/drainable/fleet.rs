@@ -72,14 +72,7 @@ impl<'a> Fleet<'a> {
     /// panicked. No further one was begun.
     pub fn settle(&self) -> Result<()> {
         pool::prepare(self.len().min(MAX_WORKERS).saturating_sub(1));
-        let mut settled: Vec<_> = self.members.iter().map(|_| Ok(())).collect();
-        side_by_side(
-            self.len(),
-            |index| self.members[index].fenced("settle", |shard| shard.settle()),
-            Result::is_ok,
-            |index, result| settled[index] = result,
-        );
-        settled.into_iter().collect()
+        self.each(|member| member.fenced("settle", |shard| shard.settle())).map(drop)
     }
 
     /// Seals all shards, side by side, and takes their fingerprints. `progress` is called after
@@ -120,14 +113,19 @@ impl<'a> Fleet<'a> {
     /// failed. [`Error::DuplicateShard`] when two have one name.
     pub fn inspect(&self) -> Result<Vec<SealedShard>> {
         self.check_names()?;
-        let mut seen: Vec<_> = self.members.iter().map(|_| None).collect();
+        self.each(Member::inspect)
+    }
+
+    /// What `task` says of each member, side by side; or the first failure, in declared order.
+    fn each<T: Send>(&self, task: impl Fn(&Member<'a>) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let mut said: Vec<_> = self.members.iter().map(|_| None).collect();
         side_by_side(
             self.len(),
-            |index| self.members[index].inspect(),
+            |index| task(&self.members[index]),
             Result::is_ok,
-            |index, shard| seen[index] = Some(shard),
+            |index, result| said[index] = Some(result),
         );
-        seen.into_iter().flatten().collect()
+        said.into_iter().flatten().collect()
     }
 
     /// A collection may give the name of a field that is declared elsewhere.
