@@ -224,16 +224,15 @@ impl Daemon {
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
     ) -> Result<(Incumbent, D)> {
         let mut successor = successor.greet(&self.build_id, OnLoss::Exit)?;
-        let warmed = match warm(&self.warm(successor.inherited_names(), true)) {
+        let prepared = warm(&self.warm(successor.inherited_names(), true)).and_then(|warmed| {
+            successor.fetch(&self.control_socket)?;
+            successor.bind(&self.control_socket, &self.data_dir)?;
+            Ok(warmed)
+        });
+        let warmed = match prepared {
             Ok(warmed) => warmed,
             Err(error) => return Err(successor.fail(error)),
         };
-        let asked = successor.fetch(&self.control_socket);
-        if let Err(error) =
-            asked.and_then(|()| successor.bind(&self.control_socket, &self.data_dir))
-        {
-            return Err(successor.fail(error));
-        }
         let mut successor =
             successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;
         let passed = successor.inherited_names();

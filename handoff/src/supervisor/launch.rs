@@ -171,13 +171,11 @@ impl<'a> LaunchRequest<'a> {
         }
         configure(&mut command);
         let _reserved = reserve_numbers(inherited.len())?;
-        let mappings = inherited
-            .into_iter()
-            .enumerate()
-            .map(|(index, parent_fd)| Ok(FdMapping { parent_fd, child_fd: number_of(index)? }))
-            .collect::<Result<Vec<_>>>()?;
-        let count = mappings.len();
-        command.fd_mappings(mappings).map_err(|_| LaunchError::TooManyListeners(count))?;
+        let count = inherited.len();
+        let mappings = (FIRST_DESCRIPTOR..).zip(inherited);
+        let mappings = mappings.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
+        let mapped = command.fd_mappings(mappings.collect());
+        mapped.map_err(|_| LaunchError::TooManyListeners(count))?;
         command.spawn().map_err(|source| LaunchError::Exec { path: binary.clone(), source }.into())
     }
 }
