@@ -224,12 +224,9 @@ impl Memory {
         let Some(Piece { format, memory }) = self.state().pieces.get(key).cloned() else {
             return Ok(None);
         };
-        let read = || -> Result<_, CarryError> {
-            let plain = || Format { name: "plain bytes".into(), version: 0 };
-            let decoder = reads.decoder(key, &format.unwrap_or_else(plain))?;
-            Ok((decoder.read("memory", key, &memory)?, decoder.older))
-        };
-        match read() {
+        let plain = || Format { name: "plain bytes".into(), version: 0 };
+        let decoder = reads.decoder(key, &format.unwrap_or_else(plain));
+        match decoder.and_then(|of| Ok((of.read("memory", key, &memory)?, of.older))) {
             Ok((value, older)) => {
                 let mut state = self.state();
                 state.converted = older.or(state.converted.take());
@@ -264,8 +261,7 @@ impl Memory {
     /// What became of what arrived, once the daemon was opened.
     pub(super) fn fate(&self) -> CarryFate {
         let mut state = self.state();
-        let (dropped, converted) = (state.dropped.take(), state.converted.take());
-        match (dropped, converted) {
+        match (state.dropped.take(), state.converted.take()) {
             (Some(why), _) => CarryFate::Dropped { why },
             (None, Some(from)) => CarryFate::Converted { from },
             (None, None) => CarryFate::Taken,

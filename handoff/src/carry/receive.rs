@@ -66,20 +66,16 @@ impl Receiver {
         let mut arrivals = channel.greet()?;
         let (sender, received) = mpsc::channel();
         thread::Builder::new().name("handoff-receiver".into()).spawn(move || {
-            match channel.receive(&mut arrivals.sets) {
-                Ok(end) => arrivals.end = Ok(end),
-                Err(error) => {
-                    // Of an incumbent that has died this process may be all there is.
-                    let is_over = channel.connection.is_hung_up();
-                    if !channel.cancel.is_cancelled() {
-                        tracing::error!(%error, "what the incumbent carries cannot be received");
-                        if !is_over {
-                            give_up(&error);
-                        }
+            arrivals.end = channel.receive(&mut arrivals.sets).inspect_err(|error| {
+                // Of an incumbent that has died this process may be all there is.
+                let is_over = channel.connection.is_hung_up();
+                if !channel.cancel.is_cancelled() {
+                    tracing::error!(%error, "what the incumbent carries cannot be received");
+                    if !is_over {
+                        give_up(error);
                     }
-                    arrivals.end = Err(error);
                 }
-            }
+            });
             let _ = sender.send(arrivals);
         })?;
         Ok(Self { cancel, received })
@@ -87,16 +83,14 @@ impl Receiver {
 
     /// What has arrived, once the incumbent has sealed or is dead.
     pub(crate) fn finish(self) -> Result<Arrivals> {
-        match self.received.recv_timeout(LIVENESS_LIMIT) {
-            Ok(arrivals) => Ok(arrivals),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(Error::TimedOut("waiting for the end of what the incumbent carries"))
+        self.received.recv_timeout(LIVENESS_LIMIT).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                Error::TimedOut("waiting for the end of what the incumbent carries")
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                let message = "the thread panicked".to_owned();
-                Err(Error::HookPanicked { hook: "receive", message })
+            RecvTimeoutError::Disconnected => {
+                Error::HookPanicked { hook: "receive", message: "the thread panicked".to_owned() }
             }
-        }
+        })
     }
 }
 

@@ -109,14 +109,12 @@ impl SealManifest {
     }
 
     pub(crate) fn to_text(&self) -> String {
-        let mut text = String::with_capacity(200 + self.shards.len() * 100);
         let boot = self.boot_id.map_or_else(|| "any".to_owned(), boot_id_in_hex);
         let fingerprint = Hash::from(self.fingerprint);
-        let _ = write!(
-            text,
-            "{HEADER}\ngeneration {}\nboot {boot}\nfingerprint {fingerprint}\n",
-            self.generation
-        );
+        let generation = self.generation;
+        let mut text =
+            format!("{HEADER}\ngeneration {generation}\nboot {boot}\nfingerprint {fingerprint}\n");
+        text.reserve(100 + self.shards.len() * 100);
         for SealedShard { name, revision, digest } in &self.shards {
             let name = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
             let _ = writeln!(text, "shard {revision} {} {name}", Hash::from(*digest));
