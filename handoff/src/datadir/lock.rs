@@ -2,19 +2,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::FlockOperation;
 
 use super::manifest::sync_directory;
 use super::{OwnerRecord, Phase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
+use crate::sys::file::{open_private, try_lock};
 use crate::sys::process::{ProcessId, boot_id};
 
 /// The right to write a data directory: an exclusive `flock` on `<data_dir>/.handoff.lock`.
@@ -375,14 +376,9 @@ impl DataDirLock {
 
     fn try_flock(&mut self) -> Result<()> {
         loop {
-            match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let holder = self.read_record().map_or(0, |record| record.writer.pid);
-                    return Err(self.held_by(holder));
-                }
-                Err(errno) => return Err(Error::at("lock", &self.path)(errno)),
+            if !try_lock(&self.file).map_err(Error::at("lock", &self.path))? {
+                let holder = self.read_record().map_or(0, |record| record.writer.pid);
+                return Err(self.held_by(holder));
             }
             // A lock on a file that was renamed over or removed excludes nobody.
             let opened = self.file.metadata().map_err(Error::at("look at", &self.path))?;
@@ -482,14 +478,7 @@ impl Drop for DataDirLock {
 }
 
 fn open_lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+    open_private(path, OpenOptions::new().write(true))
 }
 
 const LOCK_FILE: &str = ".handoff.lock";

@@ -18,17 +18,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, OFlags};
-use rustix::io::Errno;
-
 use crate::error::{Error, Result};
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
+use crate::sys::file::{open_private, try_lock};
 use crate::sys::process::{ProcessId, boot_id, boot_id_in_hex, boot_id_of};
 
 /// A journal that this process has for itself.
@@ -245,17 +243,13 @@ pub(crate) fn checksum(line: &str) -> String {
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
-    options.read(true).append(true).create(true).mode(0o600).custom_flags(nofollow).open(path)
+    open_private(path, OpenOptions::new().append(true))
 }
 
 /// One supervisor has a journal at a time: two would start two daemons.
 fn lock(file: &File, path: &Path) -> Result<()> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(Error::Supervised(path.to_owned())),
-        Err(errno) => return Err(Error::at("lock", path)(errno)),
+    if !try_lock(file).map_err(Error::at("lock", path))? {
+        return Err(Error::Supervised(path.to_owned()));
     }
     // A lock on a file that was renamed over excludes nobody.
     let opened = file.metadata().map_err(Error::at("look at", path))?;

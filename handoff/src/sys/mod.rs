@@ -1,5 +1,5 @@
-//! What needs the kernel's word: polling, processes, sockets, inherited descriptors, threads. The
-//! only module that may hold `unsafe`. It uses nothing of ours.
+//! What needs the kernel's word: polling, processes, files, sockets, inherited descriptors, threads.
+//! The only module that may hold `unsafe`. It uses nothing of ours.
 
 /// Borrows a value's descriptor from one of its fields.
 macro_rules! as_fd {
@@ -12,6 +12,7 @@ macro_rules! as_fd {
     };
 }
 
+pub(crate) mod file;
 pub(crate) mod inherited;
 pub(crate) mod memory;
 pub(crate) mod poll;
