@@ -130,9 +130,7 @@ impl<T: Shard> Shards for T {
 
 impl<T: Shards> Shards for Option<T> {
     fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
-        if let Some(shards) = self {
-            shards.each_shard(name, visit);
-        }
+        self.iter().for_each(|shards| shards.each_shard(name, visit));
     }
 }
 

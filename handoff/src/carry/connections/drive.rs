@@ -247,7 +247,7 @@ impl<S: Carried> Set for Connections<S> {
     }
 }
 
-impl<S> Connections<S> {
+impl<S: Carried> Connections<S> {
     /// Who has got a request since it was counted among the idle is no longer waited for.
     fn let_go_of_the_busy(&self) {
         let mut state = self.state();
@@ -257,9 +257,7 @@ impl<S> Connections<S> {
             *awaited -= usize::from(!live.is_awaited);
         }
     }
-}
 
-impl<S: Carried> Connections<S> {
     /// A state for each item, in their order; and the format that was converted, if one was.
     fn read_states(
         &self,
