@@ -1,6 +1,5 @@
 //! The incumbent's end of a carry channel.
 
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +8,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::io::Errno;
 
 use crate::carry::claim::Claim;
 use crate::carry::set::{Carriage, Source};
@@ -59,23 +59,18 @@ impl Channel {
                         cancel.wait_for(&self.stream, PollFlags::OUT, None)?;
                     }
                 }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-                    ) =>
-                {
-                    return Err(CarryError::Closed.into());
-                }
-                // So many are on their way that the kernel wants some to arrive first.
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
-                    if last_sent.elapsed() >= LIVENESS_LIMIT {
-                        return Err(CarryError::TooManyInFlight.into());
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::PIPE | Errno::CONNRESET) => return Err(CarryError::Closed.into()),
+                    // So many are on their way that the kernel wants some to arrive first.
+                    Some(Errno::TOOMANYREFS) => {
+                        if last_sent.elapsed() >= LIVENESS_LIMIT {
+                            return Err(CarryError::TooManyInFlight.into());
+                        }
+                        let pause = Instant::now() + IN_FLIGHT_PAUSE;
+                        cancel.wait_for(&self.stream, PollFlags::empty(), Some(pause))?;
                     }
-                    let pause = Instant::now() + IN_FLIGHT_PAUSE;
-                    cancel.wait_for(&self.stream, PollFlags::empty(), Some(pause))?;
-                }
-                Err(error) => return Err(error.into()),
+                    _ => return Err(error.into()),
+                },
             }
         }
         Ok(())
@@ -173,12 +168,10 @@ impl Carrier {
         let thread = {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("handoff-carrier".into()).spawn(move || {
-                let ended = fenced("carry", || carry(&source.carries(), &shared));
-                if ended.is_err() {
+                fenced("carry", || carry(&source.carries(), &shared)).inspect_err(|_| {
                     // The successor sees that nothing more comes.
                     shared.line().take();
-                }
-                ended
+                })
             })?
         };
         Ok(Self { shared, handle: thread.thread().clone(), thread: Some(thread) })
