@@ -428,13 +428,9 @@ impl DataDirLock {
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
-        match self.read_record()?.live_reservation() {
-            Some(successor) => Err(Error::Reserved {
-                successor_pid: successor.pid,
-                data_dir: self.data_dir.clone(),
-            }),
-            None => Ok(()),
-        }
+        let Some(successor) = self.read_record()?.live_reservation() else { return Ok(()) };
+        let data_dir = self.data_dir.clone();
+        Err(Error::Reserved { successor_pid: successor.pid, data_dir })
     }
 
     fn read_record(&self) -> Result<OwnerRecord> {

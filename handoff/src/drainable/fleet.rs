@@ -85,7 +85,8 @@ impl<'a> Fleet<'a> {
     /// [`Error::DuplicateShard`] when two have one name; nothing was sealed.
     pub fn seal(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<Vec<SealedShard>> {
         self.check_names()?;
-        let mut sealing = Sealing::new(self);
+        let seals = self.members.iter().map(|_| None).collect();
+        let mut sealing = Sealing { fleet: self, seals, sealed: 0 };
         side_by_side(
             self.len(),
             |index| self.members[index].seal(),
@@ -204,11 +205,7 @@ struct Sealing<'a> {
     sealed: u32,
 }
 
-impl<'a> Sealing<'a> {
-    fn new(fleet: &'a Fleet<'a>) -> Self {
-        Self { fleet, seals: fleet.members.iter().map(|_| None).collect(), sealed: 0 }
-    }
-
+impl Sealing<'_> {
     fn note(&mut self, index: usize, seal: Seal, progress: &(dyn Fn(SealProgress) + Sync)) {
         if let Seal::Done(shard) = &seal {
             self.sealed += 1;

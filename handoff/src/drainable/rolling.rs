@@ -240,21 +240,20 @@ fn digest_side_by_side(file: &File) -> io::Result<[u8; 32]> {
             done.push((index, piece.finalize_non_root()));
         }
     };
-    let pieces: io::Result<Vec<_>> = thread::scope(|scope| {
+    let mut pieces = thread::scope(|scope| -> io::Result<Vec<(u64, ChainingValue)>> {
         let others = threads.min(whole).saturating_sub(1);
         let spawn = |_| {
             let builder = thread::Builder::new().name("handoff-digest".to_owned());
             builder.spawn_scoped(scope, work)
         };
         let others: Vec<_> = (0..others).map(spawn).take_while(Result::is_ok).collect();
-        let mut pieces: Vec<(u64, ChainingValue)> = work()?;
+        let mut pieces = work()?;
         for other in others.into_iter().flatten() {
             let done = other.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
             pieces.extend(done?);
         }
         Ok(pieces)
-    });
-    let mut pieces = pieces?;
+    })?;
     pieces.sort_unstable_by_key(|(index, _)| *index);
     let mut tree = Subtrees::default();
     pieces.into_iter().for_each(|(_, value)| tree.push(value));

@@ -54,10 +54,8 @@ impl ReadyPolicy for AsSealed {
         match candidate.verified {
             _ if sealed.data_dir_fingerprint == [0; 32] => Ok(()),
             None => Err(Unfit::NotVerified),
-            Some(verified) if verified != sealed.data_dir_fingerprint => {
-                Err(Unfit::WrongFingerprint)
-            }
-            Some(_) => Ok(()),
+            Some(verified) if verified == sealed.data_dir_fingerprint => Ok(()),
+            Some(_) => Err(Unfit::WrongFingerprint),
         }
     }
 }
