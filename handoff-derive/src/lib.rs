@@ -50,6 +50,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// `self::flush`, `crate::hooks::flush`) is taken as it is. `after_resume` runs once the
 /// shards are open, and before the gates are. Those of `admit`, `drain` and `seal` are part of the
 /// pause; after a commit one of `admit` that goes on failing has the swap undone at its deadline.
+/// The shards are fingerprinted before `after_seal`: what it writes belongs to none of them.
 ///
 /// `crate = "..."` is the path of the crate handoff, where it is not `::handoff`.
 #[proc_macro_derive(Drainable, attributes(handoff))]

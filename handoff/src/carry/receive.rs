@@ -15,9 +15,13 @@ use crate::carry::memory::Memory;
 use crate::carry::send::Cancel;
 use crate::carry::set::{Carriage, Item, Parcel, State, descriptors_of};
 use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
-use crate::control::{Connection, Greeting, Heard, LIVENESS_LIMIT, Link, connect, greet};
+use crate::control::{
+    Connection, Greeting, Heard, LIVENESS_LIMIT, Link, connect, hear_hello, hello_ack,
+};
 use crate::error::{CarryError, Error, FrameError, Result};
-use crate::protocol::{CarriedSet, CarryFate, CarryKind, HandoffId, Message, Side, in_words};
+use crate::protocol::{
+    CarriedSet, CarryFate, CarryKind, HandoffId, Message, ProtoVersion, Side, in_words,
+};
 use crate::sys::memory::Sealed;
 use crate::sys::socket::part_from;
 
@@ -36,16 +40,16 @@ impl Receiver {
         handoff_id: HandoffId,
         supervisor: Arc<Link>,
     ) -> Result<Option<Self>> {
-        let connection = match greeted(control_socket, handoff_id) {
-            Ok((_, greeting)) if !greeting.capabilities.carries() => return Ok(None),
-            Ok((connection, _)) => connection,
+        let (connection, version) = match greeted(control_socket) {
+            Ok((_, (greeting, _))) if !greeting.capabilities.carries() => return Ok(None),
+            Ok((connection, (_, version))) => (connection, version),
             Err(error) => {
                 tracing::warn!(%error, "the incumbent cannot be asked what it carries");
                 return Ok(None);
             }
         };
-        let deadline = Instant::now() + LIVENESS_LIMIT;
-        connection.send_before(&[Message::Fetch { handoff_id }], deadline)?;
+        let asked = [hello_ack(version, handoff_id), Message::Fetch { handoff_id }];
+        connection.send_before(&asked, Instant::now() + LIVENESS_LIMIT)?;
         let give_up = move |error: &Error| {
             let reason = in_words(error);
             if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
@@ -101,12 +105,11 @@ impl Drop for Receiver {
 }
 
 /// The process that serves a control socket, once it has said hello.
-fn greeted(control_socket: &Path, handoff_id: HandoffId) -> Result<(Connection, Greeting)> {
+fn greeted(control_socket: &Path) -> Result<(Connection, (Greeting, ProtoVersion))> {
     let deadline = Instant::now() + LIVENESS_LIMIT;
     let (mut connection, peer) = connect(control_socket, deadline)?;
-    let role = Side::Incumbent;
-    let greeting = greet(&mut connection, role, peer.pid, handoff_id, deadline, None)?;
-    Ok((connection, greeting))
+    let heard = hear_hello(&mut connection, Side::Incumbent, peer.pid, deadline, None)?;
+    Ok((connection, heard))
 }
 
 /// What a successor got from its incumbent.

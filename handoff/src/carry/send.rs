@@ -53,12 +53,8 @@ impl Channel {
         while sent < frame.len() {
             let descriptors = if sent == 0 { descriptors } else { &[] };
             match send_some(&self.stream, &frame[sent..], descriptors) {
-                Ok(length) => {
-                    (sent, last_sent) = (sent + length, Instant::now());
-                    if sent < frame.len() {
-                        cancel.wait_for(&self.stream, PollFlags::OUT, None)?;
-                    }
-                }
+                Ok(0) => cancel.wait_for(&self.stream, PollFlags::OUT, None)?,
+                Ok(length) => (sent, last_sent) = (sent + length, Instant::now()),
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::PIPE | Errno::CONNRESET) => return Err(CarryError::Closed.into()),
                     // So many are on their way that the kernel wants some to arrive first.

@@ -30,12 +30,11 @@ pub(crate) fn hello(role: Side, build_id: &[u8], capabilities: Capabilities) -> 
 }
 
 /// Waits for the hello of a process, checks it against what the kernel says of that process, and
-/// answers it. From here on both speak the version that was chosen.
+/// answers it.
 ///
 /// # Errors
 ///
-/// The hello did not come before the deadline, or before `waker` was woken; it is none, or it is
-/// of another process; the two have no version in common.
+/// Those of [`hear_hello`]; or the answer cannot be sent.
 pub(crate) fn greet(
     connection: &mut Connection,
     role: Side,
@@ -44,6 +43,25 @@ pub(crate) fn greet(
     deadline: Instant,
     waker: Option<&Waker>,
 ) -> Result<Greeting> {
+    let (greeting, version) = hear_hello(connection, role, pid, deadline, waker)?;
+    connection.send_before(&[hello_ack(version, handoff_id)], deadline)?;
+    Ok(greeting)
+}
+
+/// Waits for the hello of a process, and checks it. From here on both speak the version that was
+/// chosen.
+///
+/// # Errors
+///
+/// The hello did not come before the deadline, or before `waker` was woken; it is none, or it is
+/// of another process; the two have no version in common.
+pub(crate) fn hear_hello(
+    connection: &mut Connection,
+    role: Side,
+    pid: u32,
+    deadline: Instant,
+    waker: Option<&Waker>,
+) -> Result<(Greeting, ProtoVersion)> {
     let hello = match connection.next_before(deadline, waker)? {
         Heard::Frame(message) => message,
         Heard::Nothing => {
@@ -56,10 +74,14 @@ pub(crate) fn greet(
             return Err(Error::PeerLost { peer: role.name(), during: "waiting for its hello" });
         }
     };
-    let (proto_version_chosen, greeting) = judge_hello(hello, role, pid)?;
-    connection.agree_on(proto_version_chosen);
-    connection.send_before(&[Message::HelloAck { proto_version_chosen, handoff_id }], deadline)?;
-    Ok(greeting)
+    let (version, greeting) = judge_hello(hello, role, pid)?;
+    connection.agree_on(version);
+    Ok((greeting, version))
+}
+
+/// The answer to a hello.
+pub(crate) const fn hello_ack(version: ProtoVersion, handoff_id: HandoffId) -> Message {
+    Message::HelloAck { proto_version_chosen: version, handoff_id }
 }
 
 /// Checks a hello against what the supervisor knows of the process from the kernel.

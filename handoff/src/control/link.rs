@@ -44,6 +44,8 @@ struct Inbox {
     incoming: Incoming,
     queue: VecDeque<Message>,
     heard: Instant,
+    /// Nothing more was there at the last look: only then does it help to wait for the kernel.
+    is_dry: bool,
     end: Option<End>,
 }
 
@@ -82,6 +84,7 @@ impl Link {
                 incoming,
                 queue: VecDeque::new(),
                 heard: Instant::now(),
+                is_dry: false,
                 end: None,
             }),
         }
@@ -181,15 +184,17 @@ impl Attending<'_> {
                 Received::Nothing if Instant::now() < deadline => {}
                 received => return Ok(received),
             }
-            if !poll::wait_for(self.link.as_fd(), PollFlags::IN, Some(deadline))? {
+            if self.inbox.is_dry
+                && !poll::wait_for(self.link.as_fd(), PollFlags::IN, Some(deadline))?
+            {
                 return Ok(Received::Nothing);
             }
         }
     }
 
-    /// Whether [`next`](Self::next) has something without reading.
+    /// Whether [`next`](Self::next) may have something, though the kernel has nothing more.
     pub(crate) fn is_pending(&self) -> bool {
-        !self.inbox.queue.is_empty() || self.inbox.end.is_some()
+        !(self.inbox.queue.is_empty() && self.inbox.is_dry && self.inbox.end.is_none())
     }
 
     /// When the peer was last heard.
@@ -207,6 +212,7 @@ impl Attending<'_> {
 impl Inbox {
     /// Reads what is there without waiting, as far as the queue has room.
     fn pump(&mut self, link: &Link) {
+        self.is_dry = false;
         // A peer that never stops sending does not stop the clock.
         for _ in 0..FRAMES_AT_ONCE {
             if self.end.is_some() || self.queue.len() >= QUEUE_LIMIT {
@@ -214,7 +220,10 @@ impl Inbox {
             }
             match self.incoming.next(&link.stream) {
                 Ok(Heard::Frame((version, message))) => self.take(link, version, message),
-                Ok(Heard::Nothing) => return,
+                Ok(Heard::Nothing) => {
+                    self.is_dry = true;
+                    return;
+                }
                 Err(Error::Frame(error)) => self.end = Some(End::Broken(error)),
                 Ok(Heard::End) | Err(_) => self.end = Some(End::Closed),
             }
@@ -344,6 +353,7 @@ const FRAMES_AT_ONCE: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::mpsc;
 
     use super::*;
@@ -367,6 +377,26 @@ mod tests {
             assert!(matches!(received, Received::Nothing | Received::Broken(_)), "{received:?}");
             link.close();
         });
+    }
+
+    #[test]
+    fn what_was_read_behind_many_heartbeats_is_not_waited_for() {
+        for heartbeats in FRAMES_AT_ONCE - 1..=FRAMES_AT_ONCE + 16 {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let link = Link::new(ours);
+            let mut said = vec![Message::Heartbeat { ts_ms: 1 }; heartbeats];
+            // Its length sets those behind it off from the pieces that are read.
+            said[0] = Message::Heartbeat { ts_ms: u64::MAX - 1 };
+            said.push(Message::SealRequest { handoff_id: HandoffId::new() });
+            let frames = encode_all(Some(1), &said).expect("they are short");
+            (&theirs).write_all(&frames).expect("the kernel holds them");
+            let deadline = Instant::now() + Duration::from_secs(30);
+            let mut attending = link.attend();
+            let received = attending.wait(deadline).expect("it can be polled");
+            assert!(matches!(received, Received::Message(Message::SealRequest { .. })));
+            assert!(matches!(attending.next(), Received::Nothing));
+            assert!(!attending.is_pending(), "all of it was read");
+        }
     }
 
     #[test]

@@ -15,7 +15,9 @@ mod listeners;
 mod socket;
 
 pub(crate) use connection::{Connection, Heard, encode_all, send_some};
-pub(crate) use greeting::{Greeting, echo_value, greet, hello, judge_hello_ack};
+pub(crate) use greeting::{
+    Greeting, echo_value, greet, hear_hello, hello, hello_ack, judge_hello_ack,
+};
 pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Lost, Pulse, Received};
 pub use listeners::Listeners;
 pub(crate) use listeners::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, Passed, check_name};

@@ -38,7 +38,9 @@ pub trait Shard: Send + Sync {
         Ok(())
     }
 
-    /// Flushes, syncs and closes for writing. Returns the last revision.
+    /// Flushes, syncs and closes for writing. Returns the last revision: what
+    /// [`revision`](Self::revision) says from here on, and in whoever opens the shard next. It is
+    /// written to the seal manifest.
     ///
     /// Where an acknowledgement never promised that a write is durable, the sync may be left to
     /// [`settle`](Self::settle): it is enough to have written. The new process reads what this one

@@ -225,8 +225,8 @@ impl Supervisor {
     /// is dead. [`Error::Path`] when no daemon serves the control socket, or the journal cannot
     /// be written;
     /// [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
-    /// [`Error::VersionMismatch`]; [`Error::TimedOut`]; [`Error::Requested`] when
-    /// [`SpawnSpec::abort`] was used.
+    /// [`Error::VersionMismatch`]; [`Error::TimedOut`] for a daemon that is silent, and
+    /// [`Error::NoHello`] for a successor; [`Error::Requested`] when [`SpawnSpec::abort`] was used.
     pub fn pair(&self, spec: SpawnSpec) -> Result<Session<Paired>> {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
