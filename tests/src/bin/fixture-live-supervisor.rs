@@ -5,7 +5,8 @@
 //! `adopted PID SETTLED`, or `nothing SETTLED`, and then it has bound LISTEN itself; SETTLED is
 //! `none` where no swap was in flight. An order is words between tabs: `start FAULTS ARGS...` or
 //! `swap DEADLINE_MS FAULTS ARGS...`. Its answer is `started PID`, `committed PID`, `failed FATE
-//! PROMOTED CAUSE`, where PROMOTED is a pid or `none`, or `error WHY`.
+//! PROMOTED CAUSE`, where PROMOTED is a pid or `none`, or `error WHY`. `collect` is answered by
+//! `children COUNT`: those that have not ended.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
@@ -64,6 +65,7 @@ fn supervise(control: &Path, journal: &Path, listen: &str, log: PathBuf) -> Resu
                 let spec = SpawnSpec { deadline, ..spec(args, faults) };
                 swap(&supervisor, spec, &mut children)
             }
+            ["collect"] => format!("children {}", children.len()),
             _ => format!("error what is {line:?}?"),
         };
         say(&answer);

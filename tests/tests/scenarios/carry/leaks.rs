@@ -112,7 +112,11 @@ impl Place {
         };
         let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         words.extend(options.to_args());
-        writeln!(self.orders, "{}", words.join("\t")).expect("it listens");
+        self.say(&words.join("\t"))
+    }
+
+    fn say(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").expect("it listens");
         self.answer()
     }
 
@@ -148,6 +152,10 @@ impl Place {
         for client in &mut self.clients {
             assert_eq!(client.ask("pid").expect("it is open"), serving);
         }
+        // One that has ended is the supervisor's until that collects it.
+        eventually("it has collected its children", LIMIT, || {
+            (self.say("collect") == "children 1").then_some(())
+        });
         [self.serving, self.supervisor.id()].map(Belongings::of)
     }
 
