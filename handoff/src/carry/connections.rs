@@ -135,6 +135,8 @@ struct State<S> {
 enum Phase {
     /// Nothing may be taken up yet.
     Held,
+    /// As above. The incumbent may serve them again until this process has committed.
+    Arrived,
     Serving,
     /// What parks is kept. Who is busy is still served.
     CollectingIdle,
@@ -228,7 +230,9 @@ impl<S: Carried> Connections<S> {
 
     fn is_being_carried(&self) -> bool {
         let state = self.state();
-        state.carrier.is_some() || !state.sent.is_empty() || state.phase == Phase::Parted
+        state.carrier.is_some()
+            || !state.sent.is_empty()
+            || matches!(state.phase, Phase::Arrived | Phase::Parted)
     }
 
     /// Counts a connection that was accepted. `name` is what the report of a drain calls it: the
@@ -308,7 +312,7 @@ impl<S> Connections<S> {
             Phase::Serving => Word::Serve,
             Phase::CollectingIdle => Word::ParkIfIdle,
             // Nothing is admitted: who parks is taken up once something is.
-            Phase::Held | Phase::Collecting | Phase::Stopping => Word::Park,
+            Phase::Held | Phase::Arrived | Phase::Collecting | Phase::Stopping => Word::Park,
             Phase::Parted => Word::Close,
         });
     }
@@ -379,7 +383,7 @@ impl<S> State<S> {
                 self.wake_carrier();
             }
             // The drain that it parks for is over already.
-            Phase::Held | Phase::Serving => self.waiting.push(parked),
+            Phase::Held | Phase::Arrived | Phase::Serving => self.waiting.push(parked),
             Phase::Stopping | Phase::Parted => return Some(parked),
         }
         None

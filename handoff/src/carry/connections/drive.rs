@@ -242,7 +242,10 @@ impl<S: Carried> Set for Connections<S> {
             Item::Connection { name, descriptor, .. } => Some(Parked { name, descriptor, state }),
             Item::Memory { .. } => None,
         });
-        self.state().waiting.extend(parked);
+        let mut state = self.state();
+        self.enter_phase(&mut state, Phase::Arrived);
+        state.waiting.extend(parked);
+        drop(state);
         Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
     }
 }

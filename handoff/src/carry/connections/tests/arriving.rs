@@ -97,3 +97,16 @@ fn of_another_process_only_the_copies_are_closed() {
     assert_closed(&[copy]);
     drop(theirs);
 }
+
+#[test]
+fn a_daemon_cannot_open_what_has_arrived_before_it_serves() {
+    let set = Shared::<Client>::default();
+    // A daemon that has no reason to, and does.
+    set.open();
+    arrive(&set, vec![parcel(Format::of::<Client>(), socket(), good())]).expect("it is read");
+    assert!(set.try_arrival().is_none());
+    set.open();
+    assert!(set.try_arrival().is_none(), "the incumbent may serve it again");
+    set.release();
+    assert!(set.try_arrival().is_some());
+}
