@@ -1,4 +1,4 @@
-//! The struct as it was written.
+//! The struct as its author wrote it.
 
 use syn::{Data, DeriveInput, Member, Type};
 
@@ -16,7 +16,7 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// `None`, and an error, for what is no struct.
+    /// `None`, and an error, for an enum or a union.
     pub(crate) fn parse(input: &'a DeriveInput, errors: &mut Errors) -> Option<Self> {
         let fields = match &input.data {
             Data::Struct(data) => &data.fields,

@@ -1,4 +1,4 @@
-//! What stands in `#[handoff(...)]`.
+//! The contents of `#[handoff(...)]`.
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
@@ -16,7 +16,7 @@ pub(crate) struct Container {
     pub(crate) hooks: Vec<Hook>,
 }
 
-/// A function of the daemon's, and when it is called.
+/// A function of the daemon, and the moment at which it is called.
 pub(crate) struct Hook {
     /// One of [`HOOKS`].
     pub(crate) key: Ident,

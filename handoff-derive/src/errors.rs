@@ -1,4 +1,4 @@
-//! All errors of a struct, to be told at once.
+//! Gathers all errors of a struct, so that the compiler reports them at once.
 
 use quote::ToTokens;
 

@@ -1,4 +1,4 @@
-//! The implementation that is written.
+//! The implementation that the derive writes for a valid struct.
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ pub(crate) fn crate_path(container: &Container) -> TokenStream {
     }
 }
 
-/// What the struct is made of.
+/// The body of the implementation of `Parts`: shards, gates, carried sets and hooks.
 fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> TokenStream {
     let shards = state.shards.iter().map(|Shards { member, ty, name }| {
         quote! {
@@ -100,7 +100,7 @@ fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> Token
     }
 }
 
-/// The hooks of `Drainable`, each of them the function of its name in `__private`.
+/// The hooks of `Drainable`. Each calls its namesake in `__private` or, for `carriage`, in `Parts`.
 fn hooks(krate: &TokenStream) -> TokenStream {
     let p = quote!(#krate::__private);
     quote! {
@@ -146,7 +146,7 @@ fn hooks(krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// A single word names a method of the struct.
+/// The function to call: a single word names a method of the struct.
 fn method(function: &ExprPath) -> ExprPath {
     match function.path.get_ident() {
         Some(ident) => {
@@ -157,7 +157,7 @@ fn method(function: &ExprPath) -> ExprPath {
     }
 }
 
-/// The struct's own bounds, and those that its fields need where a parameter is in their type.
+/// The struct's own bounds, and those of the fields with a type parameter in their type.
 fn bounded(generics: &Generics, krate: &TokenStream, state: &State<'_>) -> Generics {
     let params: HashSet<String> =
         generics.type_params().map(|param| param.ident.to_string()).collect();
@@ -190,7 +190,7 @@ fn mentions(ty: &Type, params: &HashSet<String>) -> bool {
     any(ty.to_token_stream(), params)
 }
 
-/// Where errors are told, while lints still see that a macro wrote it.
+/// The place at which the compiler reports errors; lints still see that a macro wrote the code.
 fn within(span: Span) -> Span {
     Span::call_site().located_at(span)
 }

@@ -1,5 +1,5 @@
-//! What is written for a struct with errors: the errors, and an implementation that keeps
-//! further ones, about a missing `Drainable`, from following.
+//! The expansion of a struct with errors: the errors, and an implementation of `Drainable`, so
+//! that no further error about a missing one follows.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -20,7 +20,7 @@ pub(crate) fn expand(
     let predicates = where_clause.map(|clause| clause.predicates.to_token_stream());
     let predicates = predicates.filter(|predicates| !predicates.is_empty());
     let predicates = predicates.iter();
-    // A bound that is false and mentions no lifetime is itself an error; `for<'never>` mends that.
+    // A false bound that mentions no lifetime is itself an error; `for<'__never>` avoids that.
     quote! {
         #errors
         const _: () = {

@@ -36,10 +36,10 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// | attribute | meaning |
 /// |---|---|
-/// | `shards` | what every field is without an attribute: implements `handoff::Shards` |
+/// | `shards` | the role of a field without an attribute: implements `handoff::Shards` |
 /// | `name = "..."` | the shard's name in the data format; without it, the field's |
-/// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: closed by a drain, opened by serving |
-/// | `carry` | connections or memory: `handoff::carry::Carry`; `name` is by what the next build finds them |
+/// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: a drain closes it, serving opens it |
+/// | `carry` | connections or memory: `handoff::carry::Carry`; the next build looks up `name` |
 /// | `skip` | nothing to seal or to carry, and no gate |
 ///
 /// # On the struct
@@ -47,10 +47,10 @@ use syn::{DeriveInput, parse_macro_input};
 /// `before_admit`, `after_admit`, `before_drain`, `after_drain`, `before_seal`, `after_seal`,
 /// `before_resume` and `after_resume` name a function that takes `&self` and returns nothing
 /// or `handoff::Result<()>`. One word is a method of the struct; a path (`Self::flush`,
-/// `self::flush`, `crate::hooks::flush`) is taken as it is. `after_resume` runs once the
+/// `self::flush`, `crate::hooks::flush`) is used unchanged. `after_resume` runs once the
 /// shards are open, and before the gates are. Those of `admit`, `drain` and `seal` are part of the
 /// pause; after a commit one of `admit` that goes on failing has the swap undone at its deadline.
-/// The shards are fingerprinted before `after_seal`: what it writes belongs to none of them.
+/// A shard is fingerprinted before `after_seal`: bytes that this hook writes belong to no shard.
 ///
 /// `crate = "..."` is the path of the crate handoff, where it is not `::handoff`.
 #[proc_macro_derive(Drainable, attributes(handoff))]

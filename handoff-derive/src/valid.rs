@@ -1,4 +1,4 @@
-//! The struct as it can be expanded: what each field is, and under which name.
+//! The struct as it can be expanded: the role of each field, and its name.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::ast::{Field, Fields};
 use crate::attr;
 use crate::errors::Errors;
 
-/// What the hooks have to do with, in declared order.
+/// The fields that the hooks work on, in declared order.
 #[derive(Default)]
 pub(crate) struct State<'a> {
     pub(crate) shards: Vec<Shards<'a>>,

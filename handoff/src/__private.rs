@@ -1,4 +1,5 @@
-//! What the output of `#[derive(Drainable)]` calls. No part of the API: it changes without notice.
+//! The items that the output of `#[derive(Drainable)]` uses. No part of the API: they change
+//! without notice.
 
 use std::sync::Arc;
 pub use std::time::Instant;
@@ -12,11 +13,11 @@ pub use crate::drainable::{
 use crate::error::Error;
 pub use crate::error::Result;
 
-/// Who hears of a seal's progress.
+/// The function that a seal calls after each shard.
 pub type Progress<'a> = dyn Fn(SealProgress) + Sync + 'a;
 
-/// The parts of a daemon's state, as its attributes name them. The derive writes this, and a
-/// [`Drainable`] that hands each of its hooks to the function of the same name below.
+/// The parts of a daemon's state, as its attributes name them. The derive implements this trait,
+/// and a [`Drainable`] that hands each of its hooks to the function of the same name below.
 pub trait Parts {
     /// All shards, in declared order.
     fn fleet(&self) -> Fleet<'_>;
@@ -24,14 +25,14 @@ pub trait Parts {
     /// All gates, in declared order.
     fn gates(&self) -> Vec<&Gate>;
 
-    /// All that is carried, in declared order.
+    /// All carried connections and memory, in declared order.
     fn carriage(&self) -> Carriage<'_>;
 
-    /// What the daemon does itself at a moment.
+    /// Calls the daemon's own function for that moment, if it has one.
     ///
     /// # Errors
     ///
-    /// What the daemon's function says.
+    /// The error of the daemon's function.
     fn hook(&self, moment: Moment) -> Result<()>;
 }
 
@@ -49,17 +50,17 @@ pub enum Moment {
     AfterResume,
 }
 
-/// What a hook may return.
+/// A type that a hook may return.
 #[diagnostic::on_unimplemented(
     message = "a hook returns nothing or `handoff::Result<()>`, not `{Self}`",
     label = "this hook returns `{Self}`"
 )]
 pub trait HookOutcome {
-    /// As the library's hooks return it.
+    /// The value, as the library's hooks return it.
     ///
     /// # Errors
     ///
-    /// What the hook said.
+    /// The error of the hook.
     fn into_result(self) -> Result<()>;
 }
 
@@ -75,7 +76,7 @@ impl<E: Into<Error>> HookOutcome for Result<(), E> {
     }
 }
 
-/// What a field with `#[handoff(gate)]` may be.
+/// A type that a field with `#[handoff(gate)]` may have.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a gate",
     label = "`#[handoff(gate)]` is for gates",
@@ -83,7 +84,7 @@ impl<E: Into<Error>> HookOutcome for Result<(), E> {
     note = "a field that is a shard needs no attribute; `#[handoff(skip)]` leaves one out"
 )]
 pub trait Gates: Send + Sync {
-    /// Adds all of them.
+    /// Adds all gates to `gates`.
     fn gather<'a>(&'a self, gates: &mut Vec<&'a Gate>);
 }
 
@@ -121,7 +122,7 @@ impl<T: Gates, const N: usize> Gates for [T; N] {
 ///
 /// # Errors
 ///
-/// What a hook said.
+/// The error of a hook.
 pub fn admit(parts: &impl Parts) -> Result<()> {
     parts.hook(Moment::BeforeAdmit)?;
     open_gates(parts);
@@ -132,16 +133,16 @@ pub fn admit(parts: &impl Parts) -> Result<()> {
 ///
 /// # Errors
 ///
-/// What a shard said.
+/// The error of a shard.
 pub fn settle(parts: &impl Parts) -> Result<()> {
     parts.fleet().settle()
 }
 
-/// Closes every gate before it waits for any: what is inside one may come from another.
+/// Closes every gate before it waits for any: a request inside one may come from another.
 ///
 /// # Errors
 ///
-/// What a hook said.
+/// The error of a hook.
 pub fn drain(parts: &impl Parts, deadline: Instant) -> Result<DrainReport> {
     parts.hook(Moment::BeforeDrain)?;
     let gates = parts.gates();
@@ -162,7 +163,7 @@ pub fn interrupt(parts: &impl Parts) {
 ///
 /// # Errors
 ///
-/// What a hook or a shard said.
+/// The error of a hook or of a shard.
 pub fn seal_shards(parts: &impl Parts, progress: &Progress<'_>) -> Result<SealedState> {
     parts.hook(Moment::BeforeSeal)?;
     let sealed = parts.fleet().seal(progress)?;
@@ -170,11 +171,11 @@ pub fn seal_shards(parts: &impl Parts, progress: &Progress<'_>) -> Result<Sealed
     Ok(SealedState::of_shards(sealed))
 }
 
-/// Seals all shards, and tells nobody meanwhile.
+/// Seals all shards, without reports of its progress.
 ///
 /// # Errors
 ///
-/// What a hook or a shard said.
+/// The error of a hook or of a shard.
 pub fn seal(parts: &impl Parts) -> Result<SealReport> {
     seal_shards(parts, &|_| ()).map(|sealed| sealed.report)
 }
@@ -183,17 +184,17 @@ pub fn seal(parts: &impl Parts) -> Result<SealReport> {
 ///
 /// # Errors
 ///
-/// What a shard said.
+/// The error of a shard.
 pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
     parts.fleet().inspect()
 }
 
-/// Resumes the shards, and opens the gates last: where a step fails all are repeated, which
-/// must not happen to shards that requests already use.
+/// Resumes the shards, and opens the gates last: after a failure the incumbent repeats all steps
+/// (invariant 5), which must not happen to shards that requests already use.
 ///
 /// # Errors
 ///
-/// What a hook or a shard said.
+/// The error of a hook or of a shard.
 pub fn resume_after_abort(parts: &impl Parts) -> Result<()> {
     parts.hook(Moment::BeforeResume)?;
     parts.fleet().resume()?;
@@ -202,7 +203,7 @@ pub fn resume_after_abort(parts: &impl Parts) -> Result<()> {
     Ok(())
 }
 
-/// What there is.
+/// The revisions of the shards, and the number of passes inside the gates.
 pub fn snapshot_state(parts: &impl Parts) -> StateSnapshot {
     let fleet = parts.fleet();
     let open_conns =

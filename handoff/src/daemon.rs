@@ -46,7 +46,7 @@ pub use crate::incumbent::Ended;
 use crate::incumbent::{Incumbent, StopHandle};
 use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
 
-/// A daemon that is about to start: in the place of another, or where none is.
+/// A daemon that is about to start: as the successor of another process, or where none serves.
 #[derive(Debug, Clone)]
 #[must_use = "a daemon does nothing until it runs"]
 pub struct Daemon {
@@ -55,7 +55,7 @@ pub struct Daemon {
     build_id: Vec<u8>,
 }
 
-/// What is known while the slow start-up work runs.
+/// The role, the sockets' names and the data directory, for the slow start-up work.
 #[derive(Debug)]
 pub struct Warm<'a> {
     listener_names: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Warm<'a> {
 }
 
 impl Warm<'_> {
-    /// Whether another process serves meanwhile.
+    /// Whether this process is a successor: its incumbent serves meanwhile.
     #[must_use]
     pub const fn is_successor(&self) -> bool {
         self.is_successor
@@ -84,7 +84,8 @@ impl Warm<'_> {
     }
 }
 
-/// What is at hand while the data is opened: the lock is held.
+/// The lock, the sockets and the carried memory, for the opening of the data. This process holds
+/// the lock.
 #[derive(Debug)]
 pub struct Opening<'a> {
     lock: &'a DataDirLock,
@@ -108,20 +109,21 @@ impl Opening<'_> {
         self.lock
     }
 
-    /// The sockets that this process inherited. Nothing may be accepted before
-    /// [`Drainable::admit`] is called; a gate sees to that.
+    /// The sockets that this process inherited. The daemon may accept nothing before the library
+    /// calls [`Drainable::admit`]; a gate sees to that.
     pub const fn listeners(&mut self) -> &mut Listeners {
         self.listeners
     }
 
-    /// Whether this process takes over from another, which serves again if this fails.
+    /// Whether this process takes over from an incumbent. If it fails, the incumbent serves again.
     #[must_use]
     pub const fn is_successor(&self) -> bool {
         self.is_successor
     }
 
-    /// The memory that the old process carried under that name, for the field of that name;
-    /// empty at a first start, where the old process carried none, and where it died.
+    /// The memory that the incumbent carried under `name`, for the field of that name. It is
+    /// empty at a cold start, where the incumbent carried none, and where the incumbent died
+    /// before it had sealed and sent it.
     ///
     /// # Errors
     ///
@@ -130,13 +132,13 @@ impl Opening<'_> {
         memory_of(self.arrivals.as_deref_mut(), name)
     }
 
-    /// Ends the daemon cleanly, later: for a signal handler, say.
+    /// A handle that ends the daemon cleanly, later: for a signal handler, say.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 
-    /// Says that the daemon's own check of its health failed: a swap is rolled back.
+    /// Says that the daemon's own check of its health failed: the supervisor rolls the swap back.
     pub const fn unhealthy(&mut self) {
         self.healthy = false;
     }
@@ -152,28 +154,28 @@ impl Daemon {
         }
     }
 
-    /// What this build is called in reports and in the owner record.
+    /// The name of this build in reports and in the owner record.
     pub fn build_id(mut self, build_id: impl Into<Vec<u8>>) -> Self {
         self.build_id = build_id.into();
         self
     }
 
-    /// Runs the daemon until it was replaced or stopped. Call it from `main`, before other
-    /// threads run: it reads the environment.
+    /// Runs the daemon until a successor replaces it or a [`StopHandle`] stops it. Call it from
+    /// `main`, before other threads run: it reads the environment.
     ///
-    /// `warm` does the slow work that needs no data, while another process may still serve;
-    /// `open` opens the data, under the lock. In between and after, the library detects the
-    /// role, adopts what was inherited, takes the lock, verifies what was opened against what
-    /// was sealed, says that it is ready, and serves the control socket.
+    /// `warm` does the slow work that needs no data, while an incumbent may still serve; `open`
+    /// opens the data, under the lock. Around the two, the library detects the role, adopts the
+    /// inherited sockets, takes the lock, verifies the opened shards against the sealed ones
+    /// (invariant 11), says that the process is ready, and serves the control socket.
     ///
     /// Connections that were not carried may still have handlers when it returns
-    /// [`Ended::Replaced`], and end with the process: give them the time with
+    /// [`Ended::Replaced`]. They end with the process: give them the time with
     /// [`Connections::wait_ended`](crate::carry::Connections::wait_ended).
     ///
     /// # Errors
     ///
-    /// Whatever failed before this process became the writer: the process that is to be
-    /// replaced, if there is one, serves on. After that, as [`Incumbent::serve`].
+    /// The error of any step before this process became the writer: the incumbent, if there is
+    /// one, serves on. After that, as [`Incumbent::serve`].
     pub fn run<W, D: Drainable + 'static>(
         self,
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,
@@ -264,7 +266,7 @@ impl Daemon {
     }
 }
 
-/// The names that are no longer left, each as often as it was taken.
+/// The names in `passed` that are not in `left`, each as often as it was taken.
 fn taken(mut passed: Vec<String>, left: &[String]) -> Vec<String> {
     for name in left {
         if let Some(index) = passed.iter().position(|passed| passed == name) {

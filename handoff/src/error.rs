@@ -1,4 +1,4 @@
-//! What can go wrong, and whose fault it is.
+//! The errors of this crate.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,27 +10,27 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Any failure of this crate, and of the hooks of a daemon.
 ///
-/// A message completes the sentence "failed because ..." and says what to do where the
-/// reader can do something about it.
+/// A message completes the sentence "failed because ..." and names the remedy where the
+/// reader has one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A system call failed in a hook, or where no path says more.
+    /// A hook failed with an I/O error, or a system call that concerns no path failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 
     /// A system call failed on a path.
     #[error("cannot {action} {}: {source}", path.display())]
     Path {
-        /// What was tried: "create", "open", "bind".
+        /// The action that failed: "create", "open", "bind".
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 
-    /// Another process holds the lock of the data directory, so it is the writer.
+    /// Another process holds the lock of the data directory, so it is the writer (invariant 1).
     #[error(
         "the lock of {} is held by process {holder_pid}; only one process may write a data directory",
         data_dir.display()
@@ -42,13 +42,13 @@ pub enum Error {
         data_dir: PathBuf,
     },
 
-    /// The lock is free, but a swap in flight keeps it for its successor.
+    /// The lock is free, but the owner record reserves it for a swap's successor (invariant 9).
     #[error(
         "{} is reserved for process {successor_pid}, the successor of a handoff in flight; wait for it, or end that process",
         data_dir.display()
     )]
     Reserved {
-        /// The process that the owner record reserves the lock for, and that lives.
+        /// The process that the owner record reserves the lock for. It is alive.
         successor_pid: u32,
         /// The directory.
         data_dir: PathBuf,
@@ -61,7 +61,7 @@ pub enum Error {
     )]
     Supervised(PathBuf),
 
-    /// What lies at the journal's path was not written by a supervisor.
+    /// No supervisor wrote the file at the journal's path.
     #[error("{} exists and is no journal; it was left alone: remove it, or choose another path", .0.display())]
     NotAJournal(PathBuf),
 
@@ -71,17 +71,17 @@ pub enum Error {
         path.display()
     )]
     Unanswered {
-        /// By the kernel's word.
+        /// Its pid, as the kernel or the journal names it.
         pid: u32,
         /// The control socket.
         path: PathBuf,
     },
 
-    /// The data directory was released by a clean stop, so no successor takes it over.
+    /// The last writer released the data directory at a clean stop: no successor takes it over.
     #[error("the last writer of {} released it on purpose; start the daemon anew instead of replacing it", .0.display())]
     Stopped(PathBuf),
 
-    /// A file of ours in the data directory is not what was written there.
+    /// A file of this crate in the data directory is damaged (invariant 12).
     #[error(
         "{} is damaged ({why}); nothing was changed. Make sure that no process serves this data directory, then remove the damage with `{remedy}`",
         path.display()
@@ -89,24 +89,24 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         why: &'static str,
         /// The function that mends it.
         remedy: &'static str,
     },
 
-    /// What a process opened is not what was sealed.
+    /// A process opened other data than the last writer sealed (invariant 11).
     #[error(
         "the data is not what was sealed: {0}; restore it, or accept it as it is by removing .handoff.manifest from the data directory"
     )]
     Mismatch(#[from] Mismatch),
 
-    /// A shard failed; the others were undone.
+    /// A hook of a shard failed.
     #[error("shard {name:?}: {source}")]
     Shard {
         /// The shard's name in the data format.
         name: String,
-        /// What it said.
+        /// Its error.
         source: Box<Self>,
     },
 
@@ -122,13 +122,13 @@ pub enum Error {
     /// A hook of the daemon panicked; the panic was caught.
     #[error("the hook `{hook}` panicked: {message}")]
     HookPanicked {
-        /// Which: "drain", "seal", "resume_after_abort".
+        /// The hook's name: "drain", "seal", "resume_after_abort".
         hook: &'static str,
         /// The panic's message.
         message: String,
     },
 
-    /// Bytes on a control connection that are no frame.
+    /// This process read bytes that are no frame.
     #[error("bad frame: {0}")]
     Frame(#[from] FrameError),
 
@@ -156,16 +156,16 @@ pub enum Error {
     PeerLost {
         /// "supervisor", "incumbent" or "successor".
         peer: &'static str,
-        /// What was waited for.
+        /// The step that this process was at.
         during: &'static str,
     },
 
-    /// The peer gave the swap up and said why.
+    /// The peer gave the swap up, and sent its reason.
     #[error("handoff {handoff_id} was aborted: {reason}")]
     Aborted {
-        /// Which.
+        /// The swap.
         handoff_id: HandoffId,
-        /// The peer's words.
+        /// The peer's reason.
         reason: String,
     },
 
@@ -173,11 +173,11 @@ pub enum Error {
     #[error("aborted by the supervisor: {0}")]
     Requested(String),
 
-    /// A time limit passed.
+    /// A timeout passed.
     #[error("timed out while {0}")]
     TimedOut(&'static str),
 
-    /// A process that was started as a successor did not say so in time.
+    /// A process that the supervisor started as a successor sent no hello in time.
     #[error(
         "timed out while waiting for the successor's hello; does it call handoff::successor::detect()?"
     )]
@@ -187,32 +187,32 @@ pub enum Error {
     #[error(transparent)]
     ControlSocket(#[from] ControlSocketError),
 
-    /// The environment says something that cannot be.
+    /// An environment variable has an impossible value.
     #[error("environment variable {name}={value:?} {why}")]
     Environment {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What is wrong with it.
+        /// The fault.
         why: &'static str,
     },
 
-    /// A listener that was asked for is not there, or is of another kind.
+    /// The listener that a caller asked for is missing, or is of another kind.
     #[error(transparent)]
     Listener(#[from] ListenerError),
 
-    /// The successor could not be started.
+    /// The supervisor could not start a successor.
     #[error(transparent)]
     Launch(#[from] LaunchError),
 
-    /// Connections or memory could not be carried; the incumbent has them all.
+    /// Connections or memory could not be carried; the incumbent has them all (invariant 14).
     #[error(transparent)]
     Carry(#[from] CarryError),
 }
 
 impl Error {
-    /// For `map_err`: what the kernel said to that action on that path.
+    /// For `map_err`: the kernel's error, with the action and the path that it is about.
     pub(crate) fn at<E: Into<io::Error>>(
         action: &'static str,
         path: &Path,
@@ -225,7 +225,7 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CarryError {
-    /// The successor did not ask for what is carried: it is a build that does not know of it.
+    /// The successor did not ask for the sets; its build may not know of carrying.
     #[error(
         "the successor did not ask for {set:?}; swap to a build that carries it (one that goes step by step calls `fetch`), or let it be lost with `may_be_lost`"
     )]
@@ -241,36 +241,36 @@ pub enum CarryError {
         /// The set, as the incumbent calls it.
         set: String,
     },
-    /// What arrived under that name is of another kind.
+    /// The set that arrived under that name is of another kind.
     #[error("{set:?} arrived as {arrived}, and is {expected} here")]
     WrongKind {
         /// The set.
         set: String,
-        /// By the incumbent's word.
+        /// As the incumbent says.
         arrived: &'static str,
         /// In this build.
         expected: &'static str,
     },
-    /// The state is of a type or version that this build does not read.
+    /// This build does not read the state's type or version.
     #[error(
         "the state of {set:?} is {arrived}, and this build reads {reads}; let it read that with `from`, or let the set be lost with `may_be_lost`"
     )]
     Unreadable {
         /// The set.
         set: String,
-        /// Type and version, by the incumbent's word.
+        /// Type and version, as the incumbent says.
         arrived: String,
-        /// Those that this build reads.
+        /// The types and versions that this build reads.
         reads: String,
     },
-    /// The state is of a type that is read, and its bytes are not.
+    /// This build reads the state's type, but cannot decode its bytes.
     #[error("the state of {item:?} in {set:?} is damaged: {why}")]
     Damaged {
         /// The set.
         set: String,
         /// The connection, or the key of the memory.
         item: String,
-        /// By the codec's word.
+        /// The codec's error.
         why: String,
     },
     /// The state cannot be written.
@@ -280,13 +280,13 @@ pub enum CarryError {
         set: String,
         /// The connection, or the key of the memory.
         item: String,
-        /// By the codec's word.
+        /// The codec's error.
         why: String,
     },
-    /// Descriptors were lost on their way, since the successor may have no more.
+    /// The kernel dropped descriptors on their way, since the successor may have no more.
     #[error("the successor may have no more open files; raise its limit (ulimit -n)")]
     NoDescriptorsLeft,
-    /// A state cannot be put into memory, or memory cannot be made.
+    /// The incumbent cannot put a state into memory, or cannot make memory.
     #[error(
         "the state of {item:?} in {set:?} cannot be put into memory: {source}; if it is open files that are short, raise their limit (ulimit -n)"
     )]
@@ -295,10 +295,10 @@ pub enum CarryError {
         set: String,
         /// The connection.
         item: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The kernel holds descriptors on their way for this user, and takes no more.
+    /// The kernel takes no more descriptors of this user until a receiver takes some.
     #[error(
         "too many descriptors are on their way between processes of this user; raise the limit of open files (ulimit -n) of the incumbent"
     )]
@@ -306,25 +306,25 @@ pub enum CarryError {
     /// The successor has closed the channel.
     #[error("the successor does not receive what is carried any more; its log says why")]
     Closed,
-    /// Another number of descriptors came than were announced.
+    /// Another number of descriptors arrived than the incumbent announced.
     #[error("{expected} descriptors were announced and {arrived} arrived")]
     Descriptors {
-        /// By the incumbent's word.
+        /// As the incumbent says.
         expected: usize,
-        /// By the kernel's.
+        /// As the kernel counts them.
         arrived: usize,
     },
-    /// Another number of connections or pieces of memory came than the incumbent counted.
+    /// Another number of connections or pieces of memory arrived than the incumbent counted.
     #[error("the incumbent sent {sent} of {set:?}, and {arrived} arrived")]
     Count {
         /// The set.
         set: String,
-        /// By the incumbent's word.
+        /// As the incumbent says.
         sent: u64,
         /// Here.
         arrived: u64,
     },
-    /// What is said to be sealed memory could still be changed, or has another length.
+    /// Memory that the incumbent calls sealed can still change, or has another length.
     #[error("the memory of {item:?} in {set:?} is not sealed, or not as long as was said")]
     NotSealed {
         /// The set.
@@ -332,7 +332,7 @@ pub enum CarryError {
         /// The connection, or the key of the memory.
         item: String,
     },
-    /// Something is said on the channel that cannot be, or that is cut short.
+    /// A message on the channel is impossible or cut short, or the incumbent's sets have changed.
     #[error("the incumbent said what cannot be: {0}")]
     Channel(String),
     /// Two sets have one name.
@@ -346,16 +346,16 @@ pub enum CarryError {
     /// There are more sets than a daemon may have.
     #[error("a daemon may carry {most} sets, and this one has {0}", most = MOST_SETS)]
     TooManySets(usize),
-    /// The swap was given up while it was under way.
+    /// The swap was given up before the incumbent had sent everything.
     #[error("the swap was given up")]
     GivenUp,
 }
 
-/// How the data differs from what was sealed.
+/// The difference between the data that was opened and the data that was sealed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// Another number of shards.
+    /// Another number of shards was opened.
     #[error("{sealed} shards were sealed, {opened} were opened")]
     ShardCount {
         /// In the manifest.
@@ -363,7 +363,7 @@ pub enum Mismatch {
         /// Found.
         opened: usize,
     },
-    /// Another name at a place.
+    /// The shard at one place has another name.
     #[error(
         "shard {index} was sealed as {sealed:?} and opened as {opened:?}; keep its name with #[handoff(name = {sealed:?})]"
     )]
@@ -375,7 +375,7 @@ pub enum Mismatch {
         /// Found.
         opened: String,
     },
-    /// Another revision.
+    /// A shard has another revision.
     #[error("shard {name:?} was sealed at revision {sealed} and opened at {opened}")]
     Revision {
         /// The shard.
@@ -385,12 +385,12 @@ pub enum Mismatch {
         /// Found.
         opened: u64,
     },
-    /// Other contents at the same revision.
+    /// A shard has other contents at the same revision.
     #[error("shard {name:?} has other contents than were sealed at revision {revision}")]
     Contents {
         /// The shard.
         name: String,
-        /// Of both.
+        /// The revision of both.
         revision: u64,
     },
 }
@@ -416,15 +416,15 @@ pub enum FrameError {
     /// A length below the smallest possible frame.
     #[error("a length of {0} is below the smallest frame, 2")]
     TooShort(u32),
-    /// A length above the limit; nothing was read or allocated for it.
+    /// A length above the maximum; this process read and allocated nothing for it.
     #[error("a length of {0} is above the limit, {limit}", limit = MAX_FRAME_LEN)]
     TooLong(u32),
-    /// A length that a frame may have, above that of any message that this peer has to say.
+    /// A length that a frame may have, but longer than any message that this peer has to send.
     #[error("a length of {length} is above that of any message for this process, {limit}")]
     TooLongForPeer {
-        /// What the length field says.
+        /// The value of the length field.
         length: u32,
-        /// What it may say here.
+        /// The maximum for this peer.
         limit: u32,
     },
     /// A version that this build does not speak.
@@ -433,12 +433,12 @@ pub enum FrameError {
     /// The payload is no message.
     #[error("the payload is no message: {0}")]
     Payload(String),
-    /// The payload is a message and something behind it.
+    /// Bytes follow the message in the payload.
     #[error("{0} bytes are left behind the message")]
     TrailingBytes(usize),
 }
 
-/// What a peer said that it may not say.
+/// How a peer broke the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerMisbehaved {
@@ -455,9 +455,9 @@ pub enum PeerMisbehaved {
     WrongHandoff {
         /// The message's name.
         message: &'static str,
-        /// In flight.
+        /// The swap in flight.
         expected: HandoffId,
-        /// Named.
+        /// The swap that the message names.
         got: HandoffId,
     },
     /// A hello with a pid that the kernel contradicts.
@@ -465,7 +465,7 @@ pub enum PeerMisbehaved {
     WrongPid {
         /// In its hello.
         said: u32,
-        /// By the kernel.
+        /// As the kernel reports it.
         expected: u32,
     },
     /// A hello of the wrong side.
@@ -474,29 +474,29 @@ pub enum PeerMisbehaved {
     /// A process of another user.
     #[error("it runs as user {0}")]
     WrongUser(u32),
-    /// It sends and does not read what is answered.
+    /// The peer sends and does not read the answers.
     #[error("it does not read what it is sent")]
     DoesNotRead,
-    /// It names listeners that did not come.
+    /// The peer names listeners, and fewer descriptors arrived.
     #[error("fewer descriptors came than it named; this process may have none left for them")]
     DescriptorsMissing,
-    /// It sends more than a process may be passed.
+    /// The peer sends more listeners than a process may be passed.
     #[error("it sent {0} listeners, and a process may be passed {most}", most = MOST_LISTENERS)]
     TooManyListeners(usize),
 }
 
-/// What is wrong with a control socket's path.
+/// Why the control socket's path cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlSocketError {
-    /// Longer than the kernel takes.
+    /// The path is longer than the kernel takes.
     #[error("the control socket's path {} has {len} bytes; the kernel takes {max}: choose a shorter one", path.display())]
     TooLong {
         /// The path.
         path: PathBuf,
         /// Its length in bytes.
         len: usize,
-        /// The longest possible.
+        /// The maximum length in bytes.
         max: usize,
     },
     /// A process answers there.
@@ -505,7 +505,7 @@ pub enum ControlSocketError {
     /// A daemon serves there already.
     #[error("process {pid} serves the control socket {} already; handoff::Supervisor::adopt finds it and gets its listeners back", path.display())]
     Served {
-        /// By the kernel's word.
+        /// Its pid, as the kernel reports it.
         pid: u32,
         /// The path.
         path: PathBuf,
@@ -515,26 +515,26 @@ pub enum ControlSocketError {
     NotASocket(PathBuf),
 }
 
-/// What is wrong with an inherited listener.
+/// Why an inherited listener cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenerError {
     /// No listener of that name is left.
     #[error("no listener named {name:?} is left; those that are: {available:?}")]
     Missing {
-        /// Asked for.
+        /// The name that the caller asked for.
         name: String,
-        /// Not yet taken.
+        /// The names of the listeners that are left.
         available: Vec<String>,
     },
     /// The next listener of that name is of another kind.
     #[error("listener {name:?} is {found}, not {wanted}")]
     WrongKind {
-        /// Asked for.
+        /// The name that the caller asked for.
         name: String,
-        /// What it is.
+        /// Its kind.
         found: &'static str,
-        /// What was asked for.
+        /// The kind that the caller asked for.
         wanted: &'static str,
     },
 }
@@ -549,7 +549,7 @@ pub enum LaunchError {
     /// It is not a regular file.
     #[error("the binary {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// Its mode does not let us execute it.
+    /// Its mode does not let this process execute it.
     #[error("the binary {} is not executable; set its mode with chmod +x", .0.display())]
     NotExecutable(PathBuf),
     /// The kernel would not execute it.
@@ -557,7 +557,7 @@ pub enum LaunchError {
     Exec {
         /// The binary.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// It ended before it said hello.
@@ -568,12 +568,12 @@ pub enum LaunchError {
         /// Its exit status in words.
         status: String,
     },
-    /// A name that cannot be passed.
+    /// The name of a listener cannot be passed.
     #[error(
         "the listener name {0:?} cannot be passed: it may not contain ':' or control characters"
     )]
     ListenerName(String),
-    /// The listeners would need more descriptors than a process may have.
+    /// The listeners need more descriptors than a process may have.
     #[error("{0} listeners are more than can be handed over")]
     TooManyListeners(usize),
 }

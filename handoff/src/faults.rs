@@ -1,11 +1,11 @@
-//! Fault points: every step at which one of the processes of a swap may fail, and what may
-//! happen to it there. Compiled in only with the feature `faults`, for tests of a daemon or of
-//! this crate; without it a step is nothing at all.
+//! Fault points: the steps at which a process of a swap may fail, and the faults that may strike
+//! there. They are compiled in only with the feature `faults`, for tests of a daemon or of this
+//! crate; without it a fault point is nothing at all.
 //!
-//! A process is told by its environment what is to go wrong in it: `HANDOFF_FAULTS` holds
-//! `POINT=FAULT`, separated by commas, each of which strikes once. Before it strikes, the empty
-//! file `POINT=FAULT=PID` is left in the directory `HANDOFF_FAULT_MARKS`, so that whoever
-//! planned it knows that it did.
+//! A process reads its planned faults from its environment: `HANDOFF_FAULTS` holds a list of
+//! `POINT=FAULT`, separated by commas. Each strikes once. Before a fault strikes, the process
+//! leaves the empty file `POINT=FAULT=PID` in the directory `HANDOFF_FAULT_MARKS`, so that the
+//! test that planned the fault knows that it struck.
 
 mod steps;
 
@@ -30,25 +30,25 @@ macro_rules! reach {
     };
 }
 
-/// Reaches a point at which nothing can be returned.
+/// Reaches a point at which no error can be returned.
 macro_rules! pass {
     ($point:ident) => {
         $crate::faults::pass($crate::faults::Point::$point)
     };
 }
 
-/// Whose step it is.
+/// The role that takes a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Of a swap.
+    /// The supervisor that begins a swap.
     Supervisor,
-    /// A supervisor that goes on where another one died.
+    /// A supervisor that goes on where another supervisor died.
     Adopter,
     /// The old process.
     Incumbent,
     /// The new process.
     Successor,
-    /// A daemon that starts where none serves.
+    /// A daemon that starts where no daemon serves.
     ColdStart,
 }
 
@@ -61,10 +61,10 @@ macro_rules! points {
         }
 
         impl Point {
-            /// All there are, role by role, each role's in the order of a swap.
+            /// All points, role by role, those of a role in the order of a swap.
             pub const ALL: &[Self] = &[$(Self::$point),*];
 
-            /// As in `HANDOFF_FAULTS`.
+            /// The name, as in `HANDOFF_FAULTS`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -72,7 +72,7 @@ macro_rules! points {
                 }
             }
 
-            /// Whose step it is.
+            /// The role that takes the step.
             #[must_use]
             pub const fn role(self) -> Role {
                 match self {
@@ -80,8 +80,8 @@ macro_rules! points {
                 }
             }
 
-            /// Whether the step can fail, so that an error can be returned there, or the
-            /// machine can have run out of something.
+            /// Whether the step can fail, so that it can return an error there, or the machine
+            /// can have run out of a resource.
             #[must_use]
             pub const fn is_fallible(self) -> bool {
                 match self {
@@ -95,155 +95,155 @@ macro_rules! points {
 points! {
     /// It is about to connect to the incumbent.
     SupervisorPairs = "supervisor.pairs", Supervisor, true;
-    /// The incumbent has been greeted.
+    /// It has greeted the incumbent.
     SupervisorGreetedIncumbent = "supervisor.greeted-incumbent", Supervisor, true;
-    /// The successor was started, and is not in the journal yet.
+    /// It has started the successor, which is not in the journal yet.
     SupervisorLaunched = "supervisor.launched", Supervisor, true;
     /// The journal names the swap.
     SupervisorJournaled = "supervisor.journaled", Supervisor, true;
-    /// Both have said hello.
+    /// Both processes have said hello.
     SupervisorPaired = "supervisor.paired", Supervisor, false;
     /// The successor is warm.
     SupervisorWarmed = "supervisor.warmed", Supervisor, false;
-    /// `PrepareHandoff` is out.
+    /// It has sent `PrepareHandoff`.
     SupervisorSentPrepare = "supervisor.sent-prepare", Supervisor, false;
-    /// `Drained` was heard.
+    /// It has heard `Drained`.
     SupervisorHeardDrained = "supervisor.heard-drained", Supervisor, false;
-    /// `SealRequest` is out.
+    /// It has sent `SealRequest`.
     SupervisorSentSeal = "supervisor.sent-seal", Supervisor, false;
-    /// `SealComplete` was heard.
+    /// It has heard `SealComplete`.
     SupervisorHeardSealed = "supervisor.heard-sealed", Supervisor, false;
-    /// `Begin` is out.
+    /// It has sent `Begin`.
     SupervisorSentBegin = "supervisor.sent-begin", Supervisor, false;
-    /// `Ready` was heard and judged.
+    /// It has heard `Ready`, and the policy has judged it.
     SupervisorHeardReady = "supervisor.heard-ready", Supervisor, false;
-    /// `Commit` is about to be sent to the successor.
+    /// It is about to send `Commit` to the successor.
     SupervisorCommits = "supervisor.commits", Supervisor, false;
-    /// It is out.
+    /// It has sent `Commit` to the successor.
     SupervisorSentCommit = "supervisor.sent-commit", Supervisor, false;
-    /// `Serving` was heard, and the incumbent does not know.
+    /// It has heard `Serving`, and has not told the incumbent yet.
     SupervisorHeardServing = "supervisor.heard-serving", Supervisor, false;
-    /// The incumbent was told, and the journal does not know.
+    /// It has told the incumbent, and the journal does not say so yet.
     SupervisorToldIncumbent = "supervisor.told-incumbent", Supervisor, false;
     /// The journal says that the swap is over.
     SupervisorNotedEnd = "supervisor.noted-end", Supervisor, false;
-    /// A swap is given up, and nothing was done about it yet.
+    /// It gives a swap up, and has done nothing about it yet.
     SupervisorGivesUp = "supervisor.gives-up", Supervisor, false;
-    /// A successor that may hold the lock was killed.
+    /// It has killed a successor that may hold the lock.
     SupervisorKilledSuccessor = "supervisor.killed-successor", Supervisor, false;
-    /// The incumbent was asked to resume and to say so.
+    /// It has asked the incumbent to resume and to confirm it.
     SupervisorAskedIncumbent = "supervisor.asked-incumbent", Supervisor, false;
-    /// It has said so.
+    /// The incumbent has confirmed it.
     SupervisorHeardEcho = "supervisor.heard-echo", Supervisor, false;
 
     /// It has the journal.
     AdopterHasJournal = "adopter.has-journal", Adopter, true;
     /// It is about to settle the swap that the journal names.
     AdopterSettles = "adopter.settles", Adopter, false;
-    /// The incumbent was asked, and waits for this supervisor's word.
+    /// It has asked the incumbent, which waits for its word from then on.
     AdopterAskedIncumbent = "adopter.asked-incumbent", Adopter, true;
-    /// A successor that hangs was killed.
+    /// It has killed a successor that hangs.
     AdopterKilledSuccessor = "adopter.killed-successor", Adopter, false;
-    /// The swap is settled, and the journal does not know.
+    /// The swap is settled, and the journal does not say so yet.
     AdopterSettled = "adopter.settled", Adopter, true;
-    /// The journal knows.
+    /// The journal says so.
     AdopterNotedEnd = "adopter.noted-end", Adopter, true;
-    /// The listeners are asked for.
+    /// It is about to ask for the listeners.
     AdopterAsksForListeners = "adopter.asks-for-listeners", Adopter, true;
-    /// They are here.
+    /// It has the listeners, if a daemon serves.
     AdopterHasListeners = "adopter.has-listeners", Adopter, true;
 
-    /// A control connection was accepted.
+    /// It has accepted a control connection.
     IncumbentAccepted = "incumbent.accepted", Incumbent, true;
-    /// `PrepareHandoff` was heard.
+    /// It has heard `PrepareHandoff`.
     IncumbentHeardPrepare = "incumbent.heard-prepare", Incumbent, false;
     /// The drain hook is about to run.
     IncumbentDrains = "incumbent.drains", Incumbent, true;
-    /// It has run.
+    /// The drain hook has run.
     IncumbentDrained = "incumbent.drained", Incumbent, true;
-    /// `Drained` is out.
+    /// It has sent `Drained`.
     IncumbentSaidDrained = "incumbent.said-drained", Incumbent, false;
-    /// A parcel of connections or memory is about to be sent.
+    /// It is about to send a parcel of connections or memory.
     IncumbentCarries = "incumbent.carries", Incumbent, true;
     /// The seal hook is about to run.
     IncumbentSeals = "incumbent.seals", Incumbent, true;
-    /// It has run.
+    /// The seal hook has run.
     IncumbentSealed = "incumbent.sealed", Incumbent, true;
-    /// Everything is sent to the successor, and it was not told so.
+    /// It has sent everything to the successor, and has not said so yet.
     IncumbentCarried = "incumbent.carried", Incumbent, true;
-    /// The manifest is about to be written.
+    /// It is about to write the manifest.
     IncumbentWritesManifest = "incumbent.writes-manifest", Incumbent, true;
-    /// The owner record is about to say that the directory is sealed.
+    /// It is about to write into the owner record that the directory is sealed.
     IncumbentRecordsSealed = "incumbent.records-sealed", Incumbent, true;
-    /// It says so, and the lock is held.
+    /// The owner record says so, and it still holds the lock.
     IncumbentUnlocks = "incumbent.unlocks", Incumbent, true;
-    /// The lock is free, and `SealComplete` is not out.
+    /// It has released the lock, and has not sent `SealComplete` yet.
     IncumbentUnlocked = "incumbent.unlocked", Incumbent, false;
-    /// `SealComplete` is out.
+    /// It has sent `SealComplete`.
     IncumbentSaidSealed = "incumbent.said-sealed", Incumbent, false;
-    /// Another process is the writer, and this one knows.
+    /// It is about to leave: another process is the writer, or it has stopped.
     IncumbentLeaves = "incumbent.leaves", Incumbent, false;
-    /// A swap is to be undone.
+    /// It is about to undo a swap.
     IncumbentUndoes = "incumbent.undoes", Incumbent, false;
     /// It is about to try the lock.
     IncumbentTriesLock = "incumbent.tries-lock", Incumbent, true;
-    /// It has the lock, and the record does not say so.
+    /// It has the lock, and the record does not say so yet.
     IncumbentRetook = "incumbent.retook", Incumbent, true;
-    /// The record says so.
+    /// The record says that it has the lock again.
     IncumbentRecordedAgain = "incumbent.recorded-again", Incumbent, false;
-    /// What the successor was sent is about to be taken back.
+    /// It is about to take back everything that it sent to the successor.
     IncumbentTakesBack = "incumbent.takes-back", Incumbent, true;
     /// The resume hook is about to run.
     IncumbentResumes = "incumbent.resumes", Incumbent, true;
-    /// It has run, and nothing is admitted yet.
+    /// The resume hook has run, and nothing is admitted yet.
     IncumbentResumed = "incumbent.resumed", Incumbent, true;
     /// It serves again.
     IncumbentServesAgain = "incumbent.serves-again", Incumbent, false;
     /// A supervisor asks for the listeners.
     IncumbentGivesListeners = "incumbent.gives-listeners", Incumbent, false;
 
-    /// It knows what it was started for.
+    /// It knows that it is a successor, and has not said hello.
     SuccessorDetected = "successor.detected", Successor, true;
-    /// Its hello is out.
+    /// It has sent its hello.
     SuccessorSaidHello = "successor.said-hello", Successor, true;
     /// The supervisor has answered.
     SuccessorGreeted = "successor.greeted", Successor, true;
-    /// The incumbent was asked for what it carries.
+    /// It has asked the incumbent for the carried connections and memory.
     SuccessorFetched = "successor.fetched", Successor, true;
-    /// Its control socket is bound beside the path.
+    /// It has bound its control socket beside the path.
     SuccessorBound = "successor.bound", Successor, true;
-    /// Its slow work is done, and it did not say so.
+    /// Its slow work is done, and it has not said so yet.
     SuccessorWarm = "successor.warm", Successor, true;
-    /// `Warmed` is out.
+    /// It has sent `Warmed`.
     SuccessorSaidWarmed = "successor.said-warmed", Successor, true;
-    /// A parcel of connections or memory has arrived.
+    /// It has received a parcel of connections or memory.
     SuccessorReceived = "successor.received", Successor, true;
-    /// `Begin` was heard.
+    /// It has heard `Begin`.
     SuccessorHeardBegin = "successor.heard-begin", Successor, true;
-    /// It has the lock, and the record does not say so.
+    /// It has the lock, and the record does not say so yet.
     SuccessorLocked = "successor.locked", Successor, true;
     /// The record says that it opens.
     SuccessorRecordedOpening = "successor.recorded-opening", Successor, true;
-    /// The data is open, and compared with what was sealed.
+    /// It has opened the data, and compared it with the seal manifest.
     SuccessorOpened = "successor.opened", Successor, true;
-    /// `Ready` is out.
+    /// It has sent `Ready`.
     SuccessorSaidReady = "successor.said-ready", Successor, false;
-    /// `Commit` was heard.
+    /// It has heard `Commit`.
     SuccessorHeardCommit = "successor.heard-commit", Successor, true;
-    /// The successor has committed.
+    /// It has committed.
     SuccessorRecordedServing = "successor.recorded-serving", Successor, false;
     /// It is about to admit work.
     SuccessorAdmits = "successor.admits", Successor, true;
-    /// The incumbent can take nothing back any more, and nothing was read yet.
+    /// The incumbent can take nothing back any more, and no handler has read yet.
     SuccessorTakesUp = "successor.takes-up", Successor, false;
     /// It has the path of the control socket.
     SuccessorTookPath = "successor.took-path", Successor, false;
-    /// `Serving` is out.
+    /// It has sent `Serving`.
     SuccessorSaidServing = "successor.said-serving", Successor, false;
-    /// It serves its control socket.
+    /// It has said `Serving`, and is about to serve its control socket.
     SuccessorServes = "successor.serves", Successor, false;
 
-    /// It has the lock, and the record does not say so.
+    /// It has the lock, and the record does not say so yet.
     ColdStartLocked = "cold-start.locked", ColdStart, true;
     /// Its control socket is at its path.
     ColdStartBound = "cold-start.bound", ColdStart, true;
@@ -261,12 +261,12 @@ impl fmt::Display for Point {
     }
 }
 
-/// What happens at a point.
+/// A failure at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The process kills itself, with `SIGKILL`.
     Kill,
-    /// It stops itself, with `SIGSTOP`: until somebody continues or kills it.
+    /// The process stops itself, with `SIGSTOP`, until another process continues or kills it.
     Hang,
     /// The thread panics.
     Panic,
@@ -282,7 +282,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All there are.
+    /// All faults.
     pub const ALL: [Self; 7] = [
         Self::Kill,
         Self::Hang,
@@ -293,7 +293,7 @@ impl Fault {
         Self::Descriptors,
     ];
 
-    /// As in `HANDOFF_FAULTS`.
+    /// The name, as in `HANDOFF_FAULTS`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -307,7 +307,7 @@ impl Fault {
         }
     }
 
-    /// Whether it makes sense at that point: where nothing can fail, nothing can run out.
+    /// Whether the fault makes sense at that point: a step that cannot fail can run out of nothing.
     #[must_use]
     pub const fn strikes_at(self, point: Point) -> bool {
         match self {
@@ -326,9 +326,9 @@ impl fmt::Display for Fault {
 /// A fault at a point; as text, `POINT=FAULT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Planned {
-    /// Where.
+    /// The point.
     pub point: Point,
-    /// What.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -358,7 +358,7 @@ impl FromStr for Planned {
 #[error("{0:?} is no POINT=FAULT of {VARIABLE}")]
 pub struct NoFault(String);
 
-/// What is planned in this process, by its environment.
+/// The faults that the environment plans for this process.
 static PLAN: OnceLock<Plan> = OnceLock::new();
 
 struct Plan {
@@ -370,7 +370,7 @@ impl Plan {
     fn of_environment() -> Self {
         let text = std::env::var(VARIABLE).unwrap_or_default();
         let planned = text.split(',').filter(|part| !part.is_empty()).map(|part| {
-            // Whoever planned it wants to know, and nobody else sets the variable.
+            // Only a test sets the variable, and a text that plans nothing is an error of the test.
             let planned = part.parse().unwrap_or_else(|error| panic!("{error}"));
             (planned, AtomicBool::new(false))
         });
@@ -379,7 +379,7 @@ impl Plan {
     }
 }
 
-/// Reaches a point, at which what was planned strikes.
+/// Reaches a point: each fault that is planned for it strikes, once.
 pub(crate) fn reach(point: Point) -> io::Result<()> {
     steps::note(point);
     let plan = PLAN.get_or_init(Plan::of_environment);
@@ -404,7 +404,7 @@ fn strike(planned: Planned) -> io::Result<()> {
     match planned.fault {
         Fault::Kill => {
             kill_process(getpid(), Signal::KILL)?;
-            // It comes at once, or nearly.
+            // The signal comes at once, or nearly.
             loop {
                 std::thread::park();
             }
@@ -418,7 +418,7 @@ fn strike(planned: Planned) -> io::Result<()> {
         }
         Fault::Disk => run_out(Resource::Fsize, 0),
         Fault::Descriptors => {
-            // The lowest number that is free: every one from there on is refused.
+            // The lowest free number: the kernel refuses every number from there on.
             let lowest = File::open("/dev/null")?.as_raw_fd();
             run_out(Resource::Nofile, u64::try_from(lowest).unwrap_or(0))
         }
@@ -437,11 +437,11 @@ fn run_out(resource: Resource, limit: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: Some(limit), maximum })?)
 }
 
-/// The faults whose marks lie in a directory, with the process that each struck in.
+/// The faults that left a mark in a directory, each with the pid of the process it struck.
 ///
 /// # Errors
 ///
-/// It cannot be read.
+/// The directory cannot be read.
 pub fn struck(marks: &std::path::Path) -> io::Result<Vec<(Planned, u32)>> {
     let mut struck = Vec::new();
     for entry in fs::read_dir(marks)? {
@@ -454,13 +454,13 @@ pub fn struck(marks: &std::path::Path) -> io::Result<Vec<(Planned, u32)>> {
     Ok(struck)
 }
 
-/// Names what is planned.
+/// The environment variable that holds the planned faults.
 pub const VARIABLE: &str = "HANDOFF_FAULTS";
-/// Names the directory of the marks.
+/// The environment variable that names the directory of the marks.
 pub const MARKS: &str = "HANDOFF_FAULT_MARKS";
 /// How long a slow step takes.
 pub const SLOWLY: Duration = Duration::from_millis(700);
-/// How long a process is out of something.
+/// How long a process is out of a resource.
 pub const WHILE_OUT: Duration = Duration::from_millis(700);
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub(crate) fn fenced<T>(hook: &'static str, call: impl FnOnce() -> Result<T>) ->
         .unwrap_or_else(|panic| Err(Error::HookPanicked { hook, message: words_of(&*panic) }))
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn words_of(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().copied();
     let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

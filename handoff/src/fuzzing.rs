@@ -1,8 +1,8 @@
-//! What the project's fuzz targets check. Not part of the API.
+//! The checks of the project's fuzz targets. Not part of the API.
 //!
-//! A target is a function from an input to nothing, which panics where something does not hold.
-//! `tests/fuzz` hands it to libFuzzer; the tests here replay the corpus that is kept there. To
-//! add one: a file beside these, a line in [`TARGETS`], some seeds, and a binary in `tests/fuzz`.
+//! A target is a function that takes an input and panics where a property does not hold.
+//! `tests/fuzz` hands it to libFuzzer; the tests here replay the corpus in `tests/fuzz`. To add
+//! one: a file beside these, a line in [`TARGETS`], some seeds, and a binary in `tests/fuzz`.
 
 mod carry;
 mod frame;
@@ -20,7 +20,7 @@ pub use manifest::manifest;
 pub use record::record;
 pub use session::session;
 
-/// A target: its name, which is that of its corpus too, and what it checks.
+/// A target: its name, which its corpus has too, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
@@ -33,7 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("carry", carry),
 ];
 
-/// An input that is taken apart from its front. Where nothing is left there are zeros, so that
+/// An input that a target reads from its front. After its end a target reads zeros, so that
 /// every input means something.
 #[derive(Debug)]
 struct Input<'a>(&'a [u8]);

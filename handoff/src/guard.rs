@@ -1,50 +1,53 @@
 //! The guards that a swap stands on. Each always stands; the model takes them out one by one
-//! and shows what each of them prevents.
+//! and shows the failure that each of them prevents.
 
-/// A condition in the code without which something of what always holds would not.
+/// A condition in the code without which a property of the model would not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Guard {
-    /// An incumbent that was sealed resumes only once it has the lock again.
+    /// An incumbent that was sealed resumes only once it has the lock again (invariant 1).
     LockBeforeResume,
-    /// No message is acted upon while an undo runs: the echo comes after it.
+    /// The incumbent acts on no message while an undo runs: its echo comes after (invariant 4).
     UndoBeforeEcho,
-    /// A resume that fails is repeated, and nothing is admitted before it works.
+    /// The incumbent repeats a resume that fails, and admits nothing before it works (invariant 5).
     ResumeUntilItWorks,
-    /// The incumbent is told to leave only when the successor has said that it serves.
+    /// The supervisor tells the incumbent to leave only after the successor has said `Serving`.
     ServingBeforeLeave,
-    /// A successor that may hold the lock is dead before the incumbent is asked to serve.
+    /// A successor that may hold the lock is dead before the supervisor asks the incumbent to
+    /// serve (invariant 8).
     EndBeforeAsking,
-    /// A successor that is not at fault lives until the incumbent has confirmed.
+    /// The supervisor spares a successor without fault until the incumbent has confirmed that it
+    /// serves (invariant 3).
     SuccessorSpared,
-    /// Nobody takes the place of a daemon that is being stopped on purpose.
+    /// No process takes the place of a daemon that is being stopped on purpose.
     StopIsFinal,
-    /// Nor of one whose record says that it was released on purpose.
+    /// No successor goes on from a record that says that its writer stopped on purpose.
     ReleasedIsFinal,
-    /// A deadline does not end a commit that the incumbent may have left for.
+    /// A deadline does not end a successor for which the incumbent may have left.
     DeadlineSparesCommit,
     /// A successor goes on alone only when the incumbent is dead.
     AloneWhenBothAreDead,
-    /// A free lock between two owners is kept for the successor.
+    /// A free lock between two owners is kept for the successor (invariant 9).
     Reservation,
-    /// The lock is tried before the record is believed.
+    /// The incumbent tries the lock before it believes the record (invariant 3).
     LockBeforeRecord,
-    /// Only who serves has replaced the incumbent.
+    /// Only a process that serves by the record has replaced the incumbent (invariant 3).
     ServingInRecord,
-    /// Only a newer generation has.
+    /// Only a newer generation has replaced the incumbent (invariant 3).
     NewerGeneration,
-    /// Nor has one that serves and is being killed.
+    /// A process that serves but is being killed has not replaced the incumbent (invariant 3).
     KilledIsNotServing,
-    /// With a supervisor at hand, the incumbent does not leave by the record.
+    /// With a supervisor at hand, the incumbent does not leave by the record (invariant 3).
     SupervisorHasTheWord,
-    /// A supervisor that comes back for a swap is its supervisor from its hello on.
+    /// A supervisor that comes for the swap in flight is its supervisor from its hello on.
     HelloAttaches,
-    /// A successor that hangs, with no supervisor to end it, is ended by the incumbent.
+    /// The incumbent ends a successor that hangs, if no supervisor is there to end it.
     HungIsEnded,
-    /// A successor that gives up has the lock until its process ends.
+    /// A successor that gives up has the lock until its process ends (invariant 1).
     LockIsKept,
-    /// What was sent is used by one of the two processes.
+    /// Only one of the two processes uses the connections that were sent (invariant 13).
     OneReader,
-    /// Memory is used only if nobody has had the directory since it was sealed.
+    /// The successor uses memory only if no process has had the directory since the seal
+    /// (invariant 15).
     MemoryIsOfTheSeal,
 }
 

@@ -13,12 +13,12 @@
 //!   through a [`Gate`], and run in a [`daemon::Daemon`]; underneath are [`Incumbent`] and
 //!   [`successor::Successor`].
 //! - **Supervisors** swap a daemon with [`Supervisor::perform_handoff`], or step by step with
-//!   a [`Session`] whose type says what has been done and what may come next.
-//! - **Both** rely on the [`DataDirLock`]: whoever holds it is the only writer, and the owner
-//!   record in it decides every swap.
+//!   a [`Session`]: its type says which step is done and which may come next.
+//! - **Both** rely on the [`DataDirLock`]: the process that holds it is the only writer, and the
+//!   owner record in it decides every swap.
 //!
-//! The README has a compiling example for each. What always holds, and what happens when
-//! something dies, is in ARCHITECTURE.md.
+//! The README has a compiling example for each. ARCHITECTURE.md states the invariants, and the
+//! outcome of every failure.
 //!
 //! # Features
 //!

@@ -1,4 +1,4 @@
-//! Without the feature `faults` a step is nothing at all.
+//! The fault points without the feature `faults`: they do nothing.
 
 macro_rules! reach {
     ($point:ident) => {

@@ -1,7 +1,7 @@
-//! What is said on a control connection, and in which versions.
+//! The messages on a control connection, and the choice of a version.
 //!
-//! How a message is put on the wire is [`crate::frame`]'s matter; which message is admitted
-//! when, the machines of the three roles know.
+//! [`crate::frame`] puts a message on the wire. The machines of the three roles decide which
+//! message they admit in which state.
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
@@ -18,9 +18,9 @@ pub use crate::terms::{
 pub enum Message {
     /// The first message on a connection, from the process to the supervisor.
     Hello {
-        /// What the process is.
+        /// The role of the process.
         role: Side,
-        /// Its pid, which the kernel is asked to confirm.
+        /// Its pid. The supervisor compares it with the kernel's answer.
         pid: u32,
         /// The build it runs, as the daemon calls it; free bytes.
         build_id: Vec<u8>,
@@ -28,7 +28,7 @@ pub enum Message {
         proto_min: ProtoVersion,
         /// The newest version it speaks.
         proto_max: ProtoVersion,
-        /// What else it can do.
+        /// Its abilities beyond the version.
         capabilities: Capabilities,
     },
     /// The supervisor's answer: the version for the rest of the connection.
@@ -42,14 +42,14 @@ pub enum Message {
     PrepareHandoff {
         /// The swap.
         handoff_id: HandoffId,
-        /// For whom the lock is reserved once it is released.
+        /// The process for which the incumbent reserves the lock when it releases it (invariant 9).
         successor_pid: u32,
         /// Milliseconds from receipt until the incumbent undoes everything by itself.
         deadline_ms: u64,
         /// Milliseconds that the drain may take.
         drain_grace_ms: u64,
     },
-    /// Incumbent to supervisor: nothing is admitted any more.
+    /// Incumbent to supervisor: it admits no more work.
     Drained {
         /// Connections that did not end within the grace.
         open_conns_remaining: u32,
@@ -61,7 +61,7 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
     },
-    /// Incumbent to supervisor: a shard was sealed.
+    /// Incumbent to supervisor: it sealed a shard.
     SealProgress {
         /// So far.
         shards_sealed: u32,
@@ -70,7 +70,7 @@ pub enum Message {
         /// Of the shard sealed last.
         last_revision: u64,
     },
-    /// Incumbent to supervisor: everything is sealed and the lock is released.
+    /// Incumbent to supervisor: it sealed every shard and released the lock.
     SealComplete {
         /// The swap.
         handoff_id: HandoffId,
@@ -80,11 +80,11 @@ pub enum Message {
         /// Over names, revisions and contents; zero where the daemon has none.
         data_dir_fingerprint: [u8; 32],
     },
-    /// Incumbent to supervisor: drain or seal failed. It holds the lock and serves again.
+    /// Incumbent to supervisor: its drain or seal failed. It holds the lock and serves again.
     SealFailed {
         /// The swap.
         handoff_id: HandoffId,
-        /// What failed.
+        /// The failure.
         error: String,
         /// How far it got, in words.
         partial_state: String,
@@ -112,7 +112,7 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
     },
-    /// Either way: the swap is given up.
+    /// From any process: it gives the swap up.
     Abort {
         /// The swap.
         handoff_id: HandoffId,
@@ -124,8 +124,8 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
     },
-    /// Either way: still alive. The incumbent echoes one of the supervisor's, in order with
-    /// all other messages.
+    /// From any process: it is alive. The incumbent echoes each of the supervisor's, in order
+    /// with all other messages (invariant 4).
     Heartbeat {
         /// Milliseconds since the epoch, or a value of the sender's own.
         ts_ms: u64,
@@ -142,19 +142,19 @@ pub enum Message {
         /// The swap.
         handoff_id: HandoffId,
     },
-    /// Successor to supervisor, before `Ready`: what it opened has this fingerprint.
+    /// Successor to supervisor, before `Ready`: the fingerprint of the data that it opened.
     Verified {
         /// The swap.
         handoff_id: HandoffId,
         /// Over the same as that of `SealComplete`.
         data_dir_fingerprint: [u8; 32],
     },
-    /// A supervisor that has lost its listeners, to the process that serves: give them back.
+    /// A supervisor without its listeners to the process that serves: give them back.
     Adopt {
         /// As in the `HelloAck` of this connection.
         handoff_id: HandoffId,
     },
-    /// The process that serves to such a supervisor, with as many descriptors as names.
+    /// The process that serves to such a supervisor, with a descriptor for each name.
     Adopted {
         /// As in `Adopt`.
         handoff_id: HandoffId,
@@ -167,8 +167,8 @@ pub enum Message {
         /// How many follow in further messages.
         left: u32,
     },
-    /// Successor to incumbent, on a connection of its own: send what you carry. What is said
-    /// on it from there on is [another vocabulary](crate::carry).
+    /// Successor to incumbent, on a connection of its own: send the connections and the memory
+    /// that you carry. From there on both use [other messages](crate::carry) on it.
     Fetch {
         /// The swap, as in the `HelloAck` of this connection.
         handoff_id: HandoffId,
@@ -181,10 +181,10 @@ pub enum Message {
         /// As the daemon calls them; at most [`MOST_NAMED`].
         #[serde(deserialize_with = "bounded::list::<MOST_NAMED, _, _>")]
         connections: Vec<String>,
-        /// How many there are besides those that are named.
+        /// How many more there are.
         unnamed: u32,
     },
-    /// Successor to supervisor, before `Ready`: what it got from the incumbent.
+    /// Successor to supervisor, before `Ready`: the sets that arrived from the incumbent.
     Carried {
         /// The swap.
         handoff_id: HandoffId,
@@ -192,60 +192,60 @@ pub enum Message {
         #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
         sets: Vec<CarriedSet>,
     },
-    /// Incumbent to supervisor, about every second of a drain that takes longer than that: what
-    /// is still open.
+    /// Incumbent to supervisor, about once a second while a drain goes on: the connections or
+    /// requests that are still open.
     Draining {
         /// The swap.
         handoff_id: HandoffId,
         /// Connections (or requests), by the daemon's own account.
         open_conns: u32,
-        /// Of the connections that are carried, those that are not parked, as the daemon calls
-        /// them; at most [`MOST_NAMED`].
+        /// The carried connections that no handler has parked, as the daemon calls them; at most
+        /// [`MOST_NAMED`].
         #[serde(deserialize_with = "bounded::list::<MOST_NAMED, _, _>")]
         connections: Vec<String>,
-        /// How many of those there are besides.
+        /// How many more of those there are.
         unnamed: u32,
     },
 }
 
-/// What became of one set of connections, or of memory, that was carried.
+/// One set of connections, or of memory, as the successor received it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CarriedSet {
-    /// As the incumbent calls it: the name of a field, unless that says otherwise.
+    /// The incumbent's name for it: the name of a field, unless its attribute names another.
     pub name: String,
-    /// What it is a set of.
+    /// The kind of its items.
     pub kind: CarryKind,
     /// Connections, or pieces of memory, that arrived.
     pub count: u64,
     /// Of the states of connections, or of memory.
     pub bytes: u64,
-    /// What the successor made of them.
+    /// The successor's use of them.
     pub fate: CarryFate,
 }
 
-/// What is carried.
+/// The kind of a set that is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CarryKind {
-    /// Descriptors, each with a state of the daemon's.
+    /// Descriptors, each with a state that the daemon defines.
     Connections,
     /// Sealed memory.
     Memory,
 }
 
-/// What a successor made of a set that arrived.
+/// The use that a successor made of a set that arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CarryFate {
-    /// It has them.
+    /// It took the items.
     Taken,
-    /// It has them, and read this older format.
+    /// It took the items, and read their state in this older format.
     Converted {
         /// The type's name and version, as the incumbent wrote it.
         from: String,
     },
-    /// It does without, as the daemon allows: connections are closed by the commit, and what
-    /// was in memory is read from disk.
+    /// It took none, as the daemon allows: the commit closes the connections, and the daemon
+    /// reads from disk instead of from memory.
     Dropped {
-        /// Why it could not have them.
+        /// Why it could not take them.
         why: String,
     },
 }
@@ -288,12 +288,12 @@ impl Message {
     }
 }
 
-/// What an error says, at a length that fits into any message.
+/// The text of an error, cut to a length that fits into any message.
 pub(crate) fn in_words(error: &Error) -> String {
     cut(error.to_string(), MOST_WORDS)
 }
 
-/// As much of a text as there is room for.
+/// The beginning of a text, of at most `most` bytes.
 pub(crate) fn cut(mut words: String, most: usize) -> String {
     words.truncate(words.floor_char_boundary(most));
     words
@@ -320,7 +320,7 @@ pub fn negotiate_version(
     Ok(highest)
 }
 
-/// Lists that are refused once they are too long, before they take memory.
+/// Refuses a list that is too long, before it takes more memory (invariant 6).
 pub(crate) mod bounded {
     use std::fmt;
     use std::marker::PhantomData;
@@ -329,7 +329,7 @@ pub(crate) mod bounded {
 
     struct AtMost<T>(usize, PhantomData<T>);
 
-    /// A list of no more than that many.
+    /// A list of at most `MOST` elements.
     pub(crate) fn list<'de, const MOST: usize, D: Deserializer<'de>, T: Deserialize<'de>>(
         list: D,
     ) -> Result<Vec<T>, D::Error> {

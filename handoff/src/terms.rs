@@ -1,5 +1,5 @@
-//! The terms that messages and errors have in common: who a process is, which swap is meant, and
-//! how much may be said.
+//! The terms that messages and errors share: the side of a process, the name of a swap, and the
+//! maxima of a message.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The longest that a frame's length field may say.
+/// The maximum of a frame's length field.
 pub const MAX_FRAME_LEN: u32 = 1 << 20;
 
 /// A version of the protocol.
@@ -19,20 +19,21 @@ pub const PROTO_MIN: ProtoVersion = 1;
 /// The newest version this build speaks.
 pub const PROTO_MAX: ProtoVersion = 1;
 
-/// The most shards whose revisions a message may carry: more than fill a frame's worth of
-/// memory are refused, whatever few bytes they take on the wire.
+/// The most shards of which a message may carry the revisions. They fill as much memory as
+/// the longest frame; a reader refuses more, however few bytes they take on the wire.
 pub const MOST_SHARDS: usize = 1 << 17;
 
 /// The most listeners that a process may be passed.
 pub const MOST_LISTENERS: usize = 1024;
 
-/// The most connections that are named in a message; the others are counted.
+/// The most connections that a message names; it counts the others.
 pub const MOST_NAMED: usize = 64;
 
 /// The most sets that a daemon may carry.
 pub const MOST_SETS: usize = 256;
 
-/// Which side of a swap a process says it is, in its [`Message::Hello`](crate::protocol::Message::Hello).
+/// The side of a swap that a process names in its
+/// [`Message::Hello`](crate::protocol::Message::Hello).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// The old process.
@@ -50,7 +51,8 @@ impl Side {
     }
 }
 
-/// The name of one swap. The supervisor makes it up and says it in [`Message::HelloAck`](crate::protocol::Message::HelloAck).
+/// The name of one swap. The supervisor chooses it and sends it in
+/// [`Message::HelloAck`](crate::protocol::Message::HelloAck).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HandoffId(Uuid);
 
@@ -81,7 +83,7 @@ impl fmt::Display for HandoffId {
     }
 }
 
-/// What [`Display`](fmt::Display) shows.
+/// Reads the text that [`Display`](fmt::Display) writes, among others.
 impl FromStr for HandoffId {
     type Err = NotAHandoffId;
 
@@ -95,19 +97,20 @@ impl FromStr for HandoffId {
 #[error("not the id of a handoff: it looks like 67e55044-10b1-426f-9247-bb680e5fe0c8")]
 pub struct NotAHandoffId;
 
-/// What a process can do beyond the version it speaks.
+/// The abilities of a process beyond the version it speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Of an incumbent. Bit 0: it carries connections or memory, and may be asked for them with
-    /// [`Message::Fetch`](crate::protocol::Message::Fetch). Bit 1: a [`Message::SealRequest`](crate::protocol::Message::SealRequest) may be sent to it while it drains, and
-    /// the seal follows then. The others are sent as zero and ignored when read.
+    /// Of an incumbent. Bit 0: it carries connections or memory; a successor may ask for them with
+    /// [`Message::Fetch`](crate::protocol::Message::Fetch). Bit 1: it takes a
+    /// [`Message::SealRequest`](crate::protocol::Message::SealRequest) while it drains, and seals
+    /// after the drain. A sender sets all other bits to zero, and a reader ignores them.
     pub reserved: u64,
 }
 
 impl Capabilities {
-    /// Those of an incumbent that carries something.
+    /// An incumbent with these carries connections or memory.
     pub(crate) const CARRIES: Self = Self { reserved: 1 };
-    /// Those of an incumbent that keeps a seal in mind.
+    /// An incumbent with these remembers a `SealRequest` until it has drained.
     pub(crate) const SEALS_NEXT: Self = Self { reserved: 1 << 1 };
 
     pub(crate) const fn and(self, other: Self) -> Self {

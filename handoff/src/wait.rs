@@ -1,7 +1,7 @@
-//! Waiting for an [`Event`] that makes something so.
+//! Waiting for an [`Event`] that makes a condition true.
 //!
-//! Who waits looks before it listens, so that what is so already costs no lock, and once more when
-//! it listens, so that what comes about in between is not missed.
+//! A waiter looks before it listens, so that a condition that is true already costs no lock. It
+//! looks once more when it listens, so that it misses no change in between.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,8 +12,8 @@ use event_listener::{Event, Listener};
 
 /// Waits until `look` finds something; `event` tells when to look again. Runs on any executor.
 ///
-/// It also looks whenever it is polled for another reason: whoever makes it so may be interrupted
-/// before he has woken anybody.
+/// It also looks whenever it is polled for another reason: the thread that makes the condition
+/// true may be interrupted before it notifies `event`.
 pub(crate) async fn until<T>(event: &Event, mut look: impl FnMut() -> Option<T>) -> T {
     let mut listener = None;
     poll_fn(|context| {
@@ -32,8 +32,8 @@ pub(crate) async fn until<T>(event: &Event, mut look: impl FnMut() -> Option<T>)
     .await
 }
 
-/// [`until`], for a thread: none if there was none until the deadline. Without a deadline it waits
-/// for ever.
+/// [`until`], for a thread: none if `look` found nothing until the deadline. Without a deadline
+/// it waits for ever.
 pub(crate) fn blocking<T>(
     event: &Event,
     deadline: Option<Instant>,

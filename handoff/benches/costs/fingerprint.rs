@@ -1,4 +1,4 @@
-//! What a seal and a check hash, against BLAKE3 over the same bytes on one thread.
+//! The hashing of a seal and a check, against BLAKE3 over the same bytes on one thread.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -16,7 +16,7 @@ pub(crate) fn of_a_file(effort: &Effort) -> Results {
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(&bytes).expect("room for it");
-    // So that nothing is written back meanwhile.
+    // The kernel then writes nothing back during the race.
     file.as_file().sync_all().expect("synced");
     let (bytes, path) = (bytes.as_slice(), file.path());
 
@@ -38,7 +38,7 @@ pub(crate) fn of_a_file(effort: &Effort) -> Results {
     race.run(effort)
 }
 
-/// One call a turn, whose digest is that of `bytes`.
+/// One call a turn, which has to give the digest of `bytes`.
 fn whole<'a>(name: &str, bytes: &[u8], digest: impl Fn() -> [u8; 32] + 'a) -> Subject<'a> {
     let expected = *blake3::hash(bytes).as_bytes();
     let turn = move || Pace::of(Duration::ZERO, 1, || assert_eq!(digest(), expected));

@@ -55,8 +55,8 @@ pub(crate) fn run(effort: &Effort) -> Results {
 
 /// Calls on so many threads at once, each with its index.
 ///
-/// They spin until all of them run. One that slept at a `Barrier` may wake milliseconds after
-/// the others, on a core that is taken: then they do not meet, and a lock costs half as much.
+/// They spin until all of them run. A thread that slept at a `Barrier` may wake milliseconds after
+/// the others, on a busy core: then the threads do not meet, and a lock costs half as much.
 fn on_threads(threads: usize, effort: &Effort, call: impl Fn(usize) + Sync) -> Pace {
     let running = AtomicUsize::new(0);
     thread::scope(|scope| {

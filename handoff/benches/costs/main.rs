@@ -1,12 +1,12 @@
-//! What the library costs where it is called often or with much data: the gate on every
-//! request, the codec and the fingerprint in every pause.
+//! The costs of the library where a daemon calls it often or with much data: the gate on
+//! every request, the codec and the fingerprint in every pause.
 //!
-//! `cargo bench -p handoff` measures and prints, `cargo bench -p handoff -- gate` only what
-//! has `gate` in its name. Without `--bench`, as under `cargo test --benches`, everything runs
-//! a few times and nothing is printed of it.
+//! `cargo bench -p handoff` measures and prints; `cargo bench -p handoff -- gate` does so for
+//! the sections with `gate` in their name. Without `--bench`, as under `cargo test --benches`,
+//! every section runs a few times, and no result is printed.
 //!
-//! On a machine that is otherwise busy the threads of the gate's race meet less, and the lock
-//! looks better than it is: mind the load average.
+//! On a busy machine the threads of the gate's race meet less often, and the lock looks better
+//! than it is: mind the load average.
 
 mod fingerprint;
 mod frame;

@@ -1,4 +1,4 @@
-//! Rounds in which each subject has its turn, and what they say.
+//! Rounds in which each subject has its turn, and their results.
 
 use std::fmt;
 use std::iter::Sum;
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, ColumnConstraint, Table, presets};
 
-/// How long and on how much to measure.
+/// The time and the amount of data for a measurement.
 pub(crate) struct Effort {
     /// For all rounds of one race.
     pub(crate) budget: Duration,
-    /// Also where they take longer than the budget.
+    /// The least number of rounds, also where they take longer than the budget.
     pub(crate) least_rounds: usize,
     /// For one turn of one subject; a turn is at least one chunk.
     pub(crate) turn: Duration,
@@ -58,7 +58,7 @@ impl Pace {
     }
 }
 
-/// Of threads side by side: the time of a call as a thread sees it.
+/// The pace of threads side by side: the time of a call as one thread sees it.
 impl Sum for Pace {
     fn sum<I: Iterator<Item = Self>>(paces: I) -> Self {
         paces.fold(Self { time: Duration::ZERO, calls: 0 }, |sum, pace| Self {
@@ -68,7 +68,7 @@ impl Sum for Pace {
     }
 }
 
-/// What has its turn in each round.
+/// A function that has its turn in each round.
 pub(crate) struct Subject<'a> {
     name: String,
     bytes: Option<usize>,
@@ -81,12 +81,12 @@ impl<'a> Subject<'a> {
         Self { name: name.into(), bytes: None, baseline: None, turn: Box::new(turn) }
     }
 
-    /// How many bytes a call takes in or gives.
+    /// The number of bytes that a call takes in or gives.
     pub(crate) fn bytes(self, bytes: usize) -> Self {
         Self { bytes: Some(bytes), ..self }
     }
 
-    /// What it is compared with.
+    /// The subject to compare it with.
     pub(crate) fn against(self, baseline: Baseline) -> Self {
         Self { baseline: Some(baseline), ..self }
     }
@@ -96,7 +96,7 @@ impl<'a> Subject<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Baseline(usize);
 
-/// Subjects that take turns, so that what slows the machine down slows all of them.
+/// Subjects that take turns, so that a slow moment of the machine slows all of them.
 pub(crate) struct Race<'a> {
     title: String,
     rate: Rate,
@@ -160,7 +160,7 @@ impl Rate {
     }
 }
 
-/// What a race showed; displays as a table.
+/// The results of a race; displays as a table.
 pub(crate) struct Results {
     title: String,
     rate: Rate,

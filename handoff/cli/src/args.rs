@@ -9,8 +9,8 @@ use crate::config::{LogFormat, LogLevel};
 
 /// Replaces the binary of a running, stateful daemon while its clients stay connected.
 ///
-/// `handoff run` supervises a daemon; the other commands tell that supervisor what to do, or ask
-/// it what became of something. All of them find it by its configuration.
+/// `handoff run` supervises a daemon; the other commands control or query that supervisor. All of
+/// them find it by its configuration.
 #[derive(Debug, Parser)]
 #[command(
     name = "handoff",
@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Supervise a daemon, in the foreground
     ///
     /// Adopts the daemon that runs, or binds (or inherits) the listeners and starts one; starts it
-    /// again when it dies, with a growing pause, and goes back to what served before when it keeps
+    /// again when it dies, with a growing pause, and goes back to the previous binary when it keeps
     /// dying. Killed, it leaves the daemon serving, for the next `handoff run` to adopt.
     ///
     /// SIGHUP swaps to the configured binary. SIGTERM and SIGINT stop the daemon cleanly; a second
@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Replace the daemon by another binary, while its clients stay connected
     ///
     /// Without --wait it returns once the swap has begun. With --wait it shows each phase, and its
-    /// exit code says what the swap came to. Ending it with Ctrl-C does not end the swap: see
+    /// exit code tells the outcome of the swap. Ending it with Ctrl-C does not end the swap: see
     /// `handoff abort`.
     Swap {
         /// A binary that the configuration lists, in place of daemon.binary
@@ -71,7 +71,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say what serves, since when, and where a swap stands
+    /// Show the daemon that serves, since when, and the phase of a swap
     Status {
         /// Wait until a daemon serves, for a supervisor that was just started
         #[arg(long)]
@@ -80,9 +80,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List past swaps, and what happened to daemons, newest last
+    /// List past swaps, and the events of daemons, newest last
     ///
-    /// Also where no supervisor runs.
+    /// Works without a supervisor, too.
     History {
         /// How many of the last ones
         #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
@@ -91,7 +91,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show one swap: its phases with their times, and what it came to
+    /// Show one swap: its phases with their times, and its outcome
     Show {
         /// Its id, or the first digits of it, or `last`
         id: String,
@@ -103,13 +103,13 @@ pub(crate) enum Command {
     Timeline {
         /// Its id, or the first digits of it, or `last`
         id: String,
-        /// Where to; `-` is standard output
+        /// The file to write; `-` is standard output
         #[arg(short, long, default_value = "-", value_name = "FILE.svg")]
         output: PathBuf,
     },
     /// Undo the swap in flight, and wait until that is done
     Abort {
-        /// What the history is to say of it
+        /// The cause that the history records
         #[arg(long, default_value = "an operator wished it")]
         reason: String,
         /// Say it in JSON, a line each
@@ -118,22 +118,22 @@ pub(crate) enum Command {
     },
     /// Replace the supervisor itself by a newer version; the daemon is not touched
     ///
-    /// The new program (the setting `supervisor`, or whatever lies where this one did) first has to
-    /// accept the configuration. Its process is the same one: the pid stays, and so do the listeners.
+    /// The new program (the setting `supervisor`, or the file at the path of this one) first has to
+    /// accept the configuration. Its process is the same: the pid stays, and so do the listeners.
     Upgrade,
     /// Stop the daemon cleanly, and then the supervisor
     Stop,
     /// Check the configuration, and the binaries that it lists
     Check {
-        /// Print what was checked as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print what the supervisor counts and measures, in Prometheus's text format
+    /// Print the supervisor's metrics, in Prometheus's text format
     Metrics,
     /// Explain errors, the configuration, exit codes, metrics or signals
     Help {
-        /// Nothing for the list of commands
+        /// The topic; without one, the list of commands
         topic: Option<crate::help::Topic>,
     },
     /// Print completions for a shell

@@ -1,4 +1,5 @@
-//! A binary, opened once: what was checked is what is executed, whatever the path names by then.
+//! A binary, opened once: the supervisor executes the very file that it checked, even if the path
+//! names another file by then.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,7 +14,7 @@ use handoff::supervisor::{Launch, LaunchRequest};
 
 use crate::config::{Config, Program};
 
-/// An open file that is to be executed, and how.
+/// An open file to execute, and its arguments.
 #[derive(Debug)]
 pub(crate) struct Binary {
     /// As it is listed, for people and for `argv[0]`.
@@ -64,7 +65,7 @@ impl Binary {
         Ok(Self { path: program.path.clone(), args: program.args.clone(), blake3: found, file })
     }
 
-    /// What a process executes that is not this one's to start, as it was started.
+    /// The binary that a running process executes, with the arguments that it was started with.
     pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
         let file = File::open(&exe)?;
@@ -83,7 +84,7 @@ impl Binary {
         Self { path: path.to_owned(), ..self }
     }
 
-    /// Whether it is the same file: by its contents, and by what it is told.
+    /// Whether both have the same contents and the same arguments.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.blake3 == other.blake3 && self.args == other.args
     }
@@ -99,7 +100,7 @@ impl Binary {
     }
 }
 
-/// The path of a program, of which the kernel says so if the file has no name any more.
+/// The path of a program, without the kernel's mark of a deleted file.
 pub(crate) fn without_deletion(path: &Path) -> PathBuf {
     let path = path.to_string_lossy();
     PathBuf::from(path.strip_suffix(" (deleted)").unwrap_or(&path))
@@ -122,11 +123,11 @@ fn reopened(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Starts binaries by descriptor, each in a process group of its own: what is typed at the
-/// supervisor's terminal is not for the daemon.
+/// Starts binaries by descriptor, each in a process group of its own: a Ctrl-C at the supervisor's
+/// terminal does not reach the daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct ByDescriptor {
-    /// What is launched next. One process is started at a time.
+    /// The binary that is launched next. One process is started at a time.
     next: Arc<Mutex<Option<Arc<Binary>>>>,
     links: PathBuf,
     directory: PathBuf,
@@ -138,7 +139,7 @@ impl ByDescriptor {
         Self { next: Arc::default(), links, directory }
     }
 
-    /// Removes the links of a supervisor that is gone.
+    /// Removes the links that the supervisor before this one left.
     pub(crate) fn clear(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.links) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -146,7 +147,7 @@ impl ByDescriptor {
         }
     }
 
-    /// Says what the next process executes.
+    /// Sets the binary that the next process executes.
     pub(crate) fn load(&self, binary: Arc<Binary>) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(binary);
     }
@@ -162,7 +163,7 @@ impl ByDescriptor {
             _ => {}
         }
         symlink(binary.descriptor_path(), &link)?;
-        // Nobody is to find another file behind it than the one that was checked.
+        // The link has to lead to the very file that was checked.
         let (linked, opened) = (fs::metadata(&link)?, binary.file.metadata()?);
         if (linked.dev(), linked.ino()) == (opened.dev(), opened.ino()) {
             Ok(link)
@@ -184,14 +185,14 @@ impl Launch for ByDescriptor {
             let words = "it was written to since it was checked; put a new file in its place instead, with mv, and swap";
             return Err(at(io::Error::other(words)));
         }
-        // On a disk that takes nothing the daemon is to be started all the same.
+        // The daemon is started even if the disk takes no link.
         let link = self.link(&binary).unwrap_or_else(|error| {
             tracing::warn!(%error, "the process will be known by the number of a descriptor");
             binary.descriptor_path()
         });
         request.with_program(link).spawn(|command| {
             command.current_dir(&self.directory).process_group(0);
-            // What the service manager says to the supervisor is not for the daemon.
+            // The service manager sets these for the supervisor, not for the daemon.
             for own in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
                 command.env_remove(own);
             }

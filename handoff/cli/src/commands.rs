@@ -29,7 +29,7 @@ pub(crate) fn swap(
     dry_run: bool,
     json: bool,
 ) -> Outcoming {
-    // The supervisor stands somewhere else.
+    // The supervisor may run in another directory.
     let binary = binary.map(std::path::absolute).transpose()?;
     let client = Client::ask(&config.socket, &Request::Swap { binary, dry_run, follow: wait })?;
     Ok(follow(client, wait, json)?.code())
@@ -38,14 +38,14 @@ pub(crate) fn swap(
 pub(crate) fn abort(config: &Config, reason: String, json: bool) -> Outcoming {
     let client = Client::ask(&config.socket, &Request::Abort { reason })?;
     Ok(match follow(client, true, json)? {
-        // To be undone is what was wished, however little there was to undo.
+        // The operator wants it undone; a swap that has not begun needs no undo.
         Followed::Ended(Outcome::RolledBack | Outcome::NotBegun) => ExitCode::SUCCESS,
         Followed::Ended(Outcome::Committed | Outcome::Promoted) => ExitCode::from(TOO_LATE),
         followed => followed.code(),
     })
 }
 
-/// What was seen of a swap.
+/// The last news of a swap that was followed.
 enum Followed {
     Begun,
     Refused,
@@ -108,7 +108,7 @@ pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What has one answer.
+/// Sends a request that has one answer.
 fn ask(config: &Config, request: &Request) -> Result<Reply, ClientError> {
     Client::ask(&config.socket, request)?.answer()
 }
@@ -146,7 +146,7 @@ pub(crate) fn timeline(config: &Config, id: &str, output: &Path) -> Outcoming {
     Ok(ExitCode::SUCCESS)
 }
 
-/// By the supervisor's word, and where none runs by the file.
+/// The entries that the supervisor sends, or those in the file where none runs.
 fn entries(config: &Config) -> anyhow::Result<VecDeque<Entry>> {
     match ask(config, &Request::History) {
         Ok(Reply::History(entries)) => Ok(entries),
@@ -176,7 +176,7 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
         Reply::Status(status) => status,
         other => return unexpected(&other),
     };
-    // The connection ends with the old program, without a word unless it refuses.
+    // The old program ends the connection without a reply, unless it refuses.
     let mut client = Client::ask(&config.socket, &Request::Upgrade)?;
     match client.next() {
         Ok(Some(other)) => return unexpected(&other),
@@ -236,13 +236,13 @@ pub(crate) fn check(config: &Config, json: bool) -> Outcoming {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a program of this kind says of a configuration that it takes. A supervisor that is to be
-/// replaced asks its successor for it.
+/// The output of `handoff check --json` for a configuration that is in order. Before an upgrade a
+/// supervisor asks the new program for it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checked {
     pub(crate) config: String,
     version: String,
-    /// BLAKE3, by path.
+    /// The BLAKE3 of each binary, by its path.
     binaries: BTreeMap<String, String>,
 }
 
@@ -266,7 +266,7 @@ fn unexpected(reply: &Reply) -> Outcoming {
     }
 }
 
-/// Not println!, which panics where a pipe was closed: a reader that has gone ends nothing.
+/// Not println!, which panics on a closed pipe: a reader that is gone is no error.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -274,12 +274,12 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// An abort that came when the commit could not be undone any more.
+/// An abort that came too late: the successor serves.
 const TOO_LATE: u8 = 1;
 const ROLLED_BACK: u8 = 3;
 const UNCONFIRMED: u8 = 4;
 const REFUSED: u8 = 5;
-/// For a supervisor that was just started to answer.
+/// The timeout for a supervisor that was just started to answer.
 const START_LIMIT: Duration = Duration::from_secs(10);
 const UPGRADE_LIMIT: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

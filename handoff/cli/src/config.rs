@@ -16,23 +16,23 @@ pub(crate) use address::Address;
 
 use duration::human;
 
-/// What the supervisor is to do, with every path made absolute.
+/// The whole configuration, with every path made absolute.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {
     /// The file that it was read from.
     pub(crate) file: PathBuf,
-    /// Where the supervisor keeps what is its own.
+    /// The directory of the supervisor's own files.
     pub(crate) state_dir: PathBuf,
-    /// Its own socket, over which it is told what to do.
+    /// The supervisor's own socket, for the requests of its clients.
     pub(crate) socket: PathBuf,
-    /// The program of the supervisor itself, which `handoff upgrade` goes over to.
+    /// The program that `handoff upgrade` executes in place of the supervisor.
     pub(crate) supervisor: Option<PathBuf>,
     /// The daemon's control socket.
     pub(crate) control: PathBuf,
     /// Where the daemon's relative paths begin.
     pub(crate) directory: PathBuf,
     pub(crate) env: BTreeMap<String, String>,
-    /// What may be executed; the first is what is started, and what a swap goes to.
+    /// The binaries that may be executed. The first is the one to start, and to swap to.
     pub(crate) programs: Vec<Program>,
     pub(crate) listeners: Vec<ListenerConfig>,
     pub(crate) limits: Limits,
@@ -55,7 +55,7 @@ pub(crate) struct Program {
 pub(crate) struct ListenerConfig {
     pub(crate) name: String,
     pub(crate) address: Address,
-    /// Whether `accept` on it waits; the flag is shared by all processes that have it.
+    /// Whether `accept` on it waits; all processes that have the socket share the flag.
     pub(crate) blocking: bool,
 }
 
@@ -90,7 +90,7 @@ impl Default for Limits {
     }
 }
 
-/// What is done when the daemon dies.
+/// How the supervisor starts a daemon that died again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Restart {
@@ -100,10 +100,10 @@ pub(crate) struct Restart {
     pub(crate) pause: Duration,
     #[serde(deserialize_with = "human")]
     pub(crate) longest_pause: Duration,
-    /// Who serves for so long has not died in a row.
+    /// The death of a daemon that served at least this long begins a new row.
     #[serde(deserialize_with = "human")]
     pub(crate) stable: Duration,
-    /// After so many deaths in a row the last binary that served is started instead.
+    /// After so many deaths in a row the supervisor starts the previous binary instead.
     pub(crate) attempts: u32,
 }
 
@@ -118,18 +118,18 @@ impl Default for Restart {
     }
 }
 
-/// How a successor is watched after its commit.
+/// How the supervisor watches a successor after its commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbationConfig {
     pub(crate) length: Duration,
     pub(crate) every: Duration,
     pub(crate) timeout: Duration,
-    /// So many in a row.
+    /// So many failed checks in a row make the supervisor swap back.
     pub(crate) failures: u32,
     pub(crate) check: Check,
 }
 
-/// A question whether the daemon is well.
+/// A health check of the daemon, which passes on this condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Check {
     /// A connection can be made.
@@ -160,14 +160,14 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogLevel {
-    /// What keeps somebody from being served.
+    /// Errors that keep clients from being served.
     Error,
-    /// And what went another way than it was wished.
+    /// And warnings.
     Warn,
-    /// And what was done.
+    /// And the actions of the supervisor.
     #[default]
     Info,
-    /// And what was tried.
+    /// And details.
     Debug,
 }
 
@@ -204,7 +204,7 @@ impl Config {
         })
     }
 
-    /// The listed program that is meant by a path.
+    /// The listed program that a path names, also by another path to the same file.
     pub(crate) fn program(&self, path: &Path) -> Option<&Program> {
         let canonical = |path: &Path| fs::canonicalize(path).ok();
         let is_it = |program: &&Program| {
@@ -214,7 +214,7 @@ impl Config {
         self.programs.iter().find(is_it)
     }
 
-    /// What a running supervisor cannot go over to, if it differs.
+    /// The first setting that differs and that a running supervisor cannot change.
     pub(crate) fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
         [
             ("state_dir", self.state_dir != other.state_dir),
@@ -228,7 +228,7 @@ impl Config {
     }
 }
 
-/// As it is written.
+/// The configuration as the file has it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -307,7 +307,7 @@ const fn three() -> u32 {
     3
 }
 
-/// A value that cannot be, and where it begins in the text.
+/// The fault of a value, and the offset of the value in the text.
 struct Fault {
     at: Option<usize>,
     words: String,
@@ -437,7 +437,7 @@ fn check_length(path: &Path) -> Result<(), String> {
     ))
 }
 
-/// What the kernel takes, without the byte behind it.
+/// The maximum that the kernel takes, without the zero byte at the end.
 const MAX_SOCKET_PATH: usize = 107;
 
 #[cfg(test)]

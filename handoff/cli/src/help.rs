@@ -10,15 +10,15 @@ use crate::metrics;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Topic {
-    /// What goes wrong at first, how it is told, and what to do
+    /// The first errors, their messages and their remedies
     Errors,
-    /// All that the configuration may say
+    /// All settings of the configuration
     Config,
-    /// What each exit code means
+    /// The meaning of each exit code
     ExitCodes,
-    /// The names of what is counted and measured
+    /// The names and meanings of the metrics
     Metrics,
-    /// What each signal does
+    /// The effect of each signal
     Signals,
 }
 
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::config::{Check, Config};
 
-    /// What is shown is a whole configuration, and it is taken.
+    /// The text is a whole configuration, and the parser accepts it.
     #[test]
     fn the_configuration_that_is_shown_is_one() {
         let begin = CONFIG.find("# Required").unwrap();

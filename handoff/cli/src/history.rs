@@ -1,8 +1,9 @@
-//! The history: what became of each swap and of each daemon, kept across restarts.
+//! The history of the swaps and of the daemons, kept across restarts.
 //!
-//! A file of JSON lines, only ever appended to. A line that cannot be read is passed over, so a
-//! supervisor that was killed while it wrote spoils one. What cannot be written is kept in memory
-//! and told: a full disk keeps no daemon from serving, and no swap from being made.
+//! A file of JSON lines. The supervisor appends to it, and begins it anew once it is long. A reader
+//! passes over a line that it cannot read, so a supervisor that is killed while it writes spoils
+//! one line. The supervisor keeps the lines that it cannot write in memory, and warns: a full disk
+//! keeps no daemon from serving, and no swap from being made.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -20,7 +21,7 @@ use crate::record::{self, End, Party, Probation, Step, SwapRecord};
 pub(crate) enum Line {
     /// A swap is about to begin.
     Begun(SwapRecord),
-    /// What a process calls its build, or its pid or generation, has become known.
+    /// The build, the pid or the generation of a process has become known.
     Known {
         id: String,
         from: Party,
@@ -42,8 +43,8 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    /// What has ended is to outlive the machine. Nothing is synced before: the daemon syncs its own
-    /// data then, on the same disk, and its clients wait for that.
+    /// Whether the line tells an end, which has to survive a crash of the machine. No other line is
+    /// synced: during a swap the daemon syncs its own data on the same disk, and its clients wait.
     const fn ends_something(&self) -> bool {
         match self {
             Self::Ended { .. } | Self::Probation { .. } | Self::Daemon(_) => true,
@@ -71,15 +72,15 @@ pub(crate) enum DaemonEventKind {
     Adopted,
     /// It took the place of another one in a swap.
     Succeeded,
-    /// It ended, with that status, if anybody knows it.
+    /// It ended with that status, which may be unknown.
     Died { status: String },
     /// It was started and did not come to serve.
     NotStarted { why: String },
-    /// It was told to stop, and did.
+    /// The supervisor told it to stop, and it did.
     Stopped { status: String },
 }
 
-/// What is shown of the history: swaps and daemons, oldest first.
+/// An entry of the history, as it is shown: a swap, or an event of a daemon.
 #[expect(clippy::large_enum_variant, reason = "there are a thousand at most, and half are large")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -93,7 +94,7 @@ pub(crate) enum Entry {
 pub(crate) struct History {
     path: PathBuf,
     entries: VecDeque<Entry>,
-    /// Not written yet, since the disk would not take them.
+    /// The lines that the disk did not take yet.
     unwritten: VecDeque<Line>,
     /// Why the last line could not be written.
     fault: Option<String>,
@@ -102,14 +103,14 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Reads what there is. What cannot be read is told as a fault, and is no reason not to
-    /// supervise.
+    /// Reads the file. A file that cannot be read is a fault of the history, and keeps no
+    /// supervisor from its work.
     pub(crate) fn open(path: &Path) -> Self {
         let (entries, fault) = match read(path) {
             Ok(entries) => (entries, None),
             Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
         };
-        // What was not read is not replaced by what was.
+        // A file that could not be read is never begun anew.
         let most = if fault.is_some() { u64::MAX } else { LONG };
         Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, most }
     }
@@ -118,7 +119,7 @@ impl History {
         &self.entries
     }
 
-    /// Why the file lacks something, if it does.
+    /// A warning with the cause, if the file could not be read or written.
     pub(crate) fn fault(&self) -> Option<String> {
         let why = self.fault.as_ref()?;
         let count = self.unwritten.len();
@@ -151,7 +152,7 @@ impl History {
         self.starts().find(|event| event.daemon.pid == Some(pid))
     }
 
-    /// Takes one line in, and writes it.
+    /// Adds one line to the entries, and writes it.
     pub(crate) fn add(&mut self, line: Line) {
         fold(&mut self.entries, line.clone());
         self.unwritten.push_back(line);
@@ -161,7 +162,7 @@ impl History {
         }
     }
 
-    /// Tries again to write what the disk would not take.
+    /// Tries again to write the lines that the disk did not take.
     pub(crate) fn write(&mut self) {
         if self.unwritten.is_empty() {
             return;
@@ -210,7 +211,7 @@ impl History {
             return;
         }
         match self.begin_anew() {
-            // What is kept may be long itself.
+            // The entries that are kept may be long themselves.
             Ok(()) => self.most = LONG.max(2 * length()),
             Err(error) => {
                 tracing::warn!(path = %self.path.display(), %error, "the history stays long");
@@ -235,10 +236,10 @@ impl History {
     }
 }
 
-/// What the file says, oldest first; nothing where there is none.
+/// The entries of the file, oldest first; none where there is no file.
 pub(crate) fn read(path: &Path) -> io::Result<VecDeque<Entry>> {
     let mut entries = VecDeque::new();
-    // To open one would wait for a writer.
+    // To open a pipe would wait for a writer.
     if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe"));
     }
@@ -271,7 +272,7 @@ fn swaps(entries: &VecDeque<Entry>) -> impl DoubleEndedIterator<Item = &SwapReco
     })
 }
 
-/// The swap whose id begins with these digits, if there is just one; the last one for `last`.
+/// The one swap with an id that begins with these digits; the last swap for `last`.
 pub(crate) fn find<'a>(entries: &'a VecDeque<Entry>, id: &str) -> Option<&'a SwapRecord> {
     let mut swaps = swaps(entries);
     if id == "last" {

@@ -17,7 +17,7 @@ use crate::config::{Address, ListenerConfig};
 /// The name under which a supervisor that is upgraded passes its own socket on.
 pub(crate) const OWN: &str = "handoff.supervisor";
 
-/// The socket of that name and kind that a service manager passed, if it did.
+/// The inherited socket of that name and kind, if there is one.
 pub(crate) fn inherited(
     listeners: &mut Listeners,
     config: &ListenerConfig,
@@ -36,7 +36,7 @@ pub(crate) fn inherited(
     }
 }
 
-/// Binds it.
+/// Binds the listener.
 pub(crate) fn bind(config: &ListenerConfig) -> anyhow::Result<OwnedFd> {
     let bound = match &config.address {
         Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
@@ -59,7 +59,7 @@ pub(crate) fn bind(config: &ListenerConfig) -> anyhow::Result<OwnedFd> {
     })
 }
 
-/// What an operator can do about a socket that cannot be had.
+/// The operator's remedy for a socket that cannot be bound.
 fn advice(kind: io::ErrorKind, address: &Address) -> String {
     match (kind, address) {
         (io::ErrorKind::AddrInUse, Address::Tcp(at)) => {
@@ -81,7 +81,7 @@ fn advice(kind: io::ErrorKind, address: &Address) -> String {
     }
 }
 
-/// Where a socket is, if that is another address than it should be.
+/// The address of a socket, if it is not the configured one.
 pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     let (Address::Tcp(wanted) | Address::Udp(wanted)) = address else { return None };
     // The kernel is asked the same of every kind of socket.
@@ -90,7 +90,7 @@ pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<Socke
     (!is_it).then_some(at)
 }
 
-/// Removes a socket that nobody listens on any more.
+/// Removes a socket that no process listens on any more.
 fn clear(path: &Path) -> io::Result<()> {
     let is_socket = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type().is_socket(),

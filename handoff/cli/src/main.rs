@@ -1,5 +1,5 @@
-//! The program `handoff`: a supervisor for daemons that use the library, and the commands by which
-//! an operator tells it what to do.
+//! The program `handoff`: a supervisor for daemons that use the library, and the commands of its
+//! operator.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test panics where it is surprised"))]
 
@@ -28,7 +28,7 @@ use tracing_subscriber::filter::LevelFilter;
 use args::{Args, Command};
 use config::{Config, LogConfig, LogFormat, LogLevel};
 
-/// What a supervisor and a client call their version.
+/// The version of this program, as supervisor and as client.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {

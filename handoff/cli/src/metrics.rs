@@ -1,4 +1,4 @@
-//! What is counted and measured, through the `metrics` facade.
+//! The counters and measurements of the supervisor, through the `metrics` facade.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const GENERATION: &str = "handoff_generation";
 const CHECKS: &str = "handoff_probation_checks_total";
 const REFUSED: &str = "handoff_requests_refused_total";
 
-/// Every name, what kind it is, its labels, and what it says.
+/// Every metric: its name, its kind, its label and its meaning.
 pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
     (SWAPS, "counter", "outcome", "Swaps that have ended, by what they came to."),
     (PHASES, "histogram", "phase", "How long each phase of a swap took, in seconds."),
@@ -59,7 +59,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All of it, in Prometheus's text format.
+/// All metrics, in Prometheus's text format.
 pub(crate) fn render() -> String {
     let Some(handle) = PROMETHEUS.get() else { return String::new() };
     handle.run_upkeep();

@@ -1,11 +1,11 @@
-//! What is known of a swap: what is shown of it, told while it is in flight, and kept.
+//! The record of a swap: the history keeps it, and clients see it, also of a swap in flight.
 
 use std::io;
 
 pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
-/// One swap, from its first step to whatever is known of it now.
+/// One swap, as far as it is known now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SwapRecord {
     /// The handoff id, as the library shows it.
@@ -17,18 +17,18 @@ pub(crate) struct SwapRecord {
     pub(crate) dry_run: bool,
     /// The process that is to be replaced.
     pub(crate) from: Party,
-    /// The one that is to replace it.
+    /// The process that is to replace it.
     pub(crate) to: Party,
     /// In the order in which they were made.
     pub(crate) steps: Vec<Step>,
     /// None while the swap is in flight.
     pub(crate) end: Option<End>,
-    /// What became of the successor after the commit, if it was on probation.
+    /// The result of the successor's probation after the commit, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) probation: Option<Probation>,
 }
 
-/// Who wanted a swap.
+/// The request that a swap answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Trigger {
@@ -40,19 +40,19 @@ pub(crate) enum Trigger {
     Probation { of: String },
 }
 
-/// One of the two processes, and what it runs.
+/// One of the two processes, and its binary.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Party {
     /// The path that the configuration names.
     pub(crate) binary: String,
-    /// Of the file that was executed, 64 hexadecimal digits; empty where it cannot be read.
+    /// The hash of the executed file, 64 hexadecimal digits; empty where it cannot be read.
     pub(crate) blake3: String,
-    /// What the process calls its build, once it has said so.
+    /// The name that the process gives its build, once it has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) build: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pid: Option<u32>,
-    /// In the owner record: grows with every change of writer.
+    /// In the owner record: grows with every change of writer (invariant 10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) generation: Option<u64>,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Step {
     pub(crate) what: What,
 }
 
-/// What happened.
+/// The event of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "step")]
 pub(crate) enum What {
@@ -74,7 +74,7 @@ pub(crate) enum What {
     Launched { pid: u32 },
     /// A phase was entered.
     Entered { phase: Phase },
-    /// The drain has not ended yet, because of these.
+    /// The drain waits for these.
     Waiting { open_conns: u32, connections: Vec<String>, unnamed: u32 },
     /// These did not reach a request boundary within the grace of the drain.
     Late { connections: Vec<String>, unnamed: u32 },
@@ -93,12 +93,12 @@ pub(crate) struct End {
     /// Why it did not commit, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
-    /// What was carried, a line a set.
+    /// The carried sets, a line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) carried: Vec<String>,
 }
 
-/// What became of a successor that was watched after its commit.
+/// The result of the probation of a successor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Probation {
@@ -120,7 +120,7 @@ pub(crate) fn line(what: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 impl Trigger {
-    /// Whether the swap goes back to what served before another one.
+    /// Whether the swap undoes another one.
     pub(crate) const fn undoes(&self) -> bool {
         matches!(self, Self::Probation { .. })
     }
@@ -128,9 +128,9 @@ impl Trigger {
 
 impl SwapRecord {
     /// When the clients began to wait and when they did no more, in microseconds since the swap
-    /// began: from the start of the drain to the commit, or until the old process had confirmed
-    /// that it serves again. None where nothing was drained, while they wait, and where nobody has
-    /// confirmed that they serve.
+    /// began: from the start of the drain to the commit or the promotion, or until the old process
+    /// confirmed that it serves again. None if nothing was drained, while the clients wait, and if
+    /// no process has confirmed that it serves.
     pub(crate) fn pause_us(&self) -> Option<(u64, u64)> {
         let over = match self.outcome()? {
             Outcome::Committed => Phase::Committed,

@@ -1,6 +1,6 @@
-//! `handoff run`: one thread has all the state and hears of everything as events. Whatever may
+//! `handoff run`: one thread has all the state and hears of everything as events. Work that may
 //! take long (a swap, a start, an adoption, a health check, an operator's connection) is on a
-//! thread of its own, and sends one.
+//! thread of its own, which sends an event.
 //!
 //! The library's `Supervisor` goes to the thread that needs it and comes back with the event: one
 //! of those jobs runs at a time.
@@ -51,13 +51,13 @@ pub(crate) fn run(config: Config) -> anyhow::Result<ExitCode> {
     result
 }
 
-/// What happens.
+/// An event that the supervisor acts on.
 enum Event {
     Signal(i32),
     Asked(Asked),
     /// A step of the swap in flight.
     Progress(Instant, Progress),
-    /// Both processes of the swap in flight have said what they call their builds.
+    /// Both processes of the swap in flight have named their builds.
     Paired {
         incumbent: String,
         successor: String,
@@ -68,7 +68,7 @@ enum Event {
         watched: Instant,
     },
     JobDone(job::Done),
-    /// Of the probation of that swap.
+    /// A health check in the probation of that swap.
     Checked {
         swap: String,
         result: Result<(), String>,
@@ -80,7 +80,7 @@ enum Event {
     },
 }
 
-/// All that the supervisor knows. What needs one part only is a method of that part.
+/// The whole state of the supervisor. A method that needs one part only belongs to that part.
 struct Runner {
     config: Config,
     since: SystemTime,
@@ -92,9 +92,9 @@ struct Runner {
     stopping: Option<Stopping>,
     /// Listeners that are held at another address than the configuration has.
     elsewhere: Vec<String>,
-    /// Free descriptors where those begin that an upgraded supervisor inherits.
+    /// Occupied descriptors, at the numbers where an upgraded supervisor inherits its sockets.
     places: Vec<OwnedFd>,
-    /// Of the state directory.
+    /// The lock of the state directory.
     _lock: File,
 }
 
@@ -135,7 +135,7 @@ impl Runner {
     }
 
     fn on_asked(&mut self, Asked { request, asker, replies }: Asked) -> Option<ExitCode> {
-        // Who asked may be gone by now.
+        // The client may be gone by now.
         let answer = |reply| drop(replies.send(reply));
         match request {
             Request::Status => answer(Reply::Status(Box::new(self.status()))),
@@ -151,7 +151,7 @@ impl Runner {
         None
     }
 
-    /// When something is to be done although nothing happens.
+    /// When the supervisor acts next, even if no event comes.
     fn next_due(&self) -> Instant {
         let dues = [
             self.service.next_start.as_ref().map(|(at, _)| *at),
@@ -173,7 +173,7 @@ impl Runner {
     }
 }
 
-/// What is known of a binary before it runs.
+/// The party of a binary before any process runs it.
 fn party_of(binary: &Binary) -> Party {
     Party {
         binary: binary.path.display().to_string(),
@@ -182,14 +182,14 @@ fn party_of(binary: &Binary) -> Party {
     }
 }
 
-/// The end of a supervisor that finds itself in a state that cannot be.
+/// The error of a supervisor that finds itself in an impossible state.
 fn broken(what: &str) -> anyhow::Error {
     anyhow!(
         "a bug in handoff: {what}; the daemon is left alone, and the next `handoff run` adopts it"
     )
 }
 
-/// How often is looked for what makes no event.
+/// How often the supervisor looks for changes that make no event.
 const TICK: Duration = Duration::from_secs(1);
-/// For answers to go out when the supervisor ends.
+/// The timeout for answers to go out when the supervisor ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What is shown to a person.
+//! The output for a person.
 
 mod live;
 
@@ -71,7 +71,7 @@ pub(crate) fn status(status: &Status) -> String {
     text
 }
 
-/// A line of `handoff history`; none for what another line says already.
+/// A line of `handoff history`; none for an event that the line of its swap tells.
 pub(crate) fn entry(entry: &Entry) -> Option<String> {
     Some(match entry {
         Entry::Swap(record) => {
@@ -181,7 +181,7 @@ fn names(connections: &[String], unnamed: u32) -> String {
     text
 }
 
-/// What an outcome means for whoever has to act.
+/// The meaning of an outcome for an operator.
 const fn meaning(outcome: Option<Outcome>) -> &'static str {
     match outcome {
         Some(Outcome::Committed) => ": the new process serves",
@@ -220,7 +220,7 @@ fn party(party: &Party) -> String {
     words
 }
 
-/// The shortest that tells two processes apart.
+/// The shortest name that tells two processes apart.
 fn build(party: &Party) -> String {
     party.build.as_ref().map_or_else(|| party.binary.clone(), |build| format!("build {build}"))
 }

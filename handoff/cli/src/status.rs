@@ -1,10 +1,10 @@
-//! What serves, and where a swap stands.
+//! The state of the daemon and of a swap.
 
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Outcome, Party};
 
-/// What `handoff status` shows.
+/// The answer to `handoff status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) supervisor: SupervisorStatus,
@@ -12,10 +12,10 @@ pub(crate) struct Status {
     /// The swap in flight.
     pub(crate) swap: Option<SwapStatus>,
     pub(crate) probation: Option<ProbationStatus>,
-    /// What the last swap came to.
+    /// The outcome of the last swap.
     pub(crate) last_swap: Option<LastSwap>,
     pub(crate) listeners: Vec<String>,
-    /// What somebody should see to.
+    /// Conditions that an operator should look at.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -31,11 +31,11 @@ pub(crate) struct SupervisorStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DaemonStatus {
     pub(crate) state: DaemonState,
-    /// Who serves, or is started.
+    /// The process that serves.
     pub(crate) party: Option<Party>,
     /// Since when it serves, in milliseconds since the epoch.
     pub(crate) since_ms: Option<u64>,
-    /// What served before, and would be started if this one kept dying.
+    /// The binary that served before; the supervisor starts it if this one keeps dying.
     pub(crate) previous: Option<Party>,
     /// Deaths in a row.
     pub(crate) failures: u32,
@@ -46,11 +46,11 @@ pub(crate) struct DaemonStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum DaemonState {
-    /// What the supervisor before this one left is looked for.
+    /// The supervisor looks for the daemon that the supervisor before it left.
     Adopting,
     Starting,
     Serving,
-    /// It has died, and is started again.
+    /// The daemon has died, and the supervisor starts it again.
     Dead,
     Stopping,
 }
@@ -73,7 +73,7 @@ pub(crate) struct SwapStatus {
     pub(crate) to: Party,
     pub(crate) phase: String,
     pub(crate) elapsed_ms: u64,
-    /// Who holds the drain up.
+    /// The requests or connections that the drain waits for.
     pub(crate) waits_for: Option<String>,
 }
 

@@ -1,10 +1,10 @@
 //! A picture of one swap, for a report.
 //!
 //! ```text
-//!  which swap, of what to what, when, what became of it and why
+//!  the heading                     the swap, its processes, its time, its outcome and the cause
 //!  the whole swap, to scale        incumbent, supervisor, successor
-//!  the pause                       the same, enlarged, and what they say to each other
-//!  a table of the phases           whatever was too short to bear its name
+//!  the pause                       the same, enlarged, and the messages between them
+//!  a table of the phases           also those that are too short to bear their names
 //! ```
 
 mod heading;
@@ -23,7 +23,7 @@ use panel::{Panel, Slots, messages};
 use story::{Scene, Story};
 use table::table;
 
-/// An SVG 1.1 picture of a swap, whatever became of it, and also of one in flight.
+/// An SVG 1.1 picture of a swap, with any outcome or still in flight.
 pub(crate) fn draw(record: &SwapRecord) -> String {
     let story = Story::of(record);
     let mut svg = Svg::default();
@@ -57,7 +57,7 @@ fn overview(svg: &mut Svg, story: &Story, top: f64) -> f64 {
     axis + 20.0
 }
 
-/// What leads from the pause as it is to the pause enlarged.
+/// Draws the link from the pause to scale to the enlarged pause.
 fn zoom(svg: &mut Svg, pause: Option<(f64, f64)>, story: &Story, top: f64) {
     let close_up = close_up_panel(story, top);
     let (Some((left, right)), Some((wide_left, wide_right))) = (pause, close_up.pause()) else {
@@ -68,7 +68,7 @@ fn zoom(svg: &mut Svg, pause: Option<(f64, f64)>, story: &Story, top: f64) {
     svg.polygon(&points, ZOOM);
 }
 
-/// Each phase is as wide as what is said of it, and the longer ones wider.
+/// Each phase is as wide as its labels, and the longer ones wider.
 fn close_up_panel(story: &Story, top: f64) -> Panel<'_> {
     // The phase before the pause leads in.
     let first = story.pause.as_ref().map_or(0, |pause| pause.first.saturating_sub(1));
@@ -98,7 +98,7 @@ fn close_up_panel(story: &Story, top: f64) -> Panel<'_> {
     Panel { story, first, borders, lanes, height: 20.0 }
 }
 
-/// What a column needs for its names, and for the messages at its sides.
+/// The width that a column needs for its names, and for the messages at its sides.
 fn room(scenes: &[Scene], index: usize) -> f64 {
     let scene = &scenes[index];
     let asked = scene.messages.iter().filter(|message| !message.is_reply);
@@ -151,14 +151,14 @@ fn ticks(total: f64) -> (&'static str, f64, f64) {
 
 const WIDTH: f64 = 724.0;
 const MARGIN: f64 = 10.0;
-/// Between which the lanes lie.
+/// The left and right ends of the lanes.
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = WIDTH - MARGIN;
-/// Of what comes before and after what is drawn.
+/// The widths of the last column of the overview, and of the first and last of the close-up.
 const TAIL: f64 = 78.0;
 const LEAD: f64 = 52.0;
 const LAST: f64 = 72.0;
-/// Of a column that bears the number of its phase.
+/// The width of a column that bears the number of its phase.
 const NUMBER: f64 = 18.0;
 const PLAIN: Font = Font::sized(12.0);
 const BOLD: Font = PLAIN.bold();

@@ -1,4 +1,4 @@
-//! The supervisor's own socket: how it is told what to do, and what it answers.
+//! The supervisor's own socket: the requests of its clients, and its replies.
 
 mod client;
 mod server;
@@ -32,7 +32,7 @@ pub(crate) enum Request {
     },
     History,
     Metrics,
-    /// No answer but the end of the connection says that it was done.
+    /// A supervisor that upgrades itself ends the connection without an answer.
     Upgrade,
     Stop,
 }
@@ -50,7 +50,7 @@ pub(crate) enum Reply {
     },
     Step(Step),
     Ended(Box<SwapRecord>),
-    /// It was not done, and nothing was changed.
+    /// The supervisor did not do it.
     Refused {
         why: String,
         /// The swap that is in the way.
@@ -59,7 +59,7 @@ pub(crate) enum Reply {
     },
     Stopped {
         status: String,
-        /// Whether it ended as it was told to.
+        /// Whether the daemon ended cleanly.
         clean: bool,
     },
 }
@@ -70,5 +70,5 @@ impl Reply {
     }
 }
 
-/// A longer request is none.
+/// The maximum length of a request, in bytes.
 const LONGEST_REQUEST: usize = 64 * 1024;

@@ -1,5 +1,5 @@
-//! Bytes as serde's bytes: as one piece. It takes a plain vector for a list of numbers, which a
-//! swap would wait for one by one. For fields with `#[serde(with = "crate::blob")]`.
+//! Writes bytes as serde's bytes: in one piece. Serde takes a plain vector for a list of numbers,
+//! one by one, and a swap would wait for it. For fields with `#[serde(with = "crate::blob")]`.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,9 +1,9 @@
-//! The values of a shard that were read last, so that not every read goes to the file.
+//! Holds the values of a shard that clients read last, so that not every read goes to the file.
 //!
-//! What is in a cache is what is on disk, at every moment. A value is taken out before the
-//! transaction that changes it commits, and a reader puts one in only if no such transaction
-//! was under way between its look into the file and then. So it may be served without a look at
-//! the file, and may go to the next process, which opens the same file.
+//! A cached value equals the value on disk, at every moment. The writer takes a value out before
+//! the transaction that changes it commits. A reader puts a value in only if no such transaction
+//! was under way since the miss. So a value may be served without a look at the file, and may go
+//! to the next process, which opens the same file.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -22,20 +22,20 @@ pub(crate) struct Cache {
 
 struct State {
     values: HashMap<Bytes, Entry>,
-    /// Keys in the order in which they came. One that was taken out is in it until its turn.
+    /// Keys in the order in which they came. A key that was taken out stays until its turn.
     order: VecDeque<Bytes>,
     hasher: RandomState,
-    /// Each for the keys that share it: odd while a transaction that changes one commits.
+    /// One for all keys that share it: odd while a transaction that changes one of them commits.
     versions: Box<[u64]>,
 }
 
 struct Entry {
     value: Bytes,
-    /// Since it was last passed over when room was made.
+    /// Whether it was read since the cache last passed over it to make room.
     was_read: bool,
 }
 
-/// What was missing when it was looked for. It is read from the file after this, and not before.
+/// A miss. The reader reads the file after this, and not before.
 pub(crate) struct Miss {
     version: u64,
 }
@@ -61,7 +61,7 @@ impl Cache {
         Err(Miss { version: *state.version(key) })
     }
 
-    /// Puts in what was read from the file after the miss, unless it may have changed since.
+    /// Puts in a value that was read from the file after the miss, unless it may have changed.
     pub(crate) fn fill(&self, miss: &Miss, key: &[u8], value: &Bytes) {
         let mut state = self.state();
         let version = *state.version(key);
@@ -85,15 +85,15 @@ impl Cache {
         Changing { cache: self, odd }
     }
 
-    /// Somebody else may have written.
+    /// Empties the cache: another process may have written the file.
     pub(crate) fn clear(&self) {
         let mut state = self.state();
         state.values.clear();
         state.order.clear();
     }
 
-    /// All that is in it, for [`load`](Self::load): of each value the lengths of its key and of
-    /// itself, and both.
+    /// All values, for [`load`](Self::load): for each the lengths of its key and value, then the
+    /// key and the value.
     pub(crate) fn pack(&self) -> Bytes {
         let state = self.state();
         let length = |bytes: &Bytes| u16::try_from(bytes.len()).unwrap_or(0);
@@ -107,7 +107,7 @@ impl Cache {
         packed.freeze()
     }
 
-    /// Puts in what another process had in it when it sealed the shard as it is now.
+    /// Puts in the values of another process, which sealed the shard as it is now.
     pub(crate) fn load(&self, mut packed: Bytes) {
         let mut state = self.state();
         while let (Ok(key), Ok(value)) = (packed.try_get_u16_le(), packed.try_get_u16_le()) {
@@ -141,7 +141,7 @@ impl State {
         if key.len() + value.len() > MAX_ENTRY {
             return;
         }
-        // What was read since it was last looked at has another turn.
+        // A value that was read since its last turn gets another turn.
         while self.order.len() >= CAPACITY
             && let Some(oldest) = self.order.pop_front()
         {
@@ -167,7 +167,7 @@ impl State {
     }
 }
 
-/// A transaction that commits; it may come to nothing.
+/// A transaction that commits, or fails.
 #[must_use = "the keys may be put in again when this is dropped"]
 pub(crate) struct Changing<'a> {
     cache: &'a Cache,
@@ -185,7 +185,7 @@ impl Drop for Changing<'_> {
 
 /// Of each of the sixteen shards: 8192 values in all.
 const CAPACITY: usize = 512;
-/// A key with its value; what is longer is left to the file.
+/// The maximum length of a key and its value together; a longer pair is not cached.
 const MAX_ENTRY: usize = 1 << 10;
 const VERSIONS: usize = 1 << 10;
 
@@ -239,7 +239,7 @@ mod tests {
         }
         assert_eq!(cache.state().values.len(), CAPACITY);
         let _ = missing(&cache, b"k0");
-        // What was changed leaves room too, in the end.
+        // Keys that were changed leave the order too, in the end.
         for _ in 0..CAPACITY * 3 {
             drop(cache.changing([&"k".into()].into_iter()));
             fill(&cache, "k", "value");
@@ -257,7 +257,7 @@ mod tests {
         new.load(old.pack());
         assert_eq!((new.get(b"a").ok(), new.get(b"b").ok()), (Some("1".into()), Some("2".into())));
         assert_eq!((new.carried(), new.hits(), old.hits()), (2, 2, 0));
-        // One that is cut off is not put in.
+        // A value that is cut off is not put in.
         let packed = old.pack();
         new.clear();
         new.load(packed.slice(..packed.len() - 1));

@@ -32,7 +32,7 @@ usage:
         --control PATH      as the server's; the journal lies beside it, PATH.journal
   kvd --help";
 
-/// What the command line asks for.
+/// The task that the command line names.
 pub(crate) enum Task {
     Demo(DemoOptions),
     Serve(ServeOptions),

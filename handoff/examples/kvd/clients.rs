@@ -1,4 +1,4 @@
-//! Clients that write and read without pause, and remember what they were told.
+//! Clients that write and read without pause, and remember the answers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ pub(crate) struct Clients {
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// What happened to the requests of one client, or of all.
+/// The results of the requests of one client, or of all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     /// Requests answered as they should be.
@@ -30,14 +30,14 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Connections refused by the kernel.
     pub(crate) refused: u64,
-    /// Connections that ended. If no byte of a reply had come, the request was sent again, once,
-    /// over a new connection, and is counted under what became of it there.
+    /// Connections that ended. If no byte of a reply had come, the client sent the request again,
+    /// once, over a new connection, and counts only the result there.
     pub(crate) closed: u64,
     /// How the first failed request failed.
     pub(crate) first_failure: Option<String>,
 }
 
-/// What was found of the acknowledged writes in the end.
+/// The acknowledged writes, and how many of them were there in the end.
 pub(crate) struct ReadBack {
     pub(crate) acknowledged: u64,
     pub(crate) found: u64,
@@ -74,7 +74,7 @@ impl Clients {
         Ok(clients)
     }
 
-    /// How many requests of the client that is furthest behind were served or failed.
+    /// The least number of requests of any client that were served or failed.
     pub(crate) fn least_done(&self) -> u64 {
         let done = |log: &Arc<Mutex<Log>>| {
             let log = lock(log);
@@ -96,7 +96,7 @@ impl Clients {
         self.logs.iter().filter_map(longest).max().unwrap_or_default()
     }
 
-    /// How many connections have ended so far that no client has ended.
+    /// How many connections have ended so far, other than by their client.
     pub(crate) fn closed(&self) -> u64 {
         self.logs.iter().map(|log| lock(log).tally.closed).sum()
     }
@@ -136,7 +136,7 @@ impl Tally {
     }
 }
 
-/// Asks who serves, as any client can: the build and the process.
+/// Asks the server for its build and its pid, as any client can.
 pub(crate) fn who_serves(address: SocketAddr) -> Result<(u32, u32), BoxError> {
     let reply = Connection::open(address)?.request(&[b"INFO"])?;
     let Reply::BulkString(info) = &reply else { return Err(format!("{reply:?}").into()) };
@@ -166,7 +166,7 @@ impl Client {
         }
     }
 
-    /// Makes a request, at most twice, and logs what became of it.
+    /// Makes a request, at most twice, and logs its result.
     fn request(&mut self, words: &[&[u8]], is_expected: impl Fn(&Reply) -> bool) -> bool {
         let sent = Instant::now();
         let outcome = self.attempt(words).or_else(|lost| match lost {
@@ -277,7 +277,7 @@ fn put_request(output: &mut BytesMut, words: &[&[u8]]) -> io::Result<()> {
     put_reply(output, &Reply::Array(words.collect()))
 }
 
-/// How many of a client's acknowledged writes are there, read in pipelines.
+/// How many of a client's acknowledged writes the server still has, read in pipelines.
 fn found(address: SocketAddr, client: usize, acknowledged: &[u64]) -> io::Result<u64> {
     let mut connection = Connection::open(address)?;
     let mut found = 0;

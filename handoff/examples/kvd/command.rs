@@ -1,4 +1,4 @@
-//! What a request asks for.
+//! The commands, and their parsing from a request.
 
 use bytes::Bytes;
 
@@ -18,9 +18,9 @@ pub(crate) enum Command {
     Info,
     /// `CONFIG GET name`: there is nothing to configure, but clients ask.
     Config(Bytes),
-    /// `COMMAND` and what belongs to it: clients ask, and can do without.
+    /// `COMMAND` and its subcommands: clients ask, and an empty list is enough for them.
     Describe,
-    /// What changes nothing here: `SELECT 0`, `CLIENT SETNAME` and its like.
+    /// A command that changes nothing here: `SELECT 0`, `CLIENT SETNAME` and its like.
     Acknowledge,
     Quit,
 }
@@ -46,7 +46,7 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// What the client is told instead.
+    /// The refusal that goes to the client instead.
     pub(crate) fn parse(request: &[Bytes]) -> Result<Self, Refusal> {
         let (name, arguments) = request.split_first().unwrap_or((&EMPTY, &[]));
         let name = name.to_ascii_uppercase();
@@ -82,7 +82,7 @@ fn printable(name: &[u8]) -> String {
 
 static EMPTY: Bytes = Bytes::new();
 
-/// Those whose number of arguments matters.
+/// The commands of which the number of arguments matters.
 const KNOWN: [&[u8]; 10] =
     [b"PING", b"ECHO", b"GET", b"SET", b"DEL", b"INCR", b"DBSIZE", b"CONFIG", b"SELECT", b"CLIENT"];
 

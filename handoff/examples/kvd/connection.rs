@@ -1,5 +1,6 @@
-//! Connections: accepted while the gate is open, served request by request, and parked between
-//! two requests when a drain begins. The process that serves next takes them up where they stood.
+//! Connections. The server accepts them while the gate is open, serves them request by request,
+//! and parks them between two requests when a drain begins. The process that serves next takes
+//! them up where they stood.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,7 +23,7 @@ use crate::execute::Pipeline;
 use crate::resp;
 use crate::store::Store;
 
-/// What every connection needs.
+/// The state that all connections share.
 pub(crate) struct Server {
     pub(crate) build: u32,
     pub(crate) gate: Arc<Gate>,
@@ -30,16 +31,17 @@ pub(crate) struct Server {
     pub(crate) clients: Arc<Connections<Client>>,
 }
 
-/// What goes with a connection from one process to the next.
+/// The state that goes with a connection from one process to the next.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Client {
-    /// Read, and not begun: a part of a request, or requests that found the gate closed.
+    /// Bytes that were read and not processed: a part of a request, or requests that found the gate
+    /// closed.
     #[serde(with = "crate::blob")]
     input: Vec<u8>,
     /// Replies that the client did not take yet.
     #[serde(with = "crate::blob")]
     output: Vec<u8>,
-    /// It is closed after these.
+    /// Whether the server closes the connection after these.
     ends: bool,
 }
 
@@ -49,8 +51,8 @@ impl Carried for Client {
 }
 
 impl Server {
-    /// Accepts while the gate is open; on and on, since after a swap that was given up this
-    /// process is the one that serves.
+    /// Accepts whenever the gate is open. It never ends, since after a swap that was given up this
+    /// process serves again.
     pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener) {
         loop {
             self.gate.opened().await;
@@ -63,7 +65,7 @@ impl Server {
                 };
                 match accepted {
                     Ok((stream, ticket)) => {
-                        // Without it replies are slower, and no worse.
+                        // Without it replies are only slower.
                         let _ = stream.set_nodelay(true);
                         let connection = Connection::new(stream, Client::default());
                         tokio::spawn(Arc::clone(&self).serve(connection, ticket));
@@ -75,8 +77,8 @@ impl Server {
         }
     }
 
-    /// Whoever is accepted has a ticket before the gate can be found empty: no drain overlooks
-    /// him.
+    /// An accepted connection gets its ticket inside the gate, so that a drain finds the gate empty
+    /// only after that: no drain overlooks it.
     async fn accept_inside(
         &self,
         listener: &TcpListener,
@@ -86,13 +88,14 @@ impl Server {
                 let ticket = self.clients.enter(address.to_string());
                 (stream, ticket)
             }),
-            // The accept loop is woken by the gate.
+            // The gate wakes the accept loop.
             Err(_) => Poll::Pending,
         })
         .await
     }
 
-    /// Takes up the connections of another process, and its own after a swap that was given up.
+    /// Takes up the connections of another process, and this process's own after a swap that was
+    /// given up.
     pub(crate) async fn take_up(self: Arc<Self>) {
         loop {
             let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
@@ -122,8 +125,8 @@ impl Server {
     ) -> io::Result<Ending> {
         let mut told = pin!(ticket.told_to_park());
         loop {
-            // Replies go out although it is told to park, but a client that does not read
-            // them may not hold up a drain.
+            // Replies go out even when it is told to park, but a client that does not read
+            // them may not hold a drain up.
             while !connection.output.is_empty() {
                 tokio::select! {
                     biased;
@@ -139,7 +142,7 @@ impl Server {
                     left = leave(&mut connection.stream) => left.map(|()| Ending::Left),
                 };
             }
-            // What was read may hold whole requests: the process before this one may have left
+            // The input may hold whole requests: the process before this one may have left
             // them.
             if !self.answer(connection).await? {
                 return Ok(Ending::ToldToPark);
@@ -160,9 +163,9 @@ impl Server {
         }
     }
 
-    /// Does the requests that were read, as far as they are whole. Once the gate has closed no
-    /// further one is begun: it stays in the input, and the connection is to be parked, so that
-    /// whoever admits it next finds it.
+    /// Does the whole requests in the input. Once the gate has closed it begins no further one: the
+    /// request stays in the input, and the caller parks the connection, so that the process that
+    /// admits work next finds it.
     async fn answer(&self, connection: &mut Connection) -> io::Result<bool> {
         let Ok(_pass) = self.gate.enter() else { return Ok(false) };
         let mut pipeline = Pipeline::new(&self.store, self.build);
@@ -199,9 +202,9 @@ struct Connection {
 
 /// Why a connection is no longer served.
 enum Ending {
-    /// Nobody has it any more.
+    /// The client has closed it, or the server has.
     Left,
-    /// It stands between two requests.
+    /// It is between two requests.
     ToldToPark,
 }
 
@@ -214,7 +217,7 @@ impl Connection {
         Ok(Self::new(TcpStream::from_std(descriptor.into())?, client))
     }
 
-    /// Gives it up, for whoever serves next.
+    /// Gives it up, for the process that serves next.
     fn park(self, ticket: Ticket<Client>) -> io::Result<()> {
         let Self { stream, input, output, ends } = self;
         // From here on this process's runtime knows nothing of it.
@@ -232,7 +235,7 @@ impl Connection {
 
 /// Closes a connection so that the client reads the end of the stream after the last reply.
 /// Bytes that lie unread at `close` would make the kernel send a reset instead, which may
-/// overtake that reply: so reading goes on until the client has closed too.
+/// overtake that reply: so this function reads until the client has closed too.
 async fn leave(stream: &mut TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut unwanted = vec![0; 4096];
@@ -243,7 +246,7 @@ async fn leave(stream: &mut TcpStream) -> io::Result<()> {
     timeout(LINGER, drained).await?
 }
 
-/// At least that much is read at once, if it is there.
+/// A read has room for at least that many bytes.
 const CHUNK: usize = 4 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client is given to read its last replies and to close.

@@ -13,7 +13,7 @@ use crate::processes::{Interrupt, Processes, log};
 use crate::report::{Order, Serving, SwapReport};
 use crate::table::{self, Row, Seen};
 
-/// How much of it there is.
+/// The extent of the demonstration.
 pub(crate) struct DemoOptions {
     pub(crate) clients: usize,
     pub(crate) swaps: u32,
@@ -29,7 +29,7 @@ impl Default for DemoOptions {
     }
 }
 
-/// What is to come of a swap.
+/// The planned end of a swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Commit,
@@ -40,7 +40,7 @@ enum Plan {
 }
 
 impl DemoOptions {
-    /// The swap in the middle, counted from 1, is the one that fails.
+    /// The swap in the middle fails; swaps are counted from 1.
     fn plan(&self, swap: u32) -> Plan {
         let middle = self.swaps.div_ceil(2);
         match swap {
@@ -55,13 +55,13 @@ impl DemoOptions {
         self.kill_supervisor && swap == self.swaps.div_ceil(2) / 2 + 1
     }
 
-    /// There is a swap before the first kill and one behind the second.
+    /// Whether there is a swap before the first kill and one after the second.
     pub(crate) const fn is_long_enough(&self) -> bool {
         !self.kill_supervisor || self.swaps >= 4
     }
 }
 
-/// Runs it, and prints what came of it.
+/// Runs the demonstration, and prints its results.
 ///
 /// # Errors
 ///
@@ -89,14 +89,14 @@ fn demonstrate(options: &DemoOptions, dir: &Path, interrupt: &Interrupt) -> Resu
     }
 }
 
-/// It and what it has seen so far.
+/// The demonstration, and the events that it has seen so far.
 pub(crate) struct Demonstration<'a> {
     options: &'a DemoOptions,
     interrupt: &'a Interrupt,
     // Before the processes, so that they end first.
     clients: Clients,
     pub(crate) processes: Processes,
-    /// Who serves, by the supervisor's last word.
+    /// The process that serves, as the supervisor last reported it.
     pub(crate) serving: Serving,
     rows: Vec<Row>,
     pub(crate) complaints: Vec<String>,
@@ -150,7 +150,7 @@ impl<'a> Demonstration<'a> {
         self.add(Row { swap, from, to, outcome, phases, carried, seen }, start, end)
     }
 
-    /// Adds a row, with what clients saw between `start` and `end`.
+    /// Adds a row, with the pause and the closed connections between `start` and `end`.
     pub(crate) fn add(
         &mut self,
         mut row: Row,
@@ -211,7 +211,7 @@ impl<'a> Demonstration<'a> {
     }
 }
 
-/// What the clients have to complain of.
+/// The complaints that follow from the clients' account.
 fn complaints_of(tally: &Tally, read_back: &ReadBack) -> Vec<String> {
     let mut complaints = Vec::new();
     if let Some(first) = &tally.first_failure {

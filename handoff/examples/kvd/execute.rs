@@ -1,4 +1,4 @@
-//! A pipeline's commands done in order, and their replies.
+//! Does a pipeline's commands in order, and gives their replies.
 
 use std::fmt::Write as _;
 
@@ -70,7 +70,7 @@ impl<'a> Pipeline<'a> {
         self.replies.push(slot);
     }
 
-    /// Puts a reply behind those of the commands so far.
+    /// Puts a reply after those of the commands so far.
     pub(crate) fn reply(&mut self, reply: Reply) {
         self.replies.push(Slot::Ready(reply));
     }
@@ -112,7 +112,7 @@ impl<'a> Pipeline<'a> {
 }
 
 async fn answer(answered: &mut oneshot::Receiver<Answer>) -> Answer {
-    // The writer answers all it takes, unless its thread panicked.
+    // The writer answers every write that it takes, unless its thread panicked.
     answered.await.unwrap_or_else(|_| Err(WriteError::Storage("the writer is gone".into())))
 }
 

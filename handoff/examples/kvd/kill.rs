@@ -1,4 +1,4 @@
-//! The demonstration's supervisor is killed, and another goes on from there.
+//! The demonstration kills its supervisor, and starts another, which goes on from there.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ impl Demonstration<'_> {
         self.add(row, start, end)
     }
 
-    /// Kills the supervisor while the successor opens the data. The two servers decide without
-    /// it which of them serves; the next supervisor is told.
+    /// Kills the supervisor while the successor opens the data. The two servers decide without a
+    /// supervisor which of them serves; the next supervisor learns the outcome.
     pub(crate) fn kill_inside_swap(&mut self, number: u32) -> Result<(), BoxError> {
         let order = Order { open_delay: OPEN_DELAY, ..Order::to(number + 1) };
         let start = Instant::now();
@@ -58,8 +58,8 @@ impl Demonstration<'_> {
         self.add(Row { swap, from, to, outcome, phases, carried: None, seen }, start, end)
     }
 
-    /// Goes on with what another supervisor has found, and complains if it is anything but the
-    /// one server that is expected.
+    /// Goes on with the server that another supervisor found, and complains unless it is the one
+    /// that is expected and no other server runs.
     fn go_on(&mut self, found: Serving, expected: &Serving) {
         let Serving { build, pid, .. } = found;
         println!("another supervisor: {found}");

@@ -1,12 +1,12 @@
 //! A key-value server that speaks RESP2, keeps its data in sixteen redb files, and is replaced
 //! while its clients stay connected.
 //!
-//! What makes it replaceable is in `serve.rs` (the state and how it is opened), `store.rs` (a
-//! shard that can be sealed and resumed) and `connection.rs` (requests pass a gate, and
-//! connections go from process to process); `cache.rs` is what goes with them. Who replaces it is
-//! in `supervise.rs` (adopt, or start) and `swap.rs`. Without arguments it demonstrates
-//! itself: `cargo run --release --example kvd`; and `-- --kill-supervisor` behind that has it
-//! outlive its supervisor.
+//! The parts that make it replaceable are `serve.rs` (the state, and how a process opens it),
+//! `store.rs` (a shard that can be sealed and resumed) and `connection.rs` (requests pass a gate,
+//! and connections go from process to process); the values of `cache.rs` go with them.
+//! The supervisor is in `supervise.rs` (adopt, or start) and `swap.rs`. Without arguments the
+//! program demonstrates itself: `cargo run --release --example kvd`. With `-- --kill-supervisor`
+//! after that, the server outlives its supervisor.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by it"))]
 

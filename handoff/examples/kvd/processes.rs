@@ -1,5 +1,5 @@
-//! The demonstration's processes: the supervisor, and every server that one of its lives has
-//! started. All of them end with the demonstration, however it ends.
+//! The demonstration's processes: the supervisors, and every server that one of them has started.
+//! All of them end with the demonstration, however it ends.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
@@ -30,22 +30,23 @@ pub(crate) struct Processes {
 
 struct Supervisor {
     child: Child,
-    /// At their end it ends its server and leaves.
+    /// At the end of this pipe the supervisor ends its server and leaves.
     orders: Option<ChildStdin>,
     lines: mpsc::Receiver<io::Result<String>>,
 }
 
-/// A process that a supervisor has started; it may have ended. A pid is reused, a pidfd is not.
+/// A process that a supervisor has started; it may have ended. The kernel reuses a pid, but a
+/// pidfd stays with its process.
 struct Server {
     pid: u32,
     process: OwnedFd,
 }
 
-/// A swap whose supervisor was killed.
+/// A swap of which the supervisor was killed.
 pub(crate) struct Orphaned {
     /// The process that was to take over.
     pub(crate) successor: u32,
-    /// What the supervisor said last.
+    /// The supervisor's last line.
     pub(crate) last_word: Said,
 }
 
@@ -90,7 +91,7 @@ impl Processes {
             }
         };
         self.kill_supervisor()?;
-        // What it still said until the signal reached it.
+        // The lines that it still wrote until the signal reached it.
         while let Ok(line) = self.supervisor.lines.recv() {
             last_word = self.understand(&line?)?;
         }
@@ -122,7 +123,7 @@ impl Processes {
         }
     }
 
-    /// The servers that still run beside `pid`, once they had the time to leave.
+    /// The servers that still run beside `pid`, after they have had the time to leave.
     pub(crate) fn beside(&self, pid: u32) -> Vec<u32> {
         let deadline = Instant::now() + LEAVE_LIMIT;
         let others = self.servers.iter().filter(|server| server.pid != pid);
@@ -150,7 +151,7 @@ impl Processes {
         let said: Said = line.parse()?;
         if let Said::Launched { pid } = said {
             let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            // One that has ended by now and was waited for needs no remembering.
+            // A process that has ended by now and was waited for needs no remembering.
             let process = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
             self.servers.extend(process.map(|process| Server { pid, process }));
         }
@@ -165,7 +166,7 @@ impl Drop for Processes {
             let _ = self.understand(&line);
         }
         for Server { process, .. } in &self.servers {
-            // Of a process that has ended this is an error, and nobody else is signalled.
+            // For a process that has ended this is an error, and no other process gets the signal.
             if pidfd_send_signal(process, Signal::KILL).is_ok() {
                 ends(process, Instant::now() + LEAVE_LIMIT);
             }
@@ -174,7 +175,7 @@ impl Drop for Processes {
 }
 
 impl Supervisor {
-    /// The first and the others start alike: what there is to adopt they find out themselves.
+    /// The first supervisor and later ones start alike: each finds out itself whether to adopt.
     fn start(dir: &Path) -> Result<Self, BoxError> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("supervise")
@@ -200,7 +201,7 @@ impl Supervisor {
         Ok(writeln!(orders, "{order}")?)
     }
 
-    /// Gives it time to end its server, and no more than that.
+    /// Gives the supervisor time to end its server, and then kills it.
     fn end(&mut self) {
         drop(self.orders.take());
         let deadline = Instant::now() + LEAVE_LIMIT;
@@ -212,12 +213,12 @@ impl Supervisor {
     }
 }
 
-/// What the processes complain of.
+/// The file that takes the standard error of all the processes.
 pub(crate) fn log(dir: &Path) -> PathBuf {
     dir.join("log")
 }
 
-/// Whether the process has ended by then.
+/// Whether the process ends before the deadline.
 fn ends(process: &OwnedFd, deadline: Instant) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -229,12 +230,12 @@ fn ends(process: &OwnedFd, deadline: Instant) -> bool {
     }
 }
 
-/// Whether somebody wants the demonstration to end, by Ctrl-C or `SIGTERM`.
+/// Whether Ctrl-C or `SIGTERM` asked the demonstration to end.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Signals end this process no longer by themselves.
+    /// Watches for these signals. From then on they do not end this process by themselves.
     pub(crate) fn watch() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let entered = runtime.enter();
@@ -259,5 +260,5 @@ impl Interrupt {
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
-/// How soon an interruption is noticed.
+/// The longest time until the demonstration notices an interruption.
 const GLANCE: Duration = Duration::from_millis(50);

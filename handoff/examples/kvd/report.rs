@@ -1,4 +1,4 @@
-//! What the demonstration and its supervisor say to each other: one line each, of a word and
+//! The messages between the demonstration and its supervisor: one line each, of a word and
 //! `key=value` pairs.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::BoxError;
 pub(crate) struct Order {
     /// The build to swap to.
     pub(crate) build: u32,
-    /// Whether it is to fail when it opens the data.
+    /// Whether the build is to fail when it opens the data.
     pub(crate) fail_open: bool,
     /// How much longer it takes to open the data.
     pub(crate) open_delay: Duration,
@@ -28,7 +28,7 @@ impl Order {
     }
 }
 
-/// A line of the supervisor's.
+/// A line that the supervisor writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Said {
     /// It started a process: the first build, or a swap's successor.
@@ -41,20 +41,20 @@ pub(crate) enum Said {
     Swapped(SwapReport),
 }
 
-/// Who serves, where, and how it came under this supervisor.
+/// The process that serves, its address, and how it came under this supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Serving {
     pub(crate) origin: Origin,
     pub(crate) address: SocketAddr,
     pub(crate) build: u32,
     pub(crate) pid: u32,
-    /// What became of the swap in which the last supervisor died, if it died in one.
+    /// The outcome of the swap in which the last supervisor died, if it died in one.
     pub(crate) settled: Option<Outcome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Nobody served: this supervisor bound the listener and started the first build.
+    /// No process served: this supervisor bound the listener and started the first build.
     Started,
     /// Another supervisor started it.
     Adopted,
@@ -68,18 +68,18 @@ pub(crate) struct SwapReport {
     pub(crate) outcome: Outcome,
     /// The process that serves after the swap.
     pub(crate) pid: u32,
-    /// How long each of [`PHASES`] took; `None` from the one that failed on.
+    /// The time of each of [`PHASES`]; `None` from the phase that failed on.
     pub(crate) phases: Phases,
     /// `None` where no successor serves.
     pub(crate) carried: Option<Carried>,
-    /// Why it was not committed; empty when it was.
+    /// The reason why the swap was not committed; empty when it was.
     pub(crate) reason: String,
 }
 
-/// What went from the old process to the new one.
+/// The connections and memory that went from the old process to the new one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Carried {
-    /// How many.
+    /// Their number.
     pub(crate) connections: u64,
     /// Bytes.
     pub(crate) memory: u64,

@@ -7,10 +7,10 @@ use redis_protocol::resp2::decode::decode_range;
 use redis_protocol::resp2::encode::extend_encode;
 use redis_protocol::resp2::types::{BytesFrame, RangeFrame};
 
-/// What a command is answered with.
+/// The answer to a command.
 pub(crate) type Reply = BytesFrame;
 
-/// Bytes that are no request. The connection is closed after it.
+/// Bytes that are no request. The server then closes the connection.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProtocolError {
     #[error("Protocol error: invalid multibulk length")]
@@ -26,11 +26,11 @@ pub(crate) enum ProtocolError {
 }
 
 /// Takes one request, a command's name and arguments, off the front of `input`. `None` until
-/// all of it is there; what is there of it stays in `input`.
+/// all of it is there; an incomplete request stays in `input`.
 ///
 /// # Errors
 ///
-/// The bytes are no request, and nothing behind them can be understood.
+/// The bytes are no request, so the bytes after them cannot be understood either.
 pub(crate) fn take_request(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError> {
     loop {
         let parsed = match input.first() {
@@ -72,9 +72,9 @@ struct Parsed {
     arguments: Vec<Range<usize>>,
 }
 
-/// `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`. The array is taken apart here, element by element: a
-/// request is an array of bulk strings, and a general decoder would follow arrays in arrays
-/// as deep as a client cares to nest them.
+/// `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`. This function reads the array element by element: a request
+/// is an array of bulk strings, and a general decoder would follow arrays in arrays as deep as
+/// a client nests them.
 fn parse_array(input: &[u8]) -> Result<Option<Parsed>, ProtocolError> {
     let Some((header, mut at)) = line(input)? else { return Ok(None) };
     let count = std::str::from_utf8(&header[1..]).ok().and_then(|text| text.parse().ok());

@@ -1,4 +1,4 @@
-//! The daemon: its state, and how it is opened at a cold start and in a successor.
+//! The daemon: its state, and how a cold start and a successor open it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,27 +23,27 @@ use crate::store::{RedbShard, Store};
 pub(crate) struct ServeOptions {
     pub(crate) data: PathBuf,
     pub(crate) control: PathBuf,
-    /// Where a cold start listens that inherits no listener.
+    /// The address for a cold start that inherits no listener.
     pub(crate) listen: SocketAddr,
     pub(crate) build: u32,
     pub(crate) fail_open: bool,
     pub(crate) open_delay: Duration,
 }
 
-/// What a swap has to know of this daemon.
+/// The state of this daemon for a swap.
 #[derive(handoff::Drainable)]
 #[handoff(after_seal = "pack_cache", after_resume = "unpack_cache")]
 struct Kv {
-    /// Every request passes through it; a drain closes it.
+    /// Every request passes through it. A drain closes it.
     #[handoff(gate)]
     gate: Arc<Gate>,
-    /// What is sealed: `shards.0`, `shards.1`, and so on.
+    /// The shards to be sealed: `shards.0`, `shards.1`, and so on.
     #[handoff(shards)]
     shards: Vec<Arc<RedbShard>>,
     /// Every connection goes to the process that serves next.
     #[handoff(carry)]
     clients: Arc<Connections<Client>>,
-    /// So do the values that were read last: put in once nothing can change them any more.
+    /// So do the cached values: `pack_cache` puts them in after the seal, when none can change.
     #[handoff(carry)]
     cache: Memory,
     #[handoff(skip)]
@@ -51,7 +51,7 @@ struct Kv {
 }
 
 impl Kv {
-    /// The next process does without, if need be.
+    /// A failure is only logged: the next process can serve without the values.
     fn pack_cache(&self) {
         if let Err(error) = self.cache.put_value(HOT_VALUES, &self.store.hot_values()) {
             eprintln!("kvd: the cache is not carried: {error}");
@@ -63,7 +63,7 @@ impl Kv {
     }
 }
 
-/// Serves until this process has been replaced, or is told to end by `SIGTERM`.
+/// Serves until another process replaces this one, or `SIGTERM` ends it.
 pub(crate) fn serve(options: &ServeOptions) -> Result<(), BoxError> {
     let clients = Arc::new(Connections::new());
     // It outlives the state, for the last connections are closed after it.
@@ -76,7 +76,7 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<(), BoxError> {
     match ended {
         Ended::Replaced | Ended::Stopped => {}
     }
-    // Those that were not carried close, or are left to clients that do not.
+    // Connections that were not carried get this long to close.
     clients.wait_ended(Instant::now() + LINGER);
     Ok(())
 }
@@ -104,7 +104,7 @@ fn open(
         Ok(inherited) => check_nonblocking(inherited)?,
         Err(ListenerError::Missing { .. }) if !opening.is_successor() => {
             let bound = bind(options.listen)?;
-            // A supervisor that is started later gets it, as if it had bound it itself.
+            // A supervisor that starts later gets the listener, as if it had bound it itself.
             opening.listeners().keep(LISTENER, &bound)?;
             bound
         }
@@ -136,7 +136,7 @@ async fn stop_on(mut signal: Signal, stop: StopHandle) {
 }
 
 /// An inherited listener shares its file status flags with the process that still accepts on
-/// it: they are looked at here, and never changed.
+/// it: this function reads them, and never changes them.
 fn check_nonblocking(listener: TcpListener) -> handoff::Result<TcpListener> {
     let flags = fcntl_getfl(&listener).map_err(io::Error::from)?;
     if !flags.contains(OFlags::NONBLOCK) {
@@ -152,9 +152,9 @@ fn bind(address: SocketAddr) -> handoff::Result<TcpListener> {
     Ok(listener)
 }
 
-/// The listener's name, by which the supervisor hands it over.
+/// The name under which the supervisor hands the listener over.
 pub(crate) const LISTENER: &str = "resp";
-/// The key of the cache's values in what is carried.
+/// The key of the cache's values in the carried memory.
 const HOT_VALUES: &str = "hot-values";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The data: keys spread over shards, each a redb file of its own with one writer.
+//! The data: keys spread over shards. Each shard is a redb file of its own with one writer.
 
 use std::fs::File;
 use std::io;
@@ -23,8 +23,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens every shard, side by side; creates those that are not there. Whoever calls it
-    /// holds the data directory's lock.
+    /// Opens every shard, side by side; creates those that are not there. The caller holds the data
+    /// directory's lock (invariant 1).
     pub(crate) fn open(data_dir: &Path) -> handoff::Result<Self> {
         let paths = (0..SHARDS).map(|index| data_dir.join(format!("shard-{index:02}.redb")));
         let paths: Vec<PathBuf> = paths.collect();
@@ -69,7 +69,7 @@ impl Store {
         self.shards.iter().map(|shard| shard.key_count()).sum()
     }
 
-    /// What the caches of the sealed shards hold.
+    /// The values in the caches of the sealed shards.
     pub(crate) fn hot_values(&self) -> HotValues {
         let of_shard = |shard: &Arc<RedbShard>| ShardValues {
             digest: shard.mark().digest,
@@ -78,8 +78,8 @@ impl Store {
         HotValues(self.shards.iter().map(of_shard).collect())
     }
 
-    /// Fills the caches with what those of another process held, where the shard has not
-    /// changed since. Before anything is written.
+    /// Fills each cache with the values of another process, where its shard has not changed since.
+    /// The caller does so before it writes anything.
     pub(crate) fn warm(&self, HotValues(shards): HotValues) {
         for (shard, ShardValues { digest, values }) in self.shards.iter().zip(shards) {
             if shard.mark().digest == digest {
@@ -88,17 +88,17 @@ impl Store {
         }
     }
 
-    /// How often a value was not read from its file.
+    /// How often a cache served a value.
     pub(crate) fn cache_hits(&self) -> u64 {
         self.shards.iter().map(|shard| shard.cache.hits()).sum()
     }
 
-    /// How many values the caches had from the process before this one.
+    /// How many values the caches received from the process before this one.
     pub(crate) fn cache_carried(&self) -> u64 {
         self.shards.iter().map(|shard| shard.cache.carried()).sum()
     }
 
-    /// The same in every build, since it says in which file a key lies.
+    /// The shard of a key, the same in every build: it names the file in which a key lies.
     fn shard_of(&self, key: &[u8]) -> &RedbShard {
         let hash = blake3::hash(key);
         &self.shards[usize::from(hash.as_bytes()[0]) % self.shards.len()]
@@ -110,7 +110,7 @@ pub(crate) struct RedbShard {
     path: PathBuf,
     /// `None` while sealed.
     open: RwLock<Option<OpenShard>>,
-    /// What is on disk: of the last commit, also once sealed.
+    /// The mark on disk, of the last commit; it stays after the seal.
     mark: Arc<Mutex<Mark>>,
     cache: Arc<Cache>,
 }
@@ -135,7 +135,7 @@ impl Carried for HotValues {
 
 struct OpenShard {
     db: Arc<Database>,
-    /// Dropping it ends the writer, after it has done what is queued.
+    /// Dropping it ends the writer, after that has done all queued writes.
     queue: mpsc::Sender<Write>,
     writer: thread::JoinHandle<Result<(), redb::Error>>,
 }
@@ -181,8 +181,8 @@ impl RedbShard {
         answered
     }
 
-    /// Nothing is read of what is sealed, not even from the cache: another process may have
-    /// changed it.
+    /// Reads nothing of a sealed shard, not even from the cache: another process may have changed
+    /// it.
     fn read<T>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, redb::Error>,

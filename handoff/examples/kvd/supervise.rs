@@ -1,8 +1,8 @@
 //! The supervisor, a process of its own. It adopts the server that another supervisor left;
-//! where nobody serves it binds the listener and starts the first build. Then it swaps as the
-//! lines on its standard input say. At their end it ends the server, adopted or not.
+//! where no process serves, it binds the listener and starts the first build. Then it swaps as
+//! the lines on its standard input say. At their end it ends the server, adopted or not.
 //!
-//! Killed in between it leaves the server serving, for the supervisor that is started next.
+//! A supervisor that is killed leaves the server serving, for the one that starts next.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -37,9 +37,9 @@ pub(crate) fn supervise(options: SuperviseOptions) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Adopts first. Only where nothing is left to adopt, a listener is bound and a server started.
+/// Adopts first. Where nothing is left to adopt, it binds a listener and starts a server.
 fn take_charge(options: SuperviseOptions) -> Result<(Supervised, Serving), BoxError> {
-    // It fails if another supervisor has the journal, and nothing was touched then.
+    // This fails if another supervisor has the journal; nothing has been changed then.
     let mut supervisor = Supervisor::new(&options.control)?
         .with_journal(options.control.with_added_extension("journal"))?
         .with_launch(Announced)
@@ -68,7 +68,7 @@ fn bind() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Where the server listens, by the listener itself: an adopted one was bound by somebody else.
+/// The server's address, by the listener itself: another process bound an adopted one.
 fn address(supervisor: &Supervisor) -> Result<SocketAddr, BoxError> {
     let ours = supervisor.listeners().find(|(name, _)| *name == LISTENER);
     let (_, listener) = ours.ok_or_else(|| {
@@ -77,22 +77,22 @@ fn address(supervisor: &Supervisor) -> Result<SocketAddr, BoxError> {
     Ok(TcpListener::from(listener.try_clone_to_owned()?).local_addr()?)
 }
 
-/// Starts processes, and says so at once: the demonstration ends all of them.
+/// Starts processes, and announces each at once, so that the demonstration can end all of them.
 struct Announced;
 
 impl Launch for Announced {
     fn launch(&self, request: LaunchRequest<'_>) -> handoff::Result<Child> {
-        // Standard output is this process's alone, so that it ends with it.
+        // Only this process has its standard output, so that the pipe ends with this process.
         let child = request.spawn(|command| {
             command.stdout(Stdio::null());
         })?;
-        // When nobody listens any more, standard input ends too.
+        // When the demonstration has ended, standard input ends too.
         let _ = say(Said::Launched { pid: child.id() });
         Ok(child)
     }
 }
 
-/// Says which phase a swap enters, while the swap is in it.
+/// Announces the phase that a swap enters, while the swap is in it.
 fn announce(progress: &Progress) {
     if let Progress::Entered { phase, .. } = progress {
         let _ = say(Said::Entered { phase: *phase });

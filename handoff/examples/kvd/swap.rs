@@ -18,7 +18,7 @@ pub(crate) struct Supervised {
     options: SuperviseOptions,
     build: u32,
     server: DaemonProcess,
-    /// They leave by themselves, and are waited for later.
+    /// They leave by themselves; `swap` collects them later.
     replaced: Vec<DaemonProcess>,
 }
 
@@ -70,14 +70,14 @@ impl Supervised {
 impl Drop for Supervised {
     fn drop(&mut self) {
         for server in self.replaced.iter_mut().chain([&mut self.server]) {
-            // Of one that has ended already there is nothing to say.
+            // The kill of a process that has ended already may fail.
             let _ = server.kill();
             let _ = server.wait_until(Instant::now() + END_LIMIT);
         }
     }
 }
 
-/// This program, as the build that is asked for.
+/// The command of this program, as the build that the order names.
 pub(crate) fn spec(options: &SuperviseOptions, order: &Order) -> Result<SpawnSpec, BoxError> {
     let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a path is not UTF-8");
     let spec = SpawnSpec::new(env::current_exe()?)

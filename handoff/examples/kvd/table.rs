@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::clients::{ReadBack, Tally};
 use crate::report::{Carried, Phases};
 
-/// A line of the table: a swap, or what happened between two.
+/// A line of the table: a swap, or an event between two.
 pub(crate) struct Row {
     /// The swap's number; none between two swaps.
     pub(crate) swap: Option<u32>,
@@ -15,14 +15,14 @@ pub(crate) struct Row {
     /// None between two swaps, too.
     pub(crate) to: Option<u32>,
     pub(crate) outcome: String,
-    /// By the supervisor's account, so that there are none of one that was killed.
+    /// By the supervisor's account; none where the supervisor was killed.
     pub(crate) phases: Phases,
     pub(crate) carried: Option<Carried>,
-    /// By the clients' account, as all that follows.
+    /// By the clients' account.
     pub(crate) seen: Seen,
 }
 
-/// What the clients saw of it.
+/// The effects that the clients saw.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Seen {
     /// The longest that any client waited.
@@ -31,7 +31,7 @@ pub(crate) struct Seen {
     pub(crate) closed: u64,
 }
 
-/// What happened, in order: the supervisor's account of it, and the clients'.
+/// The rows in order, each with the supervisor's account and the clients'.
 pub(crate) fn swaps(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
@@ -61,7 +61,7 @@ pub(crate) fn swaps(rows: &[Row]) -> String {
     )
 }
 
-/// What the clients counted.
+/// The counts of the clients.
 pub(crate) fn totals(tally: &Tally, read_back: &ReadBack) -> String {
     let lost = read_back.acknowledged - read_back.found;
     let rows = [

@@ -1,5 +1,5 @@
-//! The one thread that writes a shard: it takes what many connections have queued, commits
-//! it as one transaction, and answers all of them.
+//! The one thread that writes a shard. It takes the writes that many connections have queued,
+//! commits them as one transaction, and answers all of them.
 
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::cache::Cache;
 
-/// One write that waits for the next transaction. It is answered once it is durable.
+/// One write that waits for the next transaction. The writer answers it once it is durable.
 pub(crate) struct Write {
     pub(crate) change: Change,
     pub(crate) answer: oneshot::Sender<Answer>,
@@ -35,7 +35,7 @@ impl Change {
 
 pub(crate) type Answer = Result<i64, WriteError>;
 
-/// Why a write was not done. A failed commit is the exception: it may be on disk or not.
+/// The reason why a write was not done. After a failed commit the write may be on disk or not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
     #[error("value is not an integer or out of range")]
@@ -49,7 +49,7 @@ pub(crate) enum WriteError {
 }
 
 /// How far a shard has been written. It lies in the shard's file and changes in the same
-/// transaction as the data, so it is always what is on disk.
+/// transaction as the data, so it always matches the data on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Grows by 1 with each transaction.
@@ -85,11 +85,11 @@ impl Mark {
 }
 
 /// Writes until the queue's senders are gone and the queue is empty: dropping the sender ends
-/// it, and nothing that was queued is left undone.
+/// the writer, after it has done every queued write.
 ///
 /// # Errors
 ///
-/// The first commit that failed. What was queued was answered all the same, with errors.
+/// The first commit that failed. The writer answers the writes of a failed commit with errors.
 pub(crate) fn write_queued(
     db: &Database,
     queue: &mpsc::Receiver<Write>,
@@ -104,7 +104,7 @@ pub(crate) fn write_queued(
             Ok((committed, answers)) => {
                 *mark.lock().unwrap_or_else(PoisonError::into_inner) = committed;
                 for (write, answer) in batch.into_iter().zip(answers) {
-                    // A connection that is gone does not want its answer.
+                    // A connection that is gone takes no answer.
                     let _ = write.answer.send(answer);
                 }
             }
@@ -142,13 +142,13 @@ fn commit(
         meta.insert(MARK, (mark.revision, &mark.digest))?;
         mark
     };
-    // Nobody is answered before it is dropped, so that who is answered reads what he wrote.
+    // The writer answers after it drops this guard, so that a client then reads its own write.
     let _changing = cache.changing(batch.iter().map(|write| write.change.key()));
     transaction.commit()?;
     Ok((mark, answers))
 }
 
-/// The outer error is the file's and fails the batch; the inner one is the client's.
+/// The outer error is the file's and fails the batch. The inner one goes to the client.
 fn apply(
     change: &Change,
     data: &mut Table<'_, &'static [u8], &'static [u8]>,

@@ -1,5 +1,5 @@
-//! Who may use what was sent: the successor, or the incumbent again. One word that both processes
-//! map decides it, once.
+//! Which process may use the connections that were sent: the successor, or the incumbent again.
+//! One word that both processes map decides it, once (invariant 13).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,10 +12,10 @@ use crate::sys::memory::Word;
 #[derive(Debug)]
 pub(crate) struct Claim(Word);
 
-/// What the word says.
+/// The state of the claim, by its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Held {
-    /// Both have it, and nobody uses it.
+    /// Both processes have the connections, and neither uses them.
     Parked,
     /// The successor serves.
     TakenUp,
@@ -25,8 +25,8 @@ pub(crate) enum Held {
 
 #[cfg(test)]
 impl Held {
-    /// Whether who finds it so may have it for himself: the model's word for what
-    /// [`Word::claim`] does at once.
+    /// Whether a process that finds the claim so may take it. The model asks this; [`Word::claim`]
+    /// looks and takes at once.
     pub(crate) fn is_free(self) -> bool {
         self == Self::Parked || !stands(Guard::OneReader)
     }
@@ -37,18 +37,18 @@ impl Claim {
         Ok(Self(Word::new()?))
     }
 
-    /// The claim that the incumbent has made; an error where the descriptor is none.
+    /// The claim that the incumbent has made; an error where the descriptor is not a claim's.
     pub(crate) fn of(descriptor: OwnedFd) -> io::Result<Self> {
         Ok(Self(Word::map(descriptor)?))
     }
 
-    /// The incumbent serves again; `false` when the successor has taken them up before, so that
-    /// nobody knows what it has read of them. May be said again.
+    /// The incumbent takes the connections back, to serve again. `false` when the successor has
+    /// taken them up before, and may have read from them. May be called again.
     pub(crate) fn take_back(&self) -> bool {
         matches!(self.0.claim(BACK), Ok(()) | Err(BACK)) || !stands(Guard::OneReader)
     }
 
-    /// The successor serves; `false` when the incumbent has taken them back.
+    /// The successor takes the connections up; `false` when the incumbent has taken them back.
     pub(crate) fn take_up(&self) -> bool {
         self.0.claim(UP).is_ok() || !stands(Guard::OneReader)
     }
@@ -57,7 +57,7 @@ impl Claim {
         match self.0.get() {
             0 => Held::Parked,
             UP => Held::TakenUp,
-            // Of a word that says what it cannot, nothing is used.
+            // Any other word counts as taken back: the successor uses nothing then.
             _ => Held::TakenBack,
         }
     }
@@ -70,26 +70,26 @@ as_fd!(Claim, 0);
 pub(crate) enum End {
     /// The incumbent said that this was all.
     Whole,
-    /// The stream ended, as it does with its process. What came before is in order.
+    /// The stream ended, as it does with its process. The frames before the end are in order.
     CutOff,
-    /// Something came that cannot be: no part of it is trusted.
+    /// The successor failed to receive a frame, and trusts none of the others.
     Broken,
 }
 
-/// What a successor that holds the lock may use of what it was sent.
+/// The part of the arrivals that a successor that holds the lock may use (invariant 15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Usable {
     All,
-    /// The incumbent died before it had sealed: its connections are open still, and the memory
-    /// is not of the moment at which it stopped writing.
+    /// The incumbent is dead: its connections are open still, and the memory may not be of the
+    /// moment at which it stopped writing.
     Connections,
-    /// The incumbent has served since.
+    /// The incumbent has taken everything back, or has died and the arrivals are broken.
     Nothing,
 }
 
 impl Usable {
-    /// None where something is missing although the incumbent lives. `is_kept`: it had sealed,
-    /// and nobody has had the directory since.
+    /// None, which undoes the swap, where the incumbent lives and the arrivals are not to be used.
+    /// `is_kept`: the incumbent had sealed, and no other process has had the directory since.
     pub(crate) fn of(end: End, is_kept: bool, held: Held, incumbent_is_dead: bool) -> Option<Self> {
         let is_kept = is_kept || !stands(Guard::MemoryIsOfTheSeal);
         let is_taken_back = held == Held::TakenBack && stands(Guard::MemoryIsOfTheSeal);

@@ -25,13 +25,13 @@ use crate::wait;
 pub use ticket::{Arrival, Ticket};
 use told::{Served, Told, Word};
 
-/// The connections of a daemon, each of which goes to the next process with a state of the
-/// daemon's own: what was read of the next request, who the client is, where its session stands.
+/// The connections of a daemon. Each goes to the next process with a state of the daemon's own:
+/// the bytes read of the next request, the client's user, the progress of its session.
 ///
 /// A connection is a descriptor of any kind: a TCP or Unix socket, UDP, a pipe, a terminal. Its
-/// handler holds a [`Ticket`]. When it is told to it *parks* at the next request boundary:
-/// it gives up the descriptor and the state. After the commit the new process takes them up;
-/// after a swap that was given up this one does, by the very same road:
+/// handler holds a [`Ticket`]. When the handler is told to, it *parks* at the next request
+/// boundary: it gives up the descriptor and the state. After the commit the new process takes
+/// them up. After a swap that was given up the old one does, in the same way:
 ///
 /// ```
 /// # use std::{pin::pin, sync::Arc};
@@ -84,9 +84,8 @@ use told::{Served, Told, Word};
 /// if [`Late::Finish`] was chosen, and is told to close otherwise. Either way `main` gives it the
 /// time, with [`wait_ended`](Self::wait_ended): the old process ends when `main` returns.
 ///
-/// While a swap is under way two processes have each connection. One that is closed meanwhile is
-/// over for its client only if it was shut down: a descriptor that is merely dropped is not the
-/// last one.
+/// While a swap is under way two processes have each connection. A handler that ends one
+/// meanwhile has to shut it down: a descriptor that it merely drops is not the last one.
 pub struct Connections<S> {
     reads: Reads<S>,
     may_be_lost: bool,
@@ -94,21 +93,22 @@ pub struct Connections<S> {
     state: Mutex<State<S>>,
     /// Changes with the phase.
     told: Told,
-    /// How often somebody asked for one.
+    /// How often `arrival` was called.
     asked: AtomicU32,
-    /// There is something to take up.
+    /// There is a connection to take up.
     arrived: Event,
-    /// The last one parked or ended, or the wait for it is pointless.
+    /// Handlers parked or ended, a parcel was sent, or a wait was interrupted.
     changed: Event,
 }
 
-/// What becomes of connections whose handlers did not park in time, once another process serves.
+/// The fate of connections that did not park in time, once another process serves or this one
+/// stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Late {
     /// Their handlers are told to close them: [`Ticket::told_to_close`].
     #[default]
     Close,
-    /// Their handlers finish what they are at.
+    /// Their handlers finish the requests that they have begun.
     Finish,
 }
 
@@ -125,7 +125,8 @@ struct State<S> {
     carrier: Option<Thread>,
     /// Parked, and not sent.
     unsent: VecDeque<Parked<S>>,
-    /// Parked, and sent: not to be touched while the successor may have them.
+    /// Parked, and sent: this process neither reads nor closes them until the swap is over
+    /// (invariants 13 and 14).
     sent: Vec<Parked<S>>,
     /// To be taken up.
     waiting: Vec<Parked<S>>,
@@ -135,16 +136,17 @@ struct State<S> {
 enum Phase {
     /// Nothing may be taken up yet.
     Held,
-    /// As above. The incumbent may serve them again until this process has committed.
+    /// The same for connections of an incumbent, which serves them again unless this process
+    /// commits (invariant 13).
     Arrived,
     Serving,
-    /// What parks is kept. Who is busy is still served.
+    /// A connection that parks is kept. Busy ones are still served.
     CollectingIdle,
-    /// What parks is kept.
+    /// A connection that parks is kept.
     Collecting,
-    /// The daemon is being stopped: what parks is closed.
+    /// The daemon is being stopped: a connection that parks is closed.
     Stopping,
-    /// Another process serves.
+    /// Another process serves, or this one has stopped.
     Parted,
 }
 
@@ -197,30 +199,31 @@ impl<S: Carried> Connections<S> {
         self
     }
 
-    /// A swap may do without them: to a successor that does not carry them, or cannot read
-    /// their state, they are closed by the commit. Without this, the swap is undone instead.
+    /// A swap may do without them: where the successor does not carry them, or cannot read their
+    /// states, they are closed after the commit. Without this, the swap is undone instead.
     #[must_use]
     pub const fn may_be_lost(mut self) -> Self {
         self.may_be_lost = true;
         self
     }
 
-    /// What becomes of those that do not park in time; [`Late::Close`] if nothing is said.
+    /// The fate of those that do not park in time; [`Late::Close`] by default.
     #[must_use]
     pub const fn late(mut self, late: Late) -> Self {
         self.late = late;
         self
     }
 
-    /// Tells handlers to park, as a drain does: for a test of a daemon's, and whoever has no
-    /// [`Incumbent`](crate::Incumbent). Does nothing while a swap is under way.
+    /// Tells handlers to park, as a drain does: for the tests of a daemon, and for a program
+    /// without an [`Incumbent`](crate::Incumbent). Does nothing while this process sends
+    /// connections to a successor, nor once another process serves.
     pub fn close(&self) {
         if !self.is_being_carried() {
             self.collect(None);
         }
     }
 
-    /// Lets what is parked be taken up, as serving does; likewise.
+    /// Lets parked connections be taken up, as serving does. Does nothing in the same cases.
     pub fn open(&self) {
         if !self.is_being_carried() {
             self.take_back(true);
@@ -235,8 +238,8 @@ impl<S: Carried> Connections<S> {
             || matches!(state.phase, Phase::Arrived | Phase::Parted)
     }
 
-    /// Counts a connection that was accepted. `name` is what the report of a drain calls it: the
-    /// client's address, say.
+    /// Counts a connection that was accepted. The report of a drain calls it `name`: the client's
+    /// address, say.
     ///
     /// Accept and enter inside the gate, with a pass in hand: then a drain, which waits for the
     /// pass, cannot overlook the connection.
@@ -311,20 +314,20 @@ impl<S> Connections<S> {
         self.told.set(match phase {
             Phase::Serving => Word::Serve,
             Phase::CollectingIdle => Word::ParkIfIdle,
-            // Nothing is admitted: who parks is taken up once something is.
+            // No request is admitted, so handlers park.
             Phase::Held | Phase::Arrived | Phase::Collecting | Phase::Stopping => Word::Park,
             Phase::Parted => Word::Close,
         });
     }
 
-    /// Every handler looks at what it is told.
+    /// Wakes every handler, which looks at the word again.
     fn wake_all(&self) {
         let live: Vec<_> =
             self.state().live.values().map(|live| Arc::clone(&live.served)).collect();
         live.iter().for_each(|served| served.wake());
     }
 
-    /// A handler has ended, with or without its connection.
+    /// A handler has ended: it has parked its connection, or the connection is over.
     fn leave(&self, key: u64, parked: Option<(OwnedFd, S)>) {
         let mut state = self.state();
         let Some(Live { name, is_awaited, .. }) = state.live.remove(&key) else { return };
@@ -359,14 +362,14 @@ impl<S> State<S> {
         names
     }
 
-    /// Those that nobody has taken up yet go on as they came.
+    /// Connections that no handler has taken up yet go on as they came.
     fn send_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         self.unsent.extend(waiting);
         self.wake_carrier();
     }
 
-    /// There may be enough for a parcel.
+    /// Wakes the carrier if there are enough for a parcel.
     fn wake_carrier(&self) {
         if self.unsent.len() >= MOST_AT_ONCE
             && let Some(carrier) = &self.carrier
@@ -375,14 +378,14 @@ impl<S> State<S> {
         }
     }
 
-    /// Gives it back where nobody will take it up any more.
+    /// Gives it back, to be closed, where no process will take it up.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
         match self.phase {
             Phase::CollectingIdle | Phase::Collecting => {
                 self.unsent.push_back(parked);
                 self.wake_carrier();
             }
-            // The drain that it parks for is over already.
+            // The drain that it parks for is over already (invariant 14).
             Phase::Held | Phase::Arrived | Phase::Serving => self.waiting.push(parked),
             Phase::Stopping | Phase::Parted => return Some(parked),
         }

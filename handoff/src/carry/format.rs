@@ -1,4 +1,4 @@
-//! What a carried state is, and which older ones a build reads.
+//! The format of a carried state, and the older formats that a build reads.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::CarryError;
 use crate::frame::read_value;
 
-/// A state that goes from one build to the next: it says its name and version, so that a build
-/// which cannot read it knows so before it tries.
+/// A state that goes from one build to the next. It says its name and version, so that a build
+/// that cannot read it knows so before it tries.
 ///
 /// ```
 /// use handoff::carry::Carried;
@@ -29,14 +29,14 @@ use crate::frame::read_value;
 ///
 /// The bytes are bincode's, which names no fields: a state whose fields have changed in any way
 /// is another version. See [`Reads::from`] for how a newer build reads it. For the same reason
-/// serde's `skip_serializing_if`, `flatten` and `untagged` write what cannot be read again.
+/// serde's `skip_serializing_if`, `flatten` and `untagged` write bytes that cannot be read again.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be carried",
     note = "derive serde's `Serialize` and `Deserialize` for it, and implement \
             `handoff::carry::Carried`, which gives its format a name and a version"
 )]
 pub trait Carried: Serialize + DeserializeOwned + Send + 'static {
-    /// The name of the format: the same in all builds, whatever the type is called.
+    /// The name of the format: the same in all builds, even if the type is renamed.
     const NAME: &'static str;
 
     /// The version of the format.
@@ -139,7 +139,7 @@ const fn same(one: &str, other: &str) -> bool {
 
 pub(crate) struct Decoder<T> {
     decode: Decode<T>,
-    /// What is converted from.
+    /// The older format that it converts from, if any.
     pub(crate) older: Option<String>,
 }
 

@@ -17,10 +17,10 @@ use crate::frame::write_value;
 use crate::protocol::{CarryFate, CarryKind};
 use crate::sys::memory::{self, Sealed};
 
-/// Memory that can no longer be changed by anyone. A clone is the same memory.
+/// Memory that no process can change any more. A clone is the same memory.
 ///
-/// It dereferences to its bytes. In a successor it is mapped and not copied, whatever its size:
-/// the pages are those that the old process wrote.
+/// It dereferences to its bytes. A successor maps it and copies nothing, at any size: the pages
+/// are those that the old process wrote.
 ///
 /// ```
 /// use handoff::carry::SealedMemory;
@@ -37,7 +37,7 @@ impl SealedMemory {
     ///
     /// # Errors
     ///
-    /// There is no memory or descriptor left; so for the others.
+    /// There is no memory or descriptor left.
     pub fn of_bytes(bytes: &[u8]) -> io::Result<Self> {
         let mut memory = memory::create(NAME)?;
         memory.write_all(bytes)?;
@@ -99,7 +99,7 @@ impl MemoryWriter {
         Ok(Self(BufWriter::with_capacity(BUFFER, memory::create(NAME)?)))
     }
 
-    /// Seals what was written.
+    /// Seals the bytes that were written.
     ///
     /// # Errors
     ///
@@ -122,14 +122,15 @@ impl Write for MemoryWriter {
 
 /// Pieces of memory by key, that go from one process to the next.
 ///
-/// They are handed over when the shards are sealed, whatever is in here then: so a cache is
-/// put in by `#[handoff(after_seal = "...")]`, when nothing can change any more, and what is as
-/// large as to take time is sealed piece by piece while the daemon serves. Handing over takes
-/// as long for a gigabyte as for a page.
+/// The old process sends the pieces that are in here once the shards are sealed. So put a cache
+/// in by `#[handoff(after_seal = "...")]`, when nothing can change any more, and seal memory so
+/// large that it takes time piece by piece while the daemon serves. Sending takes as long for a
+/// gigabyte as for a page.
 ///
-/// What arrives is a copy of what the old process knew, and the data on disk is the truth: a
-/// daemon that cannot read it, or does not find it, goes by the disk. It stays in here, and goes
-/// on with the next swap, until it is removed or put anew: do so with what may be out of date.
+/// A piece is a copy of something that the old process knew, and the data on disk is the truth:
+/// a daemon that cannot read a piece, or does not find it, goes by the disk. A piece stays in
+/// here, and goes on with the next swap, until the daemon removes it or puts it anew: do so with
+/// a piece that may be out of date.
 ///
 /// ```
 /// # use handoff::carry::{Carried, Memory, Reads};
@@ -159,7 +160,7 @@ struct State {
     pieces: BTreeMap<String, Piece>,
     /// Keys that are still to be sent.
     unsent: Option<Vec<String>>,
-    /// Why what arrived could not be read, although it might be lost.
+    /// Why a piece that may be lost could not be read.
     dropped: Option<String>,
     converted: Option<String>,
 }
@@ -178,15 +179,15 @@ impl Memory {
         Self::default()
     }
 
-    /// A swap may do without it: a successor that has no such set, or cannot read what is in
-    /// it, goes by what is on disk. Without this, the swap is undone instead.
+    /// A swap may do without it: a successor that has no such set, or cannot read a value in it,
+    /// goes by the data on disk. Without this, the swap is undone instead.
     #[must_use]
     pub const fn may_be_lost(mut self) -> Self {
         self.may_be_lost = true;
         self
     }
 
-    /// Puts plain bytes in, in the place of what has that key.
+    /// Puts plain bytes in, in the place of a piece with that key.
     pub fn put(&self, key: impl Into<String>, memory: SealedMemory) {
         self.state().pieces.insert(key.into(), Piece { format: None, memory });
     }
@@ -208,7 +209,7 @@ impl Memory {
         Ok(())
     }
 
-    /// The bytes with that key, of whatever format.
+    /// The bytes with that key, of any format.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<SealedMemory> {
         self.state().pieces.get(key).map(|piece| piece.memory.clone())
@@ -219,7 +220,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`CarryError::Unreadable`] or [`CarryError::Damaged`]. Where the memory
-    /// [may be lost](Self::may_be_lost) it is none too, and the report of the swap says why.
+    /// [may be lost](Self::may_be_lost) it returns none, and the report of the swap says why.
     pub fn value<T: Carried>(&self, key: &str, reads: &Reads<T>) -> Result<Option<T>> {
         let Some(Piece { format, memory }) = self.state().pieces.get(key).cloned() else {
             return Ok(None);
@@ -243,7 +244,7 @@ impl Memory {
         }
     }
 
-    /// Takes a piece out, so that its memory is given back once nobody has it.
+    /// Takes a piece out. The kernel frees its memory once no process has it.
     pub fn remove(&self, key: &str) -> Option<SealedMemory> {
         self.state().pieces.remove(key).map(|piece| piece.memory)
     }
@@ -258,7 +259,7 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What became of what arrived, once the daemon was opened.
+    /// The fate of the pieces that arrived, by the reads until now.
     pub(super) fn fate(&self) -> CarryFate {
         let mut state = self.state();
         match (state.dropped.take(), state.converted.take()) {

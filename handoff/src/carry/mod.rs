@@ -1,5 +1,5 @@
-//! What goes from the old process to the new one without being closed or rebuilt: live
-//! connections, and memory.
+//! Live connections and memory, which go from the old process to the new one without being
+//! closed or rebuilt.
 //!
 //! ```text
 //! incumbent   serves | drain: handlers park | seal     | told to leave
@@ -10,8 +10,8 @@
 //! A daemon has its [`Connections`] and [`Memory`] in fields with `#[handoff(carry)]`, or names
 //! them in [`Drainable::carriage`](crate::Drainable::carriage); the library does the rest. The
 //! incumbent keeps its copy of each descriptor, unread, until the commit, and takes its
-//! connections up again where there is none. Which of the two processes may read is decided
-//! once, by a word that both of them map.
+//! connections back where there is none. A word that both processes map decides once which
+//! of them may read (invariant 13).
 
 mod claim;
 mod connections;

@@ -16,7 +16,7 @@ use super::*;
 use crate::control::Connection;
 use crate::error::Result;
 
-/// A state of whatever length.
+/// A state of any length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Client {
     pub(super) number: u32,
@@ -90,14 +90,14 @@ impl Pair {
         Self { daemon: Arc::clone(daemon), carrier, claim, receiver }
     }
 
-    /// Seals; what the successor got.
+    /// Seals; the arrivals of the successor.
     pub(super) fn finish(self) -> Result<Arrivals> {
         self.carrier.finish(&self.daemon.carriage())?;
         self.receiver.finish()?.settle(true, false)
     }
 }
 
-/// The successor's side alone; who is to be told of an error is not there.
+/// The successor's side alone; it tells nobody of an error.
 pub(super) fn receive(stream: UnixStream) -> Result<Receiver> {
     Receiver::start(Connection::new(stream), |_| ())
 }
@@ -117,7 +117,7 @@ pub(super) fn socket() -> OwnedFd {
     UnixDatagram::unbound().expect("a socket").into()
 }
 
-/// What tells a socket, or memory, from all others: device and inode.
+/// Device and inode, which tell a socket, or memory, from all others.
 pub(super) type Inode = (u64, u64);
 
 pub(super) fn inode(of: impl AsFd) -> Inode {

@@ -25,7 +25,7 @@ use crate::protocol::{
 use crate::sys::memory::Sealed;
 use crate::sys::socket::part_from;
 
-/// Receives on a thread of its own, from before the drain to the end.
+/// Receives on a thread of its own, from before the drain until the channel ends.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     cancel: Arc<Cancel>,
@@ -33,8 +33,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Asks the process that serves `control_socket` for what it carries; none where it carries
-    /// nothing.
+    /// Asks the process that serves `control_socket` for its sets; none where it carries nothing
+    /// or cannot be greeted.
     pub(crate) fn ask(
         control_socket: &Path,
         handoff_id: HandoffId,
@@ -59,8 +59,8 @@ impl Receiver {
         Self::start(connection, give_up).map(Some)
     }
 
-    /// Waits for the offer, and receives what follows. Tells `give_up` of what cannot be received,
-    /// before the incumbent can see that nobody receives any more.
+    /// Waits for the offer, then starts the thread that receives the parcels. The thread tells
+    /// `give_up` of an error before the incumbent can see that this process receives no more.
     pub(super) fn start(
         connection: Connection,
         give_up: impl FnOnce(&Error) + Send + 'static,
@@ -71,7 +71,7 @@ impl Receiver {
         let (sender, received) = mpsc::channel();
         thread::Builder::new().name("handoff-receiver".into()).spawn(move || {
             arrivals.end = channel.receive(&mut arrivals.sets).inspect_err(|error| {
-                // Of an incumbent that has died this process may be all there is.
+                // If the incumbent has died, only this process may be left (invariant 3).
                 let is_over = channel.connection.is_hung_up();
                 if !channel.cancel.is_cancelled() {
                     tracing::error!(%error, "what the incumbent carries cannot be received");
@@ -85,7 +85,7 @@ impl Receiver {
         Ok(Self { cancel, received })
     }
 
-    /// What has arrived, once the incumbent has sealed or is dead.
+    /// The arrivals, once the incumbent has sealed or is dead.
     pub(crate) fn finish(self) -> Result<Arrivals> {
         self.received.recv_timeout(LIVENESS_LIMIT).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
@@ -104,7 +104,7 @@ impl Drop for Receiver {
     }
 }
 
-/// The process that serves a control socket, once it has said hello.
+/// A connection to the process that serves a control socket, and the hello that it said.
 fn greeted(control_socket: &Path) -> Result<(Connection, (Greeting, ProtoVersion))> {
     let deadline = Instant::now() + LIVENESS_LIMIT;
     let (mut connection, peer) = connect(control_socket, deadline)?;
@@ -112,20 +112,20 @@ fn greeted(control_socket: &Path) -> Result<(Connection, (Greeting, ProtoVersion
     Ok((connection, heard))
 }
 
-/// What a successor got from its incumbent.
+/// Everything that a successor got from its incumbent.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     claim: Claim,
     sets: Vec<ArrivedSet>,
     end: Result<End>,
-    /// Connections that this build does without: closed once it serves, and not before, since
+    /// Connections that this build does without. It closes them once it serves, and not before:
     /// the incumbent may serve again.
     dropped: Vec<OwnedFd>,
-    /// It could not be handed on: what was taken out for it is gone.
+    /// `hand_on` has failed, and the parcels that it took out are gone.
     is_refused: bool,
 }
 
-/// What is left of it once everything was handed on.
+/// The rest of the arrivals once every set was handed on.
 #[derive(Debug)]
 pub(crate) struct Rest {
     claim: Claim,
@@ -133,7 +133,8 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// This process serves; `false` when the incumbent has taken everything back.
+    /// Claims the connections for this process, which serves; `false` when the incumbent has
+    /// taken them back (invariant 13).
     pub(crate) fn take_up(self) -> bool {
         let is_ours = self.claim.take_up();
         if is_ours {
@@ -149,7 +150,7 @@ struct ArrivedSet {
     parcels: Vec<Parcel>,
     count: u64,
     bytes: u64,
-    /// Once it was handed on.
+    /// None until it is handed on.
     fate: Option<CarryFate>,
 }
 
@@ -159,8 +160,8 @@ impl Arrivals {
         matches!(self.end, Ok(End::Whole))
     }
 
-    /// What may be used of it, now that this process holds the lock; see [`Usable`]. `is_kept`: it
-    /// found the directory as the incumbent had sealed it for this swap.
+    /// Clears the sets that this process, which now holds the lock, may not use; see [`Usable`].
+    /// `is_kept`: it found the directory as the incumbent had sealed it for this swap.
     pub(crate) fn settle(mut self, is_kept: bool, incumbent_is_dead: bool) -> Result<Self> {
         let end = self.end.as_ref().copied().unwrap_or(End::Broken);
         match Usable::of(end, is_kept, self.claim.held(), incumbent_is_dead) {
@@ -220,7 +221,7 @@ impl Arrivals {
         }
     }
 
-    /// What became of each set; an error if one was not handed on that may not be lost.
+    /// The fate of each set; an error if a set that may not be lost was not handed on.
     pub(crate) fn report(&self) -> Result<Vec<CarriedSet>, CarryError> {
         self.check_not_refused()?;
         self.sets.iter().map(ArrivedSet::report).collect()
@@ -271,7 +272,7 @@ impl ArrivedSet {
 
 #[cfg(feature = "fuzzing")]
 impl Arrivals {
-    /// All that is said on a stream, without a thread.
+    /// Receives a whole stream, without a thread.
     pub(crate) fn of(connection: Connection) -> Result<Self> {
         let mut channel = Channel::new(connection)?;
         let mut arrivals = channel.greet()?;
@@ -348,7 +349,7 @@ impl Channel {
         }
     }
 
-    /// One item of a parcel whose descriptors are there.
+    /// One item of a parcel. The caller has checked that its descriptors are there.
     fn item(&mut self, set: &SetWords, item: ItemWords) -> Result<Item> {
         let ItemWords { name, state } = item;
         let not_sealed = || CarryError::NotSealed { set: set.name.clone(), item: name.clone() };
@@ -383,7 +384,7 @@ impl Channel {
         Ok(self.connection.take_descriptor().ok_or(missing)?)
     }
 
-    /// The next frame; none at the end of the stream, also where that cuts one off.
+    /// The next frame; none at the end of the stream, even where the end cuts a frame off.
     fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Note>> {
         loop {
             match self.connection.next_of() {

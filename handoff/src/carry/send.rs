@@ -30,8 +30,8 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Tells a successor which sets there are, without waiting: a peer that has read what it was
-    /// sent before has room for it.
+    /// Tells a successor which sets there are, without waiting: a peer that has read all earlier
+    /// messages has room for the offer.
     pub(crate) fn open(stream: UnixStream, carriage: &Carriage<'_>) -> Result<Self> {
         let claim = Claim::new()?;
         let offered = carriage.words();
@@ -57,7 +57,7 @@ impl Channel {
                 Ok(length) => (sent, last_sent) = (sent + length, Instant::now()),
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::PIPE | Errno::CONNRESET) => return Err(CarryError::Closed.into()),
-                    // So many are on their way that the kernel wants some to arrive first.
+                    // So many descriptors are in flight that the kernel wants some to arrive first.
                     Some(Errno::TOOMANYREFS) => {
                         if last_sent.elapsed() >= LIVENESS_LIMIT {
                             return Err(CarryError::TooManyInFlight.into());
@@ -109,26 +109,26 @@ impl Cancel {
     }
 }
 
-/// Sends what parks, on a thread of its own, from the drain to the seal.
+/// Sends connections as they park, on a thread of its own, from the drain to the seal.
 #[derive(Debug)]
 pub(crate) struct Carrier {
     shared: Arc<Shared>,
-    /// None once it is not to be waited for.
+    /// None once no thread is to wait for it.
     thread: Option<JoinHandle<Result<()>>>,
     handle: Thread,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Nothing is added any more, and whoever has sealed sends what is left.
+    /// The shards are sealed: the thread that sealed them sends the rest, the carrier's no more.
     is_sealed: AtomicBool,
     cancel: Cancel,
-    /// None once everything was sent, or cannot be.
+    /// None once `finish` has taken it, or sending has failed.
     line: Mutex<Option<Line>>,
 }
 
 impl Shared {
-    /// Who panicked with it may have sent half a frame: nothing can follow that.
+    /// A thread that panicked with it may have sent half a frame: nothing can follow that.
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
         self.line.lock().unwrap_or_else(|poisoned| {
             let mut line = poisoned.into_inner();
@@ -138,7 +138,7 @@ impl Shared {
     }
 }
 
-/// What goes over the channel, and how much of each set has.
+/// The channel, and how many items of each set went over it.
 #[derive(Debug)]
 struct Line {
     channel: Channel,
@@ -173,7 +173,7 @@ impl Carrier {
         Ok(Self { shared, handle: thread.thread().clone(), thread: Some(thread) })
     }
 
-    /// The thread that is to be woken when enough has been parked.
+    /// The thread to wake when enough connections have parked.
     pub(crate) const fn thread(&self) -> &Thread {
         &self.handle
     }
@@ -182,15 +182,15 @@ impl Carrier {
         StopCarrier(Arc::clone(&self.shared), self.handle.clone())
     }
 
-    /// Why it has failed, if it has.
+    /// The error with which its thread has ended, if it has.
     pub(crate) fn failure(carrier: &mut Option<Self>) -> Result<()> {
         let has_ended =
             |carrier: &mut Self| carrier.thread.as_ref().is_none_or(JoinHandle::is_finished);
         carrier.take_if(has_ended).map_or(Ok(()), Self::end)
     }
 
-    /// Everything is sealed: sends what is left of it, on this thread, so that none has to be
-    /// woken while clients wait.
+    /// Everything is sealed: sends the rest on this thread, so that no other has to be woken while
+    /// clients wait.
     pub(crate) fn finish(mut self, carriage: &Carriage<'_>) -> Result<()> {
         self.shared.is_sealed.store(true, Ordering::SeqCst);
         self.handle.unpark();
@@ -226,7 +226,7 @@ impl Drop for Carrier {
 }
 
 impl Line {
-    /// Sends what has been parked, as much as is worth it; at the end everything.
+    /// Sends full parcels before the seal, and everything after it.
     fn send(&mut self, carriage: &Carriage<'_>, is_sealed: bool, cancel: &Cancel) -> Result<()> {
         let Self { channel, sent } = self;
         if carriage.words() != channel.offered {
@@ -262,7 +262,7 @@ impl Line {
     }
 }
 
-/// The thread's part: what is parked before the seal.
+/// The carrier's thread: sends the connections that park before the seal.
 fn carry(carriage: &Carriage<'_>, shared: &Shared) -> Result<()> {
     loop {
         {
@@ -276,8 +276,8 @@ fn carry(carriage: &Carriage<'_>, shared: &Shared) -> Result<()> {
                 return Err(error);
             }
         }
-        // Nothing of the daemon's runs between these looks and the park: what it does on this
-        // thread may use up the wake-up that is meant for it.
+        // No code of the daemon runs between these looks and the park: on this thread it might use
+        // up the wake-up that is meant for the carrier.
         if shared.cancel.is_cancelled() {
             return Err(CarryError::GivenUp.into());
         }

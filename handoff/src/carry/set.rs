@@ -1,4 +1,4 @@
-//! What is carried, without its types: one set, and all sets of a daemon.
+//! One set, and all sets of a daemon, without the types in them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,11 +13,11 @@ use crate::error::{CarryError, Result};
 use crate::protocol::{CarryFate, CarryKind, MOST_SETS};
 use crate::sys::memory::Sealed;
 
-/// What a field with `#[handoff(carry)]` may be: [`Connections`](crate::carry::Connections),
+/// The type of a field with `#[handoff(carry)]`: [`Connections`](crate::carry::Connections),
 /// [`Memory`](crate::carry::Memory), an `Arc` of either, or a collection of those.
 ///
-/// The elements of the field `clients` are named `clients.0`, `clients.1`; the name is by what
-/// a successor finds its set again.
+/// The elements of the field `clients` are named `clients.0`, `clients.1`. A successor finds
+/// its set again by the name.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be carried from one process to the next",
     label = "`#[handoff(carry)]` is for connections and memory",
@@ -31,11 +31,11 @@ pub trait Carry: Send + Sync {
 
 /// A process's state, as far as it is carried.
 pub(crate) trait Source: Send + Sync {
-    /// All that there is.
+    /// All sets of the daemon.
     fn carries(&self) -> Carriage<'_>;
 }
 
-/// One set of connections or of memory, whatever the types in it are.
+/// One set of connections or of memory, of any type.
 #[derive(Clone, Copy)]
 pub struct AnySet<'a>(pub(super) &'a dyn Set);
 
@@ -83,8 +83,8 @@ impl<T: Carry, const N: usize> Carry for [T; N] {
     }
 }
 
-/// What the library does with a set, in the order of a swap. What concerns handlers does nothing
-/// by default: memory has none.
+/// The library's calls on a set, in the order of a swap. The calls that concern handlers do
+/// nothing by default: memory has no handlers.
 pub(super) trait Set: Send + Sync {
     fn kind(&self) -> CarryKind;
 
@@ -97,10 +97,10 @@ pub(super) trait Set: Send + Sync {
     /// A drain is about to begin: idle connections park, while the others are still served.
     fn collect_idle(&self, _carrier: &Thread) {}
 
-    /// Waits until those are parked and sent; not longer than that.
+    /// Waits until the idle connections are parked and sent, at most until the limit.
     fn wait_idle(&self, _limit: Instant) {}
 
-    /// A drain begins: what parks from here on is kept for `carrier`, which is to be woken.
+    /// A drain begins: the set keeps the connections that park for `carrier`, and wakes it.
     fn collect(&self, carrier: Option<&Thread>);
 
     /// Waits until every connection is parked or over; the names of those that are not when the
@@ -118,14 +118,16 @@ pub(super) trait Set: Send + Sync {
     /// process serves again.
     fn interrupt(&self) {}
 
-    /// Sends the next parcel. With `is_last` all that is left goes; without it, only what fills
-    /// one. `false` when there was none to send.
+    /// Sends the next parcel. Without `is_last` it sends only a full one. `false` when there was
+    /// none to send.
     fn send_next(&self, is_last: bool, send: &mut SendParcel<'_>) -> Result<bool>;
 
-    /// The swap was given up. What was sent counts again if the successor has `kept_off` it.
+    /// The swap was given up. The incumbent keeps the connections that it sent if the successor
+    /// has `kept_off` them, and closes them otherwise (invariant 13).
     fn take_back(&self, _kept_off: bool) {}
 
-    /// What arrived is another process's.
+    /// The incumbent has taken everything back: the successor drops the connections that it was
+    /// sent (invariant 13).
     fn forget(&self) {}
 
     /// This process serves, from here on or again.
@@ -134,19 +136,19 @@ pub(super) trait Set: Send + Sync {
     /// This process is being stopped, and nobody takes its place.
     fn stop(&self) {}
 
-    /// Another process serves.
+    /// Another process serves, or this one stops: it closes its copies.
     fn part(&self);
 
-    /// What was sent arrives in the successor. Nothing is used before it is released. Where it
-    /// cannot be read, the parcels are as they were.
+    /// Puts the parcels into the set of the successor, which uses nothing before `release`. Where
+    /// a state cannot be read, the parcels are as they were.
     fn arrive(&self, name: &str, parcels: &mut Vec<Parcel>) -> Result<CarryFate, CarryError>;
 }
 
-/// Sends a parcel: the format of its states, what it says, and the descriptors.
+/// Sends a parcel: the format of its states, its items, and the descriptors.
 pub(super) type SendParcel<'a> =
     dyn FnMut(Option<Format>, Vec<ItemWords>, &[BorrowedFd<'_>]) -> Result<()> + 'a;
 
-/// What arrived in one parcel.
+/// One parcel, as it arrived.
 #[derive(Debug)]
 pub(super) struct Parcel {
     pub(super) format: Option<Format>,
@@ -169,7 +171,7 @@ pub(super) fn descriptors_of(parcels: Vec<Parcel>) -> impl Iterator<Item = Owned
 }
 
 impl Item {
-    /// The state, or what is in the memory.
+    /// The state, or the contents of the memory.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Connection { state: State::Inline(bytes), .. } => bytes,
@@ -189,8 +191,8 @@ pub(super) enum State {
 
 /// All that a daemon carries, in declared order.
 ///
-/// `#[derive(Drainable)]` gathers it; who implements [`Drainable`](crate::Drainable) by hand
-/// does the same in [`carriage`](crate::Drainable::carriage), and the library does the rest.
+/// `#[derive(Drainable)]` gathers it. A [`Drainable`](crate::Drainable) written by hand does the
+/// same in [`carriage`](crate::Drainable::carriage), and the library does the rest.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -214,7 +216,7 @@ impl<'a> Carriage<'a> {
         Self { sets: Vec::new() }
     }
 
-    /// With one more set, or a collection of them, behind the others.
+    /// With one more set, or a collection of them, after the others.
     #[must_use]
     pub fn with<C: Carry + ?Sized>(mut self, name: &str, sets: &'a C) -> Self {
         sets.each_set(name, &mut |name, set| self.sets.push((name, set)));
@@ -262,7 +264,7 @@ impl<'a> Carriage<'a> {
         self.sets.iter().find(|(own, _)| own == name).map(|(_, set)| set.0)
     }
 
-    /// Refuses a swap to a successor that did not ask for what it would lose.
+    /// Refuses a swap to a successor that did not ask for the sets, if it would lose one.
     pub(crate) fn check_asked_for(&self) -> Result<(), CarryError> {
         let would_be_lost =
             |(_, set): &&(String, AnySet<'_>)| !set.0.may_be_lost() && !set.0.is_vacant();
@@ -272,7 +274,7 @@ impl<'a> Carriage<'a> {
         }
     }
 
-    /// A drain is about to begin: what is idle goes ahead, while the rest is still served.
+    /// A drain is about to begin: idle connections go ahead, while the rest are still served.
     pub(crate) fn send_idle(&self, carrier: &Thread, deadline: Instant) {
         self.sets().for_each(|set| set.collect_idle(carrier));
         let limit = deadline.min(Instant::now() + IDLE_LIMIT);
@@ -304,27 +306,27 @@ impl<'a> Carriage<'a> {
         self.sets().for_each(Set::interrupt);
     }
 
-    /// Whether the successor has `kept_off` what it was sent.
+    /// The swap was given up. `kept_off`: the successor has not taken the connections up.
     pub(crate) fn take_back(&self, kept_off: bool) {
         self.sets().for_each(|set| set.take_back(kept_off));
     }
 
-    /// What arrived is another process's.
+    /// The incumbent has taken everything back: drops the connections that arrived.
     pub(crate) fn forget(&self) {
         self.sets().for_each(Set::forget);
     }
 
-    /// This process serves: what arrived, or came back, may be taken up.
+    /// This process serves: connections that arrived, or came back, may be taken up.
     pub(crate) fn release(&self) {
         self.sets().for_each(Set::release);
     }
 
-    /// This process is being stopped: what parks is closed.
+    /// This process is being stopped: a connection that parks is closed.
     pub(crate) fn stop(&self) {
         self.sets().for_each(Set::stop);
     }
 
-    /// Another process serves.
+    /// Another process serves, or this one stops: it closes its copies.
     pub(crate) fn part(&self) {
         self.sets().for_each(Set::part);
     }
@@ -336,7 +338,7 @@ impl fmt::Debug for Carriage<'_> {
     }
 }
 
-/// For handlers that are told to park while others are served, and do not.
+/// The maximum wait for idle connections that are told to park while others are served.
 const IDLE_LIMIT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is said on a carry channel, from the incumbent to the successor.
+//! The frames that the incumbent sends to the successor on a carry channel.
 //!
 //! ```text
 //! Offer   the sets, with the claim's descriptor, at once after `Fetch`
@@ -53,7 +53,7 @@ pub(crate) struct SetWords {
 /// A connection with its state, or a piece of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ItemWords {
-    /// What the daemon calls the connection, or the memory's key.
+    /// The daemon's name for the connection, or the memory's key.
     pub(crate) name: String,
     pub(crate) state: StateWords,
 }
@@ -63,7 +63,7 @@ pub(crate) struct ItemWords {
 pub(crate) enum StateWords {
     /// Here. One descriptor comes, the connection's.
     Inline(Bytes),
-    /// In memory, which comes behind the connection's descriptor since it is too long.
+    /// In memory, being too long for the frame. The memory's descriptor follows the connection's.
     Apart { length: u64 },
     /// It is memory: its descriptor is the only one.
     Memory { length: u64 },
@@ -122,7 +122,7 @@ impl CarryKind {
 
 /// States up to this length go with the frame, longer ones in memory of their own.
 pub(crate) const LONGEST_INLINE: usize = 16 << 10;
-/// A parcel is sent once it has that many bytes of states.
+/// A parcel takes no more items once its names and states have more bytes than this.
 pub(crate) const PARCEL_BYTES: usize = 256 << 10;
 
 #[cfg(test)]

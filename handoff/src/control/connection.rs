@@ -17,17 +17,17 @@ use crate::protocol::{Message, PROTO_MAX, PROTO_MIN, ProtoVersion};
 use crate::sys::poll::{self, Waker};
 use crate::sys::rights;
 
-/// What a connection has for its reader.
+/// The result of one look at a connection.
 #[derive(Debug)]
 pub(crate) enum Heard<T> {
     Frame(T),
     /// Nothing for now.
     Nothing,
-    /// The peer closed between two frames, or died there.
+    /// The peer closed or died between two frames, or it reset the connection.
     End,
 }
 
-/// What arrives on a stream: whole frames, and the descriptors that came with them.
+/// The receiving half of a stream: whole frames, and the descriptors that came with them.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     reader: FrameReader,
@@ -53,7 +53,7 @@ impl Incoming {
         }
     }
 
-    /// The next frame, as far as it is there. Never waits.
+    /// The next frame, if all of it has arrived. Never waits.
     pub(crate) fn next<T: DeserializeOwned>(
         &mut self,
         stream: &UnixStream,
@@ -92,7 +92,7 @@ impl Incoming {
         }
     }
 
-    /// Of a peer that may send none, descriptors stay in the kernel, which closes them.
+    /// The descriptors of a peer that may send none stay in the kernel, which closes them.
     fn receive(&mut self, stream: &UnixStream) -> io::Result<usize> {
         if self.max_descriptors == 0 {
             let (_, length) = rustix::net::recv(stream, &mut self.chunk[..], RecvFlags::DONTWAIT)?;
@@ -105,12 +105,12 @@ impl Incoming {
     }
 }
 
-/// A connection with one owner, who reads and writes it.
+/// A connection with one owner, which reads and writes it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: UnixStream,
     incoming: Incoming,
-    /// None until one is agreed upon.
+    /// None until both processes agreed on one.
     version: Option<ProtoVersion>,
 }
 
@@ -119,21 +119,21 @@ impl Connection {
         Self { stream, incoming: Incoming::new(), version: None }
     }
 
-    /// The peer may have so many descriptors on their way that nobody has taken. They are read
-    /// in larger pieces.
+    /// Lets the peer send descriptors: `max` at most that this process has not taken yet. Reads in
+    /// larger chunks.
     pub(crate) fn with_descriptors(mut self, max: usize) -> Self {
         self.incoming.max_descriptors = max;
         self.incoming.chunk.resize(LARGE_CHUNK, 0);
         self
     }
 
-    /// A longer frame of this peer is refused before it is read.
+    /// Refuses a longer frame of this peer before it reads it.
     pub(crate) const fn with_max_frame(mut self, length: u32) -> Self {
         self.incoming.max_frame = length;
         self
     }
 
-    /// From here on frames carry `version`, and a frame of another one is refused.
+    /// From here on frames carry `version`, and this process refuses a frame of another one.
     pub(crate) const fn agree_on(&mut self, version: ProtoVersion) {
         self.version = Some(version);
     }
@@ -142,12 +142,12 @@ impl Connection {
         self.version
     }
 
-    /// When anything was last heard.
+    /// When bytes of the peer last arrived.
     pub(crate) const fn heard(&self) -> Instant {
         self.incoming.heard
     }
 
-    /// Whether nothing more will be heard, or the peer has hung up. What it sent before may be
+    /// Whether the stream is over, or the peer has hung up. Bytes that the peer sent before may be
     /// unread.
     pub(crate) fn is_hung_up(&self) -> bool {
         self.is_over() || poll::is_ready(self.as_fd(), PollFlags::RDHUP).unwrap_or(true)
@@ -162,7 +162,7 @@ impl Connection {
         self.incoming.reader.is_inside_a_frame()
     }
 
-    /// The next message, if it is there.
+    /// The next message, if it has arrived.
     pub(crate) fn next(&mut self) -> Result<Heard<Message>> {
         Ok(match self.incoming.next(&self.stream)? {
             Heard::Frame((version, message)) => {
@@ -176,7 +176,7 @@ impl Connection {
         })
     }
 
-    /// The next frame of whatever vocabulary and version, if it is there.
+    /// The next frame of any vocabulary and version, if it has arrived.
     pub(crate) fn next_of<T: DeserializeOwned>(&mut self) -> Result<Heard<(ProtoVersion, T)>> {
         self.incoming.next(&self.stream)
     }
@@ -220,7 +220,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`] when the peer has not read them before the deadline.
+    /// [`Error::TimedOut`] when the peer has not read enough before the deadline.
     pub(crate) fn send_before(&self, messages: &[Message], deadline: Instant) -> Result<()> {
         let frames = encode_all(self.version, messages)?;
         if send_before(&self.stream, &frames, deadline)? {
@@ -229,7 +229,7 @@ impl Connection {
         Err(Error::TimedOut("sending to the daemon"))
     }
 
-    /// How many descriptors have come that nobody has taken.
+    /// How many descriptors have arrived that this process has not taken yet.
     pub(crate) fn descriptors(&self) -> usize {
         self.incoming.descriptors.len()
     }
@@ -252,7 +252,7 @@ impl Connection {
         (self.stream, self.incoming, self.version)
     }
 
-    /// For another use, once everything on it was read.
+    /// The stream, for another use, once everything on it was read.
     pub(crate) fn into_stream(self) -> UnixStream {
         self.stream
     }
@@ -272,7 +272,7 @@ pub(super) fn admits(agreed: Option<ProtoVersion>, version: ProtoVersion) -> boo
     }
 }
 
-/// Several frames, one behind the other.
+/// Several frames, one after the other.
 pub(crate) fn encode_all(
     version: Option<ProtoVersion>,
     messages: &[Message],
@@ -285,8 +285,8 @@ pub(crate) fn encode_all(
     Ok(frames)
 }
 
-/// Sends as much as the kernel takes without waiting; how many bytes it were. The descriptors go
-/// with the first.
+/// Sends as many bytes as the kernel takes without waiting, and returns their number. The
+/// descriptors go with the first byte.
 pub(crate) fn send_some(
     stream: &UnixStream,
     bytes: &[u8],

@@ -10,7 +10,7 @@ use crate::protocol::{
 };
 use crate::sys::poll::Waker;
 
-/// What a hello tells, once it was checked.
+/// The contents of a hello that was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Greeting {
     pub(crate) build_id: Vec<u8>,
@@ -29,8 +29,8 @@ pub(crate) fn hello(role: Side, build_id: &[u8], capabilities: Capabilities) -> 
     }
 }
 
-/// Waits for the hello of a process, checks it against what the kernel says of that process, and
-/// answers it.
+/// Waits for the hello of a process, checks it against the pid that the kernel tells, and answers
+/// it.
 ///
 /// # Errors
 ///
@@ -48,13 +48,13 @@ pub(crate) fn greet(
     Ok(greeting)
 }
 
-/// Waits for the hello of a process, and checks it. From here on both speak the version that was
-/// chosen.
+/// Waits for the hello of a process, and checks it. From here on the connection speaks the chosen
+/// version.
 ///
 /// # Errors
 ///
-/// The hello did not come before the deadline, or before `waker` was woken; it is none, or it is
-/// of another process; the two have no version in common.
+/// The hello did not come before the deadline, or before `waker` was woken; the message is no
+/// hello, or one of another process; the two processes have no version in common.
 pub(crate) fn hear_hello(
     connection: &mut Connection,
     role: Side,
@@ -84,7 +84,7 @@ pub(crate) const fn hello_ack(version: ProtoVersion, handoff_id: HandoffId) -> M
     Message::HelloAck { proto_version_chosen: version, handoff_id }
 }
 
-/// Checks a hello against what the supervisor knows of the process from the kernel.
+/// Checks a hello against the role and the pid that the supervisor expects.
 fn judge_hello(hello: Message, role: Side, pid: u32) -> Result<(ProtoVersion, Greeting)> {
     let Message::Hello { role: said_role, pid: said, build_id, proto_min, proto_max, capabilities } =
         hello
@@ -123,9 +123,9 @@ pub(crate) fn judge_hello_ack(message: &Message) -> Result<(ProtoVersion, Handof
     }
 }
 
-/// The heartbeat value that an incumbent echoes behind `ResumeAfterAbort`, and that nobody else
-/// sends: eight of the random bytes of the identifier. Whoever made it up, the value is neither 0
-/// nor a time, as other heartbeats are.
+/// The value that a supervisor sends after `ResumeAfterAbort`, and that the incumbent echoes
+/// (invariant 4): eight of the random bytes of the identifier. For any identifier, the value is
+/// neither 0 nor a time, as other heartbeats are.
 pub(crate) fn echo_value(id: HandoffId) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&id.as_bytes()[8..]);

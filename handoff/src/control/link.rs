@@ -1,8 +1,8 @@
 //! A connection that two threads share, and the pulse that keeps it alive.
 //!
-//! Whoever waits for a message reads the socket itself, so that no thread stands between a
-//! frame and who acts on it. Between waits the [`Pulse`] reads, so that a busy process is
-//! still heard and its inbox does not fill.
+//! A thread that waits for a message reads the socket itself, so that no other thread stands
+//! between it and the frame. The [`Pulse`] sends heartbeats, and reads between the waits, so that
+//! the peer still hears a busy process and the inbox of that process does not fill.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,19 +21,19 @@ use crate::error::{Error, FrameError, Result};
 use crate::protocol::{Message, ProtoVersion};
 use crate::sys::poll::{self, Waker};
 
-/// How often a live process says so.
+/// How often a live process sends a heartbeat.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// After how long a silence a peer counts as hung.
+/// A peer that is silent for longer counts as hung.
 pub(crate) const LIVENESS_LIMIT: Duration = Duration::from_secs(5);
 
 /// One end of a control connection. Any thread may send; frames stay whole.
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: UnixStream,
-    /// [`NO_VERSION`] until one is agreed upon.
+    /// [`NO_VERSION`] until both processes agreed on one.
     version: AtomicU16,
-    /// The one heartbeat value that is delivered; all others only count as signs of life.
+    /// The link delivers a heartbeat of this value alone; the others only count as signs of life.
     echo: AtomicU64,
     writer: Mutex<()>,
     inbox: Mutex<Inbox>,
@@ -44,7 +44,7 @@ struct Inbox {
     incoming: Incoming,
     queue: VecDeque<Message>,
     heard: Instant,
-    /// Nothing more was there at the last look: only then does it help to wait for the kernel.
+    /// The last read found nothing more: only then does it help to wait for the kernel.
     is_dry: bool,
     end: Option<End>,
 }
@@ -55,15 +55,15 @@ enum End {
     Broken(FrameError),
 }
 
-/// What a link has for its owner.
+/// The result of one look at a link.
 #[derive(Debug)]
 pub(crate) enum Received {
     Message(Message),
     /// Nothing for now.
     Nothing,
-    /// The peer closed, or died; everything it said before was delivered.
+    /// The peer closed, or died; every message that it sent before was delivered.
     Closed,
-    /// The peer sent bytes that are no frame. Told once; `Closed` afterwards.
+    /// The peer sent bytes that are no frame. Returned once; `Closed` afterwards.
     Broken(FrameError),
 }
 
@@ -72,7 +72,7 @@ impl Link {
         Self::of(Connection::new(stream))
     }
 
-    /// What was said on the connection so far stays said, and what was read of it stays read.
+    /// Keeps the version that the connection agreed on, and the bytes that it has read.
     pub(crate) fn of(connection: Connection) -> Self {
         let (stream, incoming, version) = connection.into_parts();
         Self {
@@ -90,7 +90,7 @@ impl Link {
         }
     }
 
-    /// From here on frames carry `version`, and a frame with another one is broken.
+    /// From here on frames carry `version`, and a frame with another one breaks the link.
     pub(crate) fn agree_on(&self, version: ProtoVersion) {
         self.version.store(version, Ordering::Relaxed);
     }
@@ -106,7 +106,7 @@ impl Link {
         self.send_all(std::slice::from_ref(message))
     }
 
-    /// [`send`](Self::send), of several: the peer is woken once.
+    /// [`send`](Self::send), of several: one write wakes the peer once.
     pub(crate) fn send_all(&self, messages: &[Message]) -> Result<()> {
         self.send_bytes(&encode_all(self.version(), messages)?)
     }
@@ -126,17 +126,17 @@ impl Link {
         if send_before(&self.stream, frames, Instant::now() + LIVENESS_LIMIT)? {
             return Ok(());
         }
-        // Part of a frame may be out: nothing sensible can follow it.
+        // Part of a frame may be sent: no other frame can follow it.
         self.close();
         Err(io::Error::from(io::ErrorKind::TimedOut).into())
     }
 
-    /// Takes over the reading; the pulse leaves the link alone meanwhile.
+    /// Takes over the reading; the pulse does not read the link meanwhile.
     pub(crate) fn attend(&self) -> Attending<'_> {
         Attending { link: self, inbox: self.inbox.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Ends the connection in both directions, whoever waits on it.
+    /// Ends the connection in both directions, also for a thread that waits on it.
     pub(crate) fn close(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
@@ -156,7 +156,7 @@ pub(crate) struct Attending<'a> {
 }
 
 impl Attending<'_> {
-    /// What has arrived, without waiting.
+    /// The next message that has arrived, or the end. Never waits.
     pub(crate) fn next(&mut self) -> Received {
         if self.inbox.queue.is_empty() {
             self.inbox.pump(self.link);
@@ -177,7 +177,7 @@ impl Attending<'_> {
         }
     }
 
-    /// What arrives before `deadline`; `Nothing` if nothing does.
+    /// The next message, or the end, before `deadline`; `Nothing` if neither comes.
     pub(crate) fn wait(&mut self, deadline: Instant) -> Result<Received> {
         loop {
             match self.next() {
@@ -202,15 +202,15 @@ impl Attending<'_> {
         self.inbox.heard
     }
 
-    /// Refuses everything that is sent from now on. What was queued before is still read: it
-    /// counts, and a later message fails at its sender.
+    /// Refuses everything that the peer sends from now on. A message that was queued before is
+    /// still read, and counts; a later message fails at its sender (invariant 7).
     pub(crate) fn shut_receiving(&mut self) {
         let _ = self.link.stream.shutdown(Shutdown::Read);
     }
 }
 
 impl Inbox {
-    /// Reads what is there without waiting, as far as the queue has room.
+    /// Reads without waiting, as far as the queue has room.
     fn pump(&mut self, link: &Link) {
         self.is_dry = false;
         // A peer that never stops sending does not stop the clock.
@@ -257,20 +257,20 @@ impl Inbox {
 /// How a peer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// End of file.
+    /// The link is over: the peer closed it, reading failed, or the peer broke the protocol.
     Closed,
     /// Silent past the liveness limit.
     Silent,
 }
 
-/// A thread that says "alive" on some links, and reads them while nobody attends to them. It is
-/// told to end when this is dropped, and not waited for: clients may be.
+/// A thread that sends heartbeats on some links, and reads them while no other thread attends to
+/// them. Dropping this tells it to end, and does not wait for it: clients may be waiting.
 #[derive(Debug)]
 pub(crate) struct Pulse(Arc<Waker>);
 
 impl Pulse {
-    /// Beats until it is dropped, or `until`. `on_lost` is called for a link that is lost while
-    /// nobody attends to it, and again at every beat until it says that it has acted.
+    /// Beats until it is dropped, or `until`. It calls `on_lost` for a link that is lost while no
+    /// other thread attends to it, and again at every beat until `on_lost` returns `true`.
     pub(crate) fn start(
         links: Vec<Arc<Link>>,
         until: Option<Instant>,
@@ -298,7 +298,7 @@ fn beat(
     on_lost: &dyn Fn(usize, Lost) -> bool,
 ) {
     let mut lost = vec![false; links.len()];
-    // Hung up, and known to be: not to be woken for again before the next beat.
+    // Links that are known to be hung up: they do not wake this thread again before the next beat.
     let mut quiet = vec![false; links.len()];
     let mut next_beat = Instant::now() + HEARTBEAT_INTERVAL;
     while until.is_none_or(|until| Instant::now() < until) {
@@ -321,7 +321,7 @@ fn beat(
             if beating {
                 let _ = link.send_heartbeat();
             }
-            // Whoever attends to the link hears of its end.
+            // A thread that attends to the link learns of its end itself.
             let loss = link.inbox.try_lock().ok().and_then(|mut inbox| {
                 inbox.pump(link);
                 inbox.loss()
@@ -330,7 +330,7 @@ fn beat(
                 lost[index] = on_lost(index, loss);
             }
         }
-        // Woken between two beats: by those that have hung up.
+        // Between two beats only links that have hung up wake this thread.
         if !beating {
             for (quiet, link) in quiet.iter_mut().zip(links) {
                 *quiet |= poll::is_ready(link.as_fd(), PollFlags::RDHUP).unwrap_or(true);

@@ -1,4 +1,4 @@
-//! Listeners that a process was started with, by name.
+//! The listeners that a process was started with, by name.
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -14,17 +14,17 @@ use crate::sys::rights;
 
 /// The variable of a successor's environment: `FD:INODE` of its control connection.
 pub(crate) const CONTROL_VARIABLE: &str = "HANDOFF_CONTROL";
-/// Where passed descriptors begin.
+/// The number of the first passed descriptor.
 pub(crate) const FIRST_DESCRIPTOR: RawFd = inherited::FIRST;
 
 /// The sockets that this process inherited and has not taken yet.
 ///
 /// The library keeps a duplicate of each for as long as this process serves, taken or not: a
-/// supervisor that has died and was started again gets its listeners back from it.
+/// supervisor that is started after another one died gets the listeners back from this process.
 ///
 /// A name may stand several times: each call takes the next one, in the order in which they
-/// were passed. A socket is as it was passed: in particular its `O_NONBLOCK` is shared with
-/// every process that has it, so it is never changed here, and must not be by the daemon.
+/// were passed. A socket is as it was passed. In particular every process that has it shares its
+/// `O_NONBLOCK`: the library never changes it, and the daemon must not.
 #[derive(Debug, Default)]
 pub struct Listeners {
     waiting: Vec<(String, Kind, OwnedFd)>,
@@ -42,7 +42,7 @@ impl Listeners {
     }
 
     /// Counts a socket that the daemon has bound itself among those that it was passed, so
-    /// that a supervisor which adopts this process passes it on.
+    /// that a supervisor that adopts this process passes it on.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// [`ListenerError`], by which nothing is taken; so for the three below.
+    /// [`ListenerError`]; then no socket is taken. So for the three methods below.
     pub fn take_tcp(&mut self, name: &str) -> Result<TcpListener, ListenerError> {
         self.take(name, Kind::Tcp).map(TcpListener::from)
     }
@@ -132,7 +132,7 @@ impl Listeners {
     }
 }
 
-/// Whether a name can be passed on: those of all sockets stand between colons in a variable.
+/// Whether a name can be passed on: one variable holds the names of all sockets, with colons.
 pub(crate) fn check_name(name: &str) -> Result<(), LaunchError> {
     if name.contains(|character: char| character == ':' || character.is_control()) {
         return Err(LaunchError::ListenerName(name.to_owned()));
@@ -140,7 +140,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// The duplicates that are kept for a supervisor which has lost its own, or a part of them.
+/// The duplicates that this process keeps for a supervisor that adopts it, or a part of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Passed {
     all: Arc<Vec<(String, OwnedFd)>>,
@@ -168,7 +168,7 @@ impl Passed {
         self.all[self.part.clone()].iter().map(|(_, socket)| socket.as_fd())
     }
 
-    /// How many come behind this part.
+    /// How many come after this part.
     pub(crate) fn left(&self) -> u32 {
         u32::try_from(self.all.len() - self.part.end).unwrap_or(u32::MAX)
     }

@@ -1,11 +1,11 @@
 //! A control connection: frames and the descriptors beside them, the greeting at its beginning,
-//! and the sockets that a process is passed.
+//! and the sockets that are passed to a process.
 //!
 //! ```text
-//! Connection   frames in, frames out, descriptors; never waits unless it is told until when
-//!   Link       for two threads: one reads and writes, the pulse says "alive" in between
+//! Connection   frames in, frames out, descriptors; never waits without a deadline
+//!   Link       for two threads: one reads and writes, the pulse sends heartbeats in between
 //! greet        the hello of a process, and the supervisor's answer
-//! Listeners    the sockets that a process inherited; they go back to a supervisor that lost them
+//! Listeners    the sockets that a process inherited, and gives back to an adopting supervisor
 //! ```
 
 mod connection;

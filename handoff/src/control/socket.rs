@@ -1,4 +1,4 @@
-//! The control socket's path: bound by a daemon, connected to by everybody else.
+//! The control socket's path: a daemon binds it, and every other process connects to it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -27,7 +27,7 @@ pub(crate) fn bind_hidden(path: &Path) -> Result<ControlSocket> {
     })
 }
 
-/// Connects to a control socket, and asks the kernel who serves it.
+/// Connects to a control socket, and asks the kernel which process serves it.
 pub(crate) fn connect(path: &Path, deadline: Instant) -> Result<(Connection, Peer)> {
     let stream = socket::connect(path, deadline).map_err(|source| Error::Path {
         action: "connect to the control socket",

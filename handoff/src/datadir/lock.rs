@@ -20,9 +20,9 @@ use crate::sys::process::{ProcessId, boot_id};
 
 /// The right to write a data directory: an exclusive `flock` on `<data_dir>/.handoff.lock`.
 ///
-/// Whoever holds it may open the data for writing; nobody else may. The kernel frees it when
-/// the process ends, however it ends. The file says in its owner record who the writer is and
-/// of which generation. Dropping the lock releases it.
+/// The process that holds it may open the data for writing; no other process may. The kernel
+/// frees it when the process ends, however it ends. The owner record in the file names the
+/// writer and its generation. Dropping the lock releases it.
 ///
 /// It protects against processes of this machine: keep the directory on a local file system.
 #[derive(Debug)]
@@ -31,14 +31,14 @@ pub struct DataDirLock {
     path: PathBuf,
     data_dir: PathBuf,
     record: OwnerRecord,
-    /// What the record said before this process wrote it.
+    /// The record as it was before this process wrote it.
     found: OwnerRecord,
-    /// As in the record, for whoever wants a fencing token later.
+    /// As in the record, for the fencing tokens.
     generation: Arc<AtomicU64>,
     is_held: bool,
-    /// Whether it is taken to start: whoever starts and fails leaves what was sealed as it was.
+    /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
-    /// Whether only the end of the process releases it.
+    /// Whether a drop leaves it held until the process ends (invariant 1).
     is_kept: bool,
 }
 
@@ -66,7 +66,7 @@ impl Fencing {
     }
 }
 
-/// Who decides what becomes of a directory whose lock this process has released.
+/// The state of a directory whose lock this process has released (invariant 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// The lock is free, so it was taken again: this process is the writer.
@@ -101,14 +101,14 @@ impl DataDirLock {
     /// Takes the lock, at once or not at all. Creates the directory if need be.
     ///
     /// It looks at nothing but the lock: a daemon's cold start wants
-    /// [`acquire_or_break_stale`](Self::acquire_or_break_stale). For whoever changes the data
-    /// offline: what was sealed before is no longer expected by the next start.
+    /// [`acquire_or_break_stale`](Self::acquire_or_break_stale). It is for a program that changes
+    /// the data offline: the next start no longer expects the state that was sealed before.
     ///
     /// # Errors
     ///
     /// [`Error::LockHeld`] when another process has it; [`Error::Damaged`] when the owner
-    /// record is not what was written there, see [`repair`](Self::repair); [`Error::Path`]
-    /// when the directory cannot be created or written. Nothing is changed by any of them.
+    /// record is damaged, see [`repair`](Self::repair); [`Error::Path`] when the directory cannot
+    /// be created or written. None of them changes the owner record.
     pub fn acquire(data_dir: &Path) -> Result<Self> {
         let mut lock = Self::open(data_dir)?;
         lock.try_flock()?;
@@ -117,17 +117,17 @@ impl DataDirLock {
         Ok(lock)
     }
 
-    /// Takes the lock for a cold start: what a dead process left in the owner record is
-    /// overwritten, but a lock that is free only because a handoff is between its two
-    /// processes is left to the successor while that lives.
+    /// Takes the lock for a cold start. It overwrites the owner record that a dead process left.
+    /// A lock that is free only because a handoff is between its two processes it leaves to the
+    /// successor while that lives.
     ///
     /// # Errors
     ///
     /// [`Error::Reserved`], and those of [`acquire`](Self::acquire).
     pub fn acquire_or_break_stale(data_dir: &Path) -> Result<Self> {
         let mut lock = Self::open(data_dir)?;
-        // Looked at before the lock is touched, so that not even for a moment it stands in
-        // the successor's way.
+        // Before it touches the lock, so that not even for a moment it stands in the
+        // successor's way (invariant 9).
         lock.refuse_if_reserved()?;
         lock.try_flock()?;
         lock.refuse_if_reserved()?;
@@ -138,15 +138,15 @@ impl DataDirLock {
         Ok(lock)
     }
 
-    /// Everything that a successor can do before it may take the lock.
+    /// Does everything that a successor can do before it may take the lock.
     pub(crate) fn ahead(data_dir: &Path) -> Result<Self> {
-        // Asked for once, and then known.
+        // Looked up once, and then known.
         let _ = (ProcessId::own(), boot_id());
         Self::open(data_dir)
     }
 
-    /// Takes the lock that the incumbent of `handoff_id` released, or left behind by dying. For
-    /// how long one that is held is waited for is asked only then.
+    /// Takes the lock that the incumbent of `handoff_id` released, or left behind by dying. It
+    /// asks `patience` how long to wait only where another process holds the lock.
     pub(crate) fn acquire_as_successor(
         mut self,
         handoff_id: HandoffId,
@@ -191,8 +191,9 @@ impl DataDirLock {
         (serves && record.boot_id == boot_id()).then_some(record.writer)
     }
 
-    /// Mends a damaged owner record or seal manifest, which [`acquire`](Self::acquire) and a
-    /// start refuse to overwrite. Call it once it is certain that nobody serves the directory.
+    /// Mends a damaged owner record, which [`acquire`](Self::acquire) and a start refuse to
+    /// overwrite, and a damaged seal manifest, which a start refuses to verify against. Call it
+    /// once it is certain that nobody serves the directory.
     ///
     /// The generation that was lost is replaced by one that is larger than any that was
     /// counted up: the seconds since the epoch. A damaged manifest is removed, so the next
@@ -226,7 +227,7 @@ impl DataDirLock {
         &self.data_dir
     }
 
-    /// How often the directory has changed its writer; larger than for every writer before.
+    /// A number that grows with every change of writer: larger than for every writer before.
     ///
     /// To use it as a fencing token, see [`fencing_token`](Self::fencing_token).
     #[must_use]
@@ -235,7 +236,7 @@ impl DataDirLock {
     }
 
     /// The generation, once it is certain to survive a crash of the machine: the number that
-    /// a daemon sends to other systems, so that they refuse whoever was the writer before.
+    /// a daemon sends to other systems, so that they refuse the writer before.
     ///
     /// # Errors
     ///
@@ -255,19 +256,19 @@ impl DataDirLock {
         }
     }
 
-    /// From now on only the end of the process releases the lock, or
-    /// [`let_go`](Self::let_go): whatever goes wrong, the daemon's own threads may still write.
+    /// From now on a drop does not release the lock, until [`let_go`](Self::let_go): after an
+    /// error or a panic the daemon's own threads may still write (invariant 1).
     pub(crate) const fn keep(&mut self) {
         self.is_kept = true;
     }
 
-    /// Another process is the writer, or the data is sealed for good.
+    /// A drop may release the lock: another process is the writer, or the data is sealed for good.
     pub(crate) const fn let_go(&mut self) {
         self.is_kept = false;
     }
 
-    /// What the previous writer sealed, if nothing can have been written since: the manifest
-    /// that whoever opens the data now verifies against.
+    /// The manifest of the previous writer's seal, if nothing can have been written since. The
+    /// process that opens the data now verifies against it.
     ///
     /// # Errors
     ///
@@ -283,7 +284,7 @@ impl DataDirLock {
         }))
     }
 
-    /// For whom the lock was released.
+    /// The process for which the lock was released.
     pub(crate) const fn reserved(&self) -> ProcessId {
         self.record.reserved
     }
@@ -292,21 +293,21 @@ impl DataDirLock {
         &self.record.build_id
     }
 
-    /// The record names this process as the one that serves.
+    /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
         self.record.phase = Phase::Serving;
         self.record.sealed_generation = 0;
         self.record.build_id = build_id.to_vec();
         self.record.write(&self.file, &self.path)?;
-        // A durable record that says what was sealed must not come back by a crash of the
-        // machine, beside data that was written since. One of a swap was not durable.
+        // A durable record of a seal must not come back by a crash of the machine, beside data
+        // that was written since. The record of a swap was not durable.
         if self.found.sealed_generation != 0 && self.found.phase != Phase::Sealed {
             self.file.sync_data().map_err(Error::at("sync", &self.path))?;
         }
         Ok(())
     }
 
-    /// Releases the lock, kept for that process.
+    /// Releases the lock and reserves it for that process (invariant 9).
     pub(crate) fn release_for(&mut self, handoff_id: HandoffId, reserved: ProcessId) -> Result<()> {
         let sealed = OwnerRecord {
             phase: Phase::Sealed,
@@ -320,15 +321,15 @@ impl DataDirLock {
         let before = std::mem::replace(&mut self.record, sealed);
         let unlocked = reach!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
         if unlocked.is_err() {
-            // It serves again: what was sealed is nothing that a later start may trust.
+            // This process serves again, so no later start may trust the seal.
             self.record = before;
             self.record.write(&self.file, &self.path)?;
         }
         unlocked
     }
 
-    /// After [`release_for`](Self::release_for): takes the lock again if it is free, else
-    /// says who holds it. While the record cannot be read, its holder is undecided.
+    /// After [`release_for`](Self::release_for): takes the lock again if it is free, else says
+    /// which process holds it. That is undecided if the record cannot be read (invariant 12).
     pub(crate) fn retake(&mut self) -> Result<Decision> {
         reach!(IncumbentTriesLock)?;
         let is_free = match self.try_flock() {
@@ -348,7 +349,7 @@ impl DataDirLock {
         Ok(decision)
     }
 
-    /// A clean stop: the lock is released and reserved for nobody, and all of it is durable.
+    /// A clean stop: makes the record durable, and releases the lock, reserved for nobody.
     pub(crate) fn release_sealed(&mut self) -> Result<()> {
         self.record.phase = Phase::Released;
         self.record.sealed_generation = self.record.generation;
@@ -401,9 +402,9 @@ impl DataDirLock {
         Ok(())
     }
 
-    /// Writes this process into the record as the next generation.
+    /// Writes this process into the record as the next generation (invariant 10).
     fn take_over(&mut self, phase: Phase, handoff_id: Option<HandoffId>) -> Result<()> {
-        // A start has not served yet: until it does, what was sealed still is.
+        // A start has not served yet: until it does, the seal holds (invariant 11).
         let only_opens = self.is_start && matches!(phase, Phase::Held | Phase::Opening);
         let keeps_seal = only_opens && !self.found_is_swap_of_another_boot();
         let record = OwnerRecord {
@@ -422,7 +423,7 @@ impl DataDirLock {
         Ok(())
     }
 
-    /// The manifest of a swap is not synced: after another boot it may be anything.
+    /// The manifest of a swap is not synced: after a reboot it may be anything (invariant 11).
     fn found_is_swap_of_another_boot(&self) -> bool {
         self.found.phase == Phase::Sealed && self.found.boot_id != boot_id()
     }
@@ -453,11 +454,11 @@ impl Drop for DataDirLock {
         if self.is_held && self.record.writer == ProcessId::own() {
             let generation = self.record.generation;
             if self.is_start && matches!(self.record.phase, Phase::Held | Phase::Opening) {
-                // A start that failed: the last one that served may have died, and a successor
-                // of it may yet come.
+                // A start that failed: the last writer may have died, and its successor may yet
+                // come.
                 let found = std::mem::take(&mut self.found);
                 let sealed_generation = self.record.sealed_generation;
-                // This process may live on, and has had its turn.
+                // This process may live on, and has had its turn: it stays reserved for nobody.
                 let reserved = ProcessId::default();
                 self.record = OwnerRecord { generation, sealed_generation, reserved, ..found };
             } else {

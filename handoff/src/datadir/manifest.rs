@@ -1,4 +1,4 @@
-//! The seal manifest: what was sealed, for whoever opens it next.
+//! The seal manifest: the sealed shards, for the process that opens them next.
 //!
 //! A text, so that a person can read it when it does not match:
 //!
@@ -24,7 +24,7 @@ use crate::drainable::{SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
 use crate::sys::process::{boot_id, boot_id_in_hex, boot_id_of};
 
-/// What was sealed, shard by shard.
+/// The state that was sealed, shard by shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealManifest {
     /// The generation of the writer that sealed.
@@ -52,7 +52,7 @@ impl SealManifest {
         }
     }
 
-    /// Compares what was opened with what was sealed. A manifest of a daemon that named no
+    /// Compares the opened shards with the sealed ones. A manifest of a daemon that named no
     /// shards has nothing to compare with.
     ///
     /// # Errors
@@ -174,8 +174,8 @@ fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
     Ok(SealedShard { name, revision, digest })
 }
 
-/// The file of a manifest that is about to be written, beside the one that there is. Dropping it
-/// leaves that one as it was.
+/// The file of a manifest that is about to be written, beside the old one. Dropping it leaves the
+/// old one as it was.
 #[derive(Debug)]
 pub(crate) struct Draft {
     file: File,
@@ -189,14 +189,14 @@ impl Draft {
     pub(crate) fn begin(data_dir: &Path) -> Result<Self> {
         let beside = data_dir.join(BESIDE);
         let file = File::create(&beside).map_err(Error::at("create", &beside))?;
-        // A file system that puts off where the bytes go would see to it in the rename. One that
-        // cannot be asked has time enough.
+        // A file system that delays allocation would find blocks only in the rename, while clients
+        // wait. One that does not support the call goes without.
         let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, USUAL_LENGTH);
         Ok(Self { file, beside, data_dir: data_dir.to_owned(), is_published: false })
     }
 
-    /// Puts the manifest in the place of the old one. One of a swap is not synced: it is read by
-    /// a process of the same boot.
+    /// Puts the manifest in the place of the old one. That of a swap is not synced: only a
+    /// process of the same boot goes by it (invariant 11).
     pub(crate) fn publish(mut self, manifest: &SealManifest) -> Result<()> {
         let path = self.data_dir.join(FILE);
         let is_durable = manifest.boot_id.is_none();
@@ -222,7 +222,7 @@ impl Drop for Draft {
     }
 }
 
-/// So that the names in it survive a crash of the machine.
+/// Syncs a directory, so that the names in it survive a crash of the machine.
 pub(super) fn sync_directory(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
     synced.map_err(Error::at("sync", path))

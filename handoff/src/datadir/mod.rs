@@ -1,4 +1,4 @@
-//! Who may write a data directory: the lock, the owner record in it, and what was sealed.
+//! The right to write a data directory: the lock, the owner record in it, and the seal manifest.
 
 mod lock;
 mod manifest;

@@ -1,6 +1,6 @@
-//! The owner record: what the lock file itself says.
+//! The owner record: the contents of the lock file.
 //!
-//! One block of 256 bytes at offset 0, written in one call, so that a reader who does not
+//! One block of 256 bytes at offset 0, written in one call, so that a reader that does not
 //! hold the lock sees it whole or sees a checksum that does not match.
 //!
 //! ```text
@@ -13,8 +13,9 @@
 //!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
 //! ```
 //!
-//! The generation sealed is the one whose manifest describes the data as it is; zero while
-//! somebody may be writing. A start that fails leaves it as it was.
+//! The generation sealed is that of the manifest that describes the data as it is; zero while
+//! a process may be writing. A start leaves it as it was until it serves, unless a swap of
+//! another boot sealed it (invariant 11).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -30,10 +31,10 @@ use crate::sys::process::{ProcessId, boot_id};
 /// Where the data directory stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nobody writes: a clean stop, or a directory never written.
+    /// No process writes: a clean stop, a dropped lock, or a directory never written.
     #[default]
     Released,
-    /// A process took the lock in a cold start and does not serve yet.
+    /// A process took the lock, for a cold start or for work offline, and does not serve.
     Held,
     /// The writer serves.
     Serving,
@@ -49,11 +50,11 @@ pub(crate) struct OwnerRecord {
     pub(crate) phase: Phase,
     /// Grows with every change of writer.
     pub(crate) generation: u64,
-    /// The generation whose manifest holds; 0 if none does.
+    /// The generation of the manifest that holds; 0 if none does.
     pub(crate) sealed_generation: u64,
-    /// Who wrote the record.
+    /// The last process that was the writer, or took the lock to be it.
     pub(crate) writer: ProcessId,
-    /// For whom the free lock is kept, in phase `Sealed`.
+    /// The process for which the free lock is kept, in phase `Sealed` (invariant 9).
     pub(crate) reserved: ProcessId,
     pub(crate) handoff_id: Option<HandoffId>,
     pub(crate) build_id: Vec<u8>,
@@ -61,14 +62,14 @@ pub(crate) struct OwnerRecord {
     pub(crate) boot_id: [u8; 16],
 }
 
-/// What a record is to a successor.
+/// A record's verdict on a successor that has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Succession {
     /// The lock was kept for it, or the writer is dead.
     Admitted,
-    /// Another process lives that was the writer, and did not keep the lock for it.
+    /// The last writer lives, and did not keep the lock for it.
     OfAnother,
-    /// The last writer was stopped on purpose.
+    /// The last writer released the lock on purpose.
     Stopped,
 }
 
@@ -98,12 +99,12 @@ impl OwnerRecord {
         file.write_all_at(&self.encode(), 0).map_err(Error::at("write", path))
     }
 
-    /// For whom the free lock is kept, if that process still lives.
+    /// The process for which the free lock is kept, if it still lives (invariant 9).
     pub(crate) fn live_reservation(&self) -> Option<ProcessId> {
         self.reservation(boot_id(), ProcessId::is_alive)
     }
 
-    /// [`live_reservation`](Self::live_reservation), by what is known of the processes.
+    /// [`live_reservation`](Self::live_reservation), with the boot and the liveness as arguments.
     pub(crate) fn reservation(
         &self,
         boot_id: [u8; 16],
@@ -114,7 +115,7 @@ impl OwnerRecord {
     }
 
     /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
-    /// Whether its writer has died is asked only where the lock was not kept for it.
+    /// It asks `writer_died` only where the lock was not kept for that swap.
     pub(crate) fn succession(
         &self,
         handoff_id: HandoffId,
@@ -130,7 +131,8 @@ impl OwnerRecord {
         Succession::Admitted
     }
 
-    /// Whether its writer has sealed the directory for that swap, and nobody has had it since.
+    /// Whether its writer has sealed the directory for that swap, and no process has taken it over
+    /// since.
     pub(crate) fn is_kept_for(&self, handoff_id: HandoffId) -> bool {
         self.phase == Phase::Sealed && self.handoff_id == Some(handoff_id)
     }

@@ -1,4 +1,4 @@
-//! 32 bytes that say what was sealed.
+//! 32 bytes that identify a sealed state.
 
 use std::fmt;
 use std::fs::File;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// the digest of each shard, in declared order.
 ///
 /// The key is derived from a context that names this use and its version, so that it is no
-/// hash of anything else; each name goes in behind its length, so that no two lists of shards
+/// hash of anything else. Each name goes in after its length, so that no two lists of shards
 /// give the same bytes.
 #[derive(Clone)]
 pub struct Fingerprint {
@@ -23,14 +23,14 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of no shard yet.
+    /// The fingerprint of no shard yet.
     #[must_use]
     pub fn new() -> Self {
         let hasher = blake3::Hasher::new_derive_key(CONTEXT);
         Self { hasher, gathered: Vec::new(), empty: true }
     }
 
-    /// Adds one shard behind the others.
+    /// Adds one shard after the others.
     #[must_use]
     pub fn shard(mut self, name: &str, revision: u64, digest: &[u8; 32]) -> Self {
         self.gathered.extend((name.len() as u64).to_le_bytes());
@@ -76,7 +76,8 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// BLAKE3 of a whole file, as `b3sum` prints it; for [`Shard::fingerprint`](crate::Shard::fingerprint).
+/// BLAKE3 of a whole file, as `b3sum` prints it, for
+/// [`Shard::fingerprint`](crate::Shard::fingerprint).
 ///
 /// # Errors
 ///
@@ -91,20 +92,20 @@ pub fn digest_file(path: impl AsRef<Path>) -> Result<[u8; 32]> {
 ///
 /// # Errors
 ///
-/// What the reader says.
+/// The error of the reader.
 pub fn digest_reader(reader: impl Read) -> Result<[u8; 32]> {
     Ok(digest(reader)?)
 }
 
 fn digest(reader: impl Read) -> std::io::Result<[u8; 32]> {
-    // `update_reader` reads through a buffer of 64 KiB, which is what its widest kernel takes.
+    // `update_reader` reads through a buffer of 64 KiB, the size that its widest kernel takes.
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(reader)?;
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// Changes with what is hashed, and with nothing else: it is part of the data format.
 const ENOUGH: usize = 32 << 10;
+/// Part of the data format: it changes with the hashed bytes, and with nothing else.
 const CONTEXT: &str = "handoff 2026 fingerprint of sealed shards, version 1";
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::sys::pool;
 
 /// All shards of a daemon with their names, in declared order.
 ///
-/// `#[derive(Drainable)]` gathers one for each hook; who implements
+/// `#[derive(Drainable)]` gathers one for each hook. An implementation of
 /// [`Drainable`](crate::Drainable) by hand may do the same.
 ///
 /// ```
@@ -36,7 +36,7 @@ impl<'a> Fleet<'a> {
         Self::default()
     }
 
-    /// With one more shard, or a collection of them, behind the others.
+    /// With one more shard, or a collection of them, after the others.
     #[must_use]
     pub fn with<S: Shards>(mut self, name: &str, shards: &'a S) -> Self {
         let field = self.members.last().map_or(0, |last| last.field + 1);
@@ -75,14 +75,14 @@ impl<'a> Fleet<'a> {
         self.each(|member| member.fenced("settle", |shard| shard.settle())).map(drop)
     }
 
-    /// Seals all shards, side by side, and takes their fingerprints. `progress` is called after
-    /// each, on whichever thread sealed it, one at a time.
+    /// Seals all shards, side by side, and takes their fingerprints. A thread that has sealed a
+    /// shard calls `progress`, one thread at a time.
     ///
     /// # Errors
     ///
     /// [`Error::Shard`] names the first shard, in declared order, of those that failed or
-    /// panicked. No further one was begun, and those that were sealed have been resumed.
-    /// [`Error::DuplicateShard`] when two have one name; nothing was sealed.
+    /// panicked. No further one was begun, and this has resumed the sealed ones; a failure to
+    /// resume is logged. [`Error::DuplicateShard`] when two have one name; nothing was sealed.
     pub fn seal(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<Vec<SealedShard>> {
         self.check_names()?;
         let seals = self.members.iter().map(|_| None).collect();
@@ -97,7 +97,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Resumes all shards: the last field first, and those of one collection side by side.
-    /// One that fails keeps no other from it.
+    /// A shard that fails keeps no other from resuming.
     ///
     /// # Errors
     ///
@@ -110,14 +110,14 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shard`] names the first shard, in declared order, of those whose fingerprint
-    /// failed. [`Error::DuplicateShard`] when two have one name.
+    /// [`Error::Shard`] names the first shard, in declared order, that failed to give its
+    /// fingerprint. [`Error::DuplicateShard`] when two have one name.
     pub fn inspect(&self) -> Result<Vec<SealedShard>> {
         self.check_names()?;
         self.each(Member::inspect)
     }
 
-    /// What `task` says of each member, side by side; or the first failure, in declared order.
+    /// The results of `task` for all members, side by side; or the first failure in declared order.
     fn each<T: Send>(&self, task: impl Fn(&Member<'a>) -> Result<T> + Sync) -> Result<Vec<T>> {
         let mut said: Vec<_> = self.members.iter().map(|_| None).collect();
         side_by_side(
@@ -129,7 +129,7 @@ impl<'a> Fleet<'a> {
         said.into_iter().flatten().collect()
     }
 
-    /// A collection may give the name of a field that is declared elsewhere.
+    /// A collection may give one of its shards the name of another field.
     fn check_names(&self) -> Result<()> {
         let mut names = HashSet::new();
         match self.members.iter().find(|member| !names.insert(&member.name)) {
@@ -182,14 +182,14 @@ impl Member<'_> {
         })
     }
 
-    /// Calls the shard; an error, and a panic as one, gets its name.
+    /// Calls the shard. An error, or a panic as an error, gets the shard's name.
     fn fenced<T>(&self, hook: &'static str, call: impl Fn(&dyn Shard) -> Result<T>) -> Result<T> {
         fenced(hook, || call(self.shard))
             .map_err(|source| Error::Shard { name: self.name.clone(), source: Box::new(source) })
     }
 }
 
-/// What became of one shard's seal.
+/// The result of one shard's seal.
 enum Seal {
     Done(SealedShard),
     /// It is sealed, but its fingerprint failed.
@@ -218,7 +218,7 @@ impl Sealing<'_> {
         self.seals[index] = Some(seal);
     }
 
-    /// All shards, or none: what is sealed is resumed where another failed.
+    /// All shards, or none: where one failed, this resumes the sealed ones.
     fn finish(self) -> Result<Vec<SealedShard>> {
         let mut shards = Vec::with_capacity(self.seals.len());
         let mut sealed = Vec::new();
@@ -242,8 +242,8 @@ impl Sealing<'_> {
         let Some(failure) = failure else {
             return Ok(shards);
         };
-        // Resuming everything follows in `resume_after_abort`, where it is repeated until it
-        // succeeds: here a failure to resume must not hide why the seal failed.
+        // The incumbent resumes everything in `resume_after_abort`, until it succeeds (invariant
+        // 5): here a failure to resume must not hide the cause of the failed seal.
         if let Err(error) = resume(&sealed) {
             tracing::warn!(%error, "a shard could not be resumed after a failed seal");
         }
@@ -272,9 +272,9 @@ fn resume(members: &[&Member<'_>]) -> Result<()> {
     outcome
 }
 
-/// Calls `task` with each index, on this thread and, where that takes long, on as many others as are
-/// useful, and `done` with what comes back, one at a time, in the order of completion. They begin
-/// in the order of the indices, and none begins once a result is not `good`.
+/// Calls `task` with each index, on this thread and, where that takes long, on as many others as
+/// are useful. Calls `done` with each result, one at a time, in the order of completion. The tasks
+/// begin in the order of the indices, and none begins once a result is not `good`.
 fn side_by_side<T: Send>(
     count: usize,
     task: impl Fn(usize) -> T + Sync,
@@ -301,7 +301,7 @@ fn side_by_side<T: Send>(
     pool::side_by_side(others, &work);
 }
 
-/// Seals wait for disks rather than for processors, so more than there are processors help.
+/// Seals wait for disks rather than for processors, so more threads than processors help.
 const MAX_WORKERS: usize = 64;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a request passes through, so that a drain can keep new ones out and count the rest.
+//! The gate that each request passes, so that a drain can keep new ones out and count the rest.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,11 +11,11 @@ use event_listener::Event;
 
 use crate::wait;
 
-/// What a daemon's request path passes through: a drain closes it and waits for what is inside.
+/// The gate in a daemon's request path: a drain closes it and waits for the requests inside.
 ///
-/// A gate is **born closed**. Serving opens it, through [`Drainable::admit`]: so a successor
-/// admits nothing before the commit, and a test or a daemon without handoff calls
-/// [`open`](Self::open) itself.
+/// A gate is **born closed**. A process that begins to serve opens it, through
+/// [`Drainable::admit`]: so a successor admits nothing before the commit, and a test or a daemon
+/// without handoff calls [`open`](Self::open) itself.
 ///
 /// ```
 /// # use handoff::drainable::Gate;
@@ -34,19 +34,20 @@ use crate::wait;
 ///
 /// [`Drainable::admit`]: crate::Drainable::admit
 pub struct Gate {
-    /// How many are inside, each counted in the stripe of the thread that entered.
+    /// How many passes are inside, each counted in the stripe of the thread that entered.
     stripes: [CacheLine<AtomicU64>; STRIPES],
     /// Bits: [`CLOSED`], [`INTERRUPTED`]. Read by every request, written by swaps alone.
     state: CacheLine<AtomicU8>,
-    /// Opened or closed.
+    /// Tells that the gate was opened or closed.
     turned: Event,
-    /// The last one left while the gate was closed, or the wait for it is pointless.
+    /// Tells that the last pass left a closed gate, or that an interrupt or opening ends the wait.
     emptied: Event,
 }
 
-// Who enters adds to a stripe and then reads the state; who closes writes the state and then
-// reads the stripes. All of it is SeqCst, so one of the two sees the other: no pass is both
-// granted and missed. Who leaves and who waits for it meet in the same way.
+// A thread that enters adds to a stripe and then reads the state; a thread that closes writes the
+// state and then reads the stripes. All of it is SeqCst, so one of the two sees the other: no pass
+// is both granted and missed. A thread that leaves and a drain that waits for it meet in the same
+// way.
 
 impl Gate {
     /// A closed gate with nobody inside.
@@ -71,8 +72,8 @@ impl Gate {
         Ok(Pass { gate: self, stripe })
     }
 
-    /// [`enter`](Self::enter), with a pass that a `'static` task can hold. It counts a
-    /// reference to the gate besides, on which all threads meet: prefer [`Pass`] where a
+    /// [`enter`](Self::enter), with a pass that a `'static` task can hold. It also counts a
+    /// reference to the gate, and all threads contend for that count: prefer [`Pass`] where a
     /// borrow does.
     ///
     /// # Errors
@@ -112,12 +113,12 @@ impl Gate {
 
     /// Waits until the gate is closed. Runs on any executor.
     ///
-    /// An idle connection waits for it beside its socket. Each poll takes a lock that all who wait
-    /// have in common; a new future besides registers anew: keep one a connection rather than one
-    /// a request. Connections that are carried wait for
+    /// An idle connection waits for it beside its socket. Each poll takes a lock that all waiting
+    /// connections share, and a new future also registers anew: keep one future a connection rather
+    /// than one a request. Connections that are carried wait for
     /// [`Ticket::told_to_park`](crate::carry::Ticket::told_to_park) instead, which has a lock each.
     pub async fn closed(&self) {
-        // A loop that is polled for a connection to be accepted sees it too.
+        // An accept loop that is polled for a new connection sees the change too.
         wait::until(&self.turned, || self.is_turned_to(false)).await;
     }
 
@@ -131,13 +132,13 @@ impl Gate {
         wait::blocking(&self.turned, deadline, || self.is_turned_to(false)).is_some()
     }
 
-    /// Admits no more. Who is inside stays inside; see [`wait_empty`](Self::wait_empty).
+    /// Admits no more. The requests inside stay inside; see [`wait_empty`](Self::wait_empty).
     pub fn close(&self) {
         self.state.0.fetch_or(CLOSED, SeqCst);
         self.turned.notify(usize::MAX);
     }
 
-    /// Admits again, and wakes all who wait to enter. Forgets an
+    /// Admits again, and wakes all that wait to enter. Forgets an
     /// [`interrupt`](Self::interrupt).
     pub fn open(&self) {
         self.state.0.store(OPEN, SeqCst);
@@ -161,8 +162,8 @@ impl Gate {
     /// Blocks the thread until nobody is inside, and returns how many still are when it gives
     /// up: at `deadline`, on [`interrupt`](Self::interrupt), or when the gate is open.
     ///
-    /// Where it returns 0 and the gate was not opened meanwhile, all that was done inside
-    /// has happened.
+    /// Where it returns 0 and nobody opened the gate meanwhile, all effects of the requests inside
+    /// happened before.
     #[must_use = "whoever is still inside may still write"]
     pub fn wait_empty(&self, deadline: Instant) -> u32 {
         let look = || {
@@ -181,7 +182,7 @@ impl Gate {
 
     #[inline]
     fn admit(&self) -> Result<usize, GateClosed> {
-        // The first look keeps those who knock at a closed gate from disturbing its counts.
+        // The first look keeps requests at a closed gate from disturbing its counts.
         if !self.is_open() {
             return Err(GateClosed);
         }
@@ -202,7 +203,7 @@ impl Gate {
         }
     }
 
-    /// Whoever comes out last sees that all are out, so it suffices that this one tells.
+    /// The last thread to leave sees that all are out, so it suffices that this thread tells.
     #[cold]
     fn left_closed(&self) {
         if self.inside() == 0 {
@@ -231,9 +232,9 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// Leave to be inside a [`Gate`]; dropping it leaves, on whatever thread.
+/// Permission to be inside a [`Gate`]. Dropping it leaves the gate, on any thread.
 ///
-/// One that is forgotten (`mem::forget`) stays inside for ever: drains run to their deadline.
+/// A forgotten pass (`mem::forget`) stays inside for ever: drains run to their deadline.
 #[derive(Debug)]
 #[must_use = "a pass that is dropped at once protects nothing: bind it for as long as the request lasts"]
 pub struct Pass<'a> {

@@ -10,9 +10,9 @@ use crate::error::Result;
 
 /// A daemon's state, as the [`Incumbent`](crate::Incumbent) drives it through a swap.
 ///
-/// Most daemons derive it (`#[derive(Drainable)]`). The hooks run on threads of the library's, one
-/// after the other, in this order; a [`settle`](Self::settle) behind a commit is waited for by the
-/// next drain:
+/// Most daemons derive it (`#[derive(Drainable)]`). The hooks run on threads of the library, one
+/// after the other, in this order. The next drain of a swap, or the last seal of a clean stop,
+/// waits for the [`settle`](Self::settle) after a commit:
 ///
 /// ```text
 /// admit -> (settle, after a commit)
@@ -20,80 +20,84 @@ use crate::error::Result;
 ///                             -> resume_after_abort -> admit ...
 /// ```
 ///
-/// A hook that panics counts as one that returned an error. One that never returns keeps the
-/// daemon from serving: nothing can be undone beside it, and the supervisor is told `Unknown`.
+/// A hook that panics counts as one that returned an error. A hook that never returns keeps the
+/// daemon from serving: the incumbent can undo nothing beside it, and the supervisor reports
+/// `Unknown`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be drained and sealed",
     note = "put `#[derive(handoff::Drainable)]` on it, or implement its four hooks by hand"
 )]
 pub trait Drainable: Send + Sync {
-    /// Does ahead of a [`drain`](Self::drain) what its seal would else have to do while clients
-    /// wait: everything is still admitted. Called after a commit, too, from another thread, and
-    /// before the last seal of a clean stop. See [`Shard::settle`](crate::Shard::settle).
+    /// Does ahead of a [`drain`](Self::drain), while the daemon still admits requests, work that
+    /// the seal would else do while clients wait. The library calls it also after a commit, from
+    /// another thread, and before the last seal of a clean stop. See
+    /// [`Shard::settle`](crate::Shard::settle).
     ///
     /// # Errors
     ///
-    /// Any error undoes the swap, as one of `drain`; see there for the other two.
+    /// Ahead of a `drain` any error undoes the swap. For the other two calls see
+    /// [`Shard::settle`](crate::Shard::settle).
     fn settle(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Stops admitting work, waits until what is in flight has ended or `deadline` has
-    /// passed, and makes what was acknowledged durable.
+    /// Stops admitting work, waits until the work in flight has ended or `deadline` has passed,
+    /// and makes the acknowledged writes durable.
     ///
     /// # Errors
     ///
     /// Any error undoes the swap: [`resume_after_abort`](Self::resume_after_abort) follows.
     fn drain(&self, deadline: Instant) -> Result<DrainReport>;
 
-    /// Flushes, syncs and closes every shard for writing. The lock is released once it has
-    /// returned, so nothing may write any more. What may be left to be synced is said at
-    /// [`Shard::seal`](crate::Shard::seal).
+    /// Flushes, syncs and closes every shard for writing. The incumbent releases the lock once
+    /// this has returned, so nothing may write any more (invariant 2).
+    /// [`Shard::seal`](crate::Shard::seal) says which syncs may come later.
     ///
     /// # Errors
     ///
     /// Any error undoes the swap: [`resume_after_abort`](Self::resume_after_abort) follows.
     fn seal(&self) -> Result<SealReport>;
 
-    /// Serves again, after the lock is held again. Another process may have written in
-    /// between: what lies on disk is opened anew.
+    /// Serves again, once this process holds the lock again. Another process may have written in
+    /// between: this hook opens the state from disk anew (invariant 2).
     ///
-    /// It is called after every `drain` that no commit followed, and again and again until it
-    /// succeeds. Where the drain was cut short, or the seal never ran, requests may still be in
-    /// flight.
+    /// The incumbent calls it after every `drain` that no commit followed, until it succeeds
+    /// (invariant 5). Where the drain was cut short, or the seal never ran, requests may still be
+    /// in flight.
     ///
     /// # Errors
     ///
-    /// An error is logged, and the call repeated after a pause.
+    /// The incumbent logs an error, and repeats the call after a pause.
     fn resume_after_abort(&self) -> Result<()>;
 
-    /// The state at a glance; called at any time, and from another thread while the hooks run:
-    /// about once a second during a drain, so that whoever looks on sees what it waits for. No hook
-    /// waits for it.
+    /// The state at a glance. The library calls it at any time, and from another thread while the
+    /// hooks run: about once a second during a drain, to tell the supervisor how many connections
+    /// are open. No hook waits for such a look.
     fn snapshot_state(&self) -> StateSnapshot;
 
-    /// Begins to admit work: this process is the writer. Called when serving begins, at a
-    /// cold start and after a commit, and never before the commit. After a commit the supervisor
-    /// is told that this process serves only when it has returned: it is part of the pause, and of
-    /// what the deadline of the swap limits.
+    /// Begins to admit work: this process is the writer. The library calls it at a cold start,
+    /// after a commit and never before it, and after
+    /// [`resume_after_abort`](Self::resume_after_abort). A successor says that it serves only once
+    /// this has returned, or has failed for a minute: it is part of the pause, and the deadline of
+    /// the swap limits it.
     ///
     /// # Errors
     ///
-    /// An error ends the [`Incumbent::serve`](crate::Incumbent::serve) of a cold start. After a commit
-    /// the call is repeated until it succeeds; at the deadline the supervisor ends this process, and
-    /// the old one serves again.
+    /// An error ends the [`Incumbent::serve`](crate::Incumbent::serve) of a cold start. After a
+    /// commit the successor repeats the call until it succeeds; at the deadline the supervisor
+    /// ends the successor, and the incumbent serves again.
     fn admit(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Cuts a running [`drain`](Self::drain) short, because the swap was given up; called
-    /// from another thread while it runs, or when it has just ended and the seal has begun. The drain
-    /// may return whatever it likes.
+    /// Cuts a running [`drain`](Self::drain) short, because the swap was given up. The incumbent
+    /// calls it from another thread while the drain runs, or when it has just ended and the seal
+    /// has begun. The drain may return any result.
     fn interrupt(&self) {}
 
-    /// [`seal`](Self::seal), telling `progress` after each shard, and with the shards that were
-    /// sealed: the incumbent writes them to the seal manifest, which the successor compares with
-    /// the shards that it opens. The incumbent calls this, and never `seal`.
+    /// Does as [`seal`](Self::seal), tells `progress` after each shard, and returns the sealed
+    /// shards too. The incumbent writes them to the seal manifest; the successor compares it with
+    /// the shards that it opens (invariant 11). The incumbent calls this, and never `seal`.
     ///
     /// By default there is no progress, and no shard has a name.
     ///
@@ -105,17 +109,18 @@ pub trait Drainable: Send + Sync {
         self.seal().map(SealedState::from)
     }
 
-    /// What goes to the next process without being closed or rebuilt: the library sends it
-    /// there between [`drain`](Self::drain) and [`seal`](Self::seal), and gives it back where the
-    /// swap is given up. The names tell the sets apart; the next build finds them by these.
-    /// It is asked several times in a swap, also while a hook runs: the same sets in the same
+    /// The connections and memory that go to the next process without being closed or rebuilt.
+    /// The library sends idle connections ahead of the [`drain`](Self::drain), the others as they
+    /// park, memory after the [`seal`](Self::seal), and gives all back where the swap is given up.
+    /// The names tell the sets apart, and the next build finds the sets by them. The library calls
+    /// this several times in a swap, also while a hook runs: return the same sets in the same
     /// order, each time.
     fn carriage(&self) -> Carriage<'_> {
         Carriage::new()
     }
 
-    /// The shards as they are now, in declared order, for the comparison with a manifest.
-    /// Called on a state that was just opened, before anything is admitted.
+    /// The shards as they are now, in declared order, for the comparison with the seal manifest.
+    /// The library calls it on a state that was just opened, before it admits work.
     ///
     /// # Errors
     ///

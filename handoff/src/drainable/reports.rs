@@ -1,6 +1,6 @@
-//! What the hooks report.
+//! The reports of the hooks.
 
-/// What a drain found.
+/// The result of a drain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DrainReport {
     /// Connections (or requests) that did not end before the deadline.
@@ -9,20 +9,20 @@ pub struct DrainReport {
     pub accept_closed: bool,
 }
 
-/// What was sealed.
+/// The result of a seal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SealReport {
     /// The last revision of each shard, in declared order.
     pub last_revision_per_shard: Vec<u64>,
-    /// Over the shards' names, revisions and contents. All zero says that the daemon has
-    /// none, and that the successor need not verify one.
+    /// The fingerprint over the shards' names, revisions and contents. All zero says that the
+    /// daemon has none, and that the successor need not verify one.
     pub data_dir_fingerprint: [u8; 32],
 }
 
-/// What a seal left.
+/// The result of a seal, with the shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SealedState {
-    /// What the supervisor is told.
+    /// The report for the supervisor.
     pub report: SealReport,
     /// The shards in declared order, for the seal manifest. Empty where the daemon has no named
     /// shards.
@@ -55,7 +55,7 @@ pub struct StateSnapshot {
     pub last_revision_per_shard: Vec<u64>,
 }
 
-/// What a successor says of itself before it is told to commit.
+/// A successor's account of itself, before its supervisor tells it to commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReadinessSnapshot {
     /// The names of the listeners that it took.

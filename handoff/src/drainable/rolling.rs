@@ -1,7 +1,8 @@
-//! The digest of a file to which is only appended, at the cost of what is appended.
+//! The digest of an append-only file, at the cost of the appended bytes.
 //!
-//! BLAKE3 is a tree: of whole groups of chunks only the values of their subtrees are kept, at most
-//! one for each bit of their number, as in a binary counter. What is hashed anew is the last group.
+//! BLAKE3 is a tree. Of whole groups of chunks this keeps only the values of their subtrees, at
+//! most one for each bit of their number, as in a binary counter. It hashes only the last group
+//! anew.
 
 use std::fmt;
 use std::fs::File;
@@ -19,13 +20,14 @@ use rustix::io::{pread, retry_on_intr};
 pub use crate::error::NoCheckpoint;
 use crate::error::{Error, Result};
 
-/// BLAKE3 of a file to which is only appended, kept while it is written: the same 32 bytes as
-/// [`digest_file`](super::digest_file) and `b3sum` give for the whole file, at the cost of what was
-/// appended.
+/// BLAKE3 of an append-only file, kept while the file is written: the same 32 bytes as
+/// [`digest_file`](super::digest_file) and `b3sum` give for the whole file, at the cost of the
+/// appended bytes.
 ///
-/// Whoever writes the file adds what it writes, so that
-/// [`Shard::fingerprint`](crate::Shard::fingerprint) has nothing left to read. Whoever opens it goes
-/// on from a [`Checkpoint`], which the daemon keeps beside the file, and reads what came after it.
+/// The process that writes the file adds each write, so that
+/// [`Shard::fingerprint`](crate::Shard::fingerprint) has nothing left to read. The process that
+/// opens the file goes on from a [`Checkpoint`], which the daemon keeps beside the file, and reads
+/// the bytes after it.
 ///
 /// ```
 /// use handoff::drainable::{Checkpoint, RollingDigest, digest_file};
@@ -47,36 +49,35 @@ use crate::error::{Error, Result};
 /// # }
 /// ```
 ///
-/// What it says of the bytes below a checkpoint is what was written there, and not what a disk has
-/// made of it since: who wants to know that reads the file, with
-/// [`digest_file_on_all_cores`].
+/// For the bytes below a checkpoint the digest speaks of the writes, and not of the disk's contents
+/// since. To check the disk, read the whole file with [`digest_file_on_all_cores`].
 #[derive(Clone, Default)]
 pub struct RollingDigest {
     whole: Subtrees,
-    /// Of the last group. It is empty only where there is nothing at all: of nothing but whole
-    /// groups the digest could not be told.
+    /// The hasher of the last group. It is empty only where no byte was added: whole groups alone
+    /// do not give the digest.
     last: Hasher,
     length: u64,
 }
 
 impl RollingDigest {
-    /// Of nothing.
+    /// The digest of no bytes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Goes on from what was kept of the same file, reading what came after it.
+    /// Goes on from a checkpoint of the same file, and reads the bytes after it.
     ///
     /// # Errors
     ///
-    /// What reading failed with, and `UnexpectedEof` for a file that is no longer than what the
-    /// checkpoint stands for: it is not the same file, or it was cut. The remedy is to read all of
+    /// The error of a read, and `UnexpectedEof` for a file that is no longer than
+    /// [`Checkpoint::length`]: it is not the same file, or it was cut. The remedy is to read all of
     /// it: [`new`](Self::new) and [`catch_up`](Self::catch_up).
     pub fn go_on(checkpoint: Checkpoint, file: &File) -> io::Result<Self> {
         let whole = checkpoint.whole;
         let length = whole.count * GROUP;
-        // A checkpoint is taken when there is more.
+        // A checkpoint leaves the last group out, which is not empty: the file is longer.
         if length > 0 && file.metadata()?.len() <= length {
             return Err(was_cut(length));
         }
@@ -85,7 +86,7 @@ impl RollingDigest {
         Ok(digest)
     }
 
-    /// Adds what was appended.
+    /// Adds the appended bytes.
     pub fn update(&mut self, mut appended: &[u8]) {
         while !appended.is_empty() {
             let in_last = self.length - self.whole.count * GROUP;
@@ -102,19 +103,20 @@ impl RollingDigest {
         }
     }
 
-    /// Reads what the file has beyond what was added, and adds it; how many bytes that were. The
-    /// position of the file is left alone.
+    /// Reads the bytes of the file after [`length`](Self::length), adds them, and returns their
+    /// number. It leaves the position of the file alone.
     ///
     /// # Errors
     ///
-    /// What reading failed with, and `UnexpectedEof` for a file that is shorter than what was added:
-    /// it is not the same file, or it was cut. What was read before is added.
+    /// The error of a read, and `UnexpectedEof` for a file that is shorter than
+    /// [`length`](Self::length): it is not the same file, or it was cut. The bytes that were read
+    /// before a failed read are added.
     pub fn catch_up(&mut self, file: &File) -> io::Result<u64> {
         self.catch_up_with(file, |_| ())
     }
 
-    /// [`catch_up`](Self::catch_up), showing `seen` all that is added, in order: for whoever builds
-    /// an index of the file in the same go.
+    /// [`catch_up`](Self::catch_up), showing `seen` all bytes that it adds, in order: for a daemon
+    /// that builds an index of the file in the same go.
     ///
     /// # Errors
     ///
@@ -149,7 +151,7 @@ impl RollingDigest {
         self.whole.root(&self.last)
     }
 
-    /// What is to be kept, to go on from later. It stands for at most 64 KiB less than was added.
+    /// A checkpoint to go on from later. It stands for at most 64 KiB less than was added.
     #[must_use]
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint { whole: self.whole.clone() }
@@ -162,17 +164,17 @@ impl fmt::Debug for RollingDigest {
     }
 }
 
-/// What a [`RollingDigest`] can go on from: 1.5 KiB at most, for a file of any size.
+/// A state that a [`RollingDigest`] can go on from: about 1.5 KiB at most, for a file of any size.
 ///
-/// Keep only one of bytes that are durable, since after a crash of the machine it speaks of bytes
-/// that the file may have lost: take it before a sync, and write it after.
+/// Keep only a checkpoint of durable bytes, since a crash of the machine may take the others from
+/// the file: take the checkpoint before a sync, and write it after.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     whole: Subtrees,
 }
 
 impl Checkpoint {
-    /// How many bytes of the file it stands for: these are not read again.
+    /// How many bytes of the file it stands for: [`RollingDigest::go_on`] does not read them.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.whole.count * GROUP
@@ -189,7 +191,7 @@ impl Checkpoint {
         bytes
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) made.
+    /// Reads the bytes of [`to_bytes`](Self::to_bytes).
     ///
     /// # Errors
     ///
@@ -210,8 +212,8 @@ impl Checkpoint {
 }
 
 /// BLAKE3 of a whole file, as [`digest_file`](super::digest_file), by as many threads as there are
-/// processors: for a check of what lies on a disk, which is asked for. In a pause it would take the
-/// processors from whoever serves on.
+/// processors: for a check of the disk, on request. In a pause it would take the processors from
+/// the processes that serve on.
 ///
 /// # Errors
 ///
@@ -224,7 +226,7 @@ pub fn digest_file_on_all_cores(path: impl AsRef<Path>) -> Result<[u8; 32]> {
 
 fn digest_side_by_side(file: &File) -> io::Result<[u8; 32]> {
     let length = file.metadata()?.len();
-    // All but the last are whole; the last is empty only where the file is.
+    // All pieces but the last are whole; the last is empty only where the file is.
     let whole = length.saturating_sub(1) / PIECE;
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
     let next = AtomicU64::new(0);
@@ -261,7 +263,7 @@ fn digest_side_by_side(file: &File) -> io::Result<[u8; 32]> {
     Ok(tree.root(&last))
 }
 
-/// A hasher of that part of the file.
+/// A hasher of the bytes from `start` to `end`.
 fn hash_piece(file: &File, start: u64, end: u64, buffer: &mut [u8]) -> io::Result<Hasher> {
     let mut hasher = hasher_at(start);
     let mut at = start;
@@ -285,7 +287,7 @@ struct Subtrees {
 }
 
 impl Subtrees {
-    /// Adds a piece, behind which there is more: none of the values is that of the whole.
+    /// Adds a piece that is not the last: none of the values is that of the whole.
     fn push(&mut self, mut value: ChainingValue) {
         self.count += 1;
         for _ in 0..self.count.trailing_zeros() {
@@ -295,7 +297,7 @@ impl Subtrees {
         self.values.push(value);
     }
 
-    /// The digest of the pieces and, behind them, the last one.
+    /// The digest of the pieces and, after them, the last one.
     fn root(&self, last: &Hasher) -> [u8; 32] {
         let Some((first, others)) = self.values.split_first() else {
             return *last.finalize().as_bytes();
@@ -324,7 +326,7 @@ fn checksum(bytes: &[u8]) -> [u8; 32] {
 
 /// Part of the format of a checkpoint.
 const GROUP: u64 = 64 << 10;
-/// What one thread hashes in one go.
+/// The bytes that one thread hashes in one go.
 const PIECE: u64 = 1 << 20;
 const READ: usize = 256 << 10;
 const LEAST_READ: usize = 4 << 10;

@@ -20,33 +20,33 @@ use crate::error::Result;
             `#[handoff(carry)]` for connections and memory"
 )]
 pub trait Shard: Send + Sync {
-    /// Flushes and syncs what was written until now, while requests are still admitted, so that
-    /// [`seal`](Self::seal) finds little to do and clients wait the less for it. Does nothing by
-    /// default.
+    /// Flushes and syncs the writes until now, outside the pause, so that [`seal`](Self::seal)
+    /// finds little to do and clients wait less. Does nothing by default.
     ///
-    /// Called ahead of a drain, and again if that took long; in a new process right after the
-    /// commit, where it has to cover what the old process has written too; and before the last seal
-    /// of a clean stop. Requests may be in flight each time. Hold no lock that a request waits for while the disk works: a duplicate of the file
-    /// (`try_clone`) can be synced beside it.
+    /// An incumbent calls it ahead of a drain, and again if that took long, and before the last
+    /// seal of a clean stop. A successor calls it right after the commit, and there it has to cover
+    /// the incumbent's writes too. Requests may be in flight each time. Hold no lock that a request
+    /// waits for while the disk works: a duplicate of the file (`try_clone`) can be synced beside
+    /// it.
     ///
     /// # Errors
     ///
-    /// Ahead of a drain any error undoes the swap: what cannot be synced now will not be later.
-    /// After a commit it is logged, and the next drain or stop fails with it. At a stop it is what the
-    /// stop fails with.
+    /// Ahead of a drain any error undoes the swap: writes that cannot be synced now could not be
+    /// synced later. After a commit the successor logs it, and the next drain or stop fails with
+    /// it. At a stop, the stop fails with it.
     fn settle(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Flushes, syncs and closes for writing. Returns the last revision: what
-    /// [`revision`](Self::revision) says from here on, and in whoever opens the shard next. It is
-    /// written to the seal manifest.
+    /// Flushes, syncs and closes for writing. Returns the last revision:
+    /// [`revision`](Self::revision) returns it from here on, also in the process that opens the
+    /// shard next. The incumbent writes it to the seal manifest.
     ///
-    /// Where an acknowledgement never promised that a write is durable, the sync may be left to
-    /// [`settle`](Self::settle): it is enough to have written. The new process reads what this one
-    /// wrote, whether or not it is on the disk yet, and syncs it right after the commit; a crash of
-    /// the machine in between takes what it could have taken without a swap. What `seal` itself
-    /// writes, it syncs.
+    /// Where an acknowledgement never promised that a write is durable, the shard may leave the
+    /// sync to [`settle`](Self::settle): it is enough to have written (invariant 2). The successor
+    /// reads the incumbent's writes, whether or not they are on the disk yet, and syncs them right
+    /// after the commit. A crash of the machine in between takes no more than it could have taken
+    /// without a swap. The bytes that `seal` itself writes, it syncs.
     ///
     /// # Errors
     ///
@@ -71,13 +71,13 @@ pub trait Shard: Send + Sync {
 
     /// Opens for writing again, from disk: another process may have written since the seal.
     ///
-    /// It may be called twice, and of a shard whose seal failed or never ran: one that is not
+    /// It may be called twice, and after a seal that failed or never ran: a shard that is not
     /// sealed has nothing to do. Requests may be in flight then, since a drain that was cut
-    /// short waits for none, so what it changes it changes under the shard's own lock.
+    /// short waits for none, so change the shard under its own lock.
     ///
     /// # Errors
     ///
-    /// The call is repeated until it succeeds.
+    /// The incumbent repeats the call until it succeeds (invariant 5).
     fn resume(&self) -> Result<()>;
 }
 
@@ -106,7 +106,7 @@ macro_rules! deref_shard {
 
 deref_shard!(&T, Box<T>, Arc<T>);
 
-/// What a field of a daemon's state may be: one shard, or a collection of them.
+/// A type that a field of a daemon's state may have: one shard, or a collection of shards.
 ///
 /// The elements of the field `logs` are named `logs.0`, `logs.1`, or `logs.KEY` in a map;
 /// the name is part of the data format. An `Option` that is `None` holds no shard.

@@ -1,7 +1,7 @@
-//! When each point was reached, for whoever takes a pause apart.
+//! The times at which the points were reached, to take a pause apart.
 //!
-//! `HANDOFF_STEPS` names a file, to which every process that has the variable appends a line
-//! for each point it reaches: a line is written whole, so that they may share one file.
+//! `HANDOFF_STEPS` names a file. Every process that has the variable appends a line for each
+//! point that it reaches. It writes a line whole, so that processes may share one file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,20 +17,20 @@ use super::Point;
 pub struct Step {
     /// In nanoseconds, by `CLOCK_MONOTONIC`, which all processes have in common.
     pub at: u64,
-    /// By which process.
+    /// The pid of the process that reached it.
     pub pid: u32,
-    /// Which.
+    /// The point.
     pub point: Point,
 }
 
-/// Where steps are written, by this process's environment.
+/// The file for the steps, if this process's environment names one.
 static STEPS: OnceLock<Option<File>> = OnceLock::new();
 
-/// Writes a step down, if somebody wants to know.
+/// Appends a step to the file, if the environment names one.
 pub(super) fn note(point: Point) {
     let steps = STEPS.get_or_init(|| {
         let path = std::env::var_os(STEPS_VARIABLE)?;
-        // Whoever asked for it wants to know, and nobody else sets the variable.
+        // Only a measurement sets the variable, and it must not go on without its file.
         let file = OpenOptions::new().create(true).append(true).open(&path);
         Some(file.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     });
@@ -44,7 +44,7 @@ pub(super) fn note(point: Point) {
 ///
 /// # Errors
 ///
-/// It cannot be read, or something else wrote to it.
+/// The file cannot be read, or has a line that is no step.
 pub fn steps(path: &Path) -> io::Result<Vec<Step>> {
     let text = fs::read_to_string(path)?;
     let step = |line: &str| {
@@ -71,7 +71,7 @@ fn now() -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
-/// Names the file for the steps.
+/// The environment variable that names the file for the steps.
 pub const STEPS_VARIABLE: &str = "HANDOFF_STEPS";
 
 #[cfg(test)]

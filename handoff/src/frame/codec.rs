@@ -1,5 +1,5 @@
-//! A message to bytes and back, and what else goes over a wire. The only file that names the
-//! codec.
+//! Messages, and the other values that go over a wire, to bytes and back. The only file that
+//! names the codec.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -24,8 +24,8 @@ const CONFIG: bincode::config::Configuration<
 
 /// Reads one frame.
 ///
-/// The version is the one that the frame says; whether it is the one that was agreed upon is
-/// for the caller to judge.
+/// The version is the one that the frame says. The caller compares it with the version that both
+/// processes agreed on.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ pub fn read_message(reader: &mut impl Read) -> Result<(ProtoVersion, Message)> {
 /// # Errors
 ///
 /// [`FrameError::TooLong`] for a message above the limit, before anything is written;
-/// otherwise what the stream says.
+/// otherwise the error of the stream.
 pub fn write_message(
     writer: &mut impl Write,
     version: ProtoVersion,
@@ -61,7 +61,7 @@ pub fn write_message(
     Ok(())
 }
 
-/// The frame of a message, or of what else is said, prefix included.
+/// The frame of a message of any vocabulary, prefix included.
 pub(crate) fn encode(
     version: ProtoVersion,
     message: &impl Serialize,
@@ -79,7 +79,7 @@ pub(crate) fn encode(
     Ok(frame)
 }
 
-/// The length that a prefix says, if it is one that may be.
+/// The length that a prefix says, if a frame may have it.
 pub(super) fn checked_length(prefix: [u8; PREFIX]) -> Result<usize, FrameError> {
     let length = u32::from_le_bytes(prefix);
     match length {
@@ -101,17 +101,17 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<(ProtoVersion, 
     }
 }
 
-/// Writes a value of whatever length, as it would be in a frame.
+/// Writes a value of any length, as it would be in a frame.
 pub(crate) fn write_value(value: &impl Serialize, writer: &mut impl Write) -> Result<(), String> {
     bincode::serde::encode_into_std_write(value, writer, bincode::config::standard())
         .map(drop)
         .map_err(|error| error.to_string())
 }
 
-/// The value that these bytes are, all of them.
+/// The value that all of these bytes hold.
 ///
-/// A length in them is believed only as far as the limit, so the limit goes with how much there
-/// is: damaged bytes do not make this process ask for more memory than it can have.
+/// The codec believes a length in them only up to a limit, and the limit grows with their number:
+/// damaged bytes do not make this process ask for more memory than it can have.
 pub(crate) fn read_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     const fn limited<const LIMIT: usize>() -> bincode::config::Configuration<
         bincode::config::LittleEndian,

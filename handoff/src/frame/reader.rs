@@ -1,4 +1,4 @@
-//! A reader that keeps what it has of a frame.
+//! A reader that keeps the bytes of a frame until the frame is whole.
 
 use serde::de::DeserializeOwned;
 
@@ -6,7 +6,7 @@ use super::codec::{PREFIX, checked_length, decode};
 use crate::error::FrameError;
 use crate::protocol::{Message, ProtoVersion};
 
-/// Takes frames out of bytes that come in pieces, whatever the pieces are.
+/// Takes frames out of bytes that come in pieces of any size.
 ///
 /// ```
 /// use handoff::frame::{FrameReader, write_message};
@@ -51,7 +51,7 @@ impl FrameReader {
         self.bytes.len()
     }
 
-    /// What the length field of the frame that is held in part says; 0 before it is whole.
+    /// The length field of the frame that is held in part; 0 before the field is whole.
     pub(crate) fn announced(&self) -> u32 {
         self.bytes.first_chunk::<PREFIX>().map_or(0, |prefix| u32::from_le_bytes(*prefix))
     }
@@ -65,7 +65,7 @@ impl FrameReader {
         self.next_of()
     }
 
-    /// [`next_frame`](Self::next_frame), of a stream on which something else is said.
+    /// [`next_frame`](Self::next_frame), for a stream of another vocabulary.
     pub(crate) fn next_of<T: DeserializeOwned>(
         &mut self,
     ) -> Result<Option<(ProtoVersion, T)>, FrameError> {

@@ -22,10 +22,10 @@ use crate::frame::{encode, write_value};
 use crate::protocol::PROTO_MIN;
 use crate::sys::{memory, poll, rights};
 
-/// Whatever an incumbent says and sends, the successor uses no more than has come and tells of
-/// no more; what is in order is taken up as it was; and no descriptor is left behind.
+/// The successor uses and reports no more than arrived, even from an incumbent that breaks the
+/// protocol. It takes up a sound arrival as it was parked. It leaves no descriptor open.
 ///
-/// An input is a byte of circumstances, and what the incumbent does: see `Incumbent::step`.
+/// An input is a byte of circumstances, and the incumbent's steps: see `Incumbent::step`.
 pub fn carry(input: &[u8]) {
     let mut input = Input(input);
     let circumstances = input.byte();
@@ -40,7 +40,7 @@ pub fn carry(input: &[u8]) {
     }
     assert!(!takes_back || incumbent.claim.take_back());
     let is_whole = incumbent.is_sound && incumbent.has_ended;
-    // As its process ends.
+    // The stream ends as it does when the incumbent's process ends.
     let Incumbent { bytes, descriptors, peers, parked, .. } = incumbent.leave();
     match Arrivals::of(Connection::new(theirs)) {
         Ok(arrivals) => {
@@ -63,14 +63,14 @@ pub fn carry(input: &[u8]) {
         Err(error) => panic!("{error}"),
     }
     for peer in peers {
-        // A child of another test has a copy until it executes.
+        // A child of another test has a copy of the socket until it executes.
         let ended = poll::wait_for(peer.as_fd(), PollFlags::IN, Some(Instant::now() + LONG));
         assert!(ended.expect("it is polled"), "a descriptor is left behind");
     }
 }
 
-/// The states of all connections, in the order in which they were sent; none where the daemon
-/// refuses.
+/// The states of all connections, in the order in which the incumbent sent them; none where the
+/// successor refuses them.
 fn take_up(
     mut arrivals: Arrivals,
     may_lose: bool,
@@ -124,17 +124,17 @@ fn take_up(
     Some(taken)
 }
 
-/// What is said, and what goes with it.
+/// The incumbent's end, and an account of the bytes and descriptors that it sent.
 struct Incumbent {
     stream: UnixStream,
     claim: Claim,
     /// On the stream, and in memory.
     bytes: usize,
     descriptors: usize,
-    /// Of all sockets that were sent.
+    /// The other ends of all sockets that it sends.
     peers: Vec<UnixStream>,
     parked: Vec<Client>,
-    /// Whether a successor can have no objection to it.
+    /// Whether a successor has no reason to refuse it.
     is_sound: bool,
     has_ended: bool,
 }
@@ -177,7 +177,7 @@ impl Incumbent {
     ///
     /// - 0: bytes, and descriptors;
     /// - 1: the same, in a frame;
-    /// - 2: a connection, whose state is as long as two bytes say;
+    /// - 2: a connection with a state of the length that two bytes give;
     /// - 3: the end, in order;
     /// - 4: a set, a format, an item of words, and descriptors.
     fn step(&mut self, input: &mut Input<'_>) {
@@ -239,7 +239,7 @@ impl Incumbent {
         self.say(&Note::Parcel { set, format, items }, with);
     }
 
-    /// Up to three, of whatever kind.
+    /// Up to three, of any kind.
     fn descriptors(&mut self, input: &mut Input<'_>) -> Vec<OwnedFd> {
         let count = input.byte() % 4;
         let of_kind = |_| match input.byte() % 5 {
@@ -281,7 +281,7 @@ impl Incumbent {
                 self.descriptors += descriptors.len();
                 self.is_sound &= sent == bytes.len();
             }
-            // The kernel has no room.
+            // The kernel takes no more.
             Err(_) => self.is_sound = false,
         }
     }
@@ -312,7 +312,7 @@ impl From<OldClient> for Client {
     }
 }
 
-/// So many leave room for descriptors, and in the socket.
+/// So many steps leave room for descriptors in the process and for bytes in the socket.
 const MOST_STEPS: usize = 64;
 const LONG: Duration = Duration::from_secs(10);
 
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
     use crate::fuzzing::seeds;
 
-    /// What is checked is reached: each kind of an end.
+    /// The seeds reach each kind of an end.
     #[test]
     fn the_seeds_reach_each_end() {
         let ended = |wanted: &str| {

@@ -1,4 +1,4 @@
-//! Frames out of a stream that is cut anywhere.
+//! Reads frames from a stream that is cut at any byte.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -9,8 +9,8 @@ use crate::error::{Error, FrameError};
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode, read_message};
 use crate::protocol::{MOST_NAMED, MOST_SETS, Message, ProtoVersion};
 
-/// Cuts a stream into pieces and reads it in three ways. All find the same messages and the
-/// same end and hold no more than a frame, and each message survives being written again.
+/// Cuts a stream into pieces and reads it in three ways. Each way finds the same messages and the
+/// same end, and holds no more than a frame. Each message is the same once written and read again.
 ///
 /// An input is a count of piece lengths, the lengths, and the segments of a stream: see
 /// `stream`.
@@ -35,7 +35,7 @@ pub fn frame(input: &[u8]) {
     assert!(written <= stream.len(), "{} bytes are written as {written}", stream.len());
 }
 
-/// What a stream said, and how it ended.
+/// The messages of a stream, and its end.
 #[derive(Debug, PartialEq, Eq)]
 struct Heard {
     frames: Vec<(ProtoVersion, Message)>,
@@ -46,7 +46,7 @@ struct Heard {
 enum End {
     /// Between two frames.
     Closed,
-    /// With this error, which cannot be compared itself.
+    /// With this error, as text: the error itself cannot be compared.
     Broken(String),
 }
 
@@ -60,7 +60,7 @@ impl End {
     }
 }
 
-/// By the plain function.
+/// Reads with the plain function.
 fn read_whole(mut stream: &[u8]) -> Heard {
     let mut frames = Vec::new();
     loop {
@@ -71,7 +71,7 @@ fn read_whole(mut stream: &[u8]) -> Heard {
     }
 }
 
-/// By a reader that is given each piece.
+/// Reads with a reader that takes each piece.
 fn read_pushed(stream: &[u8], lengths: &[u8]) -> Heard {
     let mut reader = FrameReader::new();
     let mut frames = Vec::new();
@@ -96,7 +96,7 @@ fn read_pushed(stream: &[u8], lengths: &[u8]) -> Heard {
     Heard { frames, end }
 }
 
-/// By a connection that is sent each piece.
+/// Reads with a connection to which each piece is sent.
 fn read_in_pieces(stream: &[u8], lengths: &[u8]) -> Heard {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let mut connection = Connection::new(ours);
@@ -122,7 +122,7 @@ fn read_in_pieces(stream: &[u8], lengths: &[u8]) -> Heard {
     Heard { frames, end }
 }
 
-/// A stream in pieces of the given lengths, again and again; in one where none is given.
+/// A stream in pieces of the given lengths, again and again; in one piece where none is given.
 struct Pieces<'a> {
     left: &'a [u8],
     lengths: std::iter::Cycle<std::iter::Copied<std::slice::Iter<'a, u8>>>,
@@ -152,11 +152,11 @@ impl<'a> Iterator for Pieces<'a> {
 
 /// A stream of segments. Each has a tag:
 ///
-/// - 0: a length, and as many bytes as they are;
-/// - 1: a length, and as many bytes that get the right prefix;
-/// - 2: as 1, then a byte and how often it is to follow within the frame (24 bits, once), so
-///   that a short input makes the longest frame;
-/// - 3: all that is left, as it is.
+/// - 0: a length, and as many bytes, unchanged;
+/// - 1: a length, and as many bytes, which get the right prefix;
+/// - 2: as 1, then a byte and its count within the frame (24 bits, once), so that a short
+///   input makes the longest frame;
+/// - 3: all bytes that are left, unchanged.
 fn stream(input: &mut Input<'_>) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut is_stretched = false;
@@ -179,7 +179,7 @@ fn stream(input: &mut Input<'_>) -> Vec<u8> {
     stream
 }
 
-/// A list takes no more memory than the longest frame, however few bytes it was.
+/// A list takes no more memory than the longest frame, however few bytes it has on the wire.
 fn assert_bounded(message: &Message) {
     match message {
         Message::Carried { sets, .. } => {
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::fuzzing::seeds;
 
-    /// What is checked is reached: each limit, and one beyond it.
+    /// The seeds reach each maximum, and one beyond it.
     #[test]
     fn the_seeds_reach_the_limits() {
         let heard = |wanted: &str| {

@@ -6,10 +6,10 @@ use crate::protocol::HandoffId;
 use crate::supervisor::journal::{Entry, OpenSwap, checksum, left, parse};
 use crate::sys::process::ProcessId;
 
-/// Entries that were read or made are read as they were written; one that is cut off or damaged
-/// costs itself and no other.
+/// Entries are read back as they were written. An entry that is cut off or damaged is lost, and
+/// no other one is.
 ///
-/// An input is a mode, where to change how much, and a text or the fields of entries.
+/// An input is a mode, a place and a change to a byte there, and a text or the fields of entries.
 pub fn journal(input: &[u8]) {
     let mut input = Input(input);
     let mode = input.byte() % 3;
@@ -38,7 +38,7 @@ pub fn journal(input: &[u8]) {
     assert_eq!(parse(&cut), entries[..cut.matches('\n').count()], "cut at {at}");
     let before = bytes[at];
     bytes[at] ^= by;
-    // A line that is broken in two, or two that became one, are two.
+    // A line feed that appears or disappears may spoil two lines.
     let spoilt = if before == b'\n' || bytes[at] == b'\n' { 2 } else { 1 };
     let read = parse(&String::from_utf8_lossy(&bytes));
     assert!(read.len() + spoilt >= entries.len(), "{by:#x} at {at}");

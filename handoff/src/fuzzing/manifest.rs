@@ -4,9 +4,9 @@ use super::Input;
 use crate::datadir::SealManifest;
 use crate::drainable::{SealReport, SealedShard};
 
-/// A manifest that was read or made is read as it was written, and any changed byte is damage.
+/// A manifest is read back as it was written, and any changed byte is damage (invariant 12).
 ///
-/// An input is a mode, where to change how much, and a text or the fields of a manifest.
+/// An input is a mode, a place and a change to a byte there, and a text or the fields of one.
 pub fn manifest(input: &[u8]) {
     let mut input = Input(input);
     let mode = input.byte() % 4;
@@ -54,7 +54,7 @@ fn of_fields(input: &mut Input<'_>) -> SealManifest {
     while !input.is_empty() {
         let length = usize::from(input.byte());
         let name = String::from_utf8_lossy(input.bytes(length)).into_owned();
-        // Few bytes say it all, so that the names get the most of an input.
+        // The digest takes one byte of an input, so that the names get most of it.
         shards.push(SealedShard { name, revision: input.number(), digest: [input.byte(); 32] });
     }
     SealManifest::of_seal(generation, &report, shards, true)

@@ -5,10 +5,10 @@ use crate::datadir::{OwnerRecord, Phase};
 use crate::protocol::HandoffId;
 use crate::sys::process::ProcessId;
 
-/// A block that is read says the same when it is written again, a record that is written is
-/// read as it was, and any changed byte is damage.
+/// A block that was read is written again the same, a record is read back as it was written,
+/// and any changed byte is damage (invariant 12).
 ///
-/// An input is a mode, where to change how much, and a block or the fields of a record.
+/// An input is a mode, a place and a change to a byte there, and a block or the fields of a record.
 pub fn record(input: &[u8]) {
     let mut input = Input(input);
     let mode = input.byte() % 4;
@@ -39,7 +39,7 @@ struct Damage {
 fn written(record: &OwnerRecord, Damage { at, by }: Damage) {
     let mut block = record.encode();
     let mut read = OwnerRecord::decode(&block).expect("what was written is read");
-    // A long build id is cut.
+    // The record cuts a long build id.
     if let Some(cut) = record.build_id.get(read.build_id.len()..).filter(|cut| !cut.is_empty()) {
         assert_eq!(read.build_id.len(), BUILD_ID_MAX, "{} bytes were cut", cut.len());
         read.build_id.extend_from_slice(cut);
@@ -61,14 +61,14 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
         reserved: process(),
         generation: input.number(),
         sealed_generation: input.number(),
-        // On disk, zero is none.
+        // On disk, zero means none.
         handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
         boot_id: input.array(),
         build_id: input.rest().to_vec(),
     }
 }
 
-/// The block as this build writes it: what no field covers is zero.
+/// The block as this build writes it: the bytes that no field covers are zero.
 fn canonical(mut block: [u8; LENGTH]) -> [u8; LENGTH] {
     let length = usize::from(u16::from_le_bytes([block[104], block[105]]));
     block[40..56].fill(0);
@@ -82,7 +82,7 @@ fn mend(block: &mut [u8; LENGTH]) {
     block[CHECKED..].copy_from_slice(checksum.as_bytes());
 }
 
-// The layout is that of the format's description, so that a change of it is noticed.
+// The layout is written down here again, so that this target notices a change of it.
 const LENGTH: usize = 256;
 const CHECKED: usize = 224;
 const BUILD_ID: usize = 106;

@@ -1,4 +1,4 @@
-//! What the corpus begins with: real values, and one input for each thing that may go wrong.
+//! The first inputs of the corpus: real values, and one input for each possible failure.
 
 use std::fmt::Write as _;
 
@@ -132,20 +132,20 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         head[2] = 9;
         head.push(0xfb);
         head.extend_from_slice(&count.to_le_bytes());
-        // Not well, and no revisions.
+        // Unhealthy, and without revisions.
         seeds.push((name.into(), stretched(7, &head, 0, u32::from(count) + 2)));
     }
     for (name, count) in [("most-late", MOST_NAMED), ("too-many-late", MOST_NAMED + 1)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 20;
         head.push(count as u8);
-        // And none unnamed.
+        // No further connections.
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
     for (name, count) in [("most-draining", MOST_NAMED), ("too-many-draining", MOST_NAMED + 1)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 22;
-        // None open, by the daemon's account.
+        // The daemon counts none as open.
         head.extend([0, count as u8]);
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
@@ -154,13 +154,13 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         head[2] = 21;
         head.push(0xfb);
         head.extend_from_slice(&count.to_le_bytes());
-        // Without a name, of connections, of which none were taken.
+        // Sets without a name, of no connections, which the successor took.
         seeds.push((name.into(), stretched(9, &head, 0, 5 * u32::from(count))));
     }
     seeds
 }
 
-/// One frame: a head, and then a byte that often.
+/// One frame: a head, and then `count` times the byte `filler`.
 fn stretched(piece: u8, head: &[u8], filler: u8, count: u32) -> Vec<u8> {
     let [low, middle, high, _] = count.to_le_bytes();
     [&[1, piece, 2, head.len() as u8], head, &[filler, low, middle, high]].concat()
@@ -346,7 +346,7 @@ fn carries() -> Vec<(String, Vec<u8>)> {
     let of = |circumstances: u8, steps: &[&[u8]]| [&[circumstances][..], &steps.concat()].concat();
     let client = |length: u16| [&[2][..], &length.to_le_bytes()].concat();
     let (short, long, end) = (client(5), client(17_000), [3]);
-    // A parcel: set, format, words; then descriptors: how many, and of which kind.
+    // A parcel: set, format, state; then descriptors: their count, and the kind of each.
     let damaged = [4, 0, 1, 2, 3, 5, 9, b'x', 1, 0];
     let older = [4, 0, 2, 2, 1, 7, 1, 0];
     let piece = [4, 2, 0, 1, 2, 1, 1, 2, b'o', b'k'];
@@ -355,7 +355,7 @@ fn carries() -> Vec<(String, Vec<u8>)> {
     let another_kind = [4, 2, 1, 2, 1, 7, 1, 0];
     let no_set = [4, 3, 1, 2, 1, 7, 1, 0];
     let apart = [&[4, 0, 1, 0][..], &u64::MAX.to_le_bytes(), &[2, 0, 1, 1, b'x']].concat();
-    // The counts of one in the first set, and of one in the last.
+    // An `End` that counts one item in the first set, and one that counts one in the last.
     let one = [1, 5, 2, 3, 1, 0, 0, 0];
     let one_piece = [1, 5, 2, 3, 0, 0, 1, 0];
     vec![

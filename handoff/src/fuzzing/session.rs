@@ -1,8 +1,8 @@
-//! Bytes and events in any order against the incumbent's machine.
+//! Gives the incumbent's machine bytes and events in any order.
 //!
-//! Beside the machine stands what a driver would have in its hands: the lock, the hook that
-//! runs, the session. The machine is told of what such a driver could meet, and its effects
-//! have to suit what is there.
+//! A model of the driver stands beside the machine: the lock, the hook that runs, the session.
+//! The machine gets the events that such a driver could meet, and its effects have to suit
+//! the driver's state.
 
 use super::Input;
 use crate::drainable::{DrainReport, SealReport};
@@ -11,7 +11,7 @@ use crate::machine::Then;
 use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{HandoffId, Message, PROTO_MAX};
 
-/// Drives a machine as the input says, and then to its rest: it serves, or it has left.
+/// Drives a machine as the input says, and then to rest: the incumbent serves, or has left.
 ///
 /// An input is a list of turns; see `Driver::turn`.
 pub fn session(input: &[u8]) {
@@ -23,23 +23,23 @@ pub fn session(input: &[u8]) {
     driver.come_to_rest();
 }
 
-/// What a driver has, as far as the machine decides about it.
+/// The part of a driver's state on which the machine decides.
 #[derive(Debug)]
 struct Driver {
     state: State,
     lock: Lock,
     hook: Option<Hook>,
-    /// The last hook that ended well, until another one begins.
+    /// The result of the last hook that succeeded, until another hook begins.
     done: Option<Done>,
-    /// The session that swaps is there.
+    /// The session that drives the swap is connected.
     is_connected: bool,
-    /// The swap that was begun and is neither undone nor committed.
+    /// The swap in flight: begun, and neither undone nor committed.
     swap: Option<HandoffId>,
-    /// The deadline of the swap has not passed.
+    /// Whether the swap's deadline is still to come.
     has_lease: bool,
     awaits_lock: bool,
     awaits_retry: bool,
-    /// How the next release of the lock ends.
+    /// Whether the next release of the lock fails.
     release_fails: bool,
     reader: FrameReader,
     /// Bytes that are still on their way.
@@ -49,11 +49,11 @@ struct Driver {
 #[derive(Debug, PartialEq, Eq)]
 enum Lock {
     Held,
-    /// For the successor.
+    /// Released for the successor.
     Released,
-    /// For good, at a clean stop.
+    /// Released for good, at a clean stop.
     LetGo,
-    /// The loop has ended.
+    /// The serve loop has ended.
     Left,
 }
 
@@ -89,7 +89,7 @@ impl Driver {
         }
     }
 
-    /// One turn: something happens, if it can happen now.
+    /// One turn: an event, if it can happen now.
     fn turn(&mut self, input: &mut Input<'_>) {
         let turn = input.byte();
         let flag = turn >= 128;
@@ -100,7 +100,7 @@ impl Driver {
             }
             1..4 => {
                 let frame = encode(PROTO_MAX, &message(input)).expect("it is short");
-                // The rest comes with the next bytes, if no other session comes before.
+                // The other half comes with the next bytes, unless the session is lost before.
                 let (now, later) = frame.split_at(if flag { frame.len() / 2 } else { frame.len() });
                 let bytes = [std::mem::take(&mut self.unsent).as_slice(), now].concat();
                 self.unsent = later.to_vec();
@@ -132,7 +132,7 @@ impl Driver {
         }
     }
 
-    /// The supervisor dies, everything else goes well.
+    /// The supervisor dies; every hook and every wait then succeeds.
     fn come_to_rest(&mut self) {
         self.lose_session();
         for _ in 0..LONGEST_WAY {
@@ -185,7 +185,7 @@ impl Driver {
         };
         self.done = match &event {
             Event::DrainEnded(Ok(_)) => Some(Done::Drained),
-            // A clean stop seals whatever became of its drain.
+            // A clean stop seals also after a drain that failed.
             Event::DrainEnded(Err(_)) if hook == Hook::LastDrain => Some(Done::Drained),
             Event::SealEnded(Ok(report)) => Some(Done::Sealed(report.clone())),
             _ => None,
@@ -193,7 +193,7 @@ impl Driver {
         self.step(event);
     }
 
-    /// An event that comes when its time is over changes nothing.
+    /// A late event changes nothing.
     fn hear_late(&mut self, event: Event) {
         if is_due(&self.state, &event) {
             return;
@@ -254,7 +254,7 @@ impl Driver {
                 let lock = match (&self.state, result) {
                     (State::Replaced, Ok(())) => Lock::Released,
                     (State::Stopped, Ok(())) => Lock::LetGo,
-                    // What was not sealed is not given away.
+                    // The incumbent keeps the lock of a state that it did not seal (invariant 2).
                     (State::Stopped, Err(_)) => Lock::Held,
                     (state, result) => panic!("it leaves {} with {result:?}", state.name()),
                 };
@@ -288,7 +288,7 @@ impl Driver {
         }
     }
 
-    /// What is said is so when it is said.
+    /// The incumbent sends a message only while it is true (invariant 4).
     fn assert_true(&self, message: &Message) {
         match message {
             Message::Heartbeat { .. } => {}
@@ -303,7 +303,7 @@ impl Driver {
         }
     }
 
-    /// The state is the one of what is there, and something will move it on.
+    /// The machine's state fits the driver's, and an event will move it on.
     fn assert_in_step(&self) {
         let is_free = self.lock == Lock::Released;
         let is_right = match &self.state {
@@ -332,7 +332,7 @@ impl Driver {
     }
 }
 
-/// What may come of what, whatever a driver has.
+/// The transitions that are allowed, in any state of the driver.
 fn judge(before: &State, event: &Event, after: &State, effects: &[Effect]) {
     let is_told = matches!(event, Event::Message(_));
     if is_told && !before.admits_messages() {
@@ -382,7 +382,7 @@ fn judge(before: &State, event: &Event, after: &State, effects: &[Effect]) {
     assert!(!is_closed || is_undone, "{after:?} has lost its session to {event:?}");
 }
 
-/// Whether a state waits for such an event, or is disturbed by it.
+/// Whether a state waits for such an event, or reacts to it.
 fn is_due(state: &State, event: &Event) -> bool {
     use State::{
         Closing, Drained, Draining, Interrupted, Resuming, Sealed, Sealing, Serving, Stopping,
@@ -397,7 +397,7 @@ fn is_due(state: &State, event: &Event) -> bool {
         Event::LockReleased(_) => matches!(state, Sealing(_)),
         Event::LockRetaken | Event::Superseded => matches!(state, Waiting(_)),
         Event::ResumeEnded(_) | Event::RetryDue => matches!(state, Resuming(_)),
-        // An undo only forgets what it would have said.
+        // An undo only forgets the reply that it would have sent.
         Event::SessionLost | Event::DeadlinePassed => matches!(
             state,
             Draining(..)
@@ -457,7 +457,7 @@ fn late_event(kind: u8) -> Event {
     }
 }
 
-/// The end of a hook, of a wait or of a pause, and then that of a resume or of a last seal.
+/// The events until rest: the end of a hook, wait or pause, then of a resume or a last seal.
 const LONGEST_WAY: usize = 2;
 
 #[cfg(test)]
@@ -467,7 +467,7 @@ mod tests {
     use super::*;
     use crate::fuzzing::seeds;
 
-    /// What is checked is reached.
+    /// The seeds reach every state that the target checks.
     #[test]
     fn the_seeds_visit_every_state() {
         let mut visited = BTreeSet::new();

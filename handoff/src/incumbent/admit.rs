@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::fence::fenced;
 use crate::sys::socket::ControlSocket;
 
-/// The settling behind a commit, until the next drain.
+/// The thread that settles after a commit, until the next drain or a last seal waits for it.
 pub(crate) type Settling = JoinHandle<Result<()>>;
 
-/// A commit that waits for its first admission: its successor is the writer already, so nothing
-/// may fail any more.
+/// A commit before its first admission: the successor is the writer already (invariant 7), so
+/// nothing may fail any more.
 pub(crate) trait Commit: fmt::Debug + Send + Sync {
     /// Admits work, takes the control socket's path over, and tells the supervisor.
     fn admit(
@@ -23,7 +23,7 @@ pub(crate) trait Commit: fmt::Debug + Send + Sync {
     ) -> Option<Settling>;
 }
 
-/// Admits where nobody was replaced. An error ends the start.
+/// Admits at a cold start, where this process replaces no other. An error ends the start.
 pub(super) fn at_a_cold_start(drainable: &dyn Drainable) -> Result<()> {
     fenced("admit", || drainable.admit())?;
     fenced("release", || {

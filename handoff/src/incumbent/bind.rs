@@ -42,7 +42,7 @@ pub struct Incumbent {
     pub(super) build_id: Vec<u8>,
     pub(super) stop: Arc<Stop>,
     pub(super) listeners: Vec<(String, OwnedFd)>,
-    /// Of one that replaced another process; none at a cold start.
+    /// The commit of a process that replaced another; none at a cold start.
     pub(super) commit: Option<Box<dyn Commit>>,
 }
 
@@ -53,8 +53,8 @@ impl Incumbent {
     /// # Errors
     ///
     /// [`Error::ControlSocket`] when the path is too long, answers, or is no socket;
-    /// [`Error::Path`] when its directory is missing or cannot be written. The lock is
-    /// released by any of them, and the path is as it was.
+    /// [`Error::Path`] when its directory is missing or cannot be written. Any of them releases
+    /// the lock, and leaves the path as it was.
     pub fn bind_cold_start(control_socket: &Path, lock: DataDirLock) -> Result<Self> {
         let mut socket = bind_hidden(control_socket)?;
         let at = |source| Error::Path {
@@ -82,15 +82,15 @@ impl Incumbent {
         Self { socket, lock, build_id, stop, listeners, commit }
     }
 
-    /// Says which build this is, in the hello and the owner record; at most 118 bytes of it
-    /// are kept there.
+    /// Says which build this is, in the hello and the owner record; the record keeps at most 118
+    /// bytes of it.
     pub fn with_build_id(mut self, build_id: Vec<u8>) -> Self {
         self.build_id = build_id;
         self
     }
 
-    /// Keeps what this process was passed, so that a supervisor that has died and was started
-    /// again gets its listeners back. For a cold start step by step, which else has none to give
+    /// Keeps the listeners that this process inherited, so that a supervisor that is started again
+    /// after its death gets them back. For a cold start step by step, which else has none to give
     /// back; a successor and a [`Daemon`](crate::daemon::Daemon) do it by themselves.
     pub fn with_listeners(mut self, listeners: &mut Listeners) -> Self {
         self.listeners.extend(listeners.take_kept());

@@ -1,4 +1,4 @@
-//! The control socket: who comes in, and whether its path leads here.
+//! The control socket: the connections to it, and whether its path leads here.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,7 +19,7 @@ impl Door {
         Self { socket, accept_again: None, publish_again: Some(Instant::now()) }
     }
 
-    /// For polling; none while it is of no use to accept.
+    /// The listener, for polling; none while it is of no use to accept.
     pub(super) fn listener(&self) -> Option<&UnixListener> {
         self.accept_again.is_none().then(|| self.socket.listener())
     }
@@ -28,7 +28,7 @@ impl Door {
         self.accept_again.is_none_or(|due| due <= now)
     }
 
-    /// Whoever connected next; none if nobody has.
+    /// The next connection; none if none has come.
     pub(super) fn accept(&mut self) -> Option<UnixStream> {
         loop {
             match self.socket.listener().accept() {
@@ -66,7 +66,7 @@ impl Door {
             return self.take_path_back();
         }
         let published = match self.socket.publish() {
-            // Somebody tidied the directory while it lay there unpublished.
+            // Somebody tidied the directory while the socket lay there unpublished.
             Err(error) if error.kind() == ErrorKind::NotFound => self.rebind(),
             published => published,
         };
@@ -76,7 +76,7 @@ impl Door {
         });
     }
 
-    /// A successor that was ended after its commit has taken the path over.
+    /// Takes the path back from a successor that took it over after its commit and was ended.
     pub(super) fn take_path_back(&mut self) {
         if self.socket.is_published() {
             return;

@@ -16,22 +16,22 @@ use crate::incumbent::look::{self, Open};
 use crate::incumbent::stop::Stop;
 use crate::sys::pool;
 
-/// What the thread is to run.
+/// A job for the thread of the hooks.
 #[derive(Debug)]
 pub(super) enum Job {
     Drain(Instant),
-    /// Before the process ends: nothing is carried.
+    /// The drain before the process ends: it carries nothing.
     LastDrain(Instant),
     Seal,
     Resume,
 }
 
-/// What came of it.
+/// News from the hooks.
 #[derive(Debug)]
 pub(super) enum Done {
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
-    /// While it drains, from another thread: not the end of a job.
+    /// A look at a drain that runs, from another thread: not the end of a job.
     Open(Result<Open>),
     Drained(Result<DrainReport>, Next),
     Progress(SealProgress),
@@ -39,21 +39,21 @@ pub(super) enum Done {
     Resumed(Result<()>),
 }
 
-/// What a seal left.
+/// The result of a seal.
 #[derive(Debug)]
 pub(super) struct Sealed {
     pub(super) report: SealReport,
     pub(super) shards: Vec<SealedShard>,
-    /// Of a last seal: nothing was written behind the settling before it.
+    /// Whether a last seal found that nothing was written after the settling before it.
     pub(super) is_durable: bool,
 }
 
-/// What the thread does behind a drain.
+/// The thread's step after a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// It waits for its next job.
     Waits,
-    /// It seals, as it was told ahead: [`Done::Sealed`] comes without a job.
+    /// It seals, as the supervisor asked ahead: [`Done::Sealed`] comes without a job.
     Seals,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// Starts the thread. `wake` is woken after each outcome.
+    /// Starts the thread. It wakes `wake` after each outcome.
     pub(super) fn start<D: Drainable + 'static>(
         drainable: Arc<D>,
         carrying: Carrying,
@@ -122,12 +122,12 @@ impl Hooks {
         let _ = self.jobs.send(job);
     }
 
-    /// Whether the seal follows a drain that has not ended yet, without a job.
+    /// Sets whether the seal follows a drain that has not ended yet, without a job.
     pub(super) fn seal_next(&self, seals: bool) {
         self.seals_next.store(seals, Ordering::Release);
     }
 
-    /// Begins to look at what a drain waits for; what is seen is an outcome too.
+    /// Begins a look at the connections that a drain waits for; its result is an outcome too.
     pub(super) fn look<D: Drainable + 'static>(&self, drainable: Arc<D>) -> std::io::Result<()> {
         let (results, wake) = (self.results.clone(), Arc::clone(&self.wake));
         look::begin(drainable, move |open| {
@@ -141,8 +141,8 @@ impl Hooks {
     }
 }
 
-/// The way to the successor, and who may read what went over it. Without a successor that asked
-/// there is neither.
+/// The carrier to the successor, and the claim to the connections that it sends. Where no successor
+/// asked there is neither.
 #[derive(Debug, Default)]
 pub(super) struct Carrying {
     pub(super) carrier: Option<Carrier>,
@@ -156,17 +156,17 @@ impl Carrying {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Work<'a, D> {
     drainable: &'a D,
     carrying: Carrying,
-    /// That of the commit by which this process came to serve.
+    /// The settling after the commit by which this process came to serve.
     settling: Option<Settling>,
-    /// So that none has to be started while clients wait.
+    /// Keeps the pool's threads, so that none has to be started while clients wait.
     _threads: pool::Hold,
     /// Whether the resume hook has succeeded.
     resumed: bool,
-    /// Whether this process ends, and nobody takes its place.
+    /// Whether this process ends, and no successor takes its place.
     is_last: bool,
     tell: &'a (dyn Fn(Done) -> bool + Sync),
 }
@@ -200,7 +200,7 @@ impl<D: Drainable> Work<'_, D> {
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
         self.end_settling()?;
-        // Everybody is served still. What is written until the gates close is for the seal.
+        // The daemon still serves all. The writes until the gates close are for the seal.
         let settled = Instant::now();
         self.drainable.settle()?;
         if let Some(carrier) = &self.carrying.carrier {
@@ -209,10 +209,10 @@ impl<D: Drainable> Work<'_, D> {
         if settled.elapsed() >= SETTLED_FOR_LONG {
             self.drainable.settle()?;
         }
-        // One that was stopped with the swap, too: no gate has closed yet.
+        // A carrier that was stopped with the swap ends the drain too: no gate has closed yet.
         self.check_carrier()?;
         let carrier = self.carrying.carrier.as_ref().map(Carrier::thread);
-        // Before any gate closes: a connection that parks has to find where to.
+        // Before any gate closes: a connection that parks has to find its set collecting.
         carriage.collect(carrier);
         let mut report = self.drainable.drain(deadline)?;
         let late = carriage.wait_parked(deadline);
@@ -227,7 +227,8 @@ impl<D: Drainable> Work<'_, D> {
         Ok(report)
     }
 
-    /// One hook at a time; and what could not be made durable is told by whatever comes next.
+    /// One hook runs at a time, and the next drain or last seal fails with the settling's error
+    /// (invariant 2).
     fn end_settling(&mut self) -> Result<()> {
         self.settling.take().map_or(Ok(()), |settling| {
             settling.join().unwrap_or_else(|_| {
@@ -249,19 +250,19 @@ impl<D: Drainable> Work<'_, D> {
         reach!(IncumbentSeals)?;
         let mut settled = None;
         if self.is_last {
-            // No process comes after it that would sync what the seal leaves to it.
+            // No successor will sync the writes that the seal leaves to a settling.
             self.end_settling()?;
             settled = Some(self.drainable.snapshot_state().last_revision_per_shard);
             self.drainable.settle()?;
         }
         let SealedState { report, shards } = self.drainable.seal_shards(&progress)?;
-        // Where revisions are told, a request that outlived the drain is seen by them.
+        // Revisions, where the daemon tells them, show a request that outlived the drain and wrote.
         let is_durable = settled.is_none_or(|settled| {
             let sealed = &report.last_revision_per_shard;
             settled.len() != sealed.len() || settled == *sealed
         });
         reach!(IncumbentSealed)?;
-        // Something may have been added by a hook.
+        // A hook may have added something to carry.
         self.check_asked_for()?;
         if let Some(carrier) = self.carrying.carrier.take() {
             carrier.finish(&self.drainable.carriage())?;
@@ -269,7 +270,7 @@ impl<D: Drainable> Work<'_, D> {
         Ok(Sealed { report, shards, is_durable })
     }
 
-    /// Why it has ended, if it has: it goes on until everything is sealed.
+    /// The cause of the carrier's end, if it has ended: it goes on until every shard is sealed.
     fn check_carrier(&mut self) -> Result<()> {
         Carrier::failure(&mut self.carrying.carrier)
     }
@@ -281,7 +282,7 @@ impl<D: Drainable> Work<'_, D> {
         Ok(())
     }
 
-    /// What was resumed is not resumed again because admitting failed: requests may be inside.
+    /// Repeats no step that has succeeded: where `admit` failed, requests may be inside already.
     fn resume(&mut self) -> Result<()> {
         if !self.carrying.is_taken_back {
             fenced("take back", || self.take_back())?;
@@ -304,8 +305,8 @@ impl<D: Drainable> Work<'_, D> {
         })
     }
 
-    /// Before anything is written or read again: what the successor has of it is out of date
-    /// from here on, and it can see that.
+    /// Takes the claim back before this process reads or writes again: from here on the successor's
+    /// copies are out of date, and the claim tells the successor so (invariant 13).
     fn take_back(&mut self) -> Result<()> {
         reach!(IncumbentTakesBack)?;
         if let Some(carrier) = self.carrying.carrier.take() {
@@ -317,6 +318,7 @@ impl<D: Drainable> Work<'_, D> {
     }
 }
 
-/// From here on so much may have been written meanwhile that it is settled once more.
+/// After so long a settling and sending of idle connections, the thread settles once more: many
+/// writes may have come meanwhile.
 const SETTLED_FOR_LONG: Duration = Duration::from_millis(5);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! A look at what a drain still waits for, while its hook runs.
+//! A look at the connections that a drain still waits for, while its hook runs.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::fence::fenced;
 use crate::protocol::MOST_NAMED;
 
-/// What is open.
+/// The open connections.
 #[derive(Debug)]
 pub(super) struct Open {
     /// By the daemon's own account.
@@ -20,7 +20,7 @@ pub(super) struct Open {
     pub(super) unnamed: u32,
 }
 
-/// Looks once, and tells what is open.
+/// Looks once, and calls `tell` with the result.
 ///
 /// A thread for each look, and no hook waits for it: the daemon may hold its locks for as long as
 /// the drain takes. A look that hangs is the last one, and ends with the process.

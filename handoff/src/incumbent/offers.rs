@@ -1,4 +1,4 @@
-//! Successors that wait for what is carried, until a swap begins.
+//! Successors that wait for carried connections and memory, until a swap begins.
 
 use std::sync::Arc;
 
@@ -30,19 +30,19 @@ impl Offers {
         self.0.push(Asked { handoff_id, pid, channel });
     }
 
-    /// The channels, to be polled for the end of who asked.
+    /// The channels, to be polled for the end of the successor that asked.
     pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
         self.0.iter().map(|asked| &asked.channel)
     }
 
-    /// Forgets those who are gone.
+    /// Forgets the successors that are gone.
     pub(super) fn tidy(&mut self) {
         let is_gone =
             |asked: &Asked| poll::is_ready(&asked.channel, PollFlags::RDHUP).unwrap_or(true);
         self.0.retain(|asked| !is_gone(asked));
     }
 
-    /// The way to the successor of that swap; none where it has not asked.
+    /// The carrier to the successor of that swap; none where it has not asked.
     pub(super) fn carrying_for<S: Source + 'static>(
         &mut self,
         handoff_id: Option<HandoffId>,
@@ -63,5 +63,5 @@ impl Offers {
     }
 }
 
-/// There is one, unless a supervisor is replaced.
+/// There is one successor, unless a supervisor is replaced.
 const MOST_ASKED: usize = 8;

@@ -1,8 +1,8 @@
-//! How much is said in the log: a peer must not fill a disk through it.
+//! The limit on log lines: a peer must not fill a disk through the log (invariant 6).
 
 use std::time::{Duration, Instant};
 
-/// So many lines a second; those that come beyond it are counted.
+/// Admits `most` lines a second, and counts the others.
 #[derive(Debug)]
 pub(super) struct Quota {
     most: u32,
@@ -44,7 +44,7 @@ impl Quota {
     }
 }
 
-/// What is said of peers and of swaps.
+/// The quotas for lines about peers and about swaps.
 #[derive(Debug)]
 pub(super) struct Quotas {
     pub(super) refusals: Quota,
@@ -60,7 +60,7 @@ impl Quotas {
         self.refusals.due().into_iter().chain(self.steps.due()).min()
     }
 
-    /// Tells how many lines were not said, once that is due.
+    /// Logs how many lines were not said, once that is due.
     pub(super) fn tell_unsaid(&mut self, now: Instant) {
         for (quota, of) in [(&mut self.refusals, "refusals"), (&mut self.steps, "steps")] {
             if let Some(count) = quota.take_unsaid(now) {

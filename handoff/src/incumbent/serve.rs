@@ -1,5 +1,5 @@
 //! The loop that serves the control socket: one thread that polls, and never waits for a
-//! peer or a hook.
+//! peer or a hook (invariant 6).
 
 mod peers;
 
@@ -28,16 +28,18 @@ use crate::protocol::{Capabilities, MOST_NAMED, Message, Side};
 use crate::sys::poll;
 
 impl Incumbent {
-    /// Serves the control socket until this process was replaced, or stopped by its
-    /// [`StopHandle`](crate::StopHandle). Blocks; the hooks of `drainable` run on another thread.
+    /// Serves the control socket until a successor replaces this process, or its
+    /// [`StopHandle`](crate::StopHandle) stops it. Blocks; the hooks of `drainable` run on another
+    /// thread.
     ///
     /// Calls [`Drainable::admit`] first.
     ///
     /// # Errors
     ///
-    /// What the owner record, the first `admit` of a cold start, or a clean stop failed with.
-    /// This process keeps the lock until it ends, so that nobody writes beside whatever it
-    /// still does. After a commit an `admit` that fails is repeated until it works.
+    /// The error of the owner record, of the first `admit` of a cold start, or of a clean stop.
+    /// This process keeps the lock until it ends, so that no other process writes beside it
+    /// (invariant 1). Only a set that cannot be carried, at a cold start, frees the lock. After a
+    /// commit this process repeats an `admit` that fails until it works.
     pub fn serve(self, drainable: impl Drainable + 'static) -> Result<()> {
         self.serve_until(drainable).map(|_| ())
     }
@@ -53,8 +55,8 @@ impl Incumbent {
     }
 }
 
-/// What a supervisor and a successor are told of this process. Sets that cannot be carried are
-/// found here, and not in a swap.
+/// The capabilities that this process tells its supervisor and its successor. It finds sets that
+/// cannot be carried here, and not in a swap.
 fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Capabilities> {
     let capabilities = fenced("carriage", || {
         let carriage = drainable.carriage();
@@ -72,7 +74,7 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
     Ok(capabilities.and(Capabilities::SEALS_NEXT))
 }
 
-/// The loop's state: the machine, and what its effects work on.
+/// The loop's state: the machine, and the things that its effects work on.
 struct Server<D> {
     drainable: Arc<D>,
     lock: DataDirLock,
@@ -80,7 +82,7 @@ struct Server<D> {
     stop: Arc<Stop>,
     state: State,
     swap: Option<Swap>,
-    /// Of the commit by which this process came to serve, until the next drain.
+    /// The settling after the commit by which this process came to serve, until the next drain.
     settling: Option<Settling>,
     door: Door,
     sessions: Sessions,
@@ -162,8 +164,8 @@ impl<D: Drainable + 'static> Server<D> {
         sessions.chain(swap).chain(door).chain(self.log.due()).min()
     }
 
-    /// Whether messages may be acted upon now. During an undo they wait for its end; those of
-    /// another session than the one that swaps are refused while a swap is in flight.
+    /// Whether this process may act upon messages now. During an undo they wait for its end
+    /// (invariant 4). While a swap is in flight it refuses the messages of all other sessions.
     fn reads_messages(&self) -> bool {
         match self.sessions.holder {
             Some(_) => self.state.admits_messages(),
@@ -279,7 +281,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// A supervisor that is about to swap must not take the end for a crash.
+    /// A supervisor that is about to swap must not take the end of this process for a crash.
     fn tell_of_stop(&mut self) {
         for session in self.sessions.iter_mut() {
             if let Some(handoff_id) = session.handoff_id() {
@@ -351,7 +353,7 @@ impl<D: Drainable + 'static> Server<D> {
         self.tell(Message::Late { handoff_id, connections: names, unnamed });
     }
 
-    /// What was seen too late is nobody's concern any more.
+    /// Tells the supervisor the result of a look, unless the drain or the supervisor is gone.
     fn tell_of_open(&mut self, open: Result<Open>) {
         let (true, Some(handoff_id)) = (self.looks(), self.state.handoff_id()) else { return };
         let Open { open_conns, connections, unnamed } = match open {
@@ -362,18 +364,18 @@ impl<D: Drainable + 'static> Server<D> {
             }
         };
         self.with_swap(Swap::look_again);
-        // One that reads late is told less, and is not lost for it.
+        // A supervisor that reads late gets fewer of these, and keeps its session.
         if self.sessions.held().is_some_and(|session| !session.has_unsent()) {
             self.tell(Message::Draining { handoff_id, open_conns, connections, unnamed });
         }
     }
 
-    /// While a drain is waited for, and its supervisor listens.
+    /// Whether a drain runs, and its supervisor is connected.
     fn looks(&self) -> bool {
         matches!(self.state, State::Draining(..)) && self.sessions.holder.is_some()
     }
 
-    /// The supervisor is told that this process lives, while something takes long.
+    /// Whether this process tells the supervisor that it lives, since something takes long.
     fn beats(&self, swap: &Swap) -> bool {
         self.sessions.holder.is_some() && swap.takes_long(&self.state)
     }
@@ -384,7 +386,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Sends it, or has it sent along with what else is to be said.
+    /// Sends the message, or keeps it to go out with the others that are gathered.
     fn say(&mut self, key: Key, message: Message) {
         if let Some(message) = self.sessions.keep(key, message) {
             self.say_all(key, &[message]);
@@ -405,7 +407,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// The successor has what was carried: the copies here are closed.
+    /// Closes this process's copies of the carried connections: the successor has them.
     fn part(&mut self) {
         let parted = fenced("part", || {
             self.drainable.carriage().part();

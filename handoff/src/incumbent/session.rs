@@ -1,4 +1,4 @@
-//! One connection to the control socket, never waited for.
+//! One connection to the control socket. The loop never waits for it (invariant 6).
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,20 +19,20 @@ use crate::sys::socket::Peer;
 pub(super) struct Session {
     connection: Connection,
     peer: Peer,
-    /// A message that was read and could not be acted upon yet.
+    /// A message that this process has read and could not act upon yet.
     put_back: Option<Message>,
     out: VecDeque<Outgoing>,
-    /// As the supervisor calls the swap for which it came.
+    /// The id of the swap for which the peer came.
     handoff_id: Option<HandoffId>,
     opened: Instant,
 }
 
-/// What is still to be sent.
+/// Bytes that are still to be sent.
 #[derive(Debug)]
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
-    /// Go with the first byte.
+    /// Their descriptors go with the first byte.
     listeners: Option<Passed>,
 }
 
@@ -51,7 +51,7 @@ impl Session {
         Ok(session)
     }
 
-    /// What to poll for. Bytes that nobody may act on yet stay in the kernel.
+    /// The events to poll for. Bytes that the loop may not act on yet stay in the kernel.
     pub(super) fn interest(&self, is_read: bool) -> PollFlags {
         let mut flags = PollFlags::RDHUP;
         let is_awaited = is_read || !self.is_greeted();
@@ -60,7 +60,7 @@ impl Session {
         flags
     }
 
-    /// When it is to be dropped if it says nothing until then.
+    /// When the loop drops this session, if the peer has not greeted by then.
     pub(super) fn greeting_deadline(&self) -> Option<Instant> {
         (!self.is_greeted()).then_some(self.opened + LIVENESS_LIMIT)
     }
@@ -73,22 +73,22 @@ impl Session {
         self.handoff_id
     }
 
-    /// Who connected, by the kernel's word.
+    /// The peer's pid and uid, as the kernel reports them.
     pub(super) const fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// When it last said anything.
+    /// When the peer last said anything.
     pub(super) const fn heard(&self) -> Instant {
         self.connection.heard()
     }
 
-    /// Whether the peer has closed its side, or is gone. What it sent before may be unread.
+    /// Whether the peer has closed its side, or is gone. Its last messages may be unread.
     pub(super) fn is_hung_up(&self) -> bool {
         self.connection.is_hung_up()
     }
 
-    /// Reads the supervisor's answer to the hello; whether it was there.
+    /// Reads the supervisor's answer to the hello; `false` where it has not come yet.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Session {
         }
     }
 
-    /// The connection, for another use, once everything on it was read and sent.
+    /// The connection, for another use, once this process has read and sent everything on it.
     pub(super) fn into_stream(self) -> Result<UnixStream> {
         if self.connection.is_inside_a_frame() || self.put_back.is_some() || !self.out.is_empty() {
             return Err(PeerMisbehaved::Unexpected { message: "a frame", state: "fetching" }.into());
@@ -134,7 +134,7 @@ impl Session {
         self.put_back = Some(message);
     }
 
-    /// Queues a message and sends what can be sent now.
+    /// Queues a message, and sends as much as the socket takes now.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl Session {
         self.send_all(std::slice::from_ref(message))
     }
 
-    /// [`send`](Self::send), of several: the supervisor is woken once.
+    /// [`send`](Self::send), of several messages: they wake the supervisor once.
     pub(super) fn send_all(&mut self, messages: &[Message]) -> Result<()> {
         self.send_bytes(encode_all(self.connection.version(), messages)?, None)
     }
@@ -163,12 +163,12 @@ impl Session {
         self.flush()
     }
 
-    /// Whether the peer has not read all that was said.
+    /// Whether messages are unsent, since the peer reads late.
     pub(super) fn has_unsent(&self) -> bool {
         !self.out.is_empty()
     }
 
-    /// Sends what can be sent now.
+    /// Sends as much as the socket takes now.
     pub(super) fn flush(&mut self) -> Result<()> {
         while let Some(out) = self.out.front_mut() {
             let descriptors: Vec<_> = match &out.listeners {
@@ -192,9 +192,9 @@ impl AsFd for Session {
     }
 }
 
-/// What a peer may leave unread before the next message.
+/// The unsent bytes beyond which the next message ends the session (invariant 6).
 const MAX_OUT: usize = 64 << 10;
-/// What a message that waits takes besides its bytes, generously: most are a few bytes long.
+/// The memory of an unsent message besides its bytes, generously: most are a few bytes long.
 const OUT_OVERHEAD: usize = 128;
 /// More than the longest message that a supervisor has to say.
 const MAX_IN: u32 = 64 << 10;

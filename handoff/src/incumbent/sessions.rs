@@ -15,13 +15,13 @@ pub(super) type Key = u64;
 /// The sessions that are open.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    /// What each is told first.
+    /// The first message to each.
     hello: Message,
     open: BTreeMap<Key, Session>,
     opened: Key,
-    /// The session whose swap is in flight.
+    /// The session with the swap in flight.
     pub(super) holder: Option<Key>,
-    /// What the holder is to be told, while more of it may come.
+    /// Messages to the holder, held back while more may come.
     gathered: Option<Vec<Message>>,
 }
 
@@ -66,22 +66,22 @@ impl Sessions {
         self.holder.and_then(|key| self.open.get(&key))
     }
 
-    /// One that came for that swap.
+    /// A session that came for that swap.
     pub(super) fn for_swap(&self, is_it: impl Fn(Option<HandoffId>) -> bool) -> Option<Key> {
         self.iter().find(|(_, session)| is_it(session.handoff_id())).map(|(key, _)| key)
     }
 
-    /// Those that have not greeted in time.
+    /// The sessions that have not greeted in time.
     pub(super) fn silent(&self, now: Instant) -> Vec<Key> {
         let is_silent =
             |session: &Session| session.greeting_deadline().is_some_and(|due| due <= now);
         self.iter().filter(|(_, session)| is_silent(session)).map(|(key, _)| key).collect()
     }
 
-    /// The one that has to go where there is no room for another: of the process that has most
-    /// of them, so that a process that connects without end keeps nobody else out; the oldest that
-    /// has not greeted, or else the one without a swap that has been silent for longest. A
-    /// supervisor that waits says twice a second that it lives.
+    /// The session to close where there is no room for another. It belongs to the process with the
+    /// most sessions, so that a process that connects without end keeps nobody else out (invariant
+    /// 6). It is the oldest that has not greeted, or else the one silent for longest, and never the
+    /// holder. A supervisor that waits says twice a second that it lives.
     pub(super) fn one_too_many(&self) -> Option<Key> {
         if self.open.len() < MOST_SESSIONS {
             return None;
@@ -101,14 +101,14 @@ impl Sessions {
         ungreeted.or_else(silent).map(|(key, _)| key)
     }
 
-    /// What the holder is told from here on waits for [`take_gathered`](Self::take_gathered), so
-    /// that it goes out in one go.
+    /// From here on, messages to the holder wait for [`take_gathered`](Self::take_gathered), so
+    /// that they go out in one go.
     pub(super) fn gather(&mut self) {
         self.gathered = self.holder.map(|_| Vec::new());
     }
 
-    /// Keeps a message of the holder's, if they are gathered; gives it back where it is to be
-    /// sent now.
+    /// Keeps a message to the holder, if they are gathered; gives it back where it is to be sent
+    /// now.
     pub(super) fn keep(&mut self, key: Key, message: Message) -> Option<Message> {
         match &mut self.gathered {
             Some(gathered) if self.holder == Some(key) => {

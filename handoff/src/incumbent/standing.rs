@@ -8,16 +8,16 @@ use crate::guard::{Guard, stands};
 /// How an incumbent that waits for the lock stands to its supervisor and its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// A supervisor is there that came for this swap.
+    /// A supervisor that came for this swap is connected.
     pub(crate) is_connected: bool,
     /// For how long the deadline has passed; none before it.
     pub(crate) overdue: Option<Duration>,
 }
 
 impl Standing {
-    /// Whether what the record says decides. A supervisor that is there says what became of
-    /// the swap: it may be ending the very successor that the record names. One that died may
-    /// have killed it just before: then the lock is free soon.
+    /// Whether the incumbent goes by the owner record (invariant 3). A connected supervisor says
+    /// how the swap ended: it may be ending the very successor that the record names. A supervisor
+    /// that died may have killed that successor just before: then the lock is free soon.
     pub(crate) fn goes_by_the_record(self, writer_is_ending: bool) -> bool {
         let has_the_word =
             self.is_supervised(ROLLBACK_PATIENCE) && stands(Guard::SupervisorHasTheWord);
@@ -25,7 +25,7 @@ impl Standing {
         !has_the_word && !is_ending
     }
 
-    /// Whether a successor that is undecided is hung, with no supervisor to end it.
+    /// Whether the incumbent ends an undecided successor: it is hung, with no supervisor to end it.
     pub(crate) fn ends_the_successor(self) -> bool {
         let is_overdue = self.overdue.is_some_and(|overdue| !overdue.is_zero());
         is_overdue && !self.is_supervised(LIVENESS_LIMIT) && stands(Guard::HungIsEnded)
@@ -38,6 +38,6 @@ impl Standing {
     }
 }
 
-/// As long as a supervisor takes at most to end a successor: one with very much memory frees
-/// its lock late.
+/// The longest time that a supervisor takes to end a successor: a successor with very much memory
+/// frees its lock late.
 pub(crate) const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);

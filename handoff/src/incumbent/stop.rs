@@ -18,8 +18,8 @@ pub enum Ended {
 /// Ends [`Incumbent::serve`](crate::Incumbent::serve) cleanly: drain, seal, and a manifest for the
 /// next cold start.
 ///
-/// While a swap is in flight the wish waits until that has failed; once it has committed
-/// there is nothing left to stop.
+/// While a swap is in flight the wish waits until the swap has failed; once it has committed there
+/// is nothing left to stop.
 #[derive(Debug, Clone)]
 pub struct StopHandle(pub(super) Arc<Stop>);
 

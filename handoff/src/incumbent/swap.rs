@@ -1,5 +1,5 @@
-//! What lasts from a drain until the daemon serves again, or is gone: the hooks, what they have
-//! left, and the time limits. The server asks it what has happened, and tells the machine.
+//! The state from a drain until the daemon serves again, or is gone: the hooks, their results, and
+//! the time limits. The server asks it for news, and tells the machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,18 +23,18 @@ pub(super) struct Swap {
     hooks: Hooks,
     hook_runs: bool,
     next: Next,
-    /// Of what is carried; none where the successor did not ask for it.
+    /// Stops the carrier; none where the successor did not ask for one.
     carrier: Option<StopCarrier>,
     successor: Successor,
     timers: Timers,
     left: Left,
 }
 
-/// The process for which the lock is released.
+/// The process for which the incumbent releases the lock.
 struct Successor {
     /// 0 for a last drain.
     pid: u32,
-    /// Nobody where it is gone already.
+    /// No process where the successor is gone already.
     id: ProcessId,
 }
 
@@ -43,35 +43,36 @@ struct Timers {
     lease: Instant,
     lease_ended: bool,
     beat: Instant,
-    /// None while somebody looks, and once no drain is waited for.
+    /// None while a look runs, once a look failed or came too late, and for a last drain.
     look: Option<Instant>,
     try_lock: Option<Instant>,
     retry: Option<Instant>,
     retry_pause: Duration,
 }
 
-/// What the hooks have left.
+/// The results of the hooks.
 struct Left {
-    /// None for a last drain, where nobody waits for it, and where it could not be begun.
+    /// The seal manifest, begun ahead. None for a last drain, where no client waits for it, and
+    /// where it could not be begun.
     draft: Option<Draft>,
     shards: Vec<SealedShard>,
-    /// Whether all that was sealed is durable, at the end of a last seal.
+    /// Whether all sealed writes are durable, at the end of a last seal.
     is_durable: bool,
     /// The last error of a hook, whole; the machine knows its words.
     error: Option<Error>,
 }
 
-/// What a hook has come to.
+/// News for the server.
 pub(super) enum News {
     Event(Event),
     Progress(SealProgress),
     /// Connections that are neither parked nor over.
     Late(Vec<String>),
-    /// What a drain waits for.
+    /// The connections that a drain waits for.
     Open(Result<Open>),
 }
 
-/// What is due now.
+/// The timers that are due now.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     pub(super) lease: bool,
@@ -82,7 +83,7 @@ pub(super) struct Due {
 }
 
 impl Swap {
-    /// Starts the thread of the hooks, with the first of them.
+    /// Starts the thread of the hooks, with its first job.
     pub(super) fn begin<D: Drainable + 'static>(
         drainable: &Arc<D>,
         first: Job,
@@ -94,7 +95,7 @@ impl Swap {
     ) -> std::io::Result<Self> {
         let carrier = carrying.carrier.as_ref().map(Carrier::stopper);
         let hooks = Hooks::start(Arc::clone(drainable), carrying, settling, Arc::clone(stop))?;
-        // Both are asked for while everybody is served still.
+        // Both are done while the daemon still serves all.
         let id = ProcessId::of(successor_pid).unwrap_or_default();
         let is_swap = matches!(first, Job::Drain(_));
         let draft = is_swap.then(|| Draft::begin(lock.data_dir()));
@@ -131,7 +132,7 @@ impl Swap {
         self.hooks.run(job);
     }
 
-    /// Whether the seal follows the drain without a job: it was asked for ahead.
+    /// Sets whether the seal follows the drain without a job: the supervisor asked for it ahead.
     pub(super) fn seal_next(&self, seals: bool) {
         self.hooks.seal_next(seals);
     }
@@ -143,14 +144,14 @@ impl Swap {
         }
     }
 
-    /// It is being undone: nothing is sent any more.
+    /// Stops the carrier: this process undoes the swap, and sends nothing any more.
     pub(super) fn stop_carrier(&self) {
         if let Some(carrier) = &self.carrier {
             carrier.stop();
         }
     }
 
-    /// What has happened, the oldest first.
+    /// The next news, the oldest first.
     pub(super) fn next_news(&mut self, state: &State) -> Option<News> {
         loop {
             let event = match self.hooks.next()? {
@@ -161,7 +162,7 @@ impl Swap {
                     self.next = next;
                     Event::DrainEnded(self.in_words("drain", result))
                 }
-                // It was under way already when the swap was given up: to be undone, no more.
+                // The seal was under way when the swap was given up: the undo covers it.
                 Done::Sealed(_) if matches!(state, State::Resuming(_)) => continue,
                 Done::Sealed(result) => {
                     let result = self.in_words("seal", result);
@@ -197,7 +198,7 @@ impl Swap {
         self.left.error.take()
     }
 
-    /// Looks at what the drain waits for.
+    /// Looks at the connections that the drain waits for.
     pub(super) fn look<D: Drainable + 'static>(&mut self, drainable: &Arc<D>) {
         self.timers.look = None;
         if let Err(error) = self.hooks.look(Arc::clone(drainable)) {
@@ -209,7 +210,7 @@ impl Swap {
         self.timers.look = Some(Instant::now() + LOOK_INTERVAL);
     }
 
-    /// Makes what was sealed known, and releases the lock for the successor.
+    /// Publishes the seal manifest, and releases the lock for the successor (invariant 9).
     pub(super) fn release_lock(
         &mut self,
         lock: &mut DataDirLock,
@@ -220,7 +221,7 @@ impl Swap {
         let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
         let mut release = || {
             reach!(IncumbentWritesManifest)?;
-            // What kept it from being begun is found here.
+            // Where no draft could be begun ahead, this finds the cause.
             let draft = self.left.draft.take();
             draft.map_or_else(|| Draft::begin(lock.data_dir()), Ok)?.publish(&manifest)?;
             lock.release_for(handoff_id, self.successor.id)
@@ -235,7 +236,8 @@ impl Swap {
         }
     }
 
-    /// Makes what was sealed durable, and releases the lock for whoever starts next.
+    /// Writes the seal manifest, synced where all is durable, and releases the lock for the next
+    /// start (invariant 11).
     pub(super) fn release_for_good(
         &mut self,
         lock: &mut DataDirLock,
@@ -252,8 +254,8 @@ impl Swap {
         lock.release_sealed()
     }
 
-    /// Takes the lock, or learns that it is lost for good; none where it is to be tried again a
-    /// little later.
+    /// Takes the lock, or learns that a newer process serves (invariant 3); none where it tries
+    /// again a little later.
     pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
         let event = match lock.retake() {
             Ok(Decision::Retaken) => {
@@ -286,10 +288,11 @@ impl Swap {
         Standing { is_connected, overdue }
     }
 
-    /// A successor that is undecided past the deadline, with no supervisor to end it, is
-    /// hung. Killing it loses nothing, even where it has committed: the lock is taken after.
+    /// A successor that is undecided past the deadline, with no supervisor to end it, is hung.
+    /// Killing it loses nothing, even where it has committed: the incumbent takes the lock after
+    /// its death, and opens from disk (invariant 8).
     fn end_hung_successor(&self, lock: &DataDirLock, holder: ProcessId, is_connected: bool) {
-        // A process that has the lock and did not get to say so is the one it was kept for.
+        // A holder that has not written its pid is the process that the lock was reserved for.
         let holder = if holder.pid == 0 { lock.reserved() } else { holder };
         let is_the_successor = holder.pid == self.successor.pid && holder.pid != std::process::id();
         if is_the_successor
@@ -301,15 +304,15 @@ impl Swap {
         }
     }
 
-    /// The resume failed: it is tried again after a pause that grows.
+    /// The resume failed: the incumbent tries again after a pause that grows (invariant 5).
     pub(super) fn resume_later(&mut self) {
         let timers = &mut self.timers;
         timers.retry = Some(Instant::now() + timers.retry_pause);
         timers.retry_pause = (timers.retry_pause * 2).min(MAX_RETRY_PAUSE);
     }
 
-    /// When something is due. `looks`: a supervisor is told what the drain waits for; `beats`: one
-    /// waits while something takes long.
+    /// When a timer is due next. `looks`: a supervisor hears which connections the drain waits for;
+    /// `beats`: a supervisor waits while something takes long.
     pub(super) fn next_due(&self, looks: bool, beats: bool) -> Option<Instant> {
         let Timers { lease, lease_ended, beat, look, try_lock, retry, .. } = self.timers;
         let lease = (!lease_ended).then_some(lease);
@@ -317,7 +320,7 @@ impl Swap {
         [lease, beat, look.filter(|_| looks), try_lock, retry].into_iter().flatten().min()
     }
 
-    /// What is due now; the deadline is once.
+    /// The timers that are due now; the deadline is due once.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let timers = &mut self.timers;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
@@ -335,7 +338,7 @@ impl Swap {
         due
     }
 
-    /// Whether something takes long, so that the supervisor is told that this process lives.
+    /// Whether something takes long, so that this process tells the supervisor that it lives.
     pub(super) fn takes_long(&self, state: &State) -> bool {
         self.hook_runs || self.timers.retry.is_some() || matches!(state, State::Waiting(_))
     }

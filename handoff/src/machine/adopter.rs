@@ -1,4 +1,4 @@
-//! The supervisor that finds the swap of one that died.
+//! The adopter: a supervisor that settles the swap of one that died.
 //!
 //! ```text
 //!  Adopting -> Settled     the successor serves, or the incumbent confirms that it does
@@ -17,9 +17,9 @@ use crate::machine::outcome::Outcome;
 pub(crate) enum State {
     /// Both processes may live.
     Adopting,
-    /// The successor was killed and may still hold the lock.
+    /// The adopter has killed the successor, which may still hold the lock.
     Ending,
-    /// The successor is dead; the incumbent was asked to serve and to say so.
+    /// The successor is dead; the adopter asks the incumbent to serve and to confirm it.
     Confirming,
     Settled(Outcome),
 }
@@ -31,28 +31,28 @@ pub(crate) struct Machine {
     pub(crate) incumbent_is_dead: bool,
 }
 
-/// What happens.
+/// An event that the driver tells the adopter's machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     IncumbentDied,
-    /// Its connection is over, and it may live.
+    /// The incumbent's connection is over, and the incumbent may live.
     IncumbentDisconnected,
-    /// The incumbent echoed the value that was sent behind `ResumeAfterAbort`.
+    /// The incumbent echoed the value that was sent after `ResumeAfterAbort` (invariant 4).
     Echoed,
-    /// The incumbent said that another swap is in flight.
+    /// The incumbent sent `Abort`: another swap is in flight, or it is being stopped.
     Refused,
     /// The successor has the control socket's path.
     SuccessorServes,
     SuccessorSilent,
-    /// It is dead for certain: what it held is free.
+    /// The successor is dead for certain: its lock is free.
     SuccessorEnded,
 }
 
-/// What is to be done, in order.
+/// A task for the driver, which performs them in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     KillSuccessor,
-    /// `ResumeAfterAbort` and, behind it, a heartbeat with a value of its own, as soon as the
+    /// Send `ResumeAfterAbort` and then a heartbeat with a value of its own, as soon as the
     /// incumbent can be reached.
     AskIncumbent,
 }
@@ -80,8 +80,8 @@ impl Machine {
             (Adopting | Confirming, Event::Echoed) => self.settle(Outcome::RolledBack),
             (Adopting | Confirming, Event::Refused) => self.settle(Outcome::Unknown),
             (Adopting | Confirming, Event::IncumbentDisconnected) => vec![Effect::AskIncumbent],
-            // Of a successor that is being ended too: it may hold the lock still, so that an echo
-            // may be one from before.
+            // In `Ending` an echo counts for nothing either: the successor may still hold the lock,
+            // so the echo may be one from before.
             _ => Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! Why a swap was given up, and what became of the incumbent.
+//! Why a swap was given up, and the fate of the incumbent.
 
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
@@ -24,7 +24,7 @@ pub enum Cause {
     /// The successor was silent past the liveness limit.
     #[error("the successor was silent for too long while {0}")]
     SuccessorSilent(Phase),
-    /// The successor said `Ready`, and the policy was not content.
+    /// The successor said `Ready`, and the policy refused it.
     #[error("the successor is not fit to serve: {0}")]
     Unfit(Unfit),
     /// The incumbent died.
@@ -39,12 +39,12 @@ pub enum Cause {
     /// The incumbent's drain or seal failed.
     #[error("the incumbent could not be sealed: {error} ({partial_state})")]
     SealFailed {
-        /// Its words.
+        /// The incumbent's words for the failure.
         error: String,
-        /// How far it got.
+        /// How far the incumbent got.
         partial_state: String,
     },
-    /// The incumbent is being stopped on purpose, so nobody takes its place.
+    /// The incumbent is being stopped on purpose, so no process takes its place.
     #[error("the incumbent is stopping: {0}")]
     IncumbentStopped(String),
     /// The incumbent refused, or its deadline passed.
@@ -65,7 +65,7 @@ impl Cause {
         !self.is_the_successor_s() && !is_stopped
     }
 
-    /// Whether it speaks against the successor.
+    /// Whether the cause is a fault of the successor.
     pub(super) const fn is_the_successor_s(&self) -> bool {
         match self {
             Self::SuccessorLost(_)
@@ -90,10 +90,10 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unfit {
-    /// Its own check of its health failed.
+    /// The successor's own health check failed.
     #[error("its health check failed")]
     Unhealthy,
-    /// It opened another number of shards than were sealed.
+    /// The successor opened another number of shards than the incumbent sealed.
     #[error("{sealed} shards were sealed, and it opened {ready}")]
     ShardCount {
         /// By the incumbent.
@@ -101,20 +101,20 @@ pub enum Unfit {
         /// By the successor.
         ready: usize,
     },
-    /// A shard is behind what was sealed.
+    /// The successor opened a shard at an older revision than the incumbent sealed.
     #[error("shard {index} was sealed at revision {sealed}, and it opened revision {ready}")]
     Behind {
-        /// In declared order, from 0.
+        /// The shard's place in declared order, from 0.
         index: usize,
         /// By the incumbent.
         sealed: u64,
         /// By the successor.
         ready: u64,
     },
-    /// It did not say what it verified, although a fingerprint was sealed.
+    /// The incumbent sealed a fingerprint, and the successor did not say which one it verified.
     #[error("it did not verify the fingerprint that was sealed")]
     NotVerified,
-    /// It opened something else than was sealed.
+    /// The successor opened another fingerprint than the incumbent sealed.
     #[error("what it opened has another fingerprint than what was sealed")]
     WrongFingerprint,
     /// A policy of the caller's own refused, with these words.
@@ -122,20 +122,20 @@ pub enum Unfit {
     Refused(String),
 }
 
-/// What became of the incumbent after a swap that was given up.
+/// The fate of the incumbent after a swap that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IncumbentFate {
     /// It serves, and has said so after everything was undone.
     Serving,
     /// It is dead.
     Lost,
-    /// It lives, or may live, and did not say in time that it serves; or it is busy with the
-    /// swap of another supervisor.
+    /// It lives, or may live, and did not confirm in time that it serves; or it is busy with the
+    /// swap of another supervisor, or is being stopped.
     Unknown,
 }
 
 impl From<IncumbentFate> for Outcome {
-    /// Of a swap that was given up, and whose successor was not promoted.
+    /// The outcome of a swap that was given up without a promotion of the successor.
     fn from(fate: IncumbentFate) -> Self {
         match fate {
             IncumbentFate::Serving => Self::RolledBack,

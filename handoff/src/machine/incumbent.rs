@@ -14,10 +14,11 @@
 //!  Serving --(stop)--> Stopping --(drained)--> Closing --(sealed)--> Stopped   serves)
 //! ```
 //!
-//! A `SealRequest` that comes while it drains is kept: then the seal follows at once.
+//! A `SealRequest` that arrives during the drain makes the seal follow the drain at once.
 //!
-//! Every undo is one of: an abort, a lost session, a deadline, a failed hook, a message that
-//! the state does not admit. They all go the same way, and differ in what is said at its end.
+//! An undo has one of five causes: an abort, a lost session, a deadline, a failed hook, or a
+//! message that the state does not admit. All take the one way back (invariant 5), and differ
+//! only in the reply at its end.
 
 use strum::IntoStaticStr;
 
@@ -35,22 +36,23 @@ pub(crate) enum State {
     Serving,
     /// The drain hook runs.
     Draining(HandoffId, Then),
-    /// Nothing is admitted.
+    /// It has drained, and admits nothing.
     Drained(HandoffId),
     /// The seal hook runs.
     Sealing(HandoffId),
-    /// The lock is released.
+    /// It has sealed and released the lock.
     Sealed(HandoffId),
     /// The swap is given up; a hook still runs.
     Interrupted(Undo),
-    /// The swap is given up; the lock is to be taken again, or lost for good.
+    /// The swap is given up; the incumbent takes the lock again, or learns that a newer
+    /// generation serves (invariant 3).
     #[strum(serialize = "waiting for the lock")]
     Waiting(Undo),
     /// The lock is held; the resume hook runs, or is due again.
     Resuming(Undo),
-    /// The last drain.
+    /// The hook of the last drain runs: the daemon ends.
     Stopping,
-    /// The last seal.
+    /// The hook of the last seal runs.
     Closing,
     /// Another process is the writer.
     Replaced,
@@ -62,11 +64,11 @@ pub(crate) enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Undo {
     pub(crate) handoff_id: HandoffId,
-    /// Said once it serves again, if the session is still there.
+    /// Sent once the incumbent serves again, if the session is still there.
     pub(crate) reply: Option<Reply>,
 }
 
-/// What is said at the end of an undo that the supervisor did not ask for.
+/// The incumbent's message at the end of an undo that the supervisor did not ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Reply {
     DrainFailed(String),
@@ -74,18 +76,18 @@ pub(crate) enum Reply {
     DeadlinePassed,
 }
 
-/// What happens to it.
+/// An event that the driver tells the incumbent's machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A message of the session that swaps, or of any while it serves.
     Message(Message),
     DrainEnded(Result<DrainReport, String>),
     SealEnded(Result<SealReport, String>),
-    /// The lock was released and the record reserves it for the successor.
+    /// The incumbent released the lock, and the record reserves it for the successor (invariant 9).
     LockReleased(SealReport),
-    /// The lock could not be released, and is held.
+    /// The incumbent could not release the lock, and holds it.
     LockKept(String),
-    /// The lock is held again.
+    /// The incumbent holds the lock again.
     LockRetaken,
     /// The record says that a newer generation serves.
     Superseded,
@@ -100,10 +102,10 @@ pub(crate) enum Event {
     StopRequested,
 }
 
-/// What is to be done, in order.
+/// A task for the driver, which performs them in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// To the session that swaps, or the one that was heard.
+    /// To the session that was heard, or else to the one that swaps.
     Send(Message),
     /// The session that was heard misbehaved.
     Close(PeerMisbehaved),
@@ -111,7 +113,8 @@ pub(crate) enum Effect {
     GiveListeners {
         handoff_id: HandoffId,
     },
-    /// To the session that was heard, on which nothing else is said any more: what is carried.
+    /// To the session that was heard, over which no other message goes any more: an offer of the
+    /// carried connections and memory.
     Offer {
         handoff_id: HandoffId,
     },
@@ -123,24 +126,24 @@ pub(crate) enum Effect {
     },
     RunLastDrain,
     InterruptDrain,
-    /// `RunSeal` follows where the drain ends well: whoever runs it need not wait for the word.
+    /// `RunSeal` follows if the drain ends well: the thread of the hooks need not wait for it.
     SealNext,
     RunSeal,
     ReleaseLock(SealReport),
-    /// Report `LockRetaken` or `Superseded`, whichever comes true.
+    /// Report `LockRetaken` or `Superseded`, as the lock and the record decide (invariant 3).
     AwaitLock,
     RunResume,
     /// Report `RetryDue` after a pause.
     RetryLater,
     /// Make the seal durable, release the lock for good.
     ReleaseForGood(SealReport),
-    /// The loop ends. With words when it ends because a stop failed; the lock is kept then.
+    /// End the loop; with an error if a stop failed, and then the process keeps the lock.
     Leave(Result<(), String>),
 }
 
 impl State {
-    /// Whether messages are read. While it does not, they wait in order: what is sent behind
-    /// an abort is answered when the undo is done.
+    /// Whether the incumbent reads messages. While it does not, they wait in order: it answers a
+    /// message sent after an abort only when the undo is done (invariant 4).
     pub(crate) fn admits_messages(&self) -> bool {
         match self {
             Self::Serving
@@ -168,7 +171,7 @@ impl State {
         }
     }
 
-    /// Whether a supervisor that came for that swap is the one that this swap has lost.
+    /// Whether the swap that a new supervisor came for is the one in flight.
     pub(crate) fn is_missing(&self, came_for: Option<HandoffId>) -> bool {
         came_for.is_some() && came_for == self.handoff_id() && stands(Guard::HelloAttaches)
     }
@@ -221,7 +224,7 @@ impl State {
         }
         match (&*self, &message) {
             (_, Message::Heartbeat { .. }) => vec![Effect::Send(message)],
-            // Nothing is to be undone: it serves.
+            // The incumbent serves: there is nothing to undo.
             (Self::Serving, Message::Abort { .. } | Message::ResumeAfterAbort { .. }) => Vec::new(),
             (Self::Serving, &Message::Adopt { handoff_id }) => {
                 vec![Effect::GiveListeners { handoff_id }]
@@ -257,8 +260,8 @@ impl State {
         }
     }
 
-    /// The one way back. In a state where an undo runs already it only forgets the reply,
-    /// since whoever would read it is gone; where nothing was begun it does nothing.
+    /// The one way back (invariant 5). If an undo runs already, it only forgets the reply, since
+    /// the session that would read it is gone; if no swap was begun, it does nothing.
     fn undo(&mut self, reply: Option<Reply>, mut effects: Vec<Effect>) -> Vec<Effect> {
         let undo = |handoff_id| Undo { handoff_id, reply: reply.clone() };
         match self {
@@ -312,7 +315,7 @@ impl State {
             (Self::Sealing(handoff_id), Err(error)) => {
                 self.resume(Undo { handoff_id, reply: Some(Reply::SealFailed(error)) })
             }
-            // The lock was not released yet.
+            // The incumbent has not released the lock yet.
             (Self::Interrupted(undo), _) => self.resume(undo),
             (Self::Closing, Ok(report)) => {
                 let leave = Effect::Leave(Ok(()));

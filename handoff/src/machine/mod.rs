@@ -1,9 +1,9 @@
 //! The three roles as pure transitions: `(state, event) -> (state, effects)`.
 //!
 //! Nothing here has a descriptor, a clock, a thread or a file. The drivers
-//! ([`crate::incumbent`], [`crate::successor`], [`crate::supervisor`]) turn what happens into
-//! events and carry the effects out, in order. What cannot happen in a state leaves it alone
-//! and has no effect, so that a late event is harmless.
+//! ([`crate::incumbent`], [`crate::successor`], [`crate::supervisor`]) turn every occurrence into
+//! an event and carry the effects out, in order. A late event leaves the state alone and has no
+//! effect. A message that a state does not admit is a fault of the peer.
 
 pub(crate) mod adopter;
 pub(crate) mod cause;
@@ -16,16 +16,17 @@ pub(crate) mod supervisor;
 use crate::error::PeerMisbehaved;
 use crate::protocol::{HandoffId, Message};
 
-/// What follows a drain.
+/// The step that follows a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Then {
-    /// Whatever the supervisor asks for next.
+    /// The incumbent waits for the supervisor's next message.
     Wait,
-    /// The seal: it was asked for ahead, so that no word has to come and go while clients wait.
+    /// The incumbent seals at once: the supervisor asked for it ahead, so that clients do not wait
+    /// for a round trip.
     Seal,
 }
 
-/// What is wrong with a message that a state does not admit.
+/// The fault of a peer that sent a message which the state does not admit.
 fn misbehaviour(
     message: &Message,
     state: &'static str,

@@ -1,11 +1,11 @@
-//! What became of a swap.
+//! The outcome of a swap.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
-/// What became of a swap: one word for journals, histories, metrics and tables.
+/// The outcome of a swap: one word for journals, histories, metrics and tables.
 ///
 /// [`Display`](fmt::Display) gives the words that are shown ("rolled back"); serde
 /// uses the [keyword](Self::keyword) that is written down ("rolled-back").
@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: &[Self] = Self::VARIANTS;
 
     /// One word, as it is written to a journal, to a history, and to JSON.
@@ -53,7 +53,7 @@ impl Outcome {
         self.into()
     }
 
-    /// The words that are shown.
+    /// The words for a display.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

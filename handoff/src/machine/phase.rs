@@ -34,7 +34,7 @@ pub enum Phase {
     Warmed,
     /// The incumbent drains: clients wait from here on.
     Draining,
-    /// The incumbent is drained. Passed over where the seal was asked for ahead.
+    /// The incumbent is drained. Skipped if the supervisor asked for the seal ahead.
     Prepared,
     /// The incumbent seals.
     Sealing,
@@ -44,19 +44,19 @@ pub enum Phase {
     Opening,
     /// The successor could serve.
     Ready,
-    /// The successor was told to commit.
+    /// The supervisor has told the successor to commit.
     Committing,
     /// The successor serves.
     Committed,
-    /// The successor was killed, and may still hold the lock.
+    /// The supervisor has killed the successor, which may still hold the lock.
     #[serde(rename = "ending the successor")]
     #[strum(serialize = "ending the successor")]
     EndingSuccessor,
-    /// The incumbent was asked to serve again, and to say so.
+    /// The supervisor has asked the incumbent to serve again and to confirm it.
     #[serde(rename = "rolling back")]
     #[strum(serialize = "rolling back")]
     RollingBack,
-    /// The swap is undone, as far as the incumbent has said so.
+    /// The swap is given up: the incumbent serves again, is dead, or did not confirm.
     #[serde(rename = "rolled back")]
     #[strum(serialize = "rolled back")]
     RolledBack,
@@ -69,16 +69,16 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All of them, those on the way forward first, in their order.
+    /// All phases: first those on the way forward, in their order.
     pub const ALL: &[Self] = Self::VARIANTS;
 
-    /// As it is shown, logged, and written down.
+    /// The name that is shown, logged, and written down.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// Whether nothing follows it.
+    /// Whether no phase follows.
     #[must_use]
     pub const fn is_last(self) -> bool {
         matches!(self, Self::Committed | Self::RolledBack | Self::Promoted)

@@ -11,8 +11,8 @@
 //!  -----------------------------------------------------------------> Gone           Serving
 //! ```
 //!
-//! A successor that is alone, because the supervisor and the incumbent are both dead, goes the
-//! same way without their words: there is nobody left whom it could stand in the way of.
+//! A warm successor that is alone, because the supervisor and the incumbent are both dead, goes
+//! the same way without `Begin` and `Commit`: no other process is left to serve (invariant 3).
 
 use strum::IntoStaticStr;
 
@@ -24,7 +24,7 @@ use crate::protocol::{CarriedSet, HandoffId, Message};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum State {
-    /// Its hello is said.
+    /// It says hello, and waits for `HelloAck`.
     Greeting,
     /// Its slow start-up work runs.
     Warming(HandoffId),
@@ -34,7 +34,8 @@ pub(crate) enum State {
     Opening(HandoffId),
     /// It could serve, and waits for `Commit`.
     Ready(HandoffId),
-    /// The supervisor is lost and nothing more can arrive: is a `Commit` among what is queued?
+    /// The supervisor is lost and nothing more can arrive: it looks for a queued `Commit`
+    /// (invariant 7).
     #[strum(serialize = "looking for a commit")]
     LastLook(HandoffId),
     /// It writes the owner record.
@@ -43,29 +44,29 @@ pub(crate) enum State {
     Admitting(HandoffId, u64),
     /// It has said that it serves.
     Serving,
-    /// It gave up and holds nothing.
+    /// It gave up. A lock that it keeps is free only when its process ends (invariant 1).
     Gone(GaveUp),
 }
 
 /// Why a successor gave up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum GaveUp {
-    /// The supervisor said so.
+    /// The supervisor sent `Abort`.
     Aborted(String),
     /// The supervisor closed, died, or fell silent.
     SupervisorLost,
-    /// It broke the protocol.
+    /// The supervisor broke the protocol.
     Misbehaved(crate::error::PeerMisbehaved),
     /// Opening failed, or the owner record could not be written.
     Failed(String),
 }
 
-/// What happens to it.
+/// An event that the driver tells the successor's machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Message(Message),
     WarmUpDone,
-    /// The data is open and verified; what to announce.
+    /// The data is open; the successor announces these values.
     Opened {
         carried: Option<Vec<CarriedSet>>,
         verified: Option<[u8; 32]>,
@@ -75,12 +76,12 @@ pub(crate) enum Event {
     RecordWritten {
         generation: u64,
     },
-    /// Work is admitted.
+    /// The successor admits work.
     Admitted,
     SupervisorLost,
     /// The supervisor has closed, as it does when it dies, and the incumbent is dead.
     Alone,
-    /// What was queued when the supervisor was lost has been read.
+    /// The successor has read every message that was queued when it lost the supervisor.
     NothingQueued,
 }
 
@@ -92,21 +93,21 @@ pub(crate) struct ReadyWords {
     pub(crate) advertised_revision_per_shard: Vec<u64>,
 }
 
-/// What is to be done, in order.
+/// A task for the driver, which performs them in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// In one go, so that the supervisor is woken once.
     Send(Vec<Message>),
-    /// Refuse what is sent from now on, deliver what is queued, then `NothingQueued`.
+    /// Shut the receiving side, deliver every queued message, then report `NothingQueued`.
     ShutAndLook,
-    /// The owner record names this process; then `RecordWritten`, or `Failed`.
+    /// Write the owner record, then report `RecordWritten` or `Failed`.
     WriteRecord,
-    /// Drop the lock, and end.
+    /// Close the connection to the supervisor.
     GiveUp,
 }
 
 impl Event {
-    /// What the end of the supervisor's connection is to a successor.
+    /// The event for the end of the supervisor's connection.
     pub(crate) fn of_closed(is_fit: bool, incumbent_is_dead: bool) -> Self {
         let is_alone = is_fit && (incumbent_is_dead || !stands(Guard::AloneWhenBothAreDead));
         if is_alone { Self::Alone } else { Self::SupervisorLost }
@@ -181,7 +182,7 @@ impl State {
             (Self::Ready(id), Event::SupervisorLost) => {
                 self.enter(Self::LastLook(id), [Effect::ShutAndLook])
             }
-            // A commit was read: it counts, whatever became of who sent it.
+            // A `Commit` that was read counts, even if its sender is lost; a last look runs on.
             (
                 Self::Committing(_) | Self::Admitting(..) | Self::LastLook(_),
                 Event::SupervisorLost,
@@ -208,7 +209,7 @@ impl State {
 
     fn on_message(&mut self, message: &Message) -> Vec<Effect> {
         match (&*self, message) {
-            // An abort that comes behind the commit comes too late; the lock decides.
+            // An abort that arrives after `Commit` comes too late; the lock decides.
             (_, Message::Heartbeat { .. }) | (Self::Committing(_), Message::Abort { .. }) => {
                 Vec::new()
             }

@@ -13,7 +13,7 @@
 //!             -> Promoting  (it died, and the successor was not at fault and still lives)
 //! ```
 //!
-//! The swap of a supervisor that died is the [adopter](super::adopter)'s.
+//! The [adopter](super::adopter) settles the swap of a supervisor that died.
 
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
@@ -37,9 +37,9 @@ pub(crate) enum State {
     Ready,
     Committing,
     Committed,
-    /// The successor was killed and may still hold the lock.
+    /// The supervisor has killed the successor, which may still hold the lock.
     Ending(Cause),
-    /// The incumbent was asked to serve and to say so.
+    /// The supervisor asks the incumbent to serve and to confirm it.
     Confirming(Cause),
     /// The incumbent is dead; the successor goes on alone.
     Promoting(Promotion, Cause),
@@ -55,7 +55,7 @@ pub(crate) enum Promotion {
     Committing,
 }
 
-/// The swap: where it stands, and what is known of both processes.
+/// The swap: its state, and the supervisor's knowledge of both processes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub(crate) handoff_id: HandoffId,
@@ -64,31 +64,31 @@ pub(crate) struct Machine {
     pub(crate) successor: Successor,
 }
 
-/// What is known of the incumbent.
+/// The supervisor's knowledge of the incumbent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Incumbent {
-    /// It waits for this supervisor's word, also past its deadline for a while.
+    /// It waits for this supervisor's word, also for 60 s past its deadline (invariant 3).
     Connected,
-    /// It may live; once sealed, it goes by the owner record alone.
+    /// It may live; once sealed, it goes by the lock and the owner record alone.
     Disconnected,
     Dead,
 }
 
-/// What is known of the successor.
+/// The supervisor's knowledge of the successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Successor {
-    /// It does its slow start-up work, whether or not that is waited for.
+    /// It does its slow start-up work, whether or not the supervisor waits for that.
     Starting,
-    /// It has said that this is done.
+    /// It has said `Warmed`.
     Warm,
     Dead,
 }
 
-/// What the caller asks for.
+/// A request of the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Warm,
-    /// With [`Then::Seal`] also what [`Seal`](Self::Seal) asks for.
+    /// With [`Then::Seal`] it includes the request of [`Seal`](Self::Seal).
     Prepare {
         successor_pid: u32,
         deadline_ms: u64,
@@ -101,42 +101,43 @@ pub(crate) enum Command {
     Abort(String),
 }
 
-/// What happens.
+/// An event that the driver tells the supervisor's machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Command(Command),
     Incumbent(Message),
     Successor(Message),
-    /// What the policy thinks of the `Ready` that was said.
+    /// The policy's verdict on the successor's `Ready`.
     Judged(Result<(), Unfit>),
     IncumbentDied,
-    /// Its connection is over, and it may live.
+    /// The incumbent's connection is over, and the incumbent may live.
     IncumbentDisconnected,
     IncumbentSilent,
-    /// It has ended, or closed its connection.
+    /// The successor's connection is over, and the successor may live.
     SuccessorLost,
-    /// It is dead for certain: what it held is free.
+    /// The successor is dead for certain: its lock is free.
     SuccessorEnded,
     SuccessorSilent,
     DeadlinePassed,
-    /// The incumbent echoed the value that was sent behind `ResumeAfterAbort`.
+    /// The incumbent echoed the value that was sent after `ResumeAfterAbort` (invariant 4).
     Echoed,
-    /// Asked over a new connection, the incumbent said that another swap is in flight.
+    /// Asked over a new connection, the incumbent sent `Abort`: another swap is in flight, or it
+    /// is being stopped.
     Refused,
-    /// The incumbent had long enough to say that it serves.
+    /// The killed successor had long enough to end, or the incumbent to confirm that it serves.
     PatienceEnded,
 }
 
-/// What is to be done, in order.
+/// A task for the driver, which performs them in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// In one go: what is asked for along with a drain is there before the drain can fail.
+    /// In one go: a `SealRequest` sent along with a drain arrives before the drain can fail.
     ToIncumbent(Vec<Message>),
     ToSuccessor(Message),
-    /// Ask the policy about the `Ready` that was said last.
+    /// Ask the policy about the successor's last `Ready`.
     Judge,
     KillSuccessor,
-    /// `ResumeAfterAbort` and, behind it, a heartbeat with a value of its own; over a new
+    /// Send `ResumeAfterAbort` and then a heartbeat with a value of its own; over a new
     /// connection if the old one is over.
     AskIncumbent,
 }
@@ -163,7 +164,7 @@ impl State {
         }
     }
 
-    /// What the swap came to, once it is over.
+    /// The outcome of the swap, once it is over.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::Committed => Some(Outcome::Committed),
@@ -173,7 +174,7 @@ impl State {
         }
     }
 
-    /// Whether nothing is awaited: the caller has the word, or the swap is over.
+    /// Whether the supervisor awaits nothing: the caller's command is next, or the swap is over.
     pub(crate) const fn is_at_rest(&self) -> bool {
         matches!(self, Self::Paired | Self::Warmed | Self::Prepared | Self::Sealed | Self::Ready)
             || self.is_over()
@@ -297,8 +298,8 @@ impl Machine {
     }
 
     fn on_incumbent(&mut self, message: Message) -> Vec<Effect> {
-        // Once sealed, the incumbent has no say: the lock and the record decide. While the swap
-        // is undone, what it says of the swap is late.
+        // Once the successor may hold the lock, the lock and the record decide, not the incumbent.
+        // During an undo, a message of the incumbent about the swap comes too late.
         if !self.state.is_forward() || self.state.successor_may_hold_the_lock() {
             return Vec::new();
         }
@@ -323,7 +324,7 @@ impl Machine {
                 State::Draining(_) | State::Prepared | State::Sealing,
                 Message::SealFailed { error, partial_state, .. },
             ) if is_ours => self.roll_back(Cause::SealFailed { error, partial_state }),
-            // Nothing was asked of it yet, so it is not a refusal.
+            // The supervisor has asked the incumbent for nothing yet: this is a stop, no refusal.
             (State::Paired | State::Warming | State::Warmed, Message::Abort { reason, .. })
                 if is_ours =>
             {
@@ -352,7 +353,7 @@ impl Machine {
                     _ => Vec::new(),
                 }
             }
-            // Where the swap is given up, what it says of it decides nothing.
+            // Once the swap is given up, a message of the successor decides nothing.
             (State::Ending(_) | State::Confirming(_), _) | (_, Message::Heartbeat { .. }) => {
                 Vec::new()
             }
@@ -402,14 +403,15 @@ impl Machine {
     fn on_incumbent_died(&mut self) -> Vec<Effect> {
         self.incumbent = Incumbent::Dead;
         match &self.state {
-            // Its lock is free, and what it acknowledged is on disk: the successor opens it.
+            // The incumbent's lock is free, and every write that it acknowledged is on disk: the
+            // successor opens the data (invariant 3).
             State::Paired
             | State::Warming
             | State::Warmed
             | State::Draining(_)
             | State::Prepared
             | State::Sealing => self.promote(Cause::IncumbentDied(self.state.phase())),
-            // It died before it had undone the swap: the successor is not given up for it.
+            // The incumbent died before it confirmed: a successor without fault may be promoted.
             State::Confirming(cause) => self.confirm(cause.clone()),
             _ => Vec::new(),
         }
@@ -430,8 +432,8 @@ impl Machine {
 
     fn on_successor_lost(&mut self) -> Vec<Effect> {
         match &self.state {
-            // It may have committed, and the incumbent may have left for it: only
-            // its death, or its silence, says that it does not serve.
+            // The successor may have committed, and the incumbent may have left for it: only the
+            // successor's death or silence shows that it does not serve.
             State::Committing
                 if self.incumbent != Incumbent::Connected && self.successor != Successor::Dead =>
             {
@@ -443,7 +445,7 @@ impl Machine {
         }
     }
 
-    /// What the incumbent answers when it was asked to serve.
+    /// The incumbent's answer to the request to serve.
     fn on_answer(&mut self, fate: IncumbentFate) -> Vec<Effect> {
         match &self.state {
             State::Confirming(cause) => self.rolled_back(fate, cause.clone()),
@@ -451,21 +453,21 @@ impl Machine {
         }
     }
 
-    /// At any time, and by no fault of either process: the caller or the clock wants it.
+    /// The caller aborts, or the deadline passes: neither process is at fault.
     fn give_up(&mut self, cause: Cause) -> Vec<Effect> {
-        // Told to commit, the successor may be all there is: an incumbent that does not wait for
-        // this supervisor's word may have left by the owner record.
+        // A successor that was told to commit may be the only process left: an incumbent that does
+        // not wait for this supervisor's word may have left by the owner record.
         let may_be_all_there_is = self.state == State::Committing
             && self.incumbent != Incumbent::Connected
             && stands(Guard::DeadlineSparesCommit);
-        // With no incumbent left to protect, an opening may take its time.
+        // A promoted successor may take its time to open: there is no incumbent left to protect.
         if may_be_all_there_is || !self.state.is_forward() {
             return Vec::new();
         }
         self.roll_back(cause)
     }
 
-    /// The one way back: nothing else kills a successor or resumes an incumbent.
+    /// The one way back: every kill of a successor and every resume of an incumbent begins here.
     fn roll_back(&mut self, cause: Cause) -> Vec<Effect> {
         let is_at_fault = cause.is_the_successor_s() || !self.state.is_forward();
         if self.incumbent == Incumbent::Dead && self.successor != Successor::Dead && !is_at_fault {
@@ -490,7 +492,7 @@ impl Machine {
         self.enter(State::RolledBack(incumbent, cause), [Effect::KillSuccessor])
     }
 
-    /// Nobody is left to roll back to: the swap goes on from where it is.
+    /// The incumbent is dead: the successor goes on alone, from the swap's present state.
     fn promote(&mut self, cause: Cause) -> Vec<Effect> {
         match self.state {
             State::Opening => self.enter(State::Promoting(Promotion::Opening, cause), []),
@@ -510,8 +512,8 @@ impl Machine {
         self.enter(State::Promoting(Promotion::Opening, cause), [begin])
     }
 
-    /// The successor is spared until the incumbent has confirmed that it serves, unless it is
-    /// what the swap failed for.
+    /// Asks the incumbent to confirm that it serves. If the incumbent is dead, promotes the
+    /// successor where the cause admits it (invariant 3).
     fn confirm(&mut self, cause: Cause) -> Vec<Effect> {
         if self.incumbent != Incumbent::Dead {
             return self.enter(State::Confirming(cause), [Effect::AskIncumbent]);

@@ -1,8 +1,8 @@
-//! The commit point, and what belongs to it.
+//! The commit point, and the steps around it.
 //!
-//! **The commit point is the write of the owner record, phase `Serving`, under the lock.** Before
-//! it every doubt ends with the incumbent serving; behind it the successor is the writer, whatever
-//! dies. Its steps, in their order:
+//! **The commit point is the write of the owner record, phase `Serving`, under the lock**
+//! (invariant 7). Before it every doubt ends with the incumbent serving; after it the successor is
+//! the writer, even if another process dies. The steps, in their order:
 //!
 //! 1. the successor says `Ready`, and reads `Commit`: [`Conversation::commit`]
 //! 2. it writes the record: [`write_record`], the commit point itself
@@ -10,10 +10,10 @@
 //!    [`Incumbent::serve`](crate::Incumbent::serve)
 //! 4. it takes the control socket's path over, and
 //! 5. says `Serving`: [`announce`]
-//! 6. what the incumbent had left unsynced is synced: [`settle`]
+//! 6. it syncs the writes that the incumbent left unsynced: [`settle`]
 //!
-//! A process that has committed and cannot admit stays where it is: until step 5 its supervisor
-//! may end it, and the incumbent takes the lock and opens from disk.
+//! A process that has committed and cannot admit tries again. Until step 5 its supervisor may end
+//! it; then the incumbent takes the lock and opens from disk (invariant 8).
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,13 +30,13 @@ use crate::successor::conversation::Conversation;
 use crate::sys::socket::ControlSocket;
 
 impl Conversation {
-    /// Says that this process could serve, and returns once the owner record names it. The record
-    /// is written as soon as `Commit` is read, or when this process is all there is.
+    /// Says that this process could serve, and returns once the owner record names it. This process
+    /// writes the record as soon as it reads `Commit`, or once supervisor and incumbent are dead.
     ///
     /// # Errors
     ///
-    /// The swap was given up, or the record cannot be written: the incumbent serves on. The lock
-    /// is released, unless it is kept for this process.
+    /// The swap was given up, or this process cannot write the record: the incumbent serves. This
+    /// process releases the lock, unless it keeps it until its end (invariant 1).
     pub(super) fn commit(
         mut self,
         lock: DataDirLock,
@@ -51,7 +51,7 @@ impl Conversation {
     }
 }
 
-/// The commit point. Carries out what the machine asks for when `Commit` was read.
+/// The commit point: writes the owner record, when the machine asks for it.
 pub(super) fn write_record(lock: &mut DataDirLock, build_id: &[u8]) -> Result<u64> {
     reach!(SuccessorHeardCommit)?;
     lock.record_serving(build_id)?;
@@ -59,11 +59,11 @@ pub(super) fn write_record(lock: &mut DataDirLock, build_id: &[u8]) -> Result<u6
     Ok(lock.generation())
 }
 
-/// A successor behind the commit point, before its first admission.
+/// A successor after the commit point, before its first admission.
 pub(super) struct Committed {
     conversation: Conversation,
     generation: u64,
-    /// Of what the incumbent carried.
+    /// The claim on the carried connections and memory; none if none was offered.
     rest: Option<Rest>,
 }
 
@@ -78,8 +78,8 @@ impl Committed {
 }
 
 impl Commit for Committed {
-    /// Admits before anything else: who is told of it may wake others, and the old process has much
-    /// to put away. All of that comes behind the first clients.
+    /// Admits before it tells the supervisor: a supervisor that is told may wake other processes,
+    /// and the old process has much to put away. The first clients do not wait for any of that.
     fn admit(
         self: Box<Self>,
         socket: &mut ControlSocket,
@@ -97,7 +97,7 @@ impl Commit for Committed {
             drainable.admit()
         };
         until_it_works("admit", ADMISSION_PATIENCE, &mut announce, admit);
-        // Once: it is decided by the first try.
+        // Once: the first try decides the claim (invariant 13).
         let is_ours = rest.is_none_or(Rest::take_up);
         if !is_ours {
             tracing::error!("the incumbent has taken its connections back");
@@ -117,8 +117,8 @@ impl fmt::Debug for Committed {
     }
 }
 
-/// This process serves: it takes the control socket's path over, and says so. A conversation that is
-/// dropped instead says that it never will.
+/// This process serves: it takes the control socket's path over, and says `Serving`. A
+/// conversation that is dropped instead says `Abort`.
 fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
     if let Err(error) = socket.publish() {
         tracing::error!(%error, "the control socket's path could not be taken over yet");
@@ -131,8 +131,8 @@ fn announce(mut conversation: Conversation, generation: u64, socket: &mut Contro
     tracing::info!(generation, "committed");
 }
 
-/// This process is the writer. Until it has been announced its supervisor may still end it, for
-/// another process that can serve; past `patience` there may be none, and it is announced as it is.
+/// Runs a hook until it works: this process is the writer. Until it says `Serving`, its supervisor
+/// may end it in favour of the incumbent; after `patience` there may be none, and it says so.
 fn until_it_works(
     hook: &'static str,
     patience: Duration,
@@ -151,7 +151,8 @@ fn until_it_works(
     }
 }
 
-/// What arrived may be used, once it can no longer be taken back.
+/// Lets the handlers use the connections that arrived, since the incumbent can no longer take
+/// them back; forgets them if the incumbent has.
 #[expect(clippy::unnecessary_wraps, reason = "a hook is fenced, and those return what they say")]
 fn release(drainable: &dyn Drainable, is_ours: bool) -> Result<()> {
     let carriage = drainable.carriage();
@@ -163,8 +164,8 @@ fn release(drainable: &dyn Drainable, is_ours: bool) -> Result<()> {
     Ok(())
 }
 
-/// While everybody is served: what the old process had written and not synced is made durable by
-/// this one. The next drain waits for it, and fails with it.
+/// While this process serves, a thread syncs the writes that the old process left unsynced
+/// (invariant 2). The next drain waits for the thread, and fails if it failed.
 fn settle(drainable: &Arc<dyn Drainable>) -> Option<Settling> {
     let drainable = Arc::clone(drainable);
     let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
@@ -179,7 +180,7 @@ fn settle(drainable: &Arc<dyn Drainable>) -> Option<Settling> {
         .ok()
 }
 
-/// Longer than most swaps may take, whose supervisor decides meanwhile.
+/// Longer than most swaps take: in the meantime the supervisor decides.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

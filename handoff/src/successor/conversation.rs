@@ -14,17 +14,17 @@ use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
 use crate::successor::commit;
 use crate::sys::process::ProcessId;
 
-/// The talk with the supervisor: the machine, and what its effects work on.
+/// The talk with the supervisor: the machine, and the objects that its effects work on.
 pub(super) struct Conversation {
     pub(super) link: Arc<Link>,
     state: State,
     pub(super) handoff_id: Option<HandoffId>,
     pub(super) build_id: Vec<u8>,
-    /// Held from the time at which this process could serve until it has committed.
+    /// Here from the time at which this process could serve until it has committed.
     lock: Option<Box<DataDirLock>>,
-    /// Whether the pulse may act on a loss, since the daemon's own code runs.
+    /// Whether the pulse may act on the loss of the supervisor: while the daemon's own code runs.
     watched: Arc<AtomicBool>,
-    /// The process that is to be replaced, once it is known.
+    /// The process that this one is to replace, once that is known.
     pub(super) incumbent: Arc<OnceLock<ProcessId>>,
     /// Whether this process would serve if it were alone.
     pub(super) is_fit: bool,
@@ -115,7 +115,7 @@ impl Conversation {
         self.watched.store(false, Ordering::Release);
     }
 
-    /// Hears the supervisor until the machine is where `arrived` finds what it looks for.
+    /// Feeds the supervisor's messages to the machine, until `arrived` accepts its state.
     pub(super) fn wait_until<T>(&mut self, arrived: impl Fn(&State) -> Option<T>) -> Result<T> {
         self.unwatch();
         loop {
@@ -142,7 +142,7 @@ impl Conversation {
         }
     }
 
-    /// Feeds the machine and carries its effects out. An error says that it gave up.
+    /// Feeds the machine and carries its effects out. Returns an error if the machine gave up.
     pub(super) fn step(&mut self, event: Event) -> Result<()> {
         let before = self.state.name();
         let effects = self.state.on(event);
@@ -179,7 +179,7 @@ impl Conversation {
         match written {
             Ok(generation) => self.step(Event::RecordWritten { generation }),
             Err(error) => {
-                // The error itself tells more than that the machine gave up for it.
+                // This error tells more than the one that the machine gives up with.
                 let _ = self.step(Event::Failed(in_words(&error)));
                 Err(error)
             }
@@ -195,7 +195,8 @@ impl Conversation {
         self.lock.take().map(|lock| *lock).ok_or_else(|| self.lost())
     }
 
-    /// Nothing more is received once the side is shut; a commit that was queued before counts.
+    /// Receives nothing more once the side is shut; a `Commit` that was queued before counts
+    /// (invariant 7).
     fn take_a_last_look(&mut self) -> Result<()> {
         let link = Arc::clone(&self.link);
         let mut attending = link.attend();
@@ -223,23 +224,24 @@ impl Conversation {
     }
 }
 
-/// What a successor does when it loses its supervisor while the daemon's own code runs.
+/// The reaction of a successor that loses its supervisor while the daemon's own code runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLoss {
     /// The process exits at once, with status 75, so that the old process need not wait for
-    /// an opening that leads nowhere. To the data it is what a crash while opening is.
+    /// an opening that leads nowhere. For the data this is a crash while opening. If the old
+    /// process is dead too, the successor goes on alone.
     ///
-    /// A successor that gives up for another reason keeps the lock until the process ends:
-    /// what it has opened may still write. So `main` returns soon after such an error.
+    /// A successor that gives up for another reason keeps the lock until the process ends
+    /// (invariant 1): its opened state may still write. So `main` returns soon after such an error.
     #[default]
     Exit,
-    /// The next step returns [`Error::PeerLost`], and the lock is released with the
-    /// successor. For whoever runs one inside a process that has other things to do, and who
-    /// drops what was opened before the successor.
+    /// The next step returns [`Error::PeerLost`], and the successor's drop releases the lock.
+    /// For a process that has other things to do besides the successor, and that drops the
+    /// opened state before the successor.
     Return,
 }
 
-/// Whether the process that is to be replaced is known, and dead or as good as.
+/// Whether the process that this one is to replace is known, and dead or ending.
 pub(super) fn is_dead(incumbent: &OnceLock<ProcessId>) -> bool {
     incumbent.get().is_some_and(|incumbent| incumbent.is_ending())
 }

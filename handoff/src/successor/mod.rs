@@ -1,13 +1,13 @@
-//! The new process: which role it has, what it inherited, and its way to being the writer.
+//! The new process: its role, its inherited sockets, and its way to being the writer.
 //!
 //! ```text
-//! detect() -> Role::ColdStart            nobody is replaced
+//! detect() -> Role::ColdStart            this process replaces no other
 //!          -> Role::Successor            a supervisor started this process for a swap
 //!
 //! Successor<Arrived>  .greet()            ->  Successor<Greeted>  the slow start-up work
-//!                     .fetch()                                    asks for what is carried
+//!                     .fetch()                                    asks for connections, memory
 //!                     .bind()                                     ready to take the lock
-//!                     .warmed()           ->  Successor<Warmed>   nothing may be touched yet
+//!                     .warmed()           ->  Successor<Warmed>   may not touch the data yet
 //!                     .wait_for_begin()   ->  Successor<Begun>    lock held: open, verify
 //!                     .ready()            ->  Incumbent           committed: serve
 //! ```

@@ -21,20 +21,21 @@ use crate::sys::socket::ControlSocket;
 
 /// A new process on its way to being the writer.
 ///
-/// Dropping it gives the swap up: the supervisor is told, and the old process serves on.
-/// From [`greet`](Successor::greet) on a thread says that this process lives, whatever it is
-/// busy with.
+/// Dropping it gives the swap up: it tells the supervisor, and the old process serves on.
+/// From [`greet`](Successor::greet) on a thread says that this process lives, also while its
+/// own code is busy.
 #[must_use = "dropping a successor gives the handoff up"]
 pub struct Successor<P: Phase> {
     conversation: Conversation,
     inherited: Listeners,
-    /// What the incumbent carries; none where it was not asked, or carries nothing.
+    /// Receives the carried connections and memory; none if this process did not ask for them, or
+    /// the incumbent carries none.
     receiver: Option<Receiver>,
     ahead: Option<Box<Ahead>>,
     phase: P,
 }
 
-/// What is made ready before it is needed.
+/// The resources that this process makes ready before it needs them.
 #[derive(Debug)]
 struct Ahead {
     control_socket: PathBuf,
@@ -59,7 +60,7 @@ impl Ahead {
     }
 }
 
-/// A step of a successor's way. Sealed: these are all there are.
+/// A step of a successor's way. Sealed: there are no others.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no phase of a successor",
     note = "the phases are Arrived, Greeted, Warmed and Begun; each is reached from the one before"
@@ -70,7 +71,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Started by a supervisor; nothing is said yet.
+/// A supervisor has started this process, which has said nothing yet.
 #[derive(Debug)]
 pub struct Arrived(());
 
@@ -90,7 +91,7 @@ pub struct Begun {
     socket: ControlSocket,
     arrivals: Option<Arrivals>,
     verified: Option<[u8; 32]>,
-    /// So that none has to be started while clients wait.
+    /// Holds the pool's threads, so that none has to be started while clients wait.
     threads: pool::Hold,
 }
 
@@ -114,8 +115,8 @@ impl Successor<Arrived> {
     ///
     /// # Errors
     ///
-    /// The supervisor is gone, silent, or speaks no version in common. Nothing was touched;
-    /// so for the errors of the next two steps.
+    /// The supervisor is gone, silent, or speaks no version in common. This process has touched
+    /// nothing; nor has it after an error of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
         let mut greeted = self.into_phase(Greeted(()));
         reach!(SuccessorDetected)?;
@@ -128,15 +129,15 @@ impl Successor<Arrived> {
 
 impl Successor<Greeted> {
     /// Asks the process that serves `control_socket` for the connections and the memory that it
-    /// carries. It sends them once it drains, and they are at hand from
-    /// [`wait_for_begin`](Successor::wait_for_begin) on. Does nothing where it carries none, or
-    /// does not say hello: it may be dead.
+    /// carries. That process sends them once it drains, and they are at hand from
+    /// [`wait_for_begin`](Successor::wait_for_begin) on. Does nothing if that process carries none,
+    /// or does not say hello: it may be dead.
     ///
     /// # Errors
     ///
-    /// It carries something, and cannot be asked for it. A swap that goes on all the same closes
-    /// connections that may be lost; where they must not be, the incumbent refuses to drain, with
-    /// [`CarryError::NotAskedFor`](crate::error::CarryError).
+    /// The incumbent carries something, and this process cannot ask for it. If the swap goes on all
+    /// the same, the incumbent closes connections that may be lost; for those that must not be lost
+    /// it refuses to drain, with [`CarryError::NotAskedFor`](crate::error::CarryError).
     pub fn fetch(&mut self, control_socket: &Path) -> Result<()> {
         if let Some(handoff_id) = self.conversation.handoff_id {
             let supervisor = Arc::clone(&self.conversation.link);
@@ -146,14 +147,14 @@ impl Successor<Greeted> {
         Ok(())
     }
 
-    /// Binds the control socket under a name that nobody knows, and opens the lock file, so that
-    /// [`wait_for_begin`](Successor::wait_for_begin) with the same paths has nothing left to do
-    /// but to take the lock. It does this itself where it was not done: while clients wait.
+    /// Binds the control socket under a name that no other process knows, and opens the lock file,
+    /// so that [`wait_for_begin`](Successor::wait_for_begin) with the same paths has nothing left
+    /// to do but to take the lock. Without this call it does both itself, while clients may wait.
     ///
     /// # Errors
     ///
-    /// [`Error::ControlSocket`] or [`Error::Path`] when the socket cannot be bound, or the lock
-    /// file not opened.
+    /// [`Error::ControlSocket`] or [`Error::Path`] when this process cannot bind the socket, or
+    /// cannot open the lock file.
     pub fn bind(&mut self, control_socket: &Path, data_dir: &Path) -> Result<()> {
         self.ahead = Some(Box::new(Ahead::make(control_socket, data_dir)?));
         Ok(())
@@ -173,13 +174,15 @@ impl Successor<Greeted> {
 }
 
 impl Successor<Warmed> {
-    /// Waits for `Begin`, and takes the lock. `control_socket` and `data_dir` are those of the process that is replaced.
+    /// Waits for `Begin`, and takes the lock. `control_socket` and `data_dir` are those of the
+    /// process that this one replaces.
     ///
     /// # Errors
     ///
     /// As [`greet`](Successor::greet); [`Error::Aborted`] when the swap was given up;
     /// [`Error::ControlSocket`] or [`Error::Path`] when the socket cannot be bound;
     /// [`Error::LockHeld`] when another process got the lock. This process holds nothing then.
+    /// After an error in receiving connections or memory it may hold the lock: see [`OnLoss`].
     pub fn wait_for_begin(
         mut self,
         control_socket: &Path,
@@ -199,7 +202,7 @@ impl Successor<Warmed> {
         self.conversation.watch();
         let acquire = || {
             reach!(SuccessorHeardBegin)?;
-            // A process that is ending may have much memory to free before its lock is.
+            // An incumbent that is ending may have much memory to free before its lock is free.
             let is_alone = || is_dead(&self.conversation.incumbent);
             let patience = || if is_alone() { END_PATIENCE } else { LOCK_PATIENCE };
             lock.acquire_as_successor(handoff_id, patience)
@@ -225,11 +228,11 @@ impl Successor<Warmed> {
 }
 
 impl<P: Phase> Successor<P> {
-    /// All has been sent, since the incumbent is sealed; or it is dead.
+    /// Ends the receiving: the incumbent is sealed and has sent all, or it is dead.
     fn settle(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
         let arrivals = receiver.finish()?;
         let is_kept = self.conversation.handoff_id.is_some_and(|id| lock.was_kept_for(id));
-        // It takes a moment to see, so it is asked only where it matters.
+        // The check for a death takes a moment, so it runs only where it matters.
         let is_all = is_kept && arrivals.is_whole();
         let incumbent_is_dead = !is_all && self.conversation.incumbent_is_dead();
         arrivals.settle(is_kept, incumbent_is_dead)
@@ -264,12 +267,13 @@ impl Successor<Begun> {
         memory_of(self.phase.arrivals.as_mut(), name)
     }
 
-    /// Hands the connections and the memory that arrived to the sets of the same names in what
-    /// was opened. Nothing of it can be taken up before this process serves.
+    /// Hands the connections and the memory that arrived to the sets of the same names in
+    /// `opened`. No handler can take any of them up before this process serves (invariant 13).
     ///
     /// # Errors
     ///
-    /// [`Error::Carry`] for what this build has no set for, or cannot read, and must not be lost.
+    /// [`Error::Carry`] for a set that this build does not have, or cannot read, and that must not
+    /// be lost.
     pub fn take_up(&mut self, opened: &impl Drainable) -> Result<()> {
         let carriage = opened.carriage();
         match &mut self.phase.arrivals {
@@ -278,7 +282,7 @@ impl Successor<Begun> {
         }
     }
 
-    /// What the old process sealed; none where it died before it could.
+    /// The manifest of the old process's seal; none if that process died before it sealed.
     ///
     /// # Errors
     ///
@@ -287,13 +291,13 @@ impl Successor<Begun> {
         self.phase.lock.manifest()
     }
 
-    /// Compares what was opened with what was sealed, shard by shard, and tells the
-    /// supervisor the fingerprint of what was opened.
+    /// Compares the opened state with the seal manifest, shard by shard (invariant 11), and tells
+    /// the supervisor the fingerprint of the opened state.
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; and what
-    /// [`Drainable::opened_shards`] failed with.
+    /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; and the errors of
+    /// [`Drainable::opened_shards`].
     pub fn verify(&mut self, opened: &impl Drainable) -> Result<()> {
         let shards = opened.opened_shards()?;
         if let Some(manifest) = self.manifest()? {
@@ -305,23 +309,23 @@ impl Successor<Begun> {
         Ok(())
     }
 
-    /// Tells the supervisor the fingerprint of what was opened, for a daemon that computes
+    /// Tells the supervisor the fingerprint of the opened state, for a daemon that computes
     /// its own; see [`SealReport::data_dir_fingerprint`](crate::SealReport).
     pub const fn verified(&mut self, fingerprint: [u8; 32]) {
         self.phase.verified = Some(fingerprint);
     }
 
-    /// Says that this process could serve, and waits for the word. Nothing may be admitted
-    /// before it returns; with it this process is the writer, and [`Incumbent::serve`] is to be
-    /// called at once: it admits work, and then tells the supervisor, which waits for that until
-    /// the deadline of the swap. One that is dropped instead gives the swap up.
+    /// Says that this process could serve, and waits for `Commit`. The daemon admits nothing
+    /// before this returns. Then this process is the writer, and the caller calls
+    /// [`Incumbent::serve`] at once: it admits work, and then tells the supervisor, which waits for
+    /// that until the deadline of the swap. An incumbent that is dropped instead gives the swap up.
     ///
     /// # Errors
     ///
-    /// [`Error::Aborted`] or [`Error::PeerLost`]: the old process serves on, and this one
-    /// holds nothing. [`Error::Path`] when the owner record cannot be written, and
-    /// [`Error::Carry`] when something arrived that must not be lost and was not
-    /// [taken up](Self::take_up): so too.
+    /// [`Error::Aborted`] or [`Error::PeerLost`]; [`Error::Path`] when this process cannot write
+    /// the owner record; [`Error::Carry`] when something arrived that must not be lost and was not
+    /// [taken up](Self::take_up). After each the old process serves again, once it has the lock:
+    /// see [`OnLoss`] for how long this process keeps it.
     pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
         let carried = self.phase.arrivals.as_ref().map(Arrivals::report).transpose();
         let carried = match carried {
@@ -332,7 +336,7 @@ impl Successor<Begun> {
         let Begun { lock, socket, arrivals, verified, threads: _threads } = phase;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
-        // Before the word is given: what may fail behind it, fails here.
+        // Made before `Ready` is said: here it may fail, after the commit it may not.
         let stop = StopHandle::new()?;
         let ready = ReadyWords {
             listening_on: snapshot.listening_on,
@@ -385,7 +389,7 @@ impl<P: Phase + fmt::Debug> fmt::Debug for Successor<P> {
     }
 }
 
-/// The memory of that name among what arrived.
+/// The memory that arrived under that name; empty if none did.
 pub(crate) fn memory_of(arrivals: Option<&mut Arrivals>, name: &str) -> Result<Memory> {
     match arrivals {
         Some(arrivals) => Ok(arrivals.memory(name)?),

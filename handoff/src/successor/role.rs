@@ -2,7 +2,7 @@
 //!
 //! `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` are as a service manager sets them.
 //! `HANDOFF_CONTROL=FD:INODE` names the control connection of a successor. The inode tells it
-//! from whatever has that number in a process that merely inherited the variable.
+//! from another descriptor of that number in a process that merely inherited the variable.
 
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use crate::protocol::MOST_LISTENERS;
 use crate::successor::{Arrived, Successor};
 use crate::sys::inherited::{self, Kind};
 
-/// What this process is started for.
+/// The purpose of this process.
 #[derive(Debug)]
 pub enum Role {
     /// To serve where no process serves.
@@ -29,22 +29,23 @@ pub struct ColdStart {
 }
 
 impl ColdStart {
-    /// What a service manager or a supervisor passed; empty where the daemon binds for itself.
+    /// The listeners that a service manager or a supervisor passed; empty where the daemon binds
+    /// its own.
     #[must_use]
     pub fn into_listeners(self) -> Listeners {
         self.listeners
     }
 }
 
-/// Reads the environment and adopts what it names: every descriptor becomes close-on-exec.
+/// Reads the environment and adopts the descriptors that it names: each becomes close-on-exec.
 ///
 /// Call it once, at the start of `main`, before other threads run. A second call finds no
-/// listeners. A control connection that a parent left in the environment is not taken for one.
+/// listeners. It ignores the control connection of a parent that is left in the environment.
 ///
 /// # Errors
 ///
-/// [`Error::Environment`] for variables that cannot be: a count that is no number, names
-/// that do not match it, descriptors that are not open or no sockets.
+/// [`Error::Environment`] for malformed variables: a count that is no number, names that do
+/// not match it, descriptors that are not open or no sockets.
 pub fn detect() -> Result<Role> {
     let variable = |name: &str| std::env::var(name).ok();
     let control = control_connection(variable(CONTROL_VARIABLE))?;
@@ -80,7 +81,7 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
     let Some(value) = variable(FDS).filter(|value| !value.is_empty()) else {
         return Ok(Listeners::default());
     };
-    // Another process's variables are none.
+    // The variables of another process do not count.
     let is_ours = |pid: String| pid.is_empty() || pid.parse() == Ok(std::process::id());
     if !variable(PID).is_none_or(is_ours) {
         return Ok(Listeners::default());
@@ -98,7 +99,7 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
         }
         _ => vec![UNNAMED.to_owned(); count],
     };
-    // It also clears the environment.
+    // `from_env` also clears the environment.
     let mut passed = listenfd::ListenFd::from_env();
     if passed.len() == 0 {
         return Ok(Listeners::default());

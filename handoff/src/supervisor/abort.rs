@@ -10,15 +10,14 @@ use crate::sys::poll::Waker;
 ///
 /// Once it was used, the swap that was begun with that spec goes the way of
 /// [`Session::abort`](super::Session::abort), also while a transition waits for a process. The
-/// transition returns [`Failed`](super::Failed), whose cause is
-/// [`Cause::Requested`](super::Cause::Requested). A session that nobody drives is given up by its
-/// next transition. [`Supervisor::pair`](super::Supervisor::pair) and
+/// transition returns [`Failed`](super::Failed) with the cause
+/// [`Cause::Requested`](super::Cause::Requested). Where no thread drives the session, its next
+/// transition gives the swap up. [`Supervisor::pair`](super::Supervisor::pair) and
 /// [`Supervisor::start`](super::Supervisor::start) return
 /// [`Error::Requested`](crate::Error::Requested), and the process that they started is dead.
 ///
-/// It has no effect on a swap that is over, or that is being undone, nor where the successor is
-/// all there is that could serve. It cannot be used again: a swap that is begun with it later is
-/// given up at once.
+/// It has no effect on a swap that is over, or that is being undone, nor where only the successor
+/// could serve. It cannot be used again: a swap that is begun with it later is given up at once.
 ///
 /// ```
 /// # use handoff::SpawnSpec;
@@ -36,12 +35,12 @@ pub struct AbortHandle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     reason: OnceLock<String>,
-    /// Stays awake: whoever polls later sees it too.
+    /// It stays readable: a thread that polls later sees it too.
     waker: Waker,
 }
 
 impl AbortHandle {
-    /// One that was not used.
+    /// A handle that was not used.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Adoption: what a supervisor finds that was started after another one died.
+//! Adoption: a supervisor that is started after another one died takes over its daemon.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,15 +15,15 @@ use crate::supervisor::{AdoptedProcess, Supervisor};
 use crate::sys::process::{Process, ProcessId};
 use crate::sys::socket;
 
-/// What the last supervisor left.
+/// The result of [`Supervisor::adopt`].
 #[derive(Debug)]
 #[must_use = "a daemon that serves must not be started a second time"]
 pub enum Adoption {
     /// A daemon serves, and this supervisor has its listeners.
     Daemon(AdoptedDaemon),
-    /// Nobody serves, and nothing of it is left: [`Supervisor::start`] one.
+    /// No daemon serves, and none is left: [`Supervisor::start`] one.
     Nothing {
-        /// What became of the swap that was in flight, if one was.
+        /// The end of the swap that was in flight, if one was.
         settled: Option<Settled>,
     },
 }
@@ -34,43 +34,43 @@ pub enum Adoption {
 pub struct AdoptedDaemon {
     /// The process, which is no child of this one.
     pub process: AdoptedProcess,
-    /// What it calls its build.
+    /// The build id that its hello says.
     pub build_id: Vec<u8>,
-    /// In the owner record, by its word.
+    /// The generation in the owner record, as the daemon says it.
     pub generation: u64,
-    /// The names of the listeners that were got back, in the order in which it was passed them.
+    /// The names of the listeners that the daemon gave back, in the order in which it got them.
     /// Compare them with those that the daemon needs: its successors get no others.
     pub listeners: Vec<String>,
-    /// What became of the swap that was in flight, if one was.
+    /// The end of the swap that was in flight, if one was.
     pub settled: Option<Settled>,
 }
 
 impl Supervisor {
-    /// Finds what the last supervisor left, and goes on from there: settles the swap that its
+    /// Takes over from the last supervisor: settles the swap that its
     /// [journal](Self::with_journal) names, finds the daemon that serves, and gets the
-    /// listening sockets back from it. They are passed on from then on, behind those that
-    /// this supervisor has; a name that it has already is left as it is.
+    /// listening sockets back from it. From then on this supervisor passes them on, after its
+    /// own sockets. Under a name that it has already, it keeps its own.
     ///
     /// Call it before anything else, and bind and [`start`](Self::start) only when it says
-    /// [`Adoption::Nothing`]. Nothing is bound here and nothing is started; clients notice nothing.
+    /// [`Adoption::Nothing`]. This call binds nothing and starts nothing; clients notice nothing.
     ///
-    /// What a daemon was passed it gives back; what it has bound itself, only if it has
-    /// [kept](crate::successor::Listeners::keep) it.
+    /// The daemon gives back every socket that it was passed, and each socket of its own that it
+    /// has [kept](crate::successor::Listeners::keep).
     ///
-    /// A swap in flight is settled by its own processes: they decide without a supervisor, as
-    /// they do when theirs dies. A successor that hangs is ended, and the incumbent serves
-    /// again; one that has committed is left alone.
+    /// The incumbent and the successor of a swap in flight settle it without a supervisor, as
+    /// they do whenever theirs dies (invariant 3). This supervisor ends a successor that hangs,
+    /// and the incumbent serves again. It leaves a successor that has committed alone.
     ///
-    /// Without a journal the daemon is found and gives its listeners back all the same; a swap in
-    /// flight is not settled then, but left to its processes, and none that hangs is ended.
+    /// Without a journal this supervisor still finds the daemon and gets its listeners back. It
+    /// leaves a swap in flight to the two processes, and does not end one that hangs.
     ///
-    /// `limit` is for all of it. A daemon that is still opening its data is waited for.
+    /// `limit` is for the whole call, which waits for a daemon that is still opening its data.
     ///
     /// # Errors
     ///
-    /// Nothing is lost by any of them: it can be called again, and a swap that was settled is
-    /// not settled twice. [`Error::Unanswered`] when a process that is there does not answer
-    /// within the limit; [`Error::Aborted`] when another supervisor's swap is in flight;
+    /// No error loses anything: the caller may call this again, and no swap is settled twice.
+    /// [`Error::Unanswered`] when a process that is there does not answer within the limit;
+    /// [`Error::Aborted`] when another supervisor's swap is in flight;
     /// [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`]; [`Error::Path`] when the journal
     /// cannot be written.
     pub fn adopt(&mut self, limit: Duration) -> Result<Adoption> {
@@ -89,7 +89,7 @@ impl Supervisor {
             (Some(Settled { outcome: Outcome::Committed, .. }), Some(swap)) => Some(swap.successor),
             _ => left.daemon,
         };
-        // Also when the daemon does not answer yet, and this is called again.
+        // For the next call, if the daemon does not answer in this one.
         self.left = Left { daemon, swap: None };
         if settled.is_some() {
             self.settled.clone_from(&settled);
@@ -121,7 +121,7 @@ impl Supervisor {
         }))
     }
 
-    /// Asks whoever has the control socket, again and again while somebody may answer.
+    /// Asks the process that has the control socket, again and again while one may answer.
     fn find_daemon(&self, known: Option<ProcessId>, deadline: Instant) -> Result<Option<Answer>> {
         let known = match known {
             Some(id) => id.open()?.map(|process| (id.pid, process)),
@@ -154,7 +154,7 @@ impl Supervisor {
                 return Err(refused.unwrap_or(error));
             }
             tracing::debug!(%error, "the daemon does not answer yet");
-            // What it said tells more than that it says nothing now.
+            // The refusal of a daemon tells more than its later silence.
             if matches!(error, Error::Aborted { .. }) {
                 refused = Some(error);
             }
@@ -174,7 +174,7 @@ impl Supervisor {
     }
 }
 
-/// What a daemon that serves says of itself.
+/// The answer of a daemon that serves.
 struct Answer {
     id: ProcessId,
     process: Process,
@@ -188,7 +188,7 @@ fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
     let mut daemon = daemon.with_descriptors(MOST_LISTENERS);
     let during = "giving its listeners back";
     let lost = || Error::PeerLost { peer: "incumbent", during };
-    // By descriptor first, so that what is read of it afterwards is of the same process.
+    // The descriptor first, so that the identity that is read next is of the same process.
     let process = Process::open(pid)?;
     let id = ProcessId::of(pid).ok_or_else(lost)?;
     let handoff_id = HandoffId::new();
@@ -224,12 +224,12 @@ fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
     }
 }
 
-/// Nobody listens at the path.
+/// Whether no process listens at the path.
 pub(super) fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-/// It will say no better another time.
+/// Whether another attempt would fail the same way.
 fn is_final(error: &Error) -> bool {
     matches!(
         error,
@@ -237,6 +237,6 @@ fn is_final(error: &Error) -> bool {
     )
 }
 
-/// How long one answer is waited for before it is looked who has the path by then.
+/// How long to wait for one answer. Then another process may have the path: connect anew.
 const SLICE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);

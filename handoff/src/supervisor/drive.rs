@@ -1,5 +1,5 @@
-//! The driver of one swap: it waits for whatever happens next, feeds the machine, and
-//! carries its effects out. It is the rollback guard too: dropped before its end, it aborts.
+//! The driver of one swap: it waits for the next event, feeds the machine with it, and carries
+//! the effects out. It is the rollback guard too: dropped before its end, it aborts.
 
 mod hear;
 
@@ -23,14 +23,15 @@ use crate::supervisor::{
 use crate::sys::process::Process;
 use crate::sys::socket;
 
-/// What the processes have said. The default of what was not said yet.
+/// The reports of both processes; the default for each that has not arrived yet.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
     pub(super) incumbent_build_id: Vec<u8>,
     pub(super) successor_build_id: Vec<u8>,
     pub(super) drain: DrainReport,
     pub(super) sealed: SealReport,
-    /// Whether what was sealed is a measure: until the incumbent may write again.
+    /// Whether the policy is given `sealed`: from `SealComplete` until the incumbent may write
+    /// again.
     is_sealed: bool,
     verified: Option<[u8; 32]>,
     pub(super) ready: ReadinessSnapshot,
@@ -47,23 +48,23 @@ pub(super) struct Swap {
     clock: Clock,
     terms: Terms,
     pulse: Option<Pulse>,
-    /// Until the machine was told.
+    /// None once the machine was told of the abort.
     abort: Option<AbortHandle>,
-    /// Whether that was told.
+    /// Whether the observer was told that the swap is given up.
     is_given_up: bool,
 }
 
-/// The old process, as far as this one can reach it.
+/// The old process, as far as this supervisor can reach it.
 pub(super) struct Incumbent {
     pub(super) link: Arc<Link>,
     pub(super) process: Process,
     pub(super) pid: u32,
-    /// What it can be asked for along with a drain.
+    /// [`Then::Seal`] if it can be asked for the seal along with the drain.
     pub(super) then: Then,
-    /// What has nothing more to tell.
+    /// Whether its link is over.
     is_closed: bool,
     has_ended: bool,
-    /// Whether it is asked over a new connection.
+    /// Whether this supervisor asks it over a new connection.
     asked_anew: bool,
     ask_again: Option<Instant>,
 }
@@ -71,19 +72,19 @@ pub(super) struct Incumbent {
 /// The new process.
 pub(super) struct Successor {
     pub(super) link: Arc<Link>,
-    /// Taken by a commit.
+    /// None once the caller has it, in [`Committed`].
     child: Option<ChildProcess>,
     pid: u32,
-    /// What has nothing more to tell.
+    /// Whether its link is over.
     is_closed: bool,
     has_ended: bool,
 }
 
-/// What may take how long, and what took how long.
+/// The time limits of a swap, and the time that each phase took.
 pub(super) struct Clock {
     begun: Instant,
     deadline: Instant,
-    /// Whether the machine knows that it has passed.
+    /// Whether the machine was told that the deadline has passed.
     deadline_told: bool,
     drain_grace: Duration,
     /// When the present state was entered.
@@ -91,7 +92,7 @@ pub(super) struct Clock {
     timings: Timings,
 }
 
-/// What the supervisor wants of every swap.
+/// The supervisor's settings for every swap.
 pub(super) struct Terms {
     pub(super) control_socket: PathBuf,
     pub(super) listeners: Vec<String>,
@@ -115,7 +116,7 @@ impl Successor {
 }
 
 impl Learnt {
-    /// By their hellos. Whether what the incumbent carries arrives, the successor tells.
+    /// The facts of both hellos. Only the successor tells later whether the carried sets arrived.
     pub(super) fn of(incumbent: Greeting, successor: Greeting) -> Self {
         let not_asked_for = incumbent.capabilities.carries();
         Self {
@@ -128,14 +129,14 @@ impl Learnt {
 }
 
 impl Clock {
-    /// Of a swap whose processes have said hello just now.
+    /// The clock of a swap, right after both hellos.
     pub(super) fn new(begun: Instant, deadline: Instant, drain_grace: Duration) -> Self {
         let (deadline_told, entered) = (false, Instant::now());
         let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
         Self { begun, deadline, deadline_told, drain_grace, entered, timings }
     }
 
-    /// A phase is over.
+    /// Records how long the phase took that is over.
     fn leave(&mut self, phase: Phase) {
         let took = self.entered.elapsed();
         self.entered = Instant::now();
@@ -179,7 +180,7 @@ impl Swap {
         self.successor.pid
     }
 
-    /// What is asked for along with a drain.
+    /// [`Then::Seal`] if the incumbent can be asked for the seal along with the drain.
     pub(super) const fn then(&self) -> Then {
         self.incumbent.then
     }
@@ -194,7 +195,7 @@ impl Swap {
         }
     }
 
-    /// Does what the caller asks for, and returns once that is done or undone.
+    /// Carries the caller's command out, and returns once it is done or undone.
     pub(super) fn command(&mut self, command: Command) -> Result<(), Failed> {
         self.catch_up();
         if !self.machine.state.is_over() {
@@ -233,8 +234,8 @@ impl Swap {
         RolledBack { handoff_id: self.handoff_id(), incumbent, promoted }
     }
 
-    /// What has happened while the caller had the word comes first: nothing is begun with a
-    /// dead successor, and none is killed that is all there is.
+    /// Handles the events since the caller's last command: no command begins a step with a dead
+    /// successor, and no abort kills one that alone can serve (invariant 3).
     fn catch_up(&mut self) {
         while !self.machine.state.is_over() {
             match self.next_event(Some(Instant::now())) {
@@ -244,7 +245,7 @@ impl Swap {
         }
     }
 
-    /// Feeds events until nothing is awaited any more.
+    /// Feeds events until the machine waits for none.
     fn run(&mut self) {
         while !self.machine.state.is_at_rest() {
             if let Some(event) = self.next_event(None) {
@@ -279,7 +280,7 @@ impl Swap {
             }
             match self.machine.state {
                 State::Confirming(_) => {
-                    // Once it serves again it may write: what it sealed is no measure any more.
+                    // An incumbent that serves again may write: its seal report counts no more.
                     (self.learnt.sealed, self.learnt.is_sealed) = (SealReport::default(), false);
                     self.beat_on();
                 }
@@ -300,7 +301,7 @@ impl Swap {
         }
     }
 
-    /// Nobody waits for it: the swap is over.
+    /// Writes the end to the journal. The swap is over, so no client waits for the write.
     fn note_end(&self) {
         let (Some(how), Some(journal)) = (self.machine.state.outcome(), &self.terms.journal) else {
             return;
@@ -397,7 +398,7 @@ impl Swap {
         }
     }
 
-    /// A connection to the very same incumbent, a new one if the old one is over.
+    /// Makes sure of a link to the same incumbent: connects anew if the old link is over.
     fn reconnected(&mut self) -> crate::Result<()> {
         if !self.incumbent.is_closed {
             return Ok(());
@@ -416,8 +417,8 @@ impl Swap {
         Ok(())
     }
 
-    /// The deadline no longer counts: a successor that is spared, or goes on alone, has to
-    /// hear of this process until it is done.
+    /// Starts a pulse without a deadline: a successor that is spared, or goes on alone
+    /// (invariant 3), has to hear of this supervisor until the swap is over.
     fn beat_on(&mut self) {
         match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
@@ -425,7 +426,7 @@ impl Swap {
         }
     }
 
-    /// Collects a successor that was killed, and what it may have left.
+    /// Waits for a killed successor to end, and removes the hidden socket that it may have left.
     fn reap(&mut self) {
         if let Some(child) = &mut self.successor.child {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
@@ -481,6 +482,6 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long an undo may take before it is reported as not confirmed.
+/// How long an undo may take before the supervisor reports it as not confirmed.
 const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_millis(50);

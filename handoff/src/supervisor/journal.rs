@@ -1,7 +1,8 @@
-//! The journal: what a supervisor has begun, for the one that is started when it has died.
+//! The journal: a supervisor's record of the daemons and the swaps that it began. The supervisor
+//! that is started after its death reads it.
 //!
-//! A text that is only ever appended to, a line an entry, so that a process which is killed
-//! while it writes spoils at most the last line:
+//! A text file, one line an entry. A supervisor appends to it, or replaces a long one as a whole,
+//! so that a process that is killed while it writes spoils at most the last line:
 //!
 //! ```text
 //! 1795467871123 supervisor 811 90210 boot 7d0c... #5c11a0b2
@@ -12,9 +13,9 @@
 //! ```
 //!
 //! Times are in milliseconds since the epoch; a process is its pid and the clock tick at which
-//! it started; the last word is the beginning of the line's BLAKE3. It has to outlive the
-//! supervisor, not the machine, so nothing is synced; and nothing is written between the drain
-//! and the commit.
+//! it started; the last word is the beginning of the line's BLAKE3. The file has to outlive the
+//! supervisor, not the machine, so the supervisor never syncs it. The supervisor writes nothing
+//! between the drain and the commit.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -29,7 +30,7 @@ use crate::protocol::HandoffId;
 use crate::sys::file::{open_private, try_lock};
 use crate::sys::process::{ProcessId, boot_id, boot_id_in_hex, boot_id_of};
 
-/// A journal that this process has for itself.
+/// A journal that this process has locked.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
@@ -43,16 +44,16 @@ struct Appended {
     is_torn: bool,
 }
 
-/// What the last supervisor left, as far as it is of this boot.
+/// The daemon and the swap that the last supervisor left, if it ran in this boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Left {
     /// The process that served, or was started to serve.
     pub(crate) daemon: Option<ProcessId>,
-    /// The swap that was begun and did not end.
+    /// The swap that it began and did not end.
     pub(crate) swap: Option<OpenSwap>,
 }
 
-/// A swap that was begun.
+/// A swap that a supervisor began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpenSwap {
     pub(crate) handoff_id: HandoffId,
@@ -63,14 +64,14 @@ pub(crate) struct OpenSwap {
 /// One line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// This process writes from here on.
+    /// This supervisor writes from here on.
     Supervisor {
         process: ProcessId,
         boot_id: [u8; 16],
     },
-    /// A first daemon was started.
+    /// The supervisor started a first daemon.
     Started(ProcessId),
-    /// It serves.
+    /// The daemon serves.
     Serves(ProcessId),
     Swap(OpenSwap),
     Ended {
@@ -80,8 +81,8 @@ pub(crate) enum Entry {
 }
 
 impl Journal {
-    /// Opens the journal, or creates it, for this process alone, and says what its last writer
-    /// left.
+    /// Opens the journal, or creates it, for this process alone. Also returns the daemon and the
+    /// swap that its last writer left.
     pub(crate) fn open(path: &Path) -> Result<(Self, Left)> {
         let mut file = open_file(path).map_err(Error::at("open the journal", path))?;
         if !file.metadata().map_err(Error::at("look at", path))?.is_file() {
@@ -114,8 +115,8 @@ impl Journal {
         written.map_err(Error::at("write", &self.path))
     }
 
-    /// Begins anew with what matters, once it has grown long. Nobody waits meanwhile: it is
-    /// called before a swap is begun.
+    /// Replaces a long journal by one that holds `keep` alone. No client waits meanwhile: the
+    /// caller does this before it begins a swap.
     pub(crate) fn shorten(&self, keep: &[Entry]) -> Result<()> {
         let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if appended.file.metadata().map_err(Error::at("look at", &self.path))?.len() < LONG {
@@ -189,8 +190,8 @@ impl Entry {
     }
 }
 
-/// The entries of a journal, in order. A line that is none is passed over: at worst a process
-/// is not known to a supervisor that it would have ended.
+/// The entries of a journal, in order. Passes over a line that is no entry: at worst the
+/// supervisor does not know of a process that it would have ended.
 pub(crate) fn parse(text: &str) -> Vec<Entry> {
     let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     lines
@@ -204,14 +205,14 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
         .collect()
 }
 
-/// What is open at the end of these entries.
+/// The daemon, and the swap that is still open, at the end of these entries.
 pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
     let mut left = Left::default();
     let mut of_boot = None;
     for entry in entries {
         match *entry {
             Entry::Supervisor { boot_id, .. } => {
-                // Nobody lived to see another boot.
+                // No process survives a reboot.
                 if of_boot.replace(boot_id) != Some(boot_id) {
                     left = Left::default();
                 }
@@ -251,7 +252,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     if !try_lock(file).map_err(Error::at("lock", path))? {
         return Err(Error::Supervised(path.to_owned()));
     }
-    // A lock on a file that was renamed over excludes nobody.
+    // A lock on a file that was renamed over excludes no other supervisor.
     let opened = file.metadata().map_err(Error::at("look at", path))?;
     let named = fs::metadata(path).map_err(Error::at("look at", path))?;
     if (opened.dev(), opened.ino()) == (named.dev(), named.ino()) {
@@ -275,7 +276,7 @@ fn read_end(file: &mut File) -> io::Result<String> {
     })
 }
 
-/// From this length on, in bytes, it is begun anew.
+/// From this length on, in bytes, [`Journal::shorten`] replaces the file.
 const LONG: u64 = 1 << 20;
 
 #[cfg(test)]

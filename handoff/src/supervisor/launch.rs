@@ -1,4 +1,4 @@
-//! How a process is started, with its descriptors in place.
+//! Starting a process, with its descriptors in place.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,17 +18,17 @@ use crate::supervisor::AbortHandle;
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;
 
-/// What to start, and how long a swap to it may take.
+/// A binary to start, and the time limits of a swap to it.
 #[derive(Debug, Clone)]
 pub struct SpawnSpec {
-    /// The binary; one without a slash is searched for in `PATH`.
+    /// The binary; `PATH` is searched for one without a slash.
     pub binary: PathBuf,
     /// Its arguments, without its name.
     pub args: Vec<String>,
     /// Variables to add to this process's own.
     pub env: Vec<(String, String)>,
-    /// For the whole swap, from pairing to commit. When it has passed, the swap is rolled
-    /// back by whichever process still can. 5 minutes by default.
+    /// For the whole swap, from pairing to commit. When it has passed, a process that still can
+    /// rolls the swap back. 5 minutes by default.
     ///
     /// It protects an incumbent: a successor that goes on alone because the incumbent has died
     /// may open for as long as it says that it lives.
@@ -41,9 +41,9 @@ pub struct SpawnSpec {
     /// From the start of a first daemon until it serves: opening its data is part of it. 5
     /// minutes by default.
     pub start_limit: Duration,
-    /// What the swap is called: for whoever tells somebody its name before it is begun. It names
-    /// one swap and has to be [new](HandoffId::new) for each, also where the one before came to
-    /// nothing. None by default: each swap gets a new one.
+    /// The identifier of the swap, for a caller that tells it to somebody before the swap begins.
+    /// Each swap needs a [new](HandoffId::new) one, also where the swap before it failed. None
+    /// by default: the supervisor makes a new one for each swap.
     pub handoff_id: Option<HandoffId>,
     /// Gives the swap up from another thread, also while it waits; and the start of a first
     /// daemon. None by default.
@@ -78,7 +78,8 @@ impl SpawnSpec {
 /// Starts a process for a [`LaunchRequest`]. Replace it to set a user, a control group, or
 /// limits; the default is [`Exec`].
 pub trait Launch: Send + Sync {
-    /// Starts the process as a direct child of this one: its pid is compared with the hello.
+    /// Starts the process as a direct child of this one: the supervisor compares the child's pid
+    /// with the hello.
     ///
     /// # Errors
     ///
@@ -96,7 +97,7 @@ impl Launch for Exec {
     }
 }
 
-/// A process to be started, with what it inherits.
+/// A process to be started, with the descriptors that it inherits.
 #[derive(Debug)]
 pub struct LaunchRequest<'a> {
     spec: &'a SpawnSpec,
@@ -116,7 +117,7 @@ impl<'a> LaunchRequest<'a> {
         Self { spec, program: None, listeners, control }
     }
 
-    /// What is asked for.
+    /// The binary to start, with its arguments, variables and limits.
     #[must_use]
     pub const fn spec(&self) -> &SpawnSpec {
         self.spec
@@ -125,11 +126,11 @@ impl<'a> LaunchRequest<'a> {
     /// Executes the file at that path in place of [`SpawnSpec::binary`], which stays the first
     /// argument and the name in errors. It is not searched for in `PATH`.
     ///
-    /// For whoever has checked a file and wants that one executed, whatever lies at the binary's
-    /// path by then: it is `/proc/PID/fd/N` for a descriptor of the process `PID`, which has to
-    /// stay open until the process is started. A script is opened by its interpreter, which is
-    /// passed this path: there it has to stay open until the interpreter has read it, and `PID`
-    /// may not be `self`.
+    /// For a caller that has checked a file and wants that file executed, although another one may
+    /// lie at the binary's path by then. Pass `/proc/PID/fd/N` for a descriptor of the process
+    /// `PID`; it has to stay open until the new process is started. A script is opened by its
+    /// interpreter, which is passed this path: then the descriptor has to stay open until the
+    /// interpreter has read it, and `PID` may not be `self`.
     #[must_use]
     pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
         let program = program.into();
@@ -138,8 +139,8 @@ impl<'a> LaunchRequest<'a> {
         self
     }
 
-    /// Starts it, after `configure` has had its way with the command. Environment,
-    /// arguments and descriptors are set already.
+    /// Starts the process, after `configure` may have changed the command. Environment,
+    /// arguments and descriptors are set before.
     ///
     /// # Errors
     ///
@@ -181,8 +182,8 @@ impl<'a> LaunchRequest<'a> {
 }
 
 /// The pipe over which `spawn` hears that `exec` failed must not get a number that a passed
-/// descriptor is to have in the child, or that failure would be lost. So all of those are
-/// occupied before the pipe is made.
+/// descriptor is to have in the child, or that failure would be lost. So this function occupies
+/// all of those numbers before `spawn` makes the pipe.
 fn reserve_numbers(count: usize) -> Result<Vec<OwnedFd>> {
     let past_the_end = number_of(count)?;
     let any = Waker::new()?;
@@ -202,12 +203,12 @@ fn number_of(index: usize) -> Result<RawFd> {
     Ok(number.ok_or(LaunchError::TooManyListeners(index))?)
 }
 
-/// In `PATH`, by the spawn itself.
+/// Whether `spawn` itself searches `PATH` for the binary.
 fn is_searched_for(binary: &Path) -> bool {
     binary.components().count() < 2 && !binary.is_absolute()
 }
 
-/// What is executed, and how it is called in errors.
+/// Checks `program`, the file that is executed. Errors name `binary`.
 fn check_binary(program: &Path, binary: &Path) -> Result<(), LaunchError> {
     if is_searched_for(program) {
         return Ok(());
@@ -224,12 +225,12 @@ fn check_binary(program: &Path, binary: &Path) -> Result<(), LaunchError> {
     }
 }
 
-/// The C library hands a file that the kernel cannot execute to a shell, which would run its
-/// lines, whatever they are, with the listeners at hand. So what is no script with an
-/// interpreter line has to be a program of this machine's kind.
+/// The C library hands a file that the kernel cannot execute to a shell, which would run any
+/// lines with the listeners at hand. So a file without an interpreter line has to be a program
+/// of this machine's kind.
 fn check_format(program: &Path) -> io::Result<()> {
     let head = match read_head(program) {
-        // Executable and not readable is a thing; the kernel will judge.
+        // A file may be executable and not readable: the kernel decides.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         head => head?,
     };

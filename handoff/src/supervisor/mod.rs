@@ -1,4 +1,4 @@
-//! The supervisor's side: who starts a new process, and drives a swap to its end.
+//! The supervisor's side: the process that starts a successor and drives a swap to its end.
 //!
 //! ```text
 //! Supervisor::pair(spec)  ->  Session<Paired>      both processes have said hello
@@ -15,7 +15,7 @@
 //! that was in flight.
 //!
 //! A transition that fails has rolled the swap back before it returns, and
-//! [`Failed::incumbent`] says whether the old process has confirmed that it serves.
+//! [`Failed::incumbent`] says whether the old process has confirmed that it serves (invariant 4).
 
 mod abort;
 mod adopt;

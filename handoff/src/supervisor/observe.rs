@@ -1,4 +1,4 @@
-//! Who hears how a swap goes on.
+//! The progress of a swap, and the observer that is told of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::supervisor::LateConnections;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The successor's process was started. Whether it says hello is open.
+    /// The successor's process was started. It may still fail to say hello.
     Launched {
         /// The swap.
         handoff_id: HandoffId,
@@ -32,7 +32,7 @@ pub enum Progress {
         /// Since the swap began.
         elapsed: Duration,
     },
-    /// A drain takes longer than a second; told about every second while it does.
+    /// A drain takes longer than a second. The observer is told about every second while it does.
     Draining {
         /// The swap.
         handoff_id: HandoffId,
@@ -65,8 +65,8 @@ pub enum Progress {
     },
 }
 
-/// Hears of progress, on the thread that drives the swap: it should return soon, since a
-/// client waits between "draining" and "committed".
+/// Hears of progress, on the thread that drives the swap. It should return soon: clients wait
+/// between "draining" and "committed".
 pub trait Observe: Send + Sync {
     /// One step was made.
     fn observe(&self, progress: &Progress);
@@ -79,8 +79,8 @@ impl<F: Fn(&Progress) + Send + Sync> Observe for F {
     }
 }
 
-/// Tells it, if somebody observes. A session that is dropped by a panic tells of its rollback
-/// too, so a panic of the observer's ends here.
+/// Tells the observer, if there is one. A session that is dropped by a panic tells of its rollback
+/// too, so a panic of the observer ends here.
 pub(super) fn tell(observer: Option<&Arc<dyn Observe>>, progress: &Progress) {
     let Some(observer) = observer else { return };
     let told = fenced("observe", || {

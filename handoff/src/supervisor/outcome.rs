@@ -27,17 +27,18 @@ pub struct Timings {
     pub commit: Duration,
 }
 
-/// What a swap carried, and what it could not.
+/// The sets that a swap carried, and the connections that it could not carry.
 ///
 /// Its `Display` is a table, a line for each set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CarryReport {
     /// Connections that did not reach a request boundary within the grace of the drain.
     pub late: LateConnections,
-    /// What arrived in the successor, in the incumbent's declared order; empty before it said.
+    /// The sets as the successor received them, in the incumbent's declared order; empty until it
+    /// reports them.
     pub sets: Vec<CarriedSet>,
-    /// The incumbent carries something, and the successor has not said that it got anything: at
-    /// a commit those connections are closed, since the incumbent may lose them.
+    /// The incumbent has sets to carry, and the successor has not said that it got any: at a
+    /// commit those connections are closed, since the incumbent may lose them.
     pub not_asked_for: bool,
 }
 
@@ -45,9 +46,9 @@ pub struct CarryReport {
 /// [`Progress::Draining`](crate::supervisor::Progress::Draining), those that are not parked yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LateConnections {
-    /// As the daemon calls them; the first few, by name.
+    /// The first few, as the daemon calls them.
     pub connections: Vec<String>,
-    /// How many there are besides.
+    /// How many more there are.
     pub unnamed: u32,
 }
 
@@ -99,17 +100,17 @@ impl fmt::Display for CarryReport {
 pub struct Committed {
     /// The swap.
     pub handoff_id: HandoffId,
-    /// In the owner record, by the successor's word.
+    /// The generation in the owner record, as the successor says it.
     pub generation: u64,
     /// The process that serves now, a child of this one.
     pub successor: ChildProcess,
-    /// What the drain found; the default when the incumbent died first.
+    /// The incumbent's report of its drain; the default when it died first.
     pub drain: DrainReport,
-    /// What was sealed; the default when the incumbent died first.
+    /// The incumbent's report of its seal; the default when it died first.
     pub sealed: SealReport,
-    /// What the successor said before it was told to commit.
+    /// The successor's report before it was told to commit.
     pub ready: ReadinessSnapshot,
-    /// What was carried, by the successor's word.
+    /// The sets that the successor says arrived, and the connections that were late.
     pub carried: CarryReport,
     /// How long it took.
     pub timings: Timings,
@@ -120,14 +121,14 @@ pub struct Committed {
 pub struct RolledBack {
     /// The swap.
     pub handoff_id: HandoffId,
-    /// What the incumbent says of itself.
+    /// Whether the incumbent has said that it serves, is dead, or has not said.
     pub incumbent: IncumbentFate,
-    /// The incumbent had died, so that the successor was not given up: it serves in its place.
+    /// The incumbent had died, so the supervisor kept the successor, which serves in its place.
     pub promoted: Option<Box<Committed>>,
 }
 
-/// A swap that failed, and that was undone before this was returned. The successor is dead,
-/// unless it was promoted.
+/// A swap that failed, and that the supervisor undid before it returned this. The successor is
+/// dead, unless it was promoted.
 #[derive(Debug, thiserror::Error)]
 #[error("handoff {handoff_id} failed: {cause}; {}", self.aftermath())]
 pub struct Failed {
@@ -135,7 +136,7 @@ pub struct Failed {
     pub handoff_id: HandoffId,
     /// Why.
     pub cause: Cause,
-    /// What became of the old process.
+    /// Whether the incumbent has said that it serves, is dead, or has not said.
     pub incumbent: IncumbentFate,
     /// The incumbent died, and the successor serves in its place.
     pub promoted: Option<Box<Committed>>,
@@ -144,7 +145,7 @@ pub struct Failed {
 }
 
 impl RolledBack {
-    /// What the swap came to.
+    /// The outcome of the swap.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         undone(self.incumbent, self.promoted.as_deref())
@@ -152,7 +153,7 @@ impl RolledBack {
 }
 
 impl Failed {
-    /// What the swap came to.
+    /// The outcome of the swap.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         undone(self.incumbent, self.promoted.as_deref())
@@ -172,14 +173,14 @@ fn undone(incumbent: IncumbentFate, promoted: Option<&Committed>) -> Outcome {
     promoted.map_or(incumbent.into(), |_| Outcome::Promoted)
 }
 
-/// What [`Supervisor::perform_handoff`](crate::Supervisor::perform_handoff) came to.
+/// The result of [`Supervisor::perform_handoff`](crate::Supervisor::perform_handoff).
 #[derive(Debug)]
 #[must_use = "a handoff may have been rolled back"]
 #[expect(clippy::large_enum_variant, reason = "there is one a swap")]
 pub enum HandoffOutcome {
     /// The successor serves.
     Committed(Committed),
-    /// It does not, or it does because the incumbent died: see [`Failed`].
+    /// The swap failed; the successor serves only if the incumbent died: see [`Failed`].
     Failed(Failed),
 }
 

@@ -1,37 +1,38 @@
-//! What is checked before a commit.
+//! The check before a commit.
 
 use crate::drainable::{ReadinessSnapshot, SealReport};
 use crate::machine::cause::Unfit;
 use crate::supervisor::CarryReport;
 
-/// A successor that said `Ready`, beside what it is to take over.
+/// A successor that said `Ready`, with the reports that a policy compares.
 #[derive(Debug, Clone)]
 pub struct Candidate<'a> {
-    /// What the incumbent sealed; none when it died before it could.
+    /// The incumbent's report of its seal; none when it died before it could seal, or when it may
+    /// have written again since.
     pub sealed: Option<&'a SealReport>,
-    /// What the successor says of itself.
+    /// The successor's report of its readiness.
     pub ready: &'a ReadinessSnapshot,
-    /// The fingerprint of what it opened, if it computed one.
+    /// The fingerprint of the state that it opened, if it computed one.
     pub verified: Option<[u8; 32]>,
-    /// The names of the listeners that it was given.
+    /// The names of the listeners that it was passed.
     pub listeners: Vec<&'a str>,
-    /// What was carried to it.
+    /// The sets that it says arrived, and the connections that were late.
     pub carried: &'a CarryReport,
 }
 
-/// Decides whether a successor may be told to commit. Asked once in a swap, while clients
-/// wait.
+/// Decides whether a successor may be told to commit. The supervisor asks once in a swap, while
+/// clients wait.
 pub trait ReadyPolicy: Send + Sync {
     /// Judges.
     ///
     /// # Errors
     ///
-    /// Why it may not; the swap is rolled back.
+    /// The reason why it may not; the supervisor rolls the swap back.
     fn judge(&self, candidate: &Candidate<'_>) -> Result<(), Unfit>;
 }
 
-/// The default: healthy, as many shards as were sealed, none of them behind, and the same
-/// fingerprint. Where the incumbent sealed none (all zero), none is asked for.
+/// The default: the successor is healthy, has as many shards as the incumbent sealed, none at a
+/// lower revision, and the same fingerprint. A sealed fingerprint of all zeros is not compared.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AsSealed;
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::sys::process::Process;
 
-/// A process that was started, and that is a child of this one. Dropping it neither ends nor
-/// collects the process.
+/// A process that this supervisor started, a child of its own. Dropping the value neither ends
+/// nor collects the process.
 #[derive(Debug)]
 pub struct ChildProcess {
     child: Child,
@@ -71,7 +71,7 @@ impl ChildProcess {
         self.process.kill()
     }
 
-    /// The child, for whoever waits by other means.
+    /// The child, for a caller that waits by other means.
     #[must_use]
     pub fn into_child(self) -> Child {
         self.child
@@ -82,15 +82,15 @@ impl ChildProcess {
     }
 }
 
-/// Readable once the process has ended: for whoever polls for that beside other things.
+/// Readable once the process has ended, for a caller that polls other descriptors too.
 impl AsFd for ChildProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
     }
 }
 
-/// A process that is watched although it is no child of this one. Its exit status is its
-/// parent's to know.
+/// A process that this supervisor watches although it is not its child. Only its parent learns
+/// its exit status.
 pub struct AdoptedProcess {
     pid: u32,
     process: Process,
@@ -125,8 +125,8 @@ impl AdoptedProcess {
         self.process.wait_for_end(deadline)
     }
 
-    /// Ends it at once, with `SIGKILL`. One that has ended is no error, and nobody else who may
-    /// have its pid by now is signalled.
+    /// Ends it at once, with `SIGKILL`. A process that has ended is no error, and another one that
+    /// has its pid by now is not signalled.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl AdoptedProcess {
     }
 }
 
-/// Readable once the process has ended: for whoever polls for that beside other things.
+/// Readable once the process has ended, for a caller that polls other descriptors too.
 impl AsFd for AdoptedProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
@@ -154,7 +154,7 @@ impl fmt::Debug for AdoptedProcess {
 pub enum DaemonProcess {
     /// This supervisor started it.
     Child(ChildProcess),
-    /// Another one did.
+    /// Another supervisor started it.
     Adopted(AdoptedProcess),
 }
 

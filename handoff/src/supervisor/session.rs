@@ -9,11 +9,11 @@ use crate::protocol::HandoffId;
 use crate::supervisor::drive::Swap;
 use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 
-/// A swap in flight. Its phase says what has been done, and so what can be done next.
+/// A swap in flight. Its phase says which steps are done, and so which step can be next.
 ///
-/// Each transition takes the session and gives it back in the next phase. One that fails has
-/// rolled the swap back before it returns. Dropping a session rolls it back too, which may
-/// take until the incumbent has confirmed that it serves.
+/// Each transition takes the session and gives it back in the next phase. A transition that
+/// fails has rolled the swap back before it returns. Dropping a session rolls the swap back
+/// too, which may take until the incumbent has confirmed that it serves.
 ///
 /// ```compile_fail,E0599
 /// # fn wrong(session: handoff::Session<handoff::supervisor::Paired>) {
@@ -71,13 +71,13 @@ impl Session<Paired> {
         Self { swap, phase: Paired(()) }
     }
 
-    /// What the serving process calls its build.
+    /// The build id that the incumbent's hello says.
     #[must_use]
     pub fn incumbent_build_id(&self) -> &[u8] {
         &self.swap.learnt.incumbent_build_id
     }
 
-    /// What the new process calls its build.
+    /// The build id that the successor's hello says.
     #[must_use]
     pub fn successor_build_id(&self) -> &[u8] {
         &self.swap.learnt.successor_build_id
@@ -87,8 +87,8 @@ impl Session<Paired> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]. The incumbent was not touched and holds the lock, unless it died: then the
-    /// successor serves, see [`Failed::promoted`].
+    /// [`Failed`]. The incumbent was not touched and holds the lock. If it died, the successor
+    /// may serve in its place: see [`Failed::promoted`].
     pub fn warm(mut self) -> Result<Session<Warmed>, Failed> {
         self.swap.command(Command::Warm)?;
         Ok(self.transition(Warmed(())))
@@ -101,17 +101,17 @@ impl Session<Warmed> {
     /// # Errors
     ///
     /// [`Failed`]. The incumbent held the lock throughout and was told to serve again. If it
-    /// died, the successor serves: see [`Failed::promoted`].
+    /// died, the successor may serve in its place: see [`Failed::promoted`].
     pub fn prepare(mut self) -> Result<Session<Prepared>, Failed> {
         let command = self.swap.prepare_command(Then::Wait);
         self.swap.command(command)?;
         Ok(self.transition(Prepared(())))
     }
 
-    /// [`prepare`](Session::prepare) and [`seal`](Session::seal) in one: the seal is asked for
-    /// along with the drain, so that clients do not wait for words that come and go in between.
-    /// For whoever does not decide by what the drain found. An incumbent of a build that does not
-    /// know of it is asked for one after the other.
+    /// [`prepare`](Session::prepare) and [`seal`](Session::seal) in one: the supervisor asks for
+    /// the seal along with the drain, so that clients do not wait for a round trip in between. For
+    /// a caller that does not decide by the drain report. The supervisor asks an incumbent of a
+    /// build that does not know of this for the drain first, and then for the seal.
     ///
     /// # Errors
     ///
@@ -129,12 +129,12 @@ impl Session<Warmed> {
 }
 
 impl Session<Prepared> {
-    /// Seals the incumbent. It releases the lock, reserved for the successor.
+    /// Seals the incumbent. It releases the lock, reserved for the successor (invariant 9).
     ///
     /// # Errors
     ///
-    /// As [`prepare`](Session::prepare); where the lock had been released already, the
-    /// incumbent has taken it again.
+    /// As [`prepare`](Session::prepare). An incumbent that had released the lock already was
+    /// told to take it again.
     pub fn seal(mut self) -> Result<Session<Sealed>, Failed> {
         self.swap.command(Command::Seal)?;
         Ok(self.transition(Sealed(())))
@@ -142,7 +142,7 @@ impl Session<Prepared> {
 }
 
 impl Session<Sealed> {
-    /// What was sealed.
+    /// The incumbent's report of its seal.
     #[must_use]
     pub const fn seal_report(&self) -> &SealReport {
         &self.swap.learnt.sealed
@@ -153,7 +153,7 @@ impl Session<Sealed> {
     /// # Errors
     ///
     /// [`Failed`]. The successor is dead, so the lock is free, and the incumbent was told to
-    /// take it and serve. What is on disk is what was sealed. If the incumbent died meanwhile,
+    /// take it and serve. The disk holds the state that it sealed. If the incumbent died meanwhile,
     /// the successor may serve in its place: see [`Failed::promoted`].
     pub fn begin(mut self) -> Result<Session<Ready>, Failed> {
         self.swap.command(Command::Begin)?;
@@ -162,13 +162,13 @@ impl Session<Sealed> {
 }
 
 impl Session<Ready> {
-    /// What was sealed.
+    /// The incumbent's report of its seal.
     #[must_use]
     pub const fn seal_report(&self) -> &SealReport {
         &self.swap.learnt.sealed
     }
 
-    /// What the successor says of itself.
+    /// The successor's report of its readiness.
     #[must_use]
     pub const fn readiness(&self) -> &ReadinessSnapshot {
         &self.swap.learnt.ready
@@ -178,8 +178,8 @@ impl Session<Ready> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]. The successor is dead, whether or not it had committed; what
-    /// it acknowledged, if anything, is on disk, and the incumbent opened it again. If the
+    /// [`Failed`]. The successor is dead, whether or not it had committed. The writes that it
+    /// acknowledged, if any, are on disk, and the incumbent opens them again (invariant 8). If the
     /// incumbent died meanwhile, see [`Failed::promoted`].
     pub fn commit(mut self) -> Result<Committed, Failed> {
         self.swap.command(Command::Commit)?;
@@ -200,8 +200,8 @@ impl<P: Phase> Session<P> {
         self.swap.successor_pid()
     }
 
-    /// What is carried, as far as is known: who is late once [`prepare`](Session::prepare) has
-    /// returned, and what arrived once [`begin`](Session::begin) has.
+    /// The carry report so far: the late connections once [`prepare`](Session::prepare) has
+    /// returned, and the sets that arrived once [`begin`](Session::begin) has.
     #[must_use]
     pub const fn carry_report(&self) -> &CarryReport {
         &self.swap.learnt.carried
@@ -213,7 +213,7 @@ impl<P: Phase> Session<P> {
         self.swap.timings()
     }
 
-    /// Gives the swap up: the successor is ended, and the incumbent serves again.
+    /// Gives the swap up: the supervisor ends the successor, and the incumbent serves again.
     #[must_use = "the incumbent may not have confirmed that it serves"]
     pub fn abort(mut self, reason: impl Into<String>) -> RolledBack {
         self.swap.abort(reason.into())
@@ -225,7 +225,7 @@ impl<P: Phase> Session<P> {
 }
 
 impl<P: Drained> Session<P> {
-    /// What the drain found.
+    /// The incumbent's report of its drain.
     #[must_use]
     pub const fn drain_report(&self) -> &DrainReport {
         &self.swap.learnt.drain

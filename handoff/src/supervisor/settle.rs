@@ -1,5 +1,5 @@
-//! The end of a swap whose supervisor died. Its two processes decide it by themselves; this
-//! looks on, and ends a successor that does not decide.
+//! The end of a swap after its supervisor died. The incumbent and the successor decide it without
+//! a supervisor; this one watches, and ends a successor that does not decide.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,16 +21,16 @@ use crate::sys::process::{Process, ProcessId};
 pub struct Settled {
     /// The swap.
     pub handoff_id: HandoffId,
-    /// What became of it: committed, rolled back, lost; unknown where the incumbent is busy with
-    /// another swap, or is being stopped.
+    /// Committed, rolled back or lost; unknown where the incumbent is busy with another swap, or
+    /// is being stopped.
     pub outcome: Outcome,
     /// The pid of the process that was to be replaced.
     pub incumbent_pid: u32,
-    /// The pid of the one that was to replace it.
+    /// The pid of the process that was to replace it.
     pub successor_pid: u32,
 }
 
-/// Waits for the end of a swap, and brings it about where a process hangs.
+/// Waits for the end of a swap, and ends a successor that hangs.
 pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Result<Settled> {
     let handoff_id = swap.handoff_id;
     let mut settling = Settling {
@@ -72,15 +72,15 @@ struct Settling<'a> {
     control: &'a Path,
     swap: &'a OpenSwap,
     machine: Machine,
-    /// None once they are known to be dead.
+    /// None once the process is known to be dead; so for the successor.
     incumbent: Option<Process>,
     successor: Option<Process>,
-    /// To the incumbent, which waits for this supervisor's word while it is there.
+    /// The connection to the incumbent, which waits for this supervisor's word while it is open.
     call: Option<Connection>,
     entered: Instant,
     /// Since when the successor was seen to be stopped, without a break.
     stopped_since: Option<Instant>,
-    /// When it is looked again who has the control socket.
+    /// When to look again which process has the control socket.
     next_look: Instant,
 }
 
@@ -98,7 +98,7 @@ impl Settling<'_> {
                         pass!(AdopterKilledSuccessor);
                     }
                 }
-                // It is asked as soon as it can be reached.
+                // The next look asks the incumbent, if it can be reached.
                 Effect::AskIncumbent => self.next_look = Instant::now(),
             }
         }
@@ -107,7 +107,7 @@ impl Settling<'_> {
         }
     }
 
-    /// What happens next; none when nothing did for a while.
+    /// The next event. Waits for one until the next look or the deadline, and may return none.
     fn next_event(&mut self, deadline: Instant) -> Result<Option<Event>> {
         let ended = |process: &Option<Process>| match process {
             Some(process) => process.wait_for_end(Instant::now()),
@@ -141,9 +141,9 @@ impl Settling<'_> {
         Ok(None)
     }
 
-    /// Whether the successor is to be ended. It makes up its mind at once when its supervisor
-    /// dies; ending it is harmless while an incumbent waits for this supervisor's word. One that
-    /// is alone may take as long as it likes to open, unless it is stopped all the while.
+    /// Whether to end the successor. A successor decides at once when its supervisor dies, and
+    /// ending it is harmless while an incumbent waits for this supervisor's word (invariant 3). A
+    /// successor that is alone may take as long as it likes to open, unless it stays stopped.
     fn is_out_of_patience(&mut self) -> bool {
         let now = Instant::now();
         let is_long_ago = |since: Instant| now >= since + LIVENESS_LIMIT;
@@ -172,16 +172,16 @@ impl Settling<'_> {
         Some(Event::IncumbentDisconnected)
     }
 
-    /// Looks who has the control socket: the incumbent is asked, and waits for this supervisor
-    /// from then on; the successor has it only when it has committed.
+    /// Connects to the process that has the control socket. An incumbent is asked to serve, and
+    /// waits for this supervisor from then on. A successor has the socket only after its commit.
     fn look(&mut self, deadline: Instant) -> Option<Event> {
         let limit = deadline.min(Instant::now() + ANSWER_LIMIT);
         let (mut call, peer) = connect(self.control, limit).ok()?;
         let is_it =
             |id: ProcessId, process: &Option<Process>| process.is_some() && id.pid == peer.pid;
         if is_it(self.swap.successor, &self.successor) {
-            // One that was killed, and not waited for, may have it too. And where an incumbent
-            // waits, it is let go only for one that answers.
+            // A successor that was killed and not collected may have it too. This supervisor lets
+            // an incumbent that waits go only for a successor that answers.
             let answers = self.call.is_none() || call.answer_before(limit).is_ok();
             let serves = answers && !self.swap.successor.is_ending();
             return serves.then_some(Event::SuccessorServes);

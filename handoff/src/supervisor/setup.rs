@@ -1,4 +1,4 @@
-//! The supervisor itself: what it passes on, and how a swap begins.
+//! The supervisor itself: the listeners that it passes on, and the beginning of a swap.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +21,7 @@ use crate::supervisor::{
 };
 use crate::sys::process::{Process, ProcessId};
 
-/// The long-lived process that holds the listening sockets and swaps the daemon behind them.
+/// The long-lived process that holds the listening sockets and swaps the daemon that uses them.
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -48,9 +48,10 @@ pub struct Supervisor {
     policy: Arc<dyn ReadyPolicy>,
     observer: Option<Arc<dyn Observe>>,
     journal: Option<Arc<Journal>>,
-    /// What the journal said when it was opened, until it is settled.
+    /// The daemon and the swap that the journal named when it was opened, until
+    /// [`adopt`](Self::adopt) has settled them.
     pub(super) left: Left,
-    /// What became of the swap in it, until that is told.
+    /// The end of that swap, until [`adopt`](Self::adopt) has returned it.
     pub(super) settled: Option<Settled>,
 }
 
@@ -74,13 +75,13 @@ impl Supervisor {
         })
     }
 
-    /// Keeps a journal of what is begun, so that the supervisor that is started when this one
-    /// has died can finish or undo it: see [`adopt`](Self::adopt). One supervisor has a
-    /// journal at a time.
+    /// Keeps a journal of each daemon and each swap that this supervisor begins. A supervisor that
+    /// is started after its death can finish or undo a swap in flight: see [`adopt`](Self::adopt).
+    /// One supervisor has a journal at a time.
     ///
     /// The file has to outlive this process and not the machine: beside the control socket,
-    /// in `/run`, is a good place. It is created with mode 0600 and never synced, and nothing
-    /// is written to it between a drain and its commit.
+    /// in `/run`, is a good place. The supervisor creates it with mode 0600, never syncs it, and
+    /// writes nothing to it between a drain and its commit.
     ///
     /// # Errors
     ///
@@ -92,24 +93,24 @@ impl Supervisor {
         Ok(self)
     }
 
-    /// Passes a socket to every process that is started. A name may be used again: the
+    /// Passes a socket to every process that this supervisor starts. A name may be used again: the
     /// daemon takes its sockets in this order. Names may not contain `:`.
     ///
-    /// The socket is passed as it is. Set it non-blocking now if the daemon wants that: the
-    /// flag is shared by all processes that have the socket.
+    /// The supervisor passes the socket as it is. Set it non-blocking now if the daemon wants that:
+    /// all processes that have the socket share the flag.
     #[must_use]
     pub fn with_listener(mut self, name: impl Into<String>, listener: impl Into<OwnedFd>) -> Self {
         self.add_listener(name, listener);
         self
     }
 
-    /// [`with_listener`](Self::with_listener), once [`adopt`](Self::adopt) has said that there
-    /// is none to get back.
+    /// [`with_listener`](Self::with_listener), once [`adopt`](Self::adopt) has said that no daemon
+    /// gives one back.
     pub fn add_listener(&mut self, name: impl Into<String>, listener: impl Into<OwnedFd>) {
         self.listeners.push((name.into(), listener.into()));
     }
 
-    /// The sockets that are passed on, with their names, in order.
+    /// The sockets that this supervisor passes on, with their names, in order.
     pub fn listeners(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
         self.listeners.iter().map(|(name, listener)| (name.as_str(), listener.as_fd()))
     }
@@ -128,14 +129,14 @@ impl Supervisor {
         self.journal.as_ref().map_or(Ok(()), |journal| journal.append(entry))
     }
 
-    /// Replaces what is checked before a commit, [`AsSealed`].
+    /// Replaces the check before a commit, [`AsSealed`].
     #[must_use]
     pub fn with_ready_policy(mut self, policy: impl ReadyPolicy + 'static) -> Self {
         self.policy = Arc::new(policy);
         self
     }
 
-    /// Replaces how a process is started, [`Exec`].
+    /// Replaces the way to start a process, [`Exec`].
     #[must_use]
     pub fn with_launch(mut self, launch: impl Launch + 'static) -> Self {
         self.launch = Box::new(launch);
@@ -156,7 +157,7 @@ impl Supervisor {
     /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
     /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`];
     /// [`Error::Path`] when the journal cannot be written; [`Error::Requested`] when
-    /// [`SpawnSpec::abort`] was used. The process is ended then.
+    /// [`SpawnSpec::abort`] was used. A process that was started is dead then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_limit);
         AbortHandle::check(spec.abort.as_ref())?;
@@ -223,10 +224,10 @@ impl Supervisor {
     ///
     /// Nothing was begun: the daemon serves as before, and the successor, if it was started,
     /// is dead. [`Error::Path`] when no daemon serves the control socket, or the journal cannot
-    /// be written;
-    /// [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
-    /// [`Error::VersionMismatch`]; [`Error::TimedOut`] for a daemon that is silent, and
-    /// [`Error::NoHello`] for a successor; [`Error::Requested`] when [`SpawnSpec::abort`] was used.
+    /// be written; [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel
+    /// contradicts; [`Error::VersionMismatch`]; [`Error::TimedOut`] for a daemon that is silent,
+    /// and [`Error::NoHello`] for a successor; [`Error::Requested`] when [`SpawnSpec::abort`] was
+    /// used.
     pub fn pair(&self, spec: SpawnSpec) -> Result<Session<Paired>> {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
@@ -275,7 +276,7 @@ impl Supervisor {
         };
         let (incumbent, successor) = (Arc::new(Link::of(incumbent)), Arc::new(Link::of(successor)));
         let links = vec![Arc::clone(&incumbent), Arc::clone(&successor)];
-        // Past the deadline this process is no longer to be waited for.
+        // The pulse ends at the deadline: no process has to wait for this one any longer.
         let pulse = match Pulse::start(links, Some(deadline), |_, _| false) {
             Ok(pulse) => pulse,
             Err(error) => {
@@ -311,7 +312,8 @@ impl Supervisor {
         }
     }
 
-    /// The swap ends here: the successor is dead, and the incumbent was told nothing.
+    /// Notes the end of a swap that was not begun: the successor is dead, and this supervisor told
+    /// the incumbent nothing.
     fn not_begun(&self, handoff_id: HandoffId, error: Error) -> Error {
         let how = Outcome::RolledBack;
         if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
@@ -347,7 +349,7 @@ impl fmt::Debug for Supervisor {
     }
 }
 
-/// Reads and checks a hello, and answers it. It is not waited for once `abort` was used.
+/// Reads and checks a hello, and answers it. Stops waiting for it once `abort` was used.
 pub(super) fn greet(
     connection: &mut Connection,
     role: Side,
@@ -365,7 +367,8 @@ pub(super) fn greet(
     greeting
 }
 
-/// Ends a process that could not be paired with, and says so in its terms if it had ended.
+/// Ends a process that could not be paired with. If it had ended by itself, and so closed its
+/// connection, the error tells its exit status.
 fn explain(error: Error, child: &mut ChildProcess, spec: &SpawnSpec) -> Error {
     let had_ended = child.wait_until(Instant::now() + EXIT_PATIENCE);
     let lost = matches!(error, Error::PeerLost { .. });
@@ -381,7 +384,7 @@ fn explain(error: Error, child: &mut ChildProcess, spec: &SpawnSpec) -> Error {
     error
 }
 
-/// It will say no better another time.
+/// Whether another attempt would fail the same way.
 const fn is_final(error: &Error) -> bool {
     matches!(error, Error::VersionMismatch { .. } | Error::PeerMisbehaved(_) | Error::Requested(_))
 }

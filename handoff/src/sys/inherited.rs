@@ -28,17 +28,17 @@ pub(crate) fn take(
     // SAFETY: the borrow ends in this function, and the number is only asked about.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let flags = rustix::io::fcntl_getfd(borrowed)?;
-    // What this process opened itself is close-on-exec; what it was started with is not.
+    // A descriptor that this process opened is close-on-exec; an inherited one is not.
     if flags.contains(FdFlags::CLOEXEC) || !as_said(borrowed) || !taken.insert(number) {
         return Err(rustix::io::Errno::BADF.into());
     }
     rustix::io::fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC)?;
-    // SAFETY: the descriptor is open, was passed to this process by whoever started it, and
-    // is given out once.
+    // SAFETY: the descriptor is open, was passed to this process by the one that started it,
+    // and is given out once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// What kind of listener a descriptor is.
+/// The kind of listener that a descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tcp,

@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_get_seals};
 /// Empty memory that can be written as a file, and sealed.
 pub(crate) fn create(name: &str) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Where executable ones are forbidden this has to be said; kernels before 6.3 do not know it.
+    // Where executable memory is forbidden the flag is required; kernels before 6.3 lack it.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(rustix::io::Errno::INVAL) => Ok(rustix::fs::memfd_create(name, flags)?.into()),
         result => Ok(result?.into()),
@@ -37,8 +37,8 @@ impl Sealed {
         Self::map(memory.into())
     }
 
-    /// Maps sealed memory; `InvalidInput` where it is none, as the kernel says of what cannot have
-    /// seals, or could still be changed.
+    /// Maps sealed memory. `InvalidInput` where it could still be changed, or where the descriptor
+    /// cannot have seals.
     pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Self> {
         if !fcntl_get_seals(&descriptor)?.contains(FOR_GOOD) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -47,8 +47,8 @@ impl Sealed {
         let map = if length == 0 {
             None
         } else {
-            // Private, since kernels before 6.7 share nothing that is sealed against writing; what
-            // nobody writes is never copied.
+            // Private, since kernels before 6.7 share nothing that is sealed against writing. No
+            // process writes the pages, so none is copied.
             // SAFETY: the seals that were just looked at keep everybody from writing and from
             // resizing it, for as long as it exists.
             Some(unsafe { MmapOptions::new().len(length).map_copy_read_only(&descriptor)? })
@@ -83,7 +83,7 @@ impl Word {
         Self::map(memory.into())
     }
 
-    /// The word that another process has made; `InvalidInput` where it is none.
+    /// The word that another process has made; `InvalidInput` where the memory is not a word's.
     pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Self> {
         let seals = fcntl_get_seals(&descriptor)?;
         let is_one = seals.contains(OF_ONE_SIZE)
@@ -100,14 +100,14 @@ impl Word {
         self.word().load(Ordering::SeqCst)
     }
 
-    /// Makes it `value` if it is zero; otherwise says what it is.
+    /// Makes it `value` if it is zero; otherwise returns its value.
     pub(crate) fn claim(&self, value: u32) -> Result<(), u32> {
         self.word().compare_exchange(0, value, Ordering::SeqCst, Ordering::SeqCst).map(drop)
     }
 
     fn word(&self) -> &AtomicU32 {
         // SAFETY: a mapping begins at a page, so it is aligned; it has the size of the word,
-        // which cannot shrink; and whoever else maps it uses it as an atomic word too.
+        // which cannot shrink; and every process that maps it uses it as an atomic word too.
         unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().cast()) }
     }
 }

@@ -1,5 +1,5 @@
-//! What needs the kernel's word: polling, processes, files, sockets, inherited descriptors, threads.
-//! The only module that may hold `unsafe`. It uses nothing of ours.
+//! The kernel's interfaces: polling, processes, files, sockets, inherited descriptors, threads.
+//! The only module that may hold `unsafe`. It uses no other module of this crate.
 
 /// Borrows a value's descriptor from one of its fields.
 macro_rules! as_fd {

@@ -1,7 +1,7 @@
-//! Threads that help with work of a caller's, which borrows what it works on.
+//! Threads that help a caller with its work on borrowed data.
 //!
-//! They are started ahead and end when nothing is to be done for a while. Work that is over soon
-//! is done by its caller alone: to wake another thread takes longer.
+//! They are started ahead and end when they have had no work for a while. A caller does work that
+//! is over soon alone: to wake another thread takes longer.
 
 #![expect(
     unsafe_code,
@@ -14,8 +14,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Starts threads until there are so many, as far as any can be started; where they are not held,
-/// none: then somebody else may want the processors more, and they are started when they are called.
+/// Starts threads until there are so many, or the system refuses one. Without a [`Hold`] it starts
+/// none: others may want the processors more, and a call starts the threads that it needs.
 pub(crate) fn prepare(threads: usize) {
     let mut state = POOL.lock();
     while state.holds > 0 && state.threads < threads {
@@ -25,7 +25,7 @@ pub(crate) fn prepare(threads: usize) {
     }
 }
 
-/// For as long as it lives no thread ends for want of something to do.
+/// For as long as it lives no thread ends for want of work.
 #[derive(Debug)]
 pub(crate) struct Hold(());
 
@@ -41,12 +41,12 @@ impl Drop for Hold {
 }
 
 /// Calls `work` on this thread and, unless that is over soon, also on up to `most` others, and
-/// returns once it has returned on all of them. Each call takes up what no other has, until nothing
-/// is left: so when it has returned here, it is not called any more.
+/// returns once it has returned on all of them. Each call takes pieces that no other has, until
+/// none is left: so once it has returned on one thread, the pool calls it on no further one.
 ///
 /// # Panics
 ///
-/// As `work` does, on whichever thread.
+/// As `work` does, on any thread.
 pub(crate) fn side_by_side(most: usize, work: &(dyn Fn() + Sync)) {
     // SAFETY: the reference is used by threads of the pool only between `begin` and `end` of a
     // running call, which are counted under the lock, and `Called::drop` waits until none runs and
@@ -65,7 +65,7 @@ impl Called {
     fn begin(work: Work, most: usize) -> Self {
         let mut state = POOL.lock();
         state.last += 1;
-        // There before the job is, so that nothing can leave the job behind.
+        // It exists before the job does, so that nothing can leave the job behind.
         let called = Self(state.last);
         let since = Instant::now();
         state.jobs.push(Job { id: called.0, work, since, seats: most, running: 0, panic: None });
@@ -113,9 +113,9 @@ struct Job {
 
 struct Pool {
     state: Mutex<State>,
-    /// There is something to do for a thread that rests.
+    /// There is work for a thread that rests.
     called: Condvar,
-    /// For a thread that waits whether a caller is done by itself; nobody signals it.
+    /// A thread waits on it to see whether a caller finishes alone; no thread signals it.
     patience: Condvar,
     /// A thread has returned from a job.
     ended: Condvar,
@@ -149,7 +149,7 @@ impl State {
             (self.idle, self.calls) = (self.idle - 1, self.calls + 1);
             POOL.called.notify_one();
         } else if self.threads < MOST {
-            // Where none can be started, those that there are do it.
+            // Where none can be started, the existing threads do the work.
             let _ = self.start_one();
         }
     }
@@ -174,7 +174,7 @@ fn help() {
             }
             state.idle += 1;
             state = wait(&POOL.called, state, left.max(LEAST_REST));
-            // Whichever was meant: as many get up as were called.
+            // No call is meant for one thread: as many get up as were called.
             match state.calls.checked_sub(1) {
                 Some(calls) => state.calls = calls,
                 None => state.idle -= 1,
@@ -183,7 +183,7 @@ fn help() {
         };
         let left = PATIENCE.saturating_sub(job.since.elapsed());
         if !left.is_zero() {
-            // Whoever called may be done by then.
+            // The caller may be done by then.
             state = wait(&POOL.patience, state, left);
             continue;
         }
@@ -212,11 +212,11 @@ static POOL: Pool = Pool {
     patience: Condvar::new(),
     ended: Condvar::new(),
 };
-/// About twice what it takes to wake a thread.
+/// About twice the time that it takes to wake a thread.
 const PATIENCE: Duration = Duration::from_micros(100);
-/// How long a thread waits for something to do.
+/// How long a thread waits for work.
 const REST: Duration = Duration::from_secs(5);
-/// How long one that is held looks away.
+/// The minimum time for which a thread without work sleeps.
 const LEAST_REST: Duration = Duration::from_secs(1);
 /// More than any one caller asks for.
 const MOST: usize = 128;

@@ -40,8 +40,8 @@ impl ProcessId {
         stat.runs().then_some(Self { pid, start_time: stat.start_time })
     }
 
-    /// Whether this very process runs. A zombie does not: it holds nothing any more. One of
-    /// which nothing can be learnt does.
+    /// Whether this very process runs. A zombie does not: it holds nothing any more. A process of
+    /// which nothing can be learnt counts as one that runs.
     pub(crate) fn is_alive(self) -> bool {
         self.stat().is_none_or(|stat| stat.is_some_and(|stat| stat.runs()))
     }
@@ -61,7 +61,7 @@ impl ProcessId {
         matches!(self.stat(), Some(Some(Stat { state: 'T', .. })))
     }
 
-    /// What the kernel says of this very process. The inner is none when it is gone, the outer
+    /// The kernel's entry for this very process. The inner is none when it is gone, the outer
     /// when nothing can be learnt.
     fn stat(self) -> Option<Option<Stat>> {
         if self.pid == 0 {
@@ -105,7 +105,7 @@ impl Stat {
     fn of(pid: u32) -> io::Result<Option<Self>> {
         let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
-            // Where nothing is mounted at all, this says nothing.
+            // Where `/proc` is not mounted, this says nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return if fs::exists("/proc/self/stat")? { Ok(None) } else { Err(error) };
             }
@@ -150,7 +150,7 @@ impl Process {
         }
     }
 
-    /// Whether it ended before the deadline. What it held is free then.
+    /// Whether it ended before the deadline. The kernel has then freed everything that it held.
     pub(crate) fn wait_for_end(&self, deadline: Instant) -> io::Result<bool> {
         poll::wait_for(self.pidfd.as_fd(), PollFlags::IN, Some(deadline))
     }
@@ -174,7 +174,7 @@ pub(crate) fn boot_id_in_hex(id: [u8; 16]) -> String {
     Uuid::from_bytes(id).simple().to_string()
 }
 
-/// What [`boot_id_in_hex`] made.
+/// The identifier that [`boot_id_in_hex`] wrote; none for another text.
 pub(crate) fn boot_id_of(hex: &str) -> Option<[u8; 16]> {
     let id: Simple = hex.parse().ok()?;
     Some(id.into_uuid().into_bytes())

@@ -14,7 +14,7 @@ pub(crate) const MOST_AT_ONCE: usize = 253;
 
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_AT_ONCE));
 
-/// Sends what can be sent of `bytes` without waiting; how many it were. The descriptors, at
+/// Sends as many of `bytes` as it can without waiting, and returns how many. The descriptors, at
 /// most [`MOST_AT_ONCE`], go with the first.
 pub(crate) fn send_with(
     socket: impl AsFd,
@@ -33,10 +33,10 @@ pub(crate) fn send_with(
     Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
 }
 
-/// Receives what is there without waiting, with the descriptors that came with it, which are
-/// close-on-exec; how many bytes it were, 0 at the end of the stream. `EMFILE` where descriptors
-/// were lost on the way because this process may have no more: those that come next are then of
-/// something else, so the stream is of no use any more.
+/// Receives the bytes that are there without waiting, and the descriptors that came with them,
+/// close-on-exec. Returns how many bytes, 0 at the end of the stream. `EMFILE` where the kernel
+/// dropped descriptors because this process may have no more: the next ones belong to other
+/// bytes, so the stream is of no use any more.
 pub(crate) fn receive_with(
     socket: impl AsFd,
     bytes: &mut [u8],

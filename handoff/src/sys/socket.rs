@@ -1,4 +1,4 @@
-//! Unix sockets: bound where nobody sees them yet, published by a rename, and who connects.
+//! Unix sockets: bound where nobody sees them yet, published by a rename; and their peers.
 
 use std::ffi::OsString;
 use std::io;
@@ -42,7 +42,7 @@ impl ControlSocket {
         let socket = stream_socket()?;
         let address = SocketAddrUnix::new(through.as_str())?;
         match rustix::net::bind(&socket, &address) {
-            // Left by a process of our pid that was killed.
+            // Left by a process of the same pid that was killed.
             Err(rustix::io::Errno::ADDRINUSE) => {
                 rustix::fs::unlinkat(&directory, &hidden, AtFlags::empty())?;
                 rustix::net::bind(&socket, &address)?;
@@ -62,7 +62,7 @@ impl ControlSocket {
         Ok(bound)
     }
 
-    /// Takes the path over, whatever lies there, in one step: there is no moment at which
+    /// Takes the path over from any file there, in one step: there is no moment at which
     /// nobody answers. Does nothing when it was done before.
     pub(crate) fn publish(&mut self) -> io::Result<()> {
         if let Some(hidden) = &self.hidden {
@@ -76,7 +76,7 @@ impl ControlSocket {
         self.hidden.is_some()
     }
 
-    /// Whether whoever connects to the path comes here.
+    /// Whether a peer that connects to the path comes here.
     pub(crate) fn is_published(&self) -> bool {
         rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| stat.st_ino == self.inode)
@@ -115,7 +115,7 @@ fn swept_parent_of(path: &Path) -> io::Result<OwnedFd> {
             .to_str()
             .and_then(|name| name.strip_prefix(HIDDEN)?.split_once('-')?.0.parse().ok());
         let is_dead = pid.is_some_and(|pid: u32| ProcessId::of(pid).is_none());
-        // A pid of another namespace says nothing; whoever listens is asked.
+        // A pid of another namespace says nothing, so see whether a process listens.
         if is_dead && !matches!(look_at(&parent.join(&name)), Ok(Found::Alive)) {
             let _ = rustix::fs::unlinkat(&directory, &name, AtFlags::empty());
         }
@@ -130,9 +130,9 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// Closes what may be a connected socket so that the peer reads the end of the stream behind
-/// what it was sent: bytes that lie unread at `close` would make the kernel send a reset, which
-/// may overtake it.
+/// Closes a descriptor. If it is a connected socket, its peer reads all that it was sent and then
+/// the end of the stream: bytes that lie unread at `close` would make the kernel send a reset,
+/// which may overtake both.
 pub(crate) fn part_from(descriptor: OwnedFd) {
     if rustix::net::shutdown(&descriptor, Shutdown::Write).is_ok() {
         let mut unwanted = [0; 4096];
@@ -145,7 +145,7 @@ pub(crate) fn part_from(descriptor: OwnedFd) {
     }
 }
 
-/// What lies at a path where a socket is to be.
+/// The kind of file at a path where a socket is to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
@@ -156,7 +156,7 @@ pub(crate) enum Found {
     Other,
 }
 
-/// Looks what lies at `path`, without waiting for whoever may listen there.
+/// Looks at `path`, without waiting for a process that may listen there.
 pub(crate) fn look_at(path: &Path) -> io::Result<Found> {
     use std::os::unix::fs::FileTypeExt;
     match std::fs::symlink_metadata(path) {
@@ -173,7 +173,7 @@ pub(crate) fn look_at(path: &Path) -> io::Result<Found> {
     }
 }
 
-/// Connects to a listening Unix socket. A full backlog is waited for until `deadline`.
+/// Connects to a listening Unix socket. Where its backlog is full, tries again until `deadline`.
 pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     loop {
@@ -200,7 +200,7 @@ pub(crate) fn path_length(path: &Path) -> usize {
     path.as_os_str().as_bytes().len()
 }
 
-/// Who is at the other end of a Unix socket, by the kernel's word.
+/// The process at the other end of a Unix socket, by the kernel's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) pid: u32,
@@ -208,7 +208,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Fails for a peer of another pid namespace, of whom the kernel tells no pid.
+    /// Fails for a peer of another pid namespace, of which the kernel tells no pid.
     #[expect(unsafe_code, reason = "rustix takes a pid of 0 for one that cannot be")]
     pub(crate) fn of(socket: impl AsFd) -> io::Result<Self> {
         let mut credentials = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };

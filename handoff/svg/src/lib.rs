@@ -1,16 +1,16 @@
-//! Writes SVG 1.1: shapes, texts, and how much room a text takes. The program's timeline and the
-//! plots of the benches are drawn with it.
+//! Writes SVG 1.1: shapes and texts, and measures the width of a text. The program's timeline and
+//! the plots of the benches are drawn with it.
 //!
-//! Lengths are in pixels. `paint` and `stroke` are attributes as SVG has them, and have to come from
-//! the program; texts may come from anybody.
+//! Lengths are in pixels. `paint` and `stroke` are SVG attributes that no function here escapes:
+//! they have to come from the program. Texts are escaped, and may come from anybody.
 
 use std::fmt::Write as _;
 
-/// What was drawn so far.
+/// The shapes and texts that were drawn so far.
 #[derive(Debug, Default)]
 pub struct Svg(String);
 
-/// How a text is set. The width of a text is an upper bound: the reader's font is not known.
+/// The style of a text. Its width is an upper bound: the reader's font is not known.
 #[derive(Debug, Clone, Copy)]
 pub struct Font {
     size: f64,
@@ -53,7 +53,7 @@ impl Svg {
         let _ = writeln!(self.0, r#"<polyline points="{points}" fill="none" {stroke}/>"#);
     }
 
-    /// A text on a line; the font says which point of it the place is.
+    /// A text on a line; the font says whether the place is its start, middle or end.
     pub fn text(&mut self, (x, y): (f64, f64), font: Font, text: &str) {
         let Font { size, is_bold, anchor, colour } = font;
         let weight = if is_bold { r#" font-weight="bold""# } else { "" };
@@ -64,7 +64,7 @@ impl Svg {
         );
     }
 
-    /// What is shown of all that `draw` draws while a pointer rests on it.
+    /// Shows a text while a pointer rests on anything that `draw` draws.
     pub fn tooltip(&mut self, tooltip: &str, draw: impl FnOnce(&mut Self)) {
         let _ = writeln!(self.0, "<g><title>{}</title>", escaped(tooltip));
         draw(self);
@@ -117,13 +117,13 @@ impl Font {
         Self { colour, ..self }
     }
 
-    /// How wide a text is at most.
+    /// An upper bound of the width of a text.
     #[must_use]
     pub fn width(self, text: &str) -> f64 {
         text.chars().map(|c| self.advance(c)).sum()
     }
 
-    /// From where to where a text reaches whose place is `x`.
+    /// The left and right ends of a text at the place `x`.
     #[must_use]
     pub fn extent(self, x: f64, text: &str) -> (f64, f64) {
         let width = self.width(text);
@@ -135,7 +135,7 @@ impl Font {
         (from, from + width)
     }
 
-    /// The beginning of a text that is too long.
+    /// The text, cut at its end where it is too long.
     #[must_use]
     pub fn fit(self, text: &str, room: f64) -> String {
         if self.width(text) <= room {
@@ -144,7 +144,7 @@ impl Font {
         format!("{}…", self.head(text, room - self.advance('…')))
     }
 
-    /// The end of a text that is too long: what matters of a path.
+    /// The text, cut at its beginning where it is too long: the end of a path matters.
     #[must_use]
     pub fn fit_end(self, text: &str, room: f64) -> String {
         if self.width(text) <= room {
@@ -155,7 +155,7 @@ impl Font {
         format!("…{}", end.chars().rev().collect::<String>())
     }
 
-    /// At most so many lines, broken between words where that is possible.
+    /// The text in at most `lines` lines, broken between words where that is possible.
     #[must_use]
     pub fn wrap(self, text: &str, room: f64, lines: usize) -> Vec<String> {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -209,8 +209,8 @@ fn listed(points: &[(f64, f64)]) -> String {
     points.join(" ")
 }
 
-/// Whatever a path or a cause contains: XML has no way to write most control characters, and
-/// those that turn the direction of writing would disguise what is said.
+/// Any text, such as a path or a cause, for XML. XML cannot write most control characters, and
+/// characters that turn the direction of writing would disguise a text.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -257,7 +257,7 @@ mod tests {
         );
     }
 
-    /// As measured in DejaVu Sans, in em.
+    /// The widths are measured in DejaVu Sans, in em.
     #[test]
     fn a_text_is_never_wider_than_is_thought() {
         let plain = Font::sized(1.0);

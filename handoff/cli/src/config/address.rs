@@ -1,10 +1,10 @@
-//! Where a listener listens.
+//! The address of a listener.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// An address of one of the kinds that can be passed on.
+/// An address of a kind of socket that can be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     /// `127.0.0.1:6380`, `[::]:6380`
@@ -40,7 +40,7 @@ impl Address {
         }
     }
 
-    /// Whether the kernel chooses the port, so that it may stand twice.
+    /// Whether the kernel chooses the port, so that two listeners may have this address.
     pub(crate) fn is_any_port(&self) -> bool {
         matches!(self, Self::Tcp(address) | Self::Udp(address) if address.port() == 0)
     }

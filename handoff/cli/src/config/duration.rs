@@ -31,5 +31,5 @@ impl Visitor<'_> for Human {
     }
 }
 
-/// A time limit beyond it is a slip, and no clock could be set to it.
+/// A longer timeout is a slip, and no clock could be set to it.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

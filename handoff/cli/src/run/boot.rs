@@ -1,4 +1,4 @@
-//! The start of the supervisor: what it inherits, what it finds, and what it starts.
+//! The start of the supervisor: it inherits or binds sockets, and adopts or starts a daemon.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -33,7 +33,7 @@ use crate::{listen, metrics};
 /// Gets everything ready and begins to look for a daemon. No other thread runs yet.
 pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let Inherited { own, listeners } = inherit(&config)?;
-    // Before anything else is opened: the numbers that it wants are the first free ones.
+    // Before anything else is opened, so that the first numbers are still free.
     let places = upgrade::occupy(config.listeners.len() + SPARE_PLACES)
         .map_err(cannot("open", "/dev/null"))?;
     metrics::install().map_err(|error| anyhow!("the metrics cannot be counted: {error}"))?;
@@ -49,7 +49,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let launcher = ByDescriptor::new(&config);
     let (sender, events) = mpsc::channel();
     let heard = sender.clone();
-    // Whoever has the journal is the only supervisor of the daemon with that control socket.
+    // The supervisor that has the journal is the only one of the daemon with that control socket.
     let mut supervisor = Supervisor::new(&config.control)?
         .with_journal(config.control.with_added_extension("journal"))?
         .with_launch(launcher.clone())
@@ -94,9 +94,9 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     Ok(runner)
 }
 
-/// What came with this process.
+/// The sockets that came with this process.
 struct Inherited {
-    /// Of this supervisor before its upgrade.
+    /// The supervisor's own socket, from before its upgrade.
     own: Option<UnixListener>,
     listeners: Vec<(String, OwnedFd)>,
 }
@@ -127,13 +127,13 @@ fn inherit(config: &Config) -> anyhow::Result<Inherited> {
     Ok(Inherited { own, listeners })
 }
 
-/// The first numbers are kept for an upgrade.
+/// Moves a socket to a higher number: an upgrade needs the first ones.
 fn out_of_the_way(socket: OwnedFd, config: &Config) -> anyhow::Result<OwnedFd> {
     let kept = upgrade::FIRST + i32::try_from(config.listeners.len() + SPARE_PLACES).unwrap_or(0);
     Ok(rustix::io::fcntl_dupfd_cloexec(&socket, kept).map_err(io::Error::from)?)
 }
 
-/// What is executed is linked to there.
+/// The supervisor executes binaries by links in this directory, so no other user may write it.
 fn check_owner(state_dir: &Path) -> anyhow::Result<()> {
     let metadata = fs::metadata(state_dir).map_err(cannot("look at", state_dir))?;
     let (mode, uid) = (metadata.mode() & 0o7777, metadata.uid());
@@ -168,7 +168,7 @@ fn lock(state_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Says what was tried with which file.
+/// The error of an action on a file.
 fn cannot(action: &str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> anyhow::Error {
     move |error| anyhow!("cannot {action} {}: {error}", path.as_ref().display())
 }
@@ -220,8 +220,8 @@ impl Runner {
         Ok(())
     }
 
-    /// What the configuration lists and nobody has given back is bound. A daemon that runs, and a
-    /// service manager, pass what they were once given: what of it is at another address, in words.
+    /// Binds each configured listener that the supervisor does not hold yet. A listener that it
+    /// inherited keeps its address: returns a warning for each at another than the configured one.
     fn bind_missing(&self, supervisor: &mut Supervisor) -> anyhow::Result<Vec<String>> {
         let mut held: Vec<_> = supervisor.listeners().collect();
         let (mut bound, mut elsewhere) = (Vec::new(), Vec::new());
@@ -244,9 +244,9 @@ impl Runner {
         Ok(elsewhere)
     }
 
-    /// What a process executes that another supervisor started: as that one noted it, if the file
-    /// is the same still, and else by the kernel's word. A script is known by its note alone, since
-    /// the kernel names its interpreter.
+    /// The binary that an adopted daemon executes: as the history notes it, if the file is still
+    /// the same, and else as the kernel names it. Only the note names a script, since the kernel
+    /// names its interpreter.
     fn binary_of(&self, pid: u32) -> anyhow::Result<Arc<Binary>> {
         let noted = self.swaps.history.start_of(pid).and_then(|event| self.reopen(event).ok());
         if let Some(binary) = noted {
@@ -272,8 +272,8 @@ impl Runner {
         Binary::open(&program)
     }
 
-    /// What served before this binary, by the history, if it is still there and listed. One that
-    /// was not well in its probation is passed over.
+    /// The binary that served before this one, by the history, if it is still there and listed. A
+    /// binary that failed its probation is passed over.
     fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Arc<Binary>> {
         let history = &self.swaps.history;
         let has_failed = |pid| {
@@ -297,7 +297,7 @@ impl Runner {
     }
 }
 
-/// Swaps that the supervisor before this one did not see the end of.
+/// Ends, in the history, the swaps that the supervisor before this one left open.
 fn settle(history: &mut History, settled: Option<&Settled>, serves: Option<u32>) {
     let now_ms = to_ms(SystemTime::now());
     let open: Vec<_> = history.swaps().filter(|record| record.end.is_none()).cloned().collect();
@@ -305,7 +305,7 @@ fn settle(history: &mut History, settled: Option<&Settled>, serves: Option<u32>)
         let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
         let outcome = match settled.map(|settled| settled.outcome) {
             Some(outcome) => outcome,
-            // Its supervisor died before it had noted the swap, or after it was over.
+            // The supervisor died before its journal had the swap, or after the swap was over.
             None if serves.is_some() && serves == to.pid => Outcome::Committed,
             None if serves.is_some() && serves == from.pid => Outcome::RolledBack,
             None => Outcome::Unknown,
@@ -322,5 +322,5 @@ fn settle(history: &mut History, settled: Option<&Settled>, serves: Option<u32>)
     }
 }
 
-/// For the supervisor's own socket, and for what a daemon gives back that is not listed.
+/// For the supervisor's own socket, and for unlisted listeners that a daemon gives back.
 const SPARE_PLACES: usize = 8;

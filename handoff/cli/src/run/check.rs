@@ -66,12 +66,12 @@ fn run(command: &[String], directory: &Path, timeout: Duration) -> Result<(), St
 /// Asks again and again on a thread of its own, which ends with the value.
 #[derive(Debug)]
 pub(super) struct Prober {
-    /// Its end is seen by the thread.
+    /// The thread sees that it is dropped.
     _stop: Sender<()>,
 }
 
 impl Prober {
-    /// `tell` hears each result, and says whether anybody still wants the next.
+    /// The thread calls `tell` with each result, and ends once `tell` returns false.
     pub(super) fn start(
         config: &ProbationConfig,
         directory: &Path,

@@ -1,4 +1,4 @@
-//! Child processes: commands that are waited for, and those that nobody waits for.
+//! Child processes: commands that the supervisor waits for, and children that it only collects.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,12 +16,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-/// Commands that run and are waited for: the reaper leaves them alone. Starting and reaping
-/// exclude each other, so that none is reaped before it stands here.
+/// Commands that run and that [`output`] waits for: [`reap`] leaves them alone. Both hold the lock,
+/// so that no command is reaped before it stands here.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Runs a command to its end, or kills it at the limit; what it started in its group is killed in
-/// either case. What it wrote comes back, without waiting for whoever may still hold its streams.
+/// Runs a command to its end, or kills it at the limit; the rest of its process group is killed in
+/// either case. Returns its output, and does not wait for a process that still holds its streams.
 pub(super) fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
     let written = || Ok::<_, io::Error>(File::from(memfd_create("output", MemfdFlags::CLOEXEC)?));
     let (stdout, stderr) = (written()?, written()?);
@@ -78,9 +78,9 @@ pub(super) fn wait_readable(fd: impl AsFd, deadline: Option<Instant>) -> io::Res
     }
 }
 
-/// Collects children that have ended and that nobody waits for: processes that were replaced, and
-/// in a container those that lost their parent. `daemon` is left to whoever watches it. Not to be
-/// called while the library starts a process, which it waits for itself.
+/// Collects ended children that no other function waits for: processes that were replaced, and in
+/// a container those that lost their parent. It leaves `daemon`, which `Daemon::status` collects.
+/// Not to be called during a job: the library waits for the processes that it starts.
 pub(super) fn reap(daemon: Option<u32>) {
     let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
@@ -92,7 +92,7 @@ pub(super) fn reap(daemon: Option<u32>) {
         };
         let Some(pid) = ended else { return };
         let id = u32::try_from(pid.as_raw()).ok();
-        // Those behind it in the kernel's list come when it has been waited for.
+        // The kernel names the next ones once this one has been collected.
         if id.is_some_and(|id| running.contains(&id) || Some(id) == daemon) {
             return;
         }
@@ -101,7 +101,7 @@ pub(super) fn reap(daemon: Option<u32>) {
     }
 }
 
-/// How a process ended, if it was a child of this one and nobody has collected it.
+/// How a process ended, if it was a child of this one and is not collected yet.
 pub(super) fn collect(pid: Pid) -> Option<ExitStatus> {
     match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
         Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
@@ -110,7 +110,7 @@ pub(super) fn collect(pid: Pid) -> Option<ExitStatus> {
     }
 }
 
-/// As it is shown and written down.
+/// The words of a status, as the log and the history have them.
 pub(super) fn words_of(status: ExitStatus) -> String {
     let signal = status.signal().map(nix::sys::signal::Signal::try_from);
     match (status.code(), signal) {
@@ -120,7 +120,7 @@ pub(super) fn words_of(status: ExitStatus) -> String {
     }
 }
 
-/// Of what a command wrote, in bytes.
+/// The maximum that is read of each stream of a command, in bytes.
 const MOST_OUTPUT: u64 = 64 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The daemon: watched, started again when it dies, and told what signals say.
+//! The daemon: the supervisor watches it, starts it again when it dies, and signals it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -60,7 +60,8 @@ impl Daemon {
         children::wait_readable(self, Some(Instant::now())).unwrap_or(false)
     }
 
-    /// How it ended, and whether that was of its own will; nobody knows of one that was no child.
+    /// How it ended, and whether cleanly: with status 0. The unknown status of a process that was
+    /// no child counts as clean.
     fn status(&mut self) -> (String, bool) {
         let status = match &mut self.process {
             DaemonProcess::Child(child) => child.wait().ok(),
@@ -89,7 +90,7 @@ impl Daemon {
         }
     }
 
-    /// By descriptor, so that nobody else is meant who may have its pid by now.
+    /// Signals by descriptor: another process may have the pid by now.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(self, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -137,7 +138,7 @@ impl Runner {
             return Ok(None); // it was replaced, and left
         }
         match self.jobs.running() {
-            // The swap says what its death comes to.
+            // `on_job_done` acts on the death once the swap has ended.
             Some(Job::Swap) => Ok(None),
             _ => self.on_death(),
         }
@@ -190,7 +191,7 @@ impl Runner {
             Done::Swapped(supervisor, swapped) => {
                 self.jobs.end(supervisor);
                 self.on_swapped(swapped);
-                // It may have died meanwhile, which then nobody heard.
+                // It may have died during the swap, when `on_ended` did not act on it.
                 if self.service.daemon.as_ref().is_none_or(Daemon::has_ended)
                     && let Some(code) = self.on_death()?
                 {
@@ -218,7 +219,7 @@ impl Runner {
                 self.serve(daemon, DaemonEventKind::Started);
                 Ok(())
             }
-            // Somebody has started one by hand, or it is one that was thought to be dead.
+            // An operator started it by hand, or it is a daemon that was taken for dead.
             Err(handoff::Error::ControlSocket(ControlSocketError::Served { pid, .. })) => {
                 tracing::warn!(pid, "a daemon serves already: it is adopted");
                 self.jobs.adopt(self.config.limits.adopt)
@@ -240,7 +241,7 @@ impl Runner {
         }
     }
 
-    /// A failed start, with what an operator can do.
+    /// A failed start, with the operator's remedy.
     fn explain_start(&self, error: &handoff::Error, binary: &Binary) -> String {
         let (path, control) = (binary.path.display(), self.config.control.display());
         match error {

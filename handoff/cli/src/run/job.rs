@@ -1,4 +1,4 @@
-//! What may take long, on a thread of its own: adopting, starting, swapping.
+//! Jobs: to adopt, to start and to swap may take long, so each runs on a thread of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{Event, broken};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::Config;
 
-/// What is being done.
+/// The kind of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Job {
     Adopt,
@@ -37,19 +37,19 @@ pub(super) struct Started {
     pub(super) said: Said,
 }
 
-/// What a daemon says of itself.
+/// The build and the generation that a daemon reports.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Said {
     pub(super) build: Option<String>,
     pub(super) generation: Option<u64>,
 }
 
-/// What a swap came to.
+/// The result of a swap.
 pub(super) enum Swapped {
     NotBegun(handoff::Error),
     DryRun(RolledBack),
     Committed(Box<Committed>),
-    /// And what the incumbent says of itself now, if it serves.
+    /// With the incumbent's own report, if it has confirmed that it serves (invariant 4).
     Failed(Box<Failed>, Said),
 }
 
@@ -76,7 +76,7 @@ impl Jobs {
         Self { work: Work::Idle(Box::new(supervisor)), launcher, sender }
     }
 
-    /// With which a thread tells of an event; it says whether anybody still listens.
+    /// A function by which a thread sends an event; false once no receiver is left.
     pub(super) fn tell(&self) -> impl Fn(Event) -> bool + Send + Clone + 'static {
         let sender = self.sender.clone();
         move |event| sender.send(event).is_ok()
@@ -97,7 +97,7 @@ impl Jobs {
         }
     }
 
-    /// Has the job that runs give up.
+    /// Asks the running job to give up.
     pub(super) fn abort(&self, reason: impl Into<String>) {
         if let Work::Busy(_, abort) = &self.work {
             abort.abort(reason);
@@ -109,7 +109,7 @@ impl Jobs {
         self.work = Work::Idle(supervisor);
     }
 
-    /// Looks for what the supervisor before this one left.
+    /// Adopts the daemon, and settles the swap, that the supervisor before this one left.
     pub(super) fn adopt(&mut self, limit: Duration) -> anyhow::Result<()> {
         self.begin(Job::Adopt, move |mut supervisor, _| {
             let adopted = supervisor.adopt(limit);
@@ -129,7 +129,7 @@ impl Jobs {
         })
     }
 
-    /// As [`Supervisor::perform_handoff`], with what is learnt on the way.
+    /// As [`Supervisor::perform_handoff`], and sends [`Event::Paired`] on the way.
     pub(super) fn swap(
         &mut self,
         binary: Arc<Binary>,
@@ -158,7 +158,7 @@ impl Jobs {
             let done = catch_unwind(AssertUnwindSafe(|| run(supervisor, abort)));
             tell(Event::JobDone(done.unwrap_or(Done::Lost(job))));
         };
-        // What cannot be started has taken the supervisor along.
+        // A thread that does not start drops its closure, and the supervisor in it.
         thread::Builder::new().name("job".into()).spawn(work).map_err(|error| {
             let _ = self.sender.send(Event::JobDone(Done::Lost(job)));
             anyhow!("cannot start a thread: {error}")
@@ -180,7 +180,7 @@ impl Jobs {
     }
 }
 
-/// How that binary is started, by the configuration.
+/// How the configuration wants that binary started.
 pub(super) fn spec(config: &Config, binary: &Binary) -> SpawnSpec {
     let limits = &config.limits;
     SpawnSpec {
@@ -224,7 +224,7 @@ fn swap(
     })
 }
 
-/// Asks the daemon what it calls its build and which generation it is.
+/// Asks the daemon for the name of its build and for its generation.
 fn ask(supervisor: &mut Supervisor) -> Said {
     match supervisor.adopt(ANSWER_LIMIT) {
         Ok(Adoption::Daemon(daemon)) => said_of(&daemon.build_id, daemon.generation),

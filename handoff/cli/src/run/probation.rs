@@ -1,5 +1,5 @@
-//! Probation: for a while after a commit the successor is asked whether it is well, and where it
-//! is not, the daemon goes back to what served before, by the same road.
+//! Probation: for a while after a commit the supervisor checks the health of the successor. If the
+//! checks fail, it swaps back to the binary that served before.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,13 +12,13 @@ use crate::metrics;
 use crate::record::{Outcome, Probation, SwapRecord, Trigger};
 use crate::units::from_ms;
 
-/// A successor that is watched.
+/// The probation of a successor.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// The swap by which it came.
     pub(super) swap: String,
     pub(super) until: Instant,
-    /// In a row.
+    /// Failed checks in a row.
     pub(super) failures: u32,
     pub(super) last_failure: Option<String>,
     most_failures: u32,
@@ -28,8 +28,8 @@ pub(super) struct Watch {
 }
 
 impl Runner {
-    /// A successor that itself undoes a probation is not watched: it served before, and a swap
-    /// back and forth helps nobody.
+    /// A successor whose swap undoes another one is not watched: its binary served before, and to
+    /// swap back and forth helps no client.
     pub(super) fn begin_probation(&mut self, swap: &str, trigger: &Trigger) {
         if trigger.undoes() {
             return;
@@ -39,7 +39,7 @@ impl Runner {
         }
     }
 
-    /// The one before this supervisor had begun a probation that is not over yet.
+    /// Goes on with a probation that the supervisor before this one began.
     pub(super) fn resume_probation(&mut self) {
         let Some(config) = self.config.probation.clone() else { return };
         let pid = self.service.pid();
@@ -81,7 +81,7 @@ impl Runner {
 
     pub(super) fn on_checked(&mut self, swap: &str, result: Result<(), String>) {
         let failed = self.swaps.on_checked(swap, result);
-        // A dry run, a start: whatever is being done is done first, and the next check decides.
+        // A job that runs, a dry run or a start, ends first; the next check decides.
         if let Some(why) = failed.filter(|_| self.jobs.running().is_none()) {
             self.swap_back(why);
         }
@@ -117,7 +117,7 @@ impl Swaps {
         (watch.failures >= watch.most_failures).then_some(why)
     }
 
-    /// Ends the probation, if there is one; the swap by which the successor came.
+    /// Ends the probation, if there is one, and returns the swap by which the successor came.
     pub(super) fn end_probation(&mut self, probation: Probation) -> Option<String> {
         let Watch { swap, .. } = self.watch.take()?;
         self.history.add(Line::Probation { id: swap.clone(), probation });

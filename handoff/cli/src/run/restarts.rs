@@ -1,4 +1,4 @@
-//! When a daemon that died is started again, and as which binary. No clock and no process.
+//! Decides when a daemon that died is started again, and with which binary. No clock, no process.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ pub(super) struct Restarts {
     failures: u32,
 }
 
-/// What follows a death.
+/// The start that follows a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// The same binary, after that pause.
     Again(Duration),
-    /// What served before it, at once.
+    /// The binary that served before it, at once.
     FallBack,
 }
 
@@ -38,7 +38,7 @@ impl Restarts {
         self.failures = 0;
     }
 
-    /// The daemon died after it had served for so long; zero if it never did.
+    /// The daemon died after it had served for `served`; zero if it never served.
     pub(super) fn on_death(&mut self, served: Duration, has_previous: bool) -> Next {
         if served >= self.config.stable {
             self.failures = 0;

@@ -22,9 +22,10 @@ pub(super) struct Service {
     pub(super) restarts: Restarts,
     /// The binary that is started next, and when.
     pub(super) next_start: Option<(Instant, Arc<Binary>)>,
-    /// Whether a daemon has served under this supervisor: until then a failure ends it.
+    /// Whether a daemon has served under this supervisor. Until then a failed start ends the
+    /// supervisor, unless another binary can be started.
     pub(super) has_served: bool,
-    /// What somebody should see to.
+    /// The warning that the supervisor fell back to the previous binary.
     pub(super) fell_back: Option<String>,
 }
 
@@ -42,7 +43,7 @@ impl Service {
         self.previous.clone().filter(|previous| !previous.is(binary))
     }
 
-    /// Decides what is started after a death, or a start that failed.
+    /// Decides the next start after a death, or after a start that failed.
     pub(super) fn plan_start(&mut self, binary: Arc<Binary>, served: Duration) {
         let other = self.other_than(&binary);
         match self.restarts.on_death(served, other.is_some()) {

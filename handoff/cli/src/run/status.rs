@@ -1,4 +1,4 @@
-//! What `handoff status` is told.
+//! The answer to `handoff status`.
 
 use std::time::Instant;
 

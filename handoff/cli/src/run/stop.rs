@@ -1,4 +1,5 @@
-//! The end: the swap in flight is undone, the daemon drains, seals and leaves, and then this does.
+//! The end: the supervisor undoes the swap in flight and tells the daemon to stop. The daemon
+//! drains, seals and leaves, and then the supervisor leaves.
 
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
@@ -14,12 +15,12 @@ use crate::trigger::Reply;
 /// The supervisor is being stopped.
 #[derive(Debug)]
 pub(super) struct Stopping {
-    /// When the daemon is killed.
+    /// When the supervisor kills the daemon.
     deadline: Instant,
-    /// Whether the daemon has been told.
+    /// Whether the supervisor has told the daemon to stop.
     is_told: bool,
-    /// The process that was killed. Another one may have taken its place: a swap goes on with the
-    /// successor when the incumbent dies.
+    /// The process that the supervisor killed. Another one may have taken its place: a swap goes on
+    /// with the successor when the incumbent dies (invariant 3).
     killed: Option<u32>,
     askers: Vec<Sender<Reply>>,
 }
@@ -31,7 +32,7 @@ impl Stopping {
 }
 
 impl Runner {
-    /// Told once it stops, told again it hastens.
+    /// The first call stops the daemon. The next one kills it, or leaves one that is not found yet.
     pub(super) fn stop(&mut self, asker: Option<Sender<Reply>>) -> Option<ExitCode> {
         if let Some(stopping) = &mut self.stopping {
             stopping.askers.extend(asker);
@@ -54,14 +55,14 @@ impl Runner {
         });
         self.swaps.end_probation(Probation::Ended { why: "the supervisor was stopped".into() });
         self.service.next_start = None;
-        // Whoever an adoption finds is told to stop then.
+        // A daemon that an adoption finds is told to stop then.
         if self.jobs.running() != Some(Job::Adopt) {
             self.jobs.abort("the supervisor is stopping");
         }
         self.go_on_stopping()
     }
 
-    /// Tells the daemon, once no job has it in hand.
+    /// Tells the daemon to stop, once no job runs.
     pub(super) fn go_on_stopping(&mut self) -> Option<ExitCode> {
         let is_idle = self.jobs.running().is_none();
         let stopping = self.stopping.as_mut().filter(|stopping| is_idle && !stopping.is_told)?;
@@ -77,7 +78,7 @@ impl Runner {
     }
 
     pub(super) fn stop_on_time(&mut self) {
-        // A first daemon that is being started is ended by its job.
+        // A job that starts a daemon ends that daemon itself.
         let (Some(stopping), Some(daemon)) = (&mut self.stopping, &self.service.daemon) else {
             return;
         };

@@ -1,4 +1,4 @@
-//! A swap: asked for, followed, and what it came to.
+//! A swap: its request, its course and its end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,18 +28,18 @@ pub(super) struct InFlight {
     pub(super) binary: Arc<Binary>,
     trigger: Trigger,
     dry_run: bool,
-    /// Who hears of it until its end.
+    /// The clients that hear of it until its end.
     followers: Vec<Sender<Reply>>,
     pub(super) phase: String,
-    /// Who holds the drain up, as far as was said.
+    /// The requests or connections that the drain waits for, as the incumbent last told.
     pub(super) waits_for: Option<String>,
     sealing_kept_us: u64,
     waiting_kept: Option<What>,
 }
 
 impl InFlight {
-    /// What is told many times over, a shard that is sealed or a drain that waits, is kept when it
-    /// has changed, and once a second at most.
+    /// Whether the history keeps a step. It keeps a count of sealed shards once a second, and the
+    /// last one; it keeps a drain that waits when the step has changed.
     fn is_worth_keeping(&mut self, step: &Step) -> bool {
         match &step.what {
             What::Sealing { sealed, total } if sealed < total => {
@@ -129,7 +129,7 @@ impl Swaps {
         self.history.add(Line::Known { id: id.to_owned(), from, to });
     }
 
-    /// Writes the end down and tells of it.
+    /// Writes the end into the history, and tells the followers.
     fn end(&mut self, outcome: Outcome, cause: Option<String>, carried: Vec<String>) {
         let Some(swap) = self.in_flight.take() else { return };
         let took_us = duration_us(swap.begun.elapsed());
@@ -185,7 +185,7 @@ impl Runner {
         }
     }
 
-    /// Begins a swap to a listed binary; its id, or why it is refused.
+    /// Begins a swap to a listed binary. Returns its id, or the refusal.
     fn begin_if_free(
         &mut self,
         binary: Option<&Path>,
@@ -197,7 +197,7 @@ impl Runner {
         self.begin(binary, trigger, dry_run).map_err(Reply::refused)
     }
 
-    /// Whether a swap can be begun, and else who is in the way.
+    /// Refuses a swap that cannot begin now, with the cause.
     fn check_free(&self) -> Result<(), Reply> {
         let why = match self.jobs.running() {
             _ if self.stopping.is_some() => "the supervisor is stopping",
@@ -219,7 +219,7 @@ impl Runner {
         Err(Reply::refused(why))
     }
 
-    /// Reads the configuration again, and opens what it lists.
+    /// Reads the configuration again, and opens the wanted binary, if it is listed.
     fn choose(&mut self, wanted: Option<&Path>) -> anyhow::Result<Arc<Binary>> {
         let config = Config::load(&self.config.file)?;
         if let Some(name) = self.config.fixed_difference(&config) {
@@ -245,7 +245,7 @@ impl Runner {
         Ok(binary)
     }
 
-    /// Begins a swap; its id.
+    /// Begins a swap, and returns its id.
     pub(super) fn begin(
         &mut self,
         binary: Arc<Binary>,
@@ -359,7 +359,7 @@ impl Runner {
         self.swaps.end(outcome, cause, Vec::new());
     }
 
-    /// The successor is the daemon from here on; what was carried, in lines.
+    /// The successor is the daemon from here on. Returns the carried sets, a line each.
     fn succeed(&mut self, committed: Committed, binary: Arc<Binary>) -> Vec<String> {
         let carried = committed.carried.to_string();
         let generation = Some(committed.generation);
@@ -376,7 +376,7 @@ impl Runner {
         carried.lines().map(str::to_owned).collect()
     }
 
-    /// Why nothing was begun, with what an operator can do.
+    /// The cause of a swap that did not begin, with the operator's remedy.
     fn explain_pair(&self, error: &handoff::Error) -> String {
         use handoff::error::LaunchError;
 

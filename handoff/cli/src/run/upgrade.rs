@@ -1,6 +1,6 @@
-//! A new program for the supervisor itself: tried, and then executed in the place of this one. The
-//! pid stays, so the daemon stays a child and a service manager loses track of nobody; the
-//! listening sockets go along, and the daemon is adopted as after a crash.
+//! A new program for the supervisor itself. The supervisor tries it, and then executes it in its
+//! own process. The pid stays, so the daemon stays a child and a service manager keeps track of the
+//! supervisor. The new program inherits the sockets, and adopts the daemon as after a crash.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -25,11 +25,11 @@ use crate::config::Config;
 use crate::listen::OWN;
 use crate::trigger::Reply;
 
-/// Occupies as many numbers from descriptor 3 on as are free in a row. A started process takes its
-/// sockets from there: occupied from the beginning, they are nobody else's.
+/// Occupies the descriptors from 3 on, as many as are free in a row. A started process takes its
+/// sockets from there: no other file may get these numbers.
 pub(super) fn occupy(count: usize) -> io::Result<Vec<OwnedFd>> {
     let behind = FIRST.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
-    // Out of the way itself.
+    // This descriptor itself lies above them.
     let nothing = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null")?, behind)?;
     let mut places: Vec<OwnedFd> = Vec::with_capacity(count);
     for number in FIRST..behind {
@@ -61,7 +61,8 @@ impl Runner {
         }
     }
 
-    /// The program to go over to, if nothing is in the way: as configured, or where this one was.
+    /// The new program, if nothing is in the way: the configured one, or the file at the path of
+    /// this one.
     fn new_program(&self) -> anyhow::Result<PathBuf> {
         ensure!(
             self.jobs.running().is_none() && self.stopping.is_none(),
@@ -71,8 +72,8 @@ impl Runner {
             self.service.daemon.is_some(),
             "no daemon serves, and the new supervisor would find none to adopt: upgrade it once one does, see `handoff status`"
         );
-        // What a running supervisor cannot go over to, the next one could not either: it would look
-        // for another daemon than the one that serves.
+        // The next supervisor cannot change these settings either: it would look for another daemon
+        // than the one that serves.
         let config = Config::load(&self.config.file)?;
         if let Some(name) = self.config.fixed_difference(&config) {
             bail!(
@@ -110,7 +111,7 @@ impl Runner {
             return Err(io::Error::other("the supervisor is busy"));
         };
         let own = (OWN, self.trigger.listener.as_fd());
-        // Those that do not fit come back from the daemon.
+        // The daemon gives back the sockets that do not fit.
         let passed = iter::once(own).chain(supervisor.listeners()).take(self.places.len());
         let (names, sockets): (Vec<_>, Vec<_>) = passed.unzip();
         let arguments = iter::once(program.into()).chain(std::env::args_os().skip(1));
@@ -124,7 +125,7 @@ impl Runner {
             format!("LISTEN_FDNAMES={}", names.join(":")),
         ];
         let environment = c_strings(kept.chain(listen.map(OsString::from)))?;
-        // A signal that comes before the new program hears signals waits for it.
+        // A signal stays pending until the new program listens for signals.
         let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
             for (socket, place) in sockets.iter().zip(&mut self.places) {
                 dup2(socket, place)?;
@@ -132,7 +133,7 @@ impl Runner {
             Ok(nix::unistd::execve(&arguments[0], &arguments, &environment)?)
         });
         let _ = SigSet::all().thread_unblock();
-        // Nothing is left that another process could inherit.
+        // A child must not inherit the sockets that were put there.
         let nothing = File::open("/dev/null")?;
         for place in &mut self.places {
             dup3(&nothing, place, DupFlags::CLOEXEC)?;
@@ -168,6 +169,6 @@ fn attempt(program: &Path, config: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where passed descriptors begin.
+/// The first of the descriptors that a process inherits.
 pub(super) const FIRST: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);

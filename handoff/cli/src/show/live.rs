@@ -11,7 +11,7 @@ use crate::record::{Outcome, What};
 use crate::trigger::Reply;
 use crate::units::exact;
 
-/// A line a phase, and on a terminal what is being done.
+/// Prints a line for each step, and shows the current step on a terminal.
 pub(crate) struct Live {
     json: bool,
     spinner: ProgressBar,
@@ -30,7 +30,7 @@ impl Live {
         Self { json, spinner }
     }
 
-    /// Shows what the supervisor says.
+    /// Shows a reply of the supervisor.
     pub(crate) fn hear(&mut self, reply: &Reply) -> io::Result<()> {
         if self.json {
             return print(&serde_json::to_string(reply)?);
@@ -40,7 +40,7 @@ impl Live {
             Reply::Step(step) => {
                 let words = what(&step.what);
                 match &step.what {
-                    // It changes many times a second: shown, and not kept on the screen.
+                    // It changes many times a second: it gets no line of its own.
                     What::Sealing { sealed, total } if sealed < total => {}
                     _ => self.line(&format!("{:>12}  {words}", exact(step.at_us)))?,
                 }

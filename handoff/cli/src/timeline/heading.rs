@@ -1,4 +1,4 @@
-//! Which swap, of what to what, when, what became of it and why.
+//! The heading: the swap, its two processes, its time, its outcome and the cause.
 
 use std::fmt::Write as _;
 
@@ -47,7 +47,7 @@ pub(super) fn heading(svg: &mut Svg, record: &SwapRecord) -> f64 {
     y
 }
 
-/// The whole, and what there is room for.
+/// The whole line, and as much of it as there is room for.
 fn party_line(party: &Party, room: f64) -> (String, String) {
     let mut known = Vec::new();
     known.extend(party.build.clone().filter(|build| !build.is_empty()));

@@ -1,4 +1,4 @@
-//! Three lanes with what each of the three does, and the messages between them.
+//! Three lanes for incumbent, supervisor and successor, and the messages between them.
 
 use handoff_svg::{Font, Svg};
 
@@ -64,7 +64,7 @@ impl Panel<'_> {
         svg.text((middle, top - 4.0), font, &pause.label);
     }
 
-    /// What a process does, in one bar for as long as it does the same.
+    /// The states of a process, one bar for as long as the state stays the same.
     fn draw_peer(&self, svg: &mut Svg, top: f64, who: &str, state: impl Fn(&Scene) -> State) {
         let columns: Vec<_> = self.columns().collect();
         for run in
@@ -146,7 +146,7 @@ fn arrow(svg: &mut Svg, x: f64, (from, to): (f64, f64)) {
     svg.polygon(&[(x, to), (x - 3.0, to + back), (x + 3.0, to + back)], r##"fill="#000000""##);
 }
 
-/// What of a line is taken.
+/// The taken parts of a line.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slots(Vec<(f64, f64)>);
 

@@ -1,4 +1,4 @@
-//! What each of the three did in a swap, as far as its record tells.
+//! The states of incumbent, supervisor and successor in a swap, as far as its record tells.
 
 use handoff::{Outcome, Phase};
 
@@ -7,10 +7,10 @@ use crate::units::in_ms;
 
 /// A swap as a row of scenes.
 pub(super) struct Story {
-    /// At least one. The last has no end: it is what became of the swap, or where it stands.
+    /// At least one. The last has no end: it shows the outcome of the swap, or its current phase.
     pub(super) scenes: Vec<Scene>,
     pub(super) pause: Option<Pause>,
-    /// Up to when anything is known, in microseconds since the swap began.
+    /// The time of the last known change, in microseconds since the swap began.
     pub(super) until: u64,
 }
 
@@ -21,23 +21,23 @@ pub(super) struct Scene {
     pub(super) from: u64,
     pub(super) incumbent: State,
     pub(super) successor: State,
-    /// What is said when it begins.
+    /// The messages at its beginning.
     pub(super) messages: Vec<Message>,
-    /// Nothing is known of when it ended: the supervisor did not live to tell.
+    /// The time of its end is unknown: the supervisor died before it recorded one.
     pub(super) is_cut: bool,
 }
 
-/// What a scene shows.
+/// The subject of a scene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
     /// Both processes have yet to say hello.
     Pairing,
     Phase(Phase),
-    /// What the swap came to, where no phase tells it.
+    /// The outcome of the swap, where no phase tells it.
     End(Outcome),
 }
 
-/// What a process does in a phase.
+/// The state of a process in a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) label: &'static str,
@@ -55,7 +55,7 @@ pub(super) enum Mood {
     Unknown,
 }
 
-/// Between the supervisor and one of the two.
+/// A message between the supervisor and one of the two processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) name: &'static str,
@@ -101,7 +101,7 @@ impl Story {
                 before.is_cut = is_cut;
             }
             story.enter(Of::end(end.outcome), end.took_us, Some(end.outcome));
-            // Whoever settled it, nothing is known of what was said.
+            // The record does not tell the messages by which it was settled.
             if let Some(last) = story.scenes.last_mut() {
                 last.messages.clear();
             }
@@ -121,7 +121,7 @@ impl Story {
         Some(next.from.saturating_sub(self.scenes.get(index)?.from))
     }
 
-    /// Whether a scene is shown beside the pause only, to show what was before.
+    /// Whether a scene comes before the pause, and is shown only to lead in to it.
     pub(super) fn leads_in(&self, index: usize) -> bool {
         self.pause.as_ref().is_some_and(|pause| index < pause.first)
     }
@@ -134,7 +134,7 @@ impl Story {
         let Some(before) = self.scenes.last() else { return };
         let (incumbent, successor) = self.states(of, outcome, before);
         let messages = self.messages(of, outcome, before.of);
-        // A record whose times go back is drawn as if they stood still.
+        // A time before that of the last scene is drawn as the same time.
         let from = at.max(before.from);
         self.scenes.push(Scene { of, from, incumbent, successor, messages, is_cut: false });
     }
@@ -189,7 +189,7 @@ impl Story {
             }
             Phase::Draining => vec![said(Incumbent, false, "PrepareHandoff")],
             Phase::Prepared => vec![said(Incumbent, true, "Drained")],
-            // It was asked for along with the drain.
+            // The supervisor asked for the seal along with the drain.
             Phase::Sealing if before == Of::Phase(Phase::Draining) => {
                 vec![said(Incumbent, true, "Drained")]
             }
@@ -282,7 +282,7 @@ impl State {
         Self { label, short, mood }
     }
 
-    /// It is ended at once, or once the incumbent serves.
+    /// The supervisor ends it at once, or once the incumbent serves.
     fn given_up(self) -> Self {
         if self == IS_ENDED { ENDED } else { GIVEN_UP }
     }

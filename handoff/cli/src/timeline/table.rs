@@ -1,4 +1,4 @@
-//! What the colours mean, the phases one by one, and what else is known of them.
+//! The legend of the colours, the table of the phases, and notes on them.
 
 use handoff_svg::{Font, Svg};
 
@@ -54,7 +54,7 @@ fn legend(svg: &mut Svg, y: f64) -> f64 {
     y + 10.0
 }
 
-/// What explains a phase that took long.
+/// Notes that explain a phase that took long.
 fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     let (mut waiting, mut late, mut sealed) = (None, None, None);
     for step in &record.steps {

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::{Reply, Request};
 
-/// A connection on which one thing was asked.
+/// A connection that carries one request.
 #[derive(Debug)]
 pub(crate) struct Client {
     path: PathBuf,
     lines: BufReader<UnixStream>,
 }
 
-/// Why nothing was answered.
+/// The cause of a missing answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     #[error(
@@ -36,7 +36,7 @@ pub(crate) enum ClientError {
 }
 
 impl Client {
-    /// Asks.
+    /// Connects, and sends the request.
     pub(crate) fn ask(path: &Path, request: &Request) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| {
             let path = path.to_owned();
@@ -47,12 +47,12 @@ impl Client {
         })?;
         let cut = |source| ClientError::Cut { path: path.to_owned(), source };
         let line = crate::record::line(request).map_err(cut)?;
-        // It may have refused, and said so, before it has read anything.
+        // The supervisor may refuse, and say so, before it reads the request.
         let _ = (&stream).write_all(&line);
         Ok(Self { path: path.to_owned(), lines: BufReader::new(stream) })
     }
 
-    /// The next line; none when that was all.
+    /// The next reply; none after the last one.
     pub(crate) fn next(&mut self) -> Result<Option<Reply>, ClientError> {
         let mut line = String::new();
         match self.lines.read_line(&mut line) {
@@ -65,12 +65,12 @@ impl Client {
         }
     }
 
-    /// The one answer.
+    /// The first reply, which is the only one.
     pub(crate) fn answer(mut self) -> Result<Reply, ClientError> {
         self.next()?.ok_or_else(|| self.cut())
     }
 
-    /// The connection ended where something was still to be said.
+    /// The error of a connection that ended before the last reply.
     pub(crate) fn cut(&self) -> ClientError {
         let source = io::ErrorKind::UnexpectedEof.into();
         ClientError::Cut { path: self.path.clone(), source }

@@ -15,7 +15,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::{LONGEST_REQUEST, Reply, Request};
 use crate::metrics;
 
-/// A request, who made it, and where the answers go. The connection ends when the sender does.
+/// A request, its client, and the channel of its replies. The connection ends with the sender.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) request: Request,
@@ -23,14 +23,14 @@ pub(crate) struct Asked {
     pub(crate) replies: Sender<Reply>,
 }
 
-/// By the kernel's word.
+/// The process of a client, as the kernel names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asker {
     pub(crate) uid: u32,
     pub(crate) pid: u32,
 }
 
-/// The socket and those that are connected to it.
+/// The socket and its open connections.
 #[derive(Debug)]
 pub(crate) struct Trigger {
     path: PathBuf,
@@ -38,7 +38,7 @@ pub(crate) struct Trigger {
     open: Arc<Open>,
 }
 
-/// The connections that are answered.
+/// The connections that the supervisor answers.
 #[derive(Debug, Default)]
 struct Open {
     count: Mutex<usize>,
@@ -51,7 +51,7 @@ impl Open {
     }
 }
 
-/// One of the connections that are answered, until it is dropped.
+/// One of these connections, until it is dropped.
 struct Place(Arc<Open>);
 
 impl Place {
@@ -73,8 +73,8 @@ impl Drop for Place {
 }
 
 impl Trigger {
-    /// Takes the socket that was inherited, or binds one at the path, with mode 0600. The caller
-    /// is the only supervisor: what lies at the path is of one that is dead.
+    /// Takes the inherited socket, or binds one at the path, with mode 0600. The caller is the
+    /// only supervisor, so a socket that lies at the path belongs to a dead one.
     pub(crate) fn open(
         path: &Path,
         inherited: Option<UnixListener>,
@@ -97,13 +97,13 @@ impl Trigger {
         let _ = self.open.closed.wait_timeout_while(self.open.count(), limit, |count| *count > 0);
     }
 
-    /// For a supervisor that stops for good.
+    /// Removes the socket of a supervisor that stops for good.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Nobody may connect before the mode is set, so the name comes last.
+/// No process may connect before the mode is set, so the socket gets its name last.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     let beside = path.with_added_extension(std::process::id().to_string());
     let _ = fs::remove_file(&beside);
@@ -181,7 +181,7 @@ fn refuse(stream: &UnixStream, asker: Option<Asker>, why: &str) {
     let _ = send(stream, &Reply::refused(why));
 }
 
-/// One line, within the limit and the time.
+/// Reads one line, within the maximum length and the timeout.
 fn read_request(stream: &UnixStream) -> Result<Request, String> {
     let deadline = Instant::now() + PATIENCE;
     let mut reader = BufReader::new(Within { stream, deadline }).take(LONGEST_REQUEST as u64 + 1);
@@ -227,7 +227,7 @@ fn peer_of(stream: &UnixStream) -> io::Result<Asker> {
     Ok(Asker { uid: peer.uid(), pid: u32::try_from(peer.pid()).unwrap_or(0) })
 }
 
-/// For a request to come, and for an answer to be read.
+/// The timeout for a request to come, and for a client to read an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const MAX_CONNECTIONS: usize = 64;

@@ -1,4 +1,4 @@
-//! What the library does with connections, in the order of a swap.
+//! The library's calls on connections, in the order of a swap.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl<S: Carried> Set for Connections<S> {
     fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
         let state = self.state();
         let mut names: Vec<_> = state.live.values().map(|live| live.name.as_str()).collect();
-        // Under the lock, so the many that are not told are neither copied nor sorted.
+        // Under the lock, so the names that are left out are neither copied nor sorted.
         if names.len() > most {
             names.select_nth_unstable(most);
         }
@@ -251,7 +251,7 @@ impl<S: Carried> Set for Connections<S> {
 }
 
 impl<S: Carried> Connections<S> {
-    /// Who has got a request since it was counted among the idle is no longer waited for.
+    /// Stops waiting for connections that got a request since they were counted among the idle.
     fn let_go_of_the_busy(&self) {
         let mut state = self.state();
         let State { live, awaited, .. } = &mut *state;
@@ -295,15 +295,15 @@ impl<S: Carried> Connections<S> {
     }
 }
 
-/// Parked connections that are being sent. Whatever happens, they count as sent after it: none
-/// is lost by an error or a panic.
+/// Parked connections that are being sent. Dropping it counts them as sent, so neither an error
+/// nor a panic loses one (invariant 14).
 struct Taken<'a, S> {
     set: &'a Connections<S>,
     parked: Vec<Parked<S>>,
 }
 
 impl<S> Taken<'_, S> {
-    /// These go with another parcel.
+    /// Leaves the connections from `first` on to another parcel.
     fn put_back_from(&mut self, first: usize) {
         let left = self.parked.split_off(first);
         let mut state = self.set.state();
@@ -326,5 +326,5 @@ impl<S> Drop for Taken<'_, S> {
 
 /// From one wake-up of a few to the next, if they have not parked before.
 const A_FEW_PARK: Duration = Duration::from_micros(500);
-/// All were told, and who has not parked since is busy with a long request.
+/// After so many turns in which nobody parks, the rest are busy with long requests.
 const TURNS_OF_NOBODY: u32 = 16;

@@ -1,4 +1,4 @@
-//! What the handler of a connection holds.
+//! The ticket of a connection, which its handler holds.
 
 use std::fmt;
 use std::future::pending;
@@ -9,14 +9,14 @@ use super::told::Served;
 use super::{Connections, Late};
 use crate::carry::format::Carried;
 
-/// A connection to be taken up: it was parked by another process, or by this one for a swap
-/// that was given up.
+/// A connection to be taken up: another process parked it, or this one did for a swap that was
+/// given up.
 #[derive(Debug)]
 pub struct Arrival<S> {
     /// The connection, as it was parked. Its file status flags (`O_NONBLOCK`) are as they were:
     /// do not change them while other processes may have it.
     pub descriptor: OwnedFd,
-    /// What was parked with it.
+    /// The state that was parked with it.
     pub state: S,
     /// For its handler.
     pub ticket: Ticket<S>,
@@ -31,28 +31,28 @@ pub struct Ticket<S> {
 }
 
 impl<S: Carried> Ticket<S> {
-    /// Gives the connection up at a request boundary, with what the next handler has to know.
+    /// Gives the connection up at a request boundary, with the state that the next handler needs.
     ///
-    /// Nothing may be read from it or written to it any more, by whoever else may have a part of
-    /// it. An asynchronous runtime has to have let go of it: `into_std` of tokio's streams does.
+    /// No task that has a part of it may read from it or write to it any more. An asynchronous
+    /// runtime has to have let go of it: `into_std` of tokio's streams does.
     pub fn park(self, descriptor: impl Into<OwnedFd>, state: S) {
         self.set.leave(self.key, Some((descriptor.into(), state)));
     }
 
     /// Says that a request was served.
     ///
-    /// A connection on which none was for a tenth of a second is idle, and parked before the
-    /// others: while these are still served, so that a thousand idle connections do not make the
-    /// busy ones wait.
+    /// A connection on which no request was served for a tenth of a second is idle. A drain parks
+    /// the idle ones first, while the others are still served, so that a thousand idle connections
+    /// do not make the busy ones wait.
     pub fn served(&self) {
         self.set.told.note(&self.served);
     }
 
     /// Waits until the connection is to be parked: a drain has begun. [`Gate::closed`] says so
-    /// too, and later: it does not tell who is idle from who is busy. Runs on any executor.
+    /// too, but later: it does not tell idle connections from busy ones. Runs on any executor.
     ///
-    /// Keep one future a connection rather than one a request: to poll it costs a lock that nobody
-    /// else has, a new one an allocation besides.
+    /// Keep one future for a connection rather than one for each request: to poll it takes an
+    /// uncontended lock, and a new one costs an allocation besides.
     ///
     /// [`Gate::closed`]: crate::Gate::closed
     pub fn told_to_park(&self) -> impl Future<Output = ()> + Send + use<S> {
@@ -68,8 +68,8 @@ impl<S: Carried> Ticket<S> {
         self.set.told.to_park(&self.served)
     }
 
-    /// Waits until another process serves and this connection was not carried: its handler
-    /// closes it. Never with [`Late::Finish`]. Runs on any executor.
+    /// Waits until another process serves, or this one stops, and this connection was not carried:
+    /// its handler closes it. Never ends with [`Late::Finish`]. Runs on any executor.
     pub fn told_to_close(&self) -> impl Future<Output = ()> + Send + use<S> {
         let (set, served) = (Arc::clone(&self.set), Arc::clone(&self.served));
         async move {
@@ -86,7 +86,7 @@ impl<S: Carried> Ticket<S> {
         self.set.late == Late::Close && self.set.told.to_close()
     }
 
-    /// What the report of a drain calls it.
+    /// Its name in the report of a drain.
     #[must_use]
     pub fn name(&self) -> String {
         self.set.state().live.get(&self.key).map(|live| live.name.clone()).unwrap_or_default()

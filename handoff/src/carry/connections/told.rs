@@ -1,4 +1,4 @@
-//! What handlers are told: one word, looked at without a lock.
+//! The word that tells handlers to serve, park or close. They look at it without a lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Instant;
@@ -7,33 +7,33 @@ use event_listener::Event;
 
 use crate::wait;
 
-/// The word that is for all of them.
+/// The word for all handlers of a set.
 pub(super) struct Told {
     word: AtomicU8,
     /// Whether any handler has ever listened.
     is_heard: AtomicBool,
-    /// From when on milliseconds are counted.
+    /// Milliseconds are counted from here.
     begun: Instant,
 }
 
-/// What handlers do.
+/// An instruction to handlers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
     Serve,
-    /// Who is idle parks, and who is busy serves.
+    /// A handler whose connection is idle parks, the others serve.
     ParkIfIdle,
     Park,
-    /// Another process serves.
+    /// Another process serves, or this one has stopped.
     Close,
 }
 
-/// What a handler is woken by, and what it says of itself.
+/// The event that wakes a handler, and the time of its last request.
 #[derive(Debug)]
 pub(super) struct Served {
     /// When a request was last served on the connection, in milliseconds.
     at: AtomicU32,
-    /// There is another word. Each connection has its own, since every poll takes the lock in
-    /// it: on one for all of them the threads of a runtime would meet with every request.
+    /// There is another word. Each connection has its own event, since every poll takes the
+    /// event's lock: the threads of a runtime would contend for a shared one at every request.
     retold: Event,
 }
 
@@ -46,7 +46,7 @@ impl Told {
         }
     }
 
-    /// Nobody is woken by it.
+    /// Changes the word, and wakes no handler.
     pub(super) fn set(&self, word: Word) {
         self.word.store(word as u8, Ordering::SeqCst);
     }
@@ -84,8 +84,7 @@ impl Told {
         self.now().wrapping_sub(served.at.load(Ordering::Relaxed)) >= IDLE_MS
     }
 
-    /// In milliseconds; it goes round after 49 days, and then a connection is taken for busy that
-    /// is not.
+    /// In milliseconds. It wraps after 49 days, and then an idle connection may count as busy.
     fn now(&self) -> u32 {
         self.begun.elapsed().as_millis() as u32
     }
@@ -96,7 +95,7 @@ impl Served {
         self.retold.notify(usize::MAX);
     }
 
-    /// Waits until the handler is told what makes it so.
+    /// Waits until `is_so`, which is asked again at each wake-up.
     pub(super) async fn wait(&self, is_so: impl Fn() -> bool) {
         wait::until(&self.retold, || is_so().then_some(())).await;
     }
@@ -110,5 +109,5 @@ impl Told {
     }
 }
 
-/// For so long no request was served on a connection that is idle.
+/// A connection on which no request was served for so long is idle.
 const IDLE_MS: u32 = 100;

@@ -1,4 +1,4 @@
-//! The peers of the control socket: who may come, who swaps, and who is refused.
+//! The peers of the control socket: which may come, which one swaps, and which are refused.
 
 use std::io::ErrorKind;
 use std::time::Instant;
@@ -78,8 +78,8 @@ impl<D: Drainable + 'static> Server<D> {
         self.stop.waker.wake();
     }
 
-    /// A session that comes for a swap which has lost its supervisor is its supervisor from
-    /// here on: what the owner record says waits for its word.
+    /// A session that comes for a swap that has lost its supervisor is its supervisor from here
+    /// on: this process waits for its word before it goes by the owner record (invariant 3).
     fn attach(&mut self, key: Key) {
         let came_for = self.sessions.get(key).and_then(Session::handoff_id);
         if self.sessions.holder.is_none() && self.state.is_missing(came_for) {
@@ -90,7 +90,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// One may have come back before it was seen that its predecessor is gone.
+    /// A supervisor may have come back before this process saw that its predecessor is gone.
     fn attach_another(&mut self) {
         if let Some(key) = self.sessions.for_swap(|came_for| self.state.is_missing(came_for)) {
             self.attach(key);
@@ -101,7 +101,7 @@ impl<D: Drainable + 'static> Server<D> {
         tracing::trace!(message = message.name(), state = self.state.name(), "heard");
         match self.sessions.holder {
             Some(holder) if holder != key => {
-                // The holder may be gone without having been heard yet.
+                // The holder may be gone, and this process has not read its end yet.
                 let gone = self.sessions.held().is_none_or(Session::is_hung_up);
                 if gone && self.state != State::Serving {
                     self.hear_session(holder);
@@ -114,7 +114,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Acts on a message once the undo that its arrival made known is done.
+    /// Acts on the message now, or once the undo that the loss of the holder began is done.
     fn defer(&mut self, key: Key, message: Message) {
         if self.reads_messages() && self.sessions.holder.is_none() {
             self.step(Event::Message(message), Some(key));
@@ -123,7 +123,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Tells a second supervisor whose swap is in flight.
+    /// Tells a second supervisor which swap is in flight, and closes its session.
     fn refuse(&mut self, key: Key, message: &Message) {
         let (Some(in_flight), Some(session)) =
             (self.state.handoff_id(), self.sessions.get_mut(key))
@@ -233,5 +233,5 @@ fn is_ordinary(error: &Error) -> bool {
     }
 }
 
-/// Messages of one session, or connections, that are acted upon before others have their turn.
+/// The messages of one session, or the new connections, that one turn handles at most.
 const A_TURN: usize = 64;

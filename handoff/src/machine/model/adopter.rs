@@ -1,4 +1,4 @@
-//! The supervisor that is started when the first one has died: the machine, driven as
+//! The supervisor that is started when the first one has died: its machine, driven as
 //! `supervisor::settle` does.
 
 use super::line::{Heard, Line, Word};
@@ -20,7 +20,7 @@ pub(super) enum Step {
     SeeSuccessorEnd,
     SeeIncumbentEnd,
     Hear,
-    /// It looks who has the control socket.
+    /// It looks which process has the control socket.
     Look,
     SuccessorIsSilent,
 }
@@ -134,7 +134,7 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
     for effect in effects {
         match effect {
             Effect::KillSuccessor => world.successor.kill(),
-            // By `Step::Look`, which is there as soon as the incumbent can be reached.
+            // `Step::Look` asks it, as soon as the incumbent can be reached.
             Effect::AskIncumbent => assert!(!matches!(state, State::Settled(_))),
         }
     }

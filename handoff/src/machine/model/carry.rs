@@ -1,4 +1,4 @@
-//! What is carried: connections that both processes have, and memory of the moment of the seal.
+//! The carried connections, which both processes have, and memory of the moment of the seal.
 
 use super::line::SWAP;
 use super::world::{Record, Who, World, Wrong};
@@ -7,11 +7,11 @@ use crate::carry::{End, Held, Usable};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Carry {
     held: Held,
-    /// All was sent; none of it where the drain has not begun.
+    /// The incumbent may have sent everything, memory included.
     is_whole: bool,
-    /// Something was acknowledged since the memory was sealed.
+    /// A process has acknowledged a write since the memory was sealed.
     is_stale: bool,
-    /// What the successor may use, once it has the lock.
+    /// The part that the successor may use; none before it has the lock.
     usable: Option<Usable>,
     incumbent_has_read: bool,
     successor_has_read: bool,
@@ -29,7 +29,7 @@ impl Carry {
         }
     }
 
-    /// The shards are being sealed, and the rest may have been sent.
+    /// The incumbent seals its shards, and may have sent the rest.
     pub(super) const fn sealed(&mut self) {
         self.is_whole = true;
     }
@@ -66,7 +66,7 @@ impl Carry {
     }
 }
 
-/// The successor has the lock, and found the record like this; whether it can go on.
+/// The successor has the lock, and found the record as `found`; says whether it can go on.
 pub(super) fn settle(world: &mut World, found: Record) -> bool {
     let is_dead = !world.is_alive(Who::Incumbent);
     let is_kept = found.as_owner_record().is_kept_for(SWAP);
@@ -76,7 +76,7 @@ pub(super) fn settle(world: &mut World, found: Record) -> bool {
     world.carry.usable.is_some()
 }
 
-/// It opens, with what it got.
+/// The successor opens, with the memory that it got.
 pub(super) fn open(world: &mut World) {
     if world.carry.usable == Some(Usable::All) && world.carry.is_stale {
         world.wrong.get_or_insert(Wrong::Stale);

@@ -1,4 +1,4 @@
-//! What each guard prevents: with any one of them taken out, the model finds what it is for.
+//! The failure that each guard prevents: without the guard, the model finds it.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -53,7 +53,7 @@ without! {
     // The successor.
     a_release_that_is_taken_for_a_death: ReleasedIsFinal, 0 faults, STOP_IS_A_STOP;
     a_commit_beside_a_live_incumbent: AloneWhenBothAreDead, 1 faults, BIDDEN;
-    // What is carried.
+    // Carried connections and memory.
     connections_without_a_claim: OneReader, 0 faults, ONE_READER;
     memory_of_another_moment: MemoryIsOfTheSeal, 1 faults, NOT_STALE;
 }

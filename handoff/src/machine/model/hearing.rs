@@ -1,5 +1,5 @@
-//! What the incumbent hears on its connections, as `incumbent::serve` does: in their order, and
-//! nothing while an undo runs, but for the end of one.
+//! The messages that the incumbent hears, as `incumbent::serve` does: its connections in their
+//! order, and nothing while an undo runs, except the end of a connection.
 
 use super::incumbent::feed;
 use super::line::{Heard, SWAP, Word};
@@ -7,7 +7,7 @@ use super::witness::{Sight, Witness};
 use super::world::{ANEW, OF_ADOPTER, TO_INCUMBENT, World};
 use crate::machine::incumbent::Event;
 
-/// The first connection that has something to be acted upon.
+/// The first connection that the incumbent has to act upon.
 pub(super) fn first_with_news(world: &World) -> Option<usize> {
     let incumbent = &world.incumbent;
     [TO_INCUMBENT, ANEW, OF_ADOPTER].into_iter().find(|&number| {
@@ -46,7 +46,7 @@ pub(super) fn hear(world: &mut World, number: usize, witness: &Witness) {
     }
 }
 
-/// A supervisor that comes for the swap in flight is its supervisor from here on.
+/// A supervisor that comes for a swap without one is its supervisor from here on.
 fn attach(world: &mut World, number: usize, witness: &Witness) {
     let incumbent = &mut world.incumbent;
     if incumbent.holder.is_none() && incumbent.state.is_missing(Some(SWAP)) {
@@ -57,7 +57,7 @@ fn attach(world: &mut World, number: usize, witness: &Witness) {
     }
 }
 
-/// The holder is there: an end of it would have been heard first.
+/// The holder is there: the incumbent would have heard the end of its connection first.
 fn refuse(world: &mut World, number: usize, word: Word) {
     let line = &mut world.lines[number];
     line.daemon_has_read();

@@ -13,19 +13,20 @@ use crate::protocol::Message;
 pub(super) struct Incumbent {
     pub(super) life: Life,
     pub(super) state: State,
-    /// The connection whose swap is in flight.
+    /// The connection of the supervisor that swaps.
     pub(super) holder: Option<usize>,
     pub(super) lease: Lease,
-    /// A resume has failed, and is due again.
+    /// A resume has failed, and the incumbent is to repeat it.
     retries: bool,
     pub(super) generation: u8,
-    /// The drain hook was called, and not undone.
+    /// The drain hook was called, and no resume has undone it.
     pub(super) is_drained: bool,
-    /// Others have acknowledged what it has not seen.
+    /// Another process has acknowledged a write that it has not seen.
     pub(super) is_behind: bool,
     /// It was asked to stop, while it served.
     pub(super) is_stopping: bool,
-    /// It left by the record for one that did not serve yet, before the eyes of a supervisor.
+    /// It left by the record for a successor that had not said `Serving`, while a supervisor
+    /// was connected.
     pub(super) has_left_early: bool,
     /// It has released the data on purpose.
     pub(super) has_released: bool,
@@ -43,7 +44,7 @@ pub(super) enum Step {
     TryLock,
     TimePasses,
     Stop,
-    /// The process that was replaced or stopped ends.
+    /// The process ends, after it was replaced or stopped.
     Exit,
 }
 
@@ -69,7 +70,7 @@ impl Incumbent {
         self.life == Life::Live && self.state == State::Serving
     }
 
-    /// Whether a request may still be answered: also one that a drain waits for.
+    /// Whether it may still answer a request: also one that a drain waits for.
     pub(super) fn acknowledges(&self) -> bool {
         let answers = matches!(self.state, State::Serving | State::Draining(..) | State::Stopping);
         self.life == Life::Live && answers
@@ -134,14 +135,14 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
     let waits = matches!(incumbent.state, State::Waiting(_));
     let passes = match incumbent.lease {
         Lease::Runs => has_swap,
-        // Only who waits for the lock looks at how long it has passed.
+        // Only an incumbent that waits for the lock looks at how long the deadline has passed.
         Lease::Passed | Lease::LongPassed => waits,
         Lease::Over => false,
     };
     if passes {
         steps.push(Step::TimePasses);
     }
-    // Asked at another time, it waits until it serves.
+    // A stop that is requested at another time waits until the incumbent serves.
     if incumbent.serves() {
         steps.push(Step::Stop);
     }
@@ -183,7 +184,7 @@ fn hook_ends(world: &mut World, well: bool, witness: &Witness) {
         _ => {
             world.carry.take_back();
             if well {
-                // It opens its state from disk.
+                // The incumbent opens its state from disk.
                 (world.incumbent.is_drained, world.incumbent.is_behind) = (false, false);
             }
             Event::ResumeEnded(well.then_some(()).ok_or(failed))
@@ -258,7 +259,7 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
     }
 }
 
-/// Its process has ended: the kernel frees what it had.
+/// Its process has ended: the kernel frees the lock and closes the connections.
 pub(super) fn end(world: &mut World) {
     close(world);
     world.free_lock(Who::Incumbent);

@@ -3,8 +3,8 @@
 use crate::machine::successor::ReadyWords;
 use crate::protocol::{HandoffId, Message};
 
-/// A message without its payload: there is one swap, and what the words say beside their kind
-/// is the policy's matter.
+/// A message without its payload: there is one swap, and only the policy looks at the rest of
+/// a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Word {
     HelloAck,
@@ -22,9 +22,9 @@ pub(super) enum Word {
     Serving,
     Abort,
     Resume,
-    /// The heartbeat that is sent behind `Resume`.
+    /// The heartbeat that a supervisor sends after `Resume`.
     Ask,
-    /// Its echo, and whether who echoed it served at that moment.
+    /// The incumbent's echo, and whether the incumbent served at that moment.
     Echo {
         serves: bool,
     },
@@ -109,9 +109,9 @@ enum End {
     Closed,
 }
 
-/// A connection between a supervisor and a daemon. What was sent stays readable when its
-/// sender has died, and then comes the end of file; what is sent to a closed or deaf end is
-/// lost, and its sender learns it.
+/// A connection between a supervisor and a daemon. A message stays readable when its sender has
+/// died, and then comes the end of file; a message to a closed or deaf end is lost, and its
+/// sender learns of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Line {
     to_daemon: Vec<Word>,
@@ -122,7 +122,7 @@ pub(super) struct Line {
     pub(super) is_greeted: bool,
 }
 
-/// What is to be read.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
     Word(Word),
@@ -193,7 +193,7 @@ impl Line {
         self.daemon != End::Closed
     }
 
-    /// Whether the supervisor has hung up. What it said before may be unread.
+    /// Whether the supervisor has hung up. Its earlier messages may be unread.
     pub(super) fn is_hung_up(&self) -> bool {
         self.supervisor == End::Closed
     }

@@ -10,28 +10,28 @@
 //!     adopter S2 ------ line 3 ------+  +---- lock, record, path (world)
 //! ```
 //!
-//! S, S2, O and N are the machines of this crate, driven as their drivers do; also the
-//! decisions about the owner record, the reservation and who may leave are the library's own.
-//! A state is all of it at one moment, a step is one event at one process, and any process that
-//! has a step may take it: so one that takes none for long is slow, and time limits pass at any
+//! S, S2, O and N are the machines of this crate, driven as their drivers do. The decisions
+//! about the owner record, the reservation and the leaving are the library's own too. A state is
+//! the whole picture at one moment; a step is one event at one process. Any process that has a
+//! step may take it, so a process that takes none for long is slow, and a timeout passes at any
 //! time at which its driver looks at the clock. A fault is a death, or a hang for good.
 //!
-//! What is left out, and why nothing is lost by it:
+//! The model leaves this out, and loses nothing by it:
 //!
-//! - Payloads, and of a cause all but what the machine asks of it. The policy's verdict is a
-//!   choice of the successor: fit or not.
-//! - Acknowledged writes are not counted: one is made at every moment at which one can be, and
-//!   of each process it is known whether it has seen all of them.
-//! - What is carried is one connection and one piece of memory, sent as soon as it can be; that it
-//!   could not be sent, or read, is an error of a hook.
-//! - Hellos of the first two connections, listeners, heartbeats (only the echo is a message),
-//!   and `SealProgress`. There is one swap, so no frame of another one.
-//! - A process hears what was said to it before it looks whether who said it has ended, as the
-//!   drivers do, and a supervisor hears of the incumbent's end before it looks at the clock.
-//!   The microseconds between two such looks are not modelled.
-//! - The record is written and read at once, and no disk fails under the lock's own files.
-//! - The stray gets the lock at most once, and does not fail once it serves; a supervisor dies
-//!   only in the midst of its swap, and the adopter not at all.
+//! - Payloads, and all parts of a cause that the machine does not look at. The policy's verdict
+//!   is a choice of the successor: fit or not.
+//! - The number of acknowledged writes: a process acknowledges one at every moment at which it
+//!   can, and the model knows of each process whether it has seen all of them.
+//! - All but one carried connection and one piece of memory. The incumbent sends both as soon as
+//!   it can; a failure to send or read them is an error of a hook.
+//! - Hellos of the first two connections, listeners, heartbeats except the echo, and
+//!   `SealProgress`. There is one swap, so there is no frame of another one.
+//! - The microseconds between two looks of a driver. A process reads a message before it looks
+//!   whether the sender has ended, as the drivers do, and a supervisor hears of the incumbent's
+//!   end before it looks at the clock.
+//! - Failures of the disk under the lock's own files: a process reads or writes the record at once.
+//! - A stray that gets the lock twice, or fails once it serves; a supervisor that dies outside of
+//!   its swap, and an adopter that dies.
 
 mod adopter;
 mod carry;
@@ -173,7 +173,7 @@ fn dies(world: &mut World, victim: Victim) {
     }
 }
 
-/// For good: one that is merely slow is one whose next step comes late.
+/// For good: a process that is merely slow takes its next step late.
 const fn hangs(world: &mut World, victim: Victim) {
     world.faults_left -= 1;
     match victim {

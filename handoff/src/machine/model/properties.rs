@@ -1,4 +1,4 @@
-//! What must always hold, and what has to be possible.
+//! The properties that must always hold, and those that have to be possible.
 
 use stateright::{Model, Property};
 
@@ -25,9 +25,9 @@ pub(super) fn properties() -> Vec<Property<Swap>> {
     vec![
         Property::always(ONE_WRITER, |_, world: &World| one_writer(world)),
         Property::always(NOTHING_LOST, |_, world: &World| world.wrong != Some(Wrong::Lost)),
-        // Not as `eventually`: stateright takes a state that was reached on two ways for one
-        // that satisfies what the first way did. Here it is a property of every state in which
-        // nothing more happens by itself, so none is overlooked.
+        // Not as `eventually`: if two ways reach a state, stateright assumes that the second
+        // satisfied the same as the first. Here it is a property of every state in which nothing
+        // more happens by itself, so the model overlooks none.
         Property::always(SOMEONE_SERVES, |swap: &Swap, world| {
             is_settled(world) || swap.goes_on(world)
         }),
@@ -92,14 +92,15 @@ fn one_writer(world: &World) -> bool {
     writers.into_iter().all(|(who, writes)| !writes || world.lock == Some(who))
 }
 
-/// Whether who serves is as it may be when nothing more happens.
+/// Whether the right process serves, when nothing more happens (invariant 3).
 fn is_settled(world: &World) -> bool {
     let (incumbent, successor) = (&world.incumbent, &world.successor);
     let lives = incumbent.life == Life::Live || successor.life == Life::Live;
     if lives {
         return incumbent.serves() != successor.serves();
     }
-    // One that left by itself must have been replaced by one that was not ended for it.
+    // An incumbent that left by itself must have left for a successor that committed, and that
+    // then died, hung, or was silent.
     let was_replaced = incumbent.life == Life::Dead
         && successor.has_committed
         && !incumbent.has_left_early

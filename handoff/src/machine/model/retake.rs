@@ -11,7 +11,7 @@ use crate::incumbent::{ROLLBACK_PATIENCE, Standing};
 use crate::machine::incumbent::Event;
 use crate::machine::successor;
 
-/// How far the deadline of the swap is behind it.
+/// How long ago the deadline of the swap passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Lease {
     Runs,
@@ -49,7 +49,7 @@ pub(super) fn try_lock(world: &mut World, witness: &Witness) {
             }
         }
         Decision::Undecided { holder } => {
-            // Who has the lock and did not get to say so is the one it was kept for.
+            // A holder that has not written the record yet is the successor of the reservation.
             let holder = if holder.pid == 0 { Who::Successor.id() } else { holder };
             let is_there = world.is_alive(Who::Successor) && holder == Who::Successor.id();
             if is_there && standing(&world.incumbent).ends_the_successor() {

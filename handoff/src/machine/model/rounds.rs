@@ -1,6 +1,6 @@
-//! That every way ends: no round of steps leads back to where it began. So the states in which
-//! nothing more happens by itself are the ends of all ways, and what holds in each of them is
-//! what becomes of every swap.
+//! Every way ends: no round of steps leads back to its beginning. So the states in which nothing
+//! more happens by itself are the ends of all ways, and a property that holds in each of them
+//! holds at the end of every swap.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -72,7 +72,7 @@ impl Graph {
         Self { arrivals, steps }
     }
 
-    /// Takes away what nothing leads to, again and again.
+    /// Takes away the states that no step leads to, again and again; counts the rest.
     fn left_in_rounds(mut self) -> usize {
         let mut left = self.arrivals.len();
         let mut free: Vec<u32> = (0..)

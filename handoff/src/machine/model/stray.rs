@@ -1,4 +1,4 @@
-//! A cold start that nobody should have begun: it may try at any time, and again.
+//! A cold start that should not have begun: it may try at any time, and again.
 
 use super::witness::{Sight, Witness};
 use super::world::{Life, Record, RecordPhase, Who, World, Wrong};
@@ -9,7 +9,7 @@ pub(super) enum Stray {
     /// It has the lock, and opens.
     Holds {
         is_behind: bool,
-        /// What the record said before.
+        /// The record before the stray took over.
         found: Record,
     },
     Serves {
@@ -80,7 +80,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 Who::Stray => false,
             };
             if answers {
-                // It never served, so the record says what it found, but for the generation.
+                // The stray never served, so it restores the record, except for the generation.
                 if let Stray::Holds { found, .. } = world.stray {
                     let generation = world.record.generation;
                     world.record = Record { generation, ..found };

@@ -18,20 +18,20 @@ pub(super) struct Successor {
     opening: Opening,
     /// Whether it would serve if it were alone.
     is_fit: bool,
-    /// Whether the record told it who is to be replaced.
+    /// Whether the record told it which process it replaces.
     knows_incumbent: bool,
     /// It is past its commit point.
     pub(super) has_committed: bool,
-    /// Others have acknowledged what it has not seen.
+    /// Another process has acknowledged a write that it has not seen.
     pub(super) is_behind: bool,
     pub(super) was_killed: bool,
-    /// It was ended because it might have had the lock, while the incumbent lived.
+    /// It was killed because it might have had the lock, while the incumbent lived.
     pub(super) was_doubted: bool,
     /// It said, or showed, that it cannot go on, or gave up by itself.
     pub(super) has_failed: bool,
     /// It died or hung.
     pub(super) is_at_fault: bool,
-    /// It was silent for too long when there was nobody else.
+    /// It was silent for too long while the incumbent was hung or gone.
     pub(super) is_blamed: bool,
 }
 
@@ -44,7 +44,7 @@ enum Opening {
     /// The record names it.
     Named,
     Open,
-    /// It admits work, and has told nobody.
+    /// It admits work, and has not said `Serving` yet.
     Admitting,
 }
 
@@ -210,7 +210,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
     }
 }
 
-/// Whether the process that is to be replaced is known, and dead.
+/// Whether the successor knows the process that it replaces, and that process is dead.
 const fn is_alone(world: &World) -> bool {
     world.successor.knows_incumbent && !world.is_alive(Who::Incumbent)
 }
@@ -252,7 +252,7 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
                 }
             }
             Effect::ShutAndLook => look(world, witness),
-            // By `Step::Write`: a process may be slow, or die, before it does.
+            // `Step::Write` does it: the successor may be slow, or die, before that.
             Effect::WriteRecord => {
                 assert!(matches!(world.successor.state, State::Committing(_)));
             }
@@ -261,7 +261,7 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
     }
 }
 
-/// Nothing more is received once the side is shut; a commit that was queued before counts.
+/// The successor receives nothing more once the side is shut; a queued `Commit` counts.
 fn look(world: &mut World, witness: &Witness) {
     world.lines[TO_SUCCESSOR].shut_daemon();
     while let Heard::Word(word) = world.lines[TO_SUCCESSOR].next_for_daemon() {
@@ -271,7 +271,7 @@ fn look(world: &mut World, witness: &Witness) {
     feed(world, Event::NothingQueued, witness);
 }
 
-/// It has the lock until its process ends: what it opened may still write.
+/// It has the lock until its process ends: its opened state may still write (invariant 1).
 fn give_up(world: &mut World) {
     world.lines[TO_SUCCESSOR].close_daemon();
     (world.successor.life, world.successor.has_failed) = (Life::Leaving, true);
@@ -280,7 +280,7 @@ fn give_up(world: &mut World) {
     }
 }
 
-/// Its process has ended: the kernel frees what it had.
+/// Its process has ended: the kernel frees the lock and closes the connection.
 pub(super) fn end(world: &mut World) {
     world.lines[TO_SUCCESSOR].close_daemon();
     world.free_lock(Who::Successor);

@@ -1,5 +1,5 @@
 //! The supervisor that begins the swap: its machine, driven as `supervisor::drive` does, and a
-//! caller who goes on or aborts at any rest.
+//! caller that goes on or aborts whenever the machine is at rest.
 
 use super::line::{Heard, Line, SWAP, Word};
 use super::witness::{Sight, Witness};
@@ -38,7 +38,7 @@ pub(super) enum Step {
     IncumbentIsSilent,
     PatienceEnds,
     AskAgain,
-    /// The swap is over: what it has is dropped.
+    /// The swap is over: the supervisor drops its connections.
     Leave,
 }
 
@@ -57,7 +57,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether it died in the midst of the swap, so that another one finds it open.
+    /// Whether it died in the midst of the swap, so that another supervisor finds the swap open.
     pub(super) fn left_a_swap(&self) -> bool {
         self.life == Life::Dead && !self.machine.state.is_over()
     }
@@ -91,7 +91,7 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
     if by_incumbent != Heard::Nothing {
         steps.push(Step::HearIncumbent);
     }
-    // What a process said comes before its end.
+    // The supervisor reads the words of a process before it sees the end of that process.
     let is_dead = world.successor.life == Life::Dead && !matches!(by_successor, Heard::Word(_));
     if is_dead && !supervisor.successor_ended {
         steps.push(Step::SeeSuccessorEnd);
@@ -100,7 +100,7 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
     if is_dead && !supervisor.incumbent_ended {
         steps.push(Step::SeeIncumbentEnd);
     }
-    // That the incumbent has gone is heard before it is looked at the clock.
+    // The supervisor hears that the incumbent has gone before it looks at the clock.
     if by_incumbent != Heard::End && (!is_dead || supervisor.incumbent_ended) {
         time_limits(supervisor, steps);
     }
@@ -238,7 +238,7 @@ fn feed(world: &mut World, event: Event, is_unfit: bool, witness: &Witness) {
     }
 }
 
-/// `ResumeAfterAbort` and the heartbeat behind it, over a new connection if the old is over.
+/// `ResumeAfterAbort` and then the heartbeat, over a new connection if the old is over.
 fn ask(world: &mut World) {
     world.supervisor.asks_again = false;
     let mut line = world.supervisor.line;
@@ -270,7 +270,7 @@ pub(super) fn end(world: &mut World, life: Life) {
     world.supervisor.life = life;
 }
 
-/// Of a cause only that counts which the machine asks of it.
+/// Keeps only the parts of a cause that the machine looks at.
 fn forget_words(machine: &mut Machine) {
     let (State::Ending(cause)
     | State::Confirming(cause)

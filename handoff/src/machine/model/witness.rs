@@ -1,4 +1,4 @@
-//! What was seen to happen in some step: what no single state shows.
+//! Events that some step showed: no single state shows them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use crate::machine::phase::Phase;
 pub(super) enum Sight {
     /// The supervisor gave the swap up in that phase.
     GivenUp(Phase),
-    /// A seal that was asked for ahead.
+    /// The seal followed the drain, since the supervisor had asked for it ahead.
     SealFollows,
     LastLookFindsCommit,
     LastLookFindsNothing,
@@ -53,7 +53,7 @@ impl Sight {
     }
 }
 
-/// Collects what is seen, from all threads.
+/// Collects the sights of all threads.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Witness(Arc<Mutex<BTreeSet<Sight>>>);
 

@@ -1,4 +1,4 @@
-//! What there is besides the machines: processes, the lock, the owner record, the path.
+//! The world around the machines: processes, the lock, the owner record, the path.
 
 use super::adopter::Adopter;
 use super::carry::Carry;
@@ -19,11 +19,11 @@ pub(super) struct World {
     pub(super) successor: Successor,
     pub(super) stray: Stray,
     pub(super) lines: [Line; 4],
-    /// Who has the `flock`.
+    /// The process that has the `flock`.
     pub(super) lock: Option<Who>,
     pub(super) record: Record,
     pub(super) carry: Carry,
-    /// Whose socket lies at the control path.
+    /// The process that has its socket at the control path.
     pub(super) path: Who,
     /// How many processes may still die or hang.
     pub(super) faults_left: u8,
@@ -57,7 +57,7 @@ pub(super) enum Life {
     Dead,
 }
 
-/// The owner record, as far as it is looked at.
+/// The parts of the owner record that the model looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Record {
     pub(super) phase: RecordPhase,
@@ -76,14 +76,14 @@ pub(super) enum RecordPhase {
     Opening,
 }
 
-/// What must not be, and is seen in a step rather than in a state.
+/// A violation that shows in a step rather than in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Wrong {
-    /// Somebody serves who has not seen what another process acknowledged.
+    /// A process serves that has not seen a write that another process acknowledged.
     Lost,
-    /// The incumbent was said to serve, and did not.
+    /// The incumbent echoed that it serves, and did not.
     FalseReport,
-    /// The successor committed without a word, although the incumbent lived.
+    /// The successor went on without the supervisor's word, although the incumbent lived.
     Unbidden,
     /// The stray got the lock that was kept for a live successor.
     Stolen,
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// Whether the process is there: not for the kernel, once it has ended.
+    /// Whether the process has not ended yet.
     pub(super) const fn is_alive(&self, who: Who) -> bool {
         match who {
             Who::Incumbent => !matches!(self.incumbent.life, Life::Dead),
@@ -124,14 +124,14 @@ impl World {
         }
     }
 
-    /// Whoever takes over writes the record as the next generation.
+    /// The process that takes over writes the record as the next generation (invariant 10).
     pub(super) fn take_over(&mut self, phase: RecordPhase, writer: Who) {
         let generation = self.record.generation + 1;
         self.record = Record { phase, generation, writer };
     }
 
-    /// A write is acknowledged wherever one can be. One would do at any time, but whether a
-    /// view is behind is all that counts, so each is taken that can be.
+    /// Every process that can acknowledge a write does so. The model only asks whether a process
+    /// has missed a write, so one write of each at every step is enough.
     pub(super) fn acknowledge(&mut self) {
         let (incumbent, successor) = (self.incumbent.acknowledges(), self.successor.serves());
         let stray = self.stray.serves();

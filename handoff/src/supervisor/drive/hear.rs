@@ -1,4 +1,4 @@
-//! What a swap hears: messages, ends of processes and of connections, and limits that pass.
+//! The events of a swap: messages, ends of processes and of connections, and passed time limits.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -15,11 +15,11 @@ use crate::sys::poll;
 use crate::sys::process::Process;
 
 impl Swap {
-    /// The next thing that happens, or a time limit that passes. With `until`, none if
-    /// nothing has happened by then.
+    /// The next event, or a time limit that has passed. With `until`, none if no event came by
+    /// then.
     pub(super) fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
         loop {
-            // That the incumbent has gone is heard first: then the successor may be all there is.
+            // The incumbent's end comes before an abort or a limit: only the successor may be left.
             let event = self.heard_event().or_else(|| self.abort_event());
             if let Some(event) = event.or_else(|| self.overdue_event()) {
                 return Some(event);
@@ -36,14 +36,15 @@ impl Swap {
         }
     }
 
-    /// That another thread has given it up. Told once.
+    /// The abort by another thread. Returned once.
     fn abort_event(&mut self) -> Option<Event> {
         let abort = self.abort.take_if(|abort| abort.reason().is_some())?;
         let reason = abort.reason()?.to_owned();
         Some(Event::Command(Command::Abort(reason)))
     }
 
-    /// What the links and the processes have to tell. What a process said comes before its end.
+    /// The next message, or the end of a link or a process. The messages that a process sent come
+    /// before its end.
     fn heard_event(&mut self) -> Option<Event> {
         if !self.successor.is_closed {
             match self.successor.link.clone().attend().next() {
@@ -97,7 +98,7 @@ impl Swap {
         None
     }
 
-    /// A process that died and one that closed its connection look alike for a moment.
+    /// An incumbent that died and one that closed its connection look alike for a moment.
     fn on_incumbent_closed(&mut self) -> Event {
         self.incumbent.is_closed = true;
         let limit = Instant::now() + EXIT_PATIENCE;
@@ -135,7 +136,7 @@ impl Swap {
         }
     }
 
-    /// Waits for the next event, at most until some limit may have passed.
+    /// Waits for the next event, at most until a time limit may have passed.
     fn poll(&self) {
         let now = Instant::now();
         let soon = now + SILENCE_CHECK;
@@ -159,8 +160,8 @@ impl Swap {
         if let Some(child) = self.successor.child.as_ref().filter(|_| !self.successor.has_ended) {
             fds.push(PollFd::new(child.process(), PollFlags::IN));
         }
-        // The pulse leaves a link alone while it is attended to; what it read before is
-        // not seen by polling.
+        // The pulse does not read a link that this thread attends to. Polling does not show the
+        // messages that the pulse read before.
         let (incumbent, successor) = (self.incumbent.link.attend(), self.successor.link.attend());
         if !self.incumbent.is_closed && incumbent.is_pending()
             || !self.successor.is_closed && successor.is_pending()
@@ -229,7 +230,7 @@ impl Swap {
     }
 }
 
-/// How often silence is looked for.
+/// How often this thread looks for a silent process.
 const SILENCE_CHECK: Duration = Duration::from_millis(250);
 /// From the end of a connection to the end of its process.
 const EXIT_PATIENCE: Duration = Duration::from_millis(250);
