@@ -17,8 +17,8 @@
 //! - **Both** rely on the [`DataDirLock`]: the process that holds it is the only writer, and the
 //!   owner record in it decides every swap.
 //!
-//! The README has a compiling example for each. ARCHITECTURE.md states the invariants, and the
-//! outcome of every failure.
+//! The README has a compiling example for each. The [documents](docs) tell the rest: the invariants,
+//! the protocol, the outcome of every failure.
 //!
 //! # Features
 //!
@@ -70,6 +70,27 @@ pub use machine::outcome::Outcome;
 pub use machine::phase::Phase;
 pub use protocol::HandoffId;
 pub use supervisor::{Session, SpawnSpec, Supervisor};
+
+/// The documents in the folder `docs` of this package. Their links to each other work there.
+#[cfg(doc)]
+pub mod docs {
+    #[doc = include_str!("../docs/architecture.md")]
+    pub mod architecture {}
+    #[doc = include_str!("../docs/decisions.md")]
+    pub mod decisions {}
+    #[doc = include_str!("../docs/failures.md")]
+    pub mod failures {}
+    #[doc = include_str!("../docs/glossary.md")]
+    pub mod glossary {}
+    #[doc = include_str!("../docs/invariants.md")]
+    pub mod invariants {}
+    #[doc = include_str!("../docs/model.md")]
+    pub mod model {}
+    #[doc = include_str!("../docs/performance.md")]
+    pub mod performance {}
+    #[doc = include_str!("../docs/protocol.md")]
+    pub mod protocol {}
+}
 
 /// The examples of the README compile.
 #[cfg(doctest)]

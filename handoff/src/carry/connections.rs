@@ -216,7 +216,8 @@ impl<S: Carried> Connections<S> {
 
     /// Tells handlers to park, as a drain does: for the tests of a daemon, and for a program
     /// without an [`Incumbent`](crate::Incumbent). Does nothing while this process sends
-    /// connections to a successor, nor once another process serves.
+    /// connections to a successor, once another process serves, and in a successor that was sent
+    /// connections and has not committed.
     pub fn close(&self) {
         if !self.is_being_carried() {
             self.collect(None);

@@ -44,7 +44,10 @@ impl Receiver {
             Ok((_, (greeting, _))) if !greeting.capabilities.carries() => return Ok(None),
             Ok((connection, (_, version))) => (connection, version),
             Err(error) => {
-                tracing::warn!(%error, "the incumbent cannot be asked what it carries");
+                tracing::warn!(
+                    %error,
+                    "this successor cannot ask the incumbent for its connections and memory"
+                );
                 return Ok(None);
             }
         };
@@ -74,7 +77,10 @@ impl Receiver {
                 // If the incumbent has died, only this process may be left (invariant 3).
                 let is_over = channel.connection.is_hung_up();
                 if !channel.cancel.is_cancelled() {
-                    tracing::error!(%error, "what the incumbent carries cannot be received");
+                    tracing::error!(
+                        %error,
+                        "this successor cannot receive the incumbent's connections and memory"
+                    );
                     if !is_over {
                         give_up(error);
                     }

@@ -262,7 +262,10 @@ fn resume(members: &[&Member<'_>]) -> Result<()> {
             |_| true,
             |_, result| match result {
                 Err(error) if outcome.is_err() => {
-                    tracing::warn!(%error, "another shard could not be resumed");
+                    tracing::warn!(
+                        %error,
+                        "one more shard could not be resumed; the first error is returned"
+                    );
                 }
                 Err(error) => outcome = Err(error),
                 Ok(()) => {}

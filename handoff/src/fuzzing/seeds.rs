@@ -287,7 +287,7 @@ fn sessions() -> Vec<(String, Vec<u8>)> {
     // Messages of the swap, then of another one.
     let [prepare, seal, commit, abort, resume, heartbeat] =
         [0, 1, 2, 3, 4, 5].map(|kind| [1, kind, 0]);
-    let (foreign, adopt) = ([1, 2, 1], [1, 10, 0]);
+    let (foreign, adopt) = ([1, 2, 1], [1, 11, 0]);
     let half = [129, 5, 0];
     // A turn of 14 is an idle one.
     let (well, badly, kept) = ([4, 3, 14], [6, 14, 14], [132, 3, 14]);

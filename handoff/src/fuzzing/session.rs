@@ -416,7 +416,7 @@ fn is_due(state: &State, event: &Event) -> bool {
 fn message(input: &mut Input<'_>) -> Message {
     let [kind, id] = input.array();
     let handoff_id = HandoffId::from_bytes([id % 2 + 1; 16]);
-    match kind % 11 {
+    match kind % 12 {
         0 => Message::PrepareHandoff {
             handoff_id,
             successor_pid: 2,

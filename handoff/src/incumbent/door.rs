@@ -71,7 +71,10 @@ impl Door {
             published => published,
         };
         self.publish_again = published.err().map(|error| {
-            tracing::error!(%error, path = %self.socket.path().display(), "nobody finds this process");
+            tracing::error!(
+                %error, path = %self.socket.path().display(),
+                "supervisors cannot reach this daemon: its control socket cannot be published"
+            );
             Instant::now() + PUBLISH_INTERVAL
         });
     }
@@ -82,7 +85,10 @@ impl Door {
             return;
         }
         self.publish_again = self.rebind().err().map(|error| {
-            tracing::error!(%error, "the control socket's path could not be taken back yet");
+            tracing::error!(
+                %error,
+                "supervisors cannot reach this daemon: it cannot take its socket's path back"
+            );
             Instant::now() + PUBLISH_INTERVAL
         });
     }

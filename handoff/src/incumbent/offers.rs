@@ -56,7 +56,10 @@ impl Offers {
         match Carrier::start(Arc::clone(source), channel) {
             Ok(carrier) => Carrying::new(carrier, claim),
             Err(error) => {
-                tracing::error!(%error, "cannot start the thread that sends what is carried");
+                tracing::error!(
+                    %error,
+                    "the daemon cannot start the thread that sends connections and memory"
+                );
                 Carrying::default()
             }
         }

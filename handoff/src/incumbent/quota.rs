@@ -64,7 +64,7 @@ impl Quotas {
     pub(super) fn tell_unsaid(&mut self, now: Instant) {
         for (quota, of) in [(&mut self.refusals, "refusals"), (&mut self.steps, "steps")] {
             if let Some(count) = quota.take_unsaid(now) {
-                tracing::warn!(count, of, "there were more than are told one by one");
+                tracing::warn!(count, of, "the daemon logged no more of these, and counted them");
             }
         }
     }

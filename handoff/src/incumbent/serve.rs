@@ -66,7 +66,10 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
     });
     let capabilities = match capabilities {
         Err(error) if is_committed => {
-            tracing::error!(%error, "nothing will be carried from here");
+            tracing::error!(
+                %error,
+                "the daemon cannot carry connections and memory in later swaps"
+            );
             Capabilities::default()
         }
         capabilities => capabilities?,
@@ -268,7 +271,7 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(swap) => self.swap = Some(swap),
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
-                tracing::error!(%error, "cannot start the thread of the hooks");
+                tracing::error!(%error, "the daemon cannot start the thread of its hooks");
                 if self.state == State::Stopping {
                     self.ended = Some(Err(error.into()));
                     return;
@@ -299,7 +302,10 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = interrupted {
-            tracing::error!(%error, "the drain runs to its end");
+            tracing::error!(
+                %error,
+                "the daemon cannot cut its drain short, and waits for the end of it"
+            );
         }
     }
 
@@ -359,7 +365,10 @@ impl<D: Drainable + 'static> Server<D> {
         let Open { open_conns, connections, unnamed } = match open {
             Ok(open) => open,
             Err(error) => {
-                tracing::warn!(%error, "nobody is told what the drain waits for");
+                tracing::warn!(
+                    %error,
+                    "the daemon cannot tell which connections the drain waits for"
+                );
                 return;
             }
         };
@@ -414,7 +423,10 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = parted {
-            tracing::error!(%error, "copies of connections are closed when the process ends");
+            tracing::error!(
+                %error,
+                "carried connections: this process closes its copies only when it ends"
+            );
         }
     }
 
@@ -438,7 +450,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
         if due.lease {
             if self.log.steps.admits(now) {
-                tracing::warn!(state = self.state.name(), "the deadline passed");
+                tracing::warn!(state = self.state.name(), "the deadline of the swap passed");
             }
             self.step(Event::DeadlinePassed, None);
         }

@@ -183,9 +183,9 @@ impl Swap {
     fn in_words<T>(&mut self, hook: &'static str, result: Result<T>) -> Result<T, String> {
         result.map_err(|error| {
             if matches!(error, Error::Carry(CarryError::GivenUp)) {
-                tracing::debug!(hook, "what is carried was given up with the swap");
+                tracing::debug!(hook, "the carrier stopped with the swap");
             } else {
-                tracing::error!(hook, %error, "a hook failed");
+                tracing::error!(hook, %error, "a hook of the daemon failed");
             }
             let words = in_words(&error);
             self.left.error = Some(error);
@@ -202,7 +202,7 @@ impl Swap {
     pub(super) fn look<D: Drainable + 'static>(&mut self, drainable: &Arc<D>) {
         self.timers.look = None;
         if let Err(error) = self.hooks.look(Arc::clone(drainable)) {
-            tracing::warn!(%error, "nobody is told what the drain waits for");
+            tracing::warn!(%error, "the daemon cannot tell which connections the drain waits for");
         }
     }
 
@@ -265,7 +265,7 @@ impl Swap {
             Ok(Decision::Replaced { generation, holder }) => {
                 let standing = self.standing(is_connected);
                 standing.goes_by_the_record(holder.is_ending()).then(|| {
-                    tracing::info!(generation, "a newer generation serves");
+                    tracing::info!(generation, "a newer generation serves: this process leaves");
                     Event::Superseded
                 })
             }
@@ -274,7 +274,10 @@ impl Swap {
                 None
             }
             Err(error) => {
-                tracing::error!(%error, "cannot take the lock again");
+                tracing::error!(
+                    %error,
+                    "the incumbent cannot take the lock of its data directory again"
+                );
                 self.timers.try_lock = Some(Instant::now() + LOCK_ERROR_PAUSE);
                 return None;
             }
@@ -299,7 +302,10 @@ impl Swap {
             && self.standing(is_connected).ends_the_successor()
             && let Ok(Some(process)) = holder.open()
         {
-            tracing::error!(pid = holder.pid, "ending a hung successor");
+            tracing::error!(
+                pid = holder.pid,
+                "the incumbent kills the successor: it hangs past the deadline"
+            );
             let _ = process.kill();
         }
     }

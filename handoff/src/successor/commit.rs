@@ -100,7 +100,9 @@ impl Commit for Committed {
         // Once: the first try decides the claim (invariant 13).
         let is_ours = rest.is_none_or(Rest::take_up);
         if !is_ours {
-            tracing::error!("the incumbent has taken its connections back");
+            tracing::error!(
+                "the incumbent took its connections back: this process drops its copies"
+            );
         }
         let release = || release(&**drainable, is_ours);
         until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
@@ -121,11 +123,14 @@ impl fmt::Debug for Committed {
 /// conversation that is dropped instead says `Abort`.
 fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
     if let Err(error) = socket.publish() {
-        tracing::error!(%error, "the control socket's path could not be taken over yet");
+        tracing::error!(
+            %error,
+            "this process serves, but cannot take over the path of the control socket"
+        );
     }
     pass!(SuccessorTookPath);
     if let Err(error) = conversation.step(Event::Admitted) {
-        tracing::warn!(%error, "the supervisor does not know yet that this process serves");
+        tracing::warn!(%error, "this process serves, but cannot tell its supervisor");
     }
     pass!(SuccessorSaidServing);
     tracing::info!(generation, "committed");
@@ -142,7 +147,10 @@ fn until_it_works(
     let begun = Instant::now();
     let mut pause = RETRY_PAUSE;
     while let Err(error) = fenced(hook, &mut run) {
-        tracing::error!(hook, %error, "it does not work yet");
+        tracing::error!(
+            hook, %error,
+            "a hook failed after the commit: this process tries it again"
+        );
         if begun.elapsed() >= patience {
             announce();
         }

@@ -75,10 +75,15 @@ impl Conversation {
         let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
             if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
                 if lost == Lost::Closed && is_dead(&incumbent) {
-                    tracing::warn!("the supervisor and the incumbent are dead: going on alone");
+                    tracing::warn!(
+                        "the supervisor and the incumbent are dead: this successor goes on alone"
+                    );
                     return true;
                 }
-                tracing::error!(?lost, "lost the supervisor before the commit: giving up");
+                tracing::error!(
+                    ?lost,
+                    "this successor lost its supervisor before the commit, and gives up"
+                );
                 std::process::exit(EXIT_TEMPFAIL);
             }
             false
@@ -134,7 +139,10 @@ impl Conversation {
                 Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
                 Received::Nothing => Event::SupervisorLost,
                 Received::Broken(error) => {
-                    tracing::error!(%error, "the supervisor cannot be understood");
+                    tracing::error!(
+                        %error,
+                        "the supervisor sent bytes that are no message: it counts as lost"
+                    );
                     Event::SupervisorLost
                 }
             };
@@ -167,7 +175,10 @@ impl Conversation {
     fn say(&self, messages: &[Message]) {
         if let Err(error) = self.link.send_all(messages) {
             let message = messages.first().map(Message::name);
-            tracing::warn!(%error, message, "cannot send");
+            tracing::warn!(
+                %error, message,
+                "this successor cannot send a message to its supervisor"
+            );
         }
     }
 

@@ -295,7 +295,10 @@ impl Swap {
             self.perform(effect);
         }
         if before != after {
-            tracing::info!(from = before.name(), to = after.name(), handoff_id = %self.handoff_id(), "supervisor");
+            tracing::info!(
+                from = before.name(), to = after.name(), handoff_id = %self.handoff_id(),
+                "supervisor"
+            );
             self.tell_phase();
             self.note_end();
         }
@@ -307,7 +310,10 @@ impl Swap {
             return;
         };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
-            tracing::error!(%error, "the journal does not say that the swap is over");
+            tracing::error!(
+                %error,
+                "the supervisor cannot write to the journal that the swap is over"
+            );
         }
         pass!(SupervisorNotedEnd);
     }
@@ -330,7 +336,10 @@ impl Swap {
         }
         if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
-            tracing::warn!(%error, message, "the incumbent does not read");
+            tracing::warn!(
+                %error, message,
+                "the supervisor cannot send a message to the incumbent"
+            );
         }
         for message in messages {
             match message {
@@ -350,7 +359,10 @@ impl Swap {
                     pass!(SupervisorCommits);
                 }
                 if let Err(error) = self.successor.link.send(&message) {
-                    tracing::warn!(%error, message = message.name(), "the successor does not read");
+                    tracing::warn!(
+                        %error, message = message.name(),
+                        "the supervisor cannot send a message to the successor"
+                    );
                 }
                 match message {
                     Message::Begin { .. } => pass!(SupervisorSentBegin),
@@ -370,7 +382,7 @@ impl Swap {
             }
             Effect::KillSuccessor => {
                 if let Some(Err(error)) = self.successor.child.as_mut().map(ChildProcess::kill) {
-                    tracing::error!(%error, "cannot end the successor");
+                    tracing::error!(%error, "the supervisor cannot kill the successor");
                 }
                 if matches!(self.machine.state, State::Ending(_)) {
                     pass!(SupervisorKilledSuccessor);
@@ -422,7 +434,12 @@ impl Swap {
     fn beat_on(&mut self) {
         match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
-            Err(error) => tracing::error!(%error, "cannot beat beyond the deadline"),
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    "the supervisor cannot go on with its heartbeats beyond the deadline"
+                )
+            }
         }
     }
 
@@ -431,8 +448,16 @@ impl Swap {
         if let Some(child) = &mut self.successor.child {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
                 Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
-                Ok(None) => tracing::error!(pid = self.successor.pid, "it does not end"),
-                Err(error) => tracing::error!(%error, "cannot wait for the successor"),
+                Ok(None) => tracing::error!(
+                    pid = self.successor.pid,
+                    "the supervisor killed the successor, and it has not ended in time"
+                ),
+                Err(error) => {
+                    tracing::error!(
+                        %error,
+                        "the supervisor cannot wait for the end of the successor"
+                    )
+                }
             }
         }
     }

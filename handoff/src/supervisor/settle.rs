@@ -92,7 +92,7 @@ impl Settling<'_> {
                 Effect::KillSuccessor => {
                     let killed = self.successor.as_ref().map(Process::kill);
                     if let Some(Err(error)) = killed {
-                        tracing::error!(%error, "cannot end the successor");
+                        tracing::error!(%error, "the supervisor cannot kill the successor");
                     }
                     if self.machine.state == State::Ending {
                         pass!(AdopterKilledSuccessor);

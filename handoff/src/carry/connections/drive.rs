@@ -188,7 +188,10 @@ impl<S: Carried> Set for Connections<S> {
         };
         if !closed.is_empty() {
             let count = closed.len();
-            tracing::warn!(count, "connections end with the successor that had taken them up");
+            tracing::warn!(
+                count,
+                "the ended successor had taken connections up: this process closes them"
+            );
             closed.into_iter().for_each(|parked| part_from(parked.descriptor));
         }
     }
@@ -230,7 +233,11 @@ impl<S: Carried> Set for Connections<S> {
         drop(sent);
         if !unsent.is_empty() || live > 0 {
             let (parked, busy) = (unsent.len(), live);
-            tracing::warn!(parked, busy, "connections that were not carried end here");
+            tracing::warn!(
+                parked,
+                busy,
+                "this process closes the connections that it did not carry"
+            );
         }
         unsent.into_iter().for_each(|parked| part_from(parked.descriptor));
     }

@@ -26,7 +26,10 @@ impl<D: Drainable + 'static> Server<D> {
                 }
                 Err(error) => {
                     if self.log.refusals.admits(Instant::now()) {
-                        tracing::warn!(%error, "refusing a connection of nobody knows whom");
+                        tracing::warn!(
+                            %error,
+                            "the daemon refuses a connection: the kernel does not name its process"
+                        );
                     }
                     continue;
                 }

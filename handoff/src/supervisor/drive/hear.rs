@@ -58,7 +58,10 @@ impl Swap {
                     return Some(Event::SuccessorLost);
                 }
                 Received::Broken(error) => {
-                    tracing::error!(%error, "the successor cannot be understood");
+                    tracing::error!(
+                        %error,
+                        "the successor sent bytes that are no message: it counts as lost"
+                    );
                     self.successor.is_closed = true;
                     return Some(Event::SuccessorLost);
                 }
@@ -78,7 +81,10 @@ impl Swap {
                 Received::Nothing => {}
                 Received::Closed => return Some(self.on_incumbent_closed()),
                 Received::Broken(error) => {
-                    tracing::error!(%error, "the incumbent cannot be understood");
+                    tracing::error!(
+                        %error,
+                        "the incumbent sent bytes that are no message: it counts as lost"
+                    );
                     return Some(self.on_incumbent_closed());
                 }
             }
@@ -169,7 +175,7 @@ impl Swap {
             return;
         }
         if let Err(error) = poll::poll(&mut fds, Some(due)) {
-            tracing::error!(%error, "cannot poll");
+            tracing::error!(%error, "the supervisor cannot poll its connections");
         }
     }
 
