@@ -17,8 +17,8 @@
 //! - **Both** rely on the [`DataDirLock`]: the process that holds it is the only writer, and the
 //!   owner record in it decides every swap.
 //!
-//! The README has a compiling example for each. The [documents](docs) tell the rest: the invariants,
-//! the protocol, the outcome of every failure.
+//! The README has a compiling example for each. The [documents](docs) tell the rest: the
+//! invariants, the protocol, the outcome of every failure.
 //!
 //! # Features
 //!
