@@ -71,26 +71,17 @@ pub use machine::phase::Phase;
 pub use protocol::HandoffId;
 pub use supervisor::{Session, SpawnSpec, Supervisor};
 
-/// The documents in the folder `docs` of this package. Their links to each other work there.
+/// The documents in the folder `docs` of this package, one after the other. Their links work there.
 #[cfg(doc)]
-pub mod docs {
-    #[doc = include_str!("../docs/architecture.md")]
-    pub mod architecture {}
-    #[doc = include_str!("../docs/decisions.md")]
-    pub mod decisions {}
-    #[doc = include_str!("../docs/failures.md")]
-    pub mod failures {}
-    #[doc = include_str!("../docs/glossary.md")]
-    pub mod glossary {}
-    #[doc = include_str!("../docs/invariants.md")]
-    pub mod invariants {}
-    #[doc = include_str!("../docs/model.md")]
-    pub mod model {}
-    #[doc = include_str!("../docs/performance.md")]
-    pub mod performance {}
-    #[doc = include_str!("../docs/protocol.md")]
-    pub mod protocol {}
-}
+#[doc = include_str!("../docs/architecture.md")]
+#[doc = include_str!("../docs/invariants.md")]
+#[doc = include_str!("../docs/protocol.md")]
+#[doc = include_str!("../docs/failures.md")]
+#[doc = include_str!("../docs/performance.md")]
+#[doc = include_str!("../docs/model.md")]
+#[doc = include_str!("../docs/decisions.md")]
+#[doc = include_str!("../docs/glossary.md")]
+pub mod docs {}
 
 /// The examples of the README compile.
 #[cfg(doctest)]

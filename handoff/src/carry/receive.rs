@@ -44,10 +44,7 @@ impl Receiver {
             Ok((_, (greeting, _))) if !greeting.capabilities.carries() => return Ok(None),
             Ok((connection, (_, version))) => (connection, version),
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "this successor cannot ask the incumbent for its connections and memory"
-                );
+                tracing::warn!(%error, "this successor cannot ask for connections and memory");
                 return Ok(None);
             }
         };
@@ -77,10 +74,7 @@ impl Receiver {
                 // If the incumbent has died, only this process may be left (invariant 3).
                 let is_over = channel.connection.is_hung_up();
                 if !channel.cancel.is_cancelled() {
-                    tracing::error!(
-                        %error,
-                        "this successor cannot receive the incumbent's connections and memory"
-                    );
+                    tracing::error!(%error, "this successor cannot receive connections and memory");
                     if !is_over {
                         give_up(error);
                     }

@@ -465,10 +465,7 @@ impl Drop for DataDirLock {
                 self.record.phase = Phase::Released;
             }
             if let Err(error) = self.record.write(&self.file, &self.path) {
-                tracing::warn!(
-                    %error,
-                    "the lock is released, but the owner record still names this process"
-                );
+                tracing::warn!(%error, "the lock is free, and its record still names this process");
             }
         }
         if self.is_held {

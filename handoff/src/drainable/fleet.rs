@@ -262,10 +262,7 @@ fn resume(members: &[&Member<'_>]) -> Result<()> {
             |_| true,
             |_, result| match result {
                 Err(error) if outcome.is_err() => {
-                    tracing::warn!(
-                        %error,
-                        "one more shard could not be resumed; the first error is returned"
-                    );
+                    tracing::warn!(%error, "one more shard could not be resumed");
                 }
                 Err(error) => outcome = Err(error),
                 Ok(()) => {}

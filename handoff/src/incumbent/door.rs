@@ -85,10 +85,7 @@ impl Door {
             return;
         }
         self.publish_again = self.rebind().err().map(|error| {
-            tracing::error!(
-                %error,
-                "supervisors cannot reach this daemon: it cannot take its socket's path back"
-            );
+            tracing::error!(%error, "the daemon cannot take its control socket's path back");
             Instant::now() + PUBLISH_INTERVAL
         });
     }

@@ -56,10 +56,7 @@ impl Offers {
         match Carrier::start(Arc::clone(source), channel) {
             Ok(carrier) => Carrying::new(carrier, claim),
             Err(error) => {
-                tracing::error!(
-                    %error,
-                    "the daemon cannot start the thread that sends connections and memory"
-                );
+                tracing::error!(%error, "the daemon cannot start the thread of its carrier");
                 Carrying::default()
             }
         }

@@ -66,10 +66,7 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
     });
     let capabilities = match capabilities {
         Err(error) if is_committed => {
-            tracing::error!(
-                %error,
-                "the daemon cannot carry connections and memory in later swaps"
-            );
+            tracing::error!(%error, "the daemon cannot carry anything in later swaps");
             Capabilities::default()
         }
         capabilities => capabilities?,
@@ -302,10 +299,7 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = interrupted {
-            tracing::error!(
-                %error,
-                "the daemon cannot cut its drain short, and waits for the end of it"
-            );
+            tracing::error!(%error, "the daemon cannot cut its drain short, and waits for it");
         }
     }
 
@@ -365,10 +359,7 @@ impl<D: Drainable + 'static> Server<D> {
         let Open { open_conns, connections, unnamed } = match open {
             Ok(open) => open,
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "the daemon cannot tell which connections the drain waits for"
-                );
+                tracing::warn!(%error, "the daemon cannot list the connections that are open");
                 return;
             }
         };
@@ -423,10 +414,7 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = parted {
-            tracing::error!(
-                %error,
-                "carried connections: this process closes its copies only when it ends"
-            );
+            tracing::error!(%error, "this process closes carried connections only when it ends");
         }
     }
 

@@ -202,7 +202,7 @@ impl Swap {
     pub(super) fn look<D: Drainable + 'static>(&mut self, drainable: &Arc<D>) {
         self.timers.look = None;
         if let Err(error) = self.hooks.look(Arc::clone(drainable)) {
-            tracing::warn!(%error, "the daemon cannot tell which connections the drain waits for");
+            tracing::warn!(%error, "the daemon cannot list the connections that are open");
         }
     }
 
@@ -274,10 +274,7 @@ impl Swap {
                 None
             }
             Err(error) => {
-                tracing::error!(
-                    %error,
-                    "the incumbent cannot take the lock of its data directory again"
-                );
+                tracing::error!(%error, "the incumbent cannot take its lock again");
                 self.timers.try_lock = Some(Instant::now() + LOCK_ERROR_PAUSE);
                 return None;
             }
@@ -302,10 +299,7 @@ impl Swap {
             && self.standing(is_connected).ends_the_successor()
             && let Ok(Some(process)) = holder.open()
         {
-            tracing::error!(
-                pid = holder.pid,
-                "the incumbent kills the successor: it hangs past the deadline"
-            );
+            tracing::error!(pid = holder.pid, "the incumbent kills its hung successor");
             let _ = process.kill();
         }
     }

@@ -123,10 +123,7 @@ impl fmt::Debug for Committed {
 /// conversation that is dropped instead says `Abort`.
 fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
     if let Err(error) = socket.publish() {
-        tracing::error!(
-            %error,
-            "this process serves, but cannot take over the path of the control socket"
-        );
+        tracing::error!(%error, "this process serves, but cannot take the control socket's path");
     }
     pass!(SuccessorTookPath);
     if let Err(error) = conversation.step(Event::Admitted) {
@@ -147,10 +144,7 @@ fn until_it_works(
     let begun = Instant::now();
     let mut pause = RETRY_PAUSE;
     while let Err(error) = fenced(hook, &mut run) {
-        tracing::error!(
-            hook, %error,
-            "a hook failed after the commit: this process tries it again"
-        );
+        tracing::error!(hook, %error, "a hook failed after the commit: this process repeats it");
         if begun.elapsed() >= patience {
             announce();
         }

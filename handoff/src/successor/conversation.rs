@@ -80,10 +80,7 @@ impl Conversation {
                     );
                     return true;
                 }
-                tracing::error!(
-                    ?lost,
-                    "this successor lost its supervisor before the commit, and gives up"
-                );
+                tracing::error!(?lost, "this successor lost its supervisor and gives up");
                 std::process::exit(EXIT_TEMPFAIL);
             }
             false
@@ -139,10 +136,7 @@ impl Conversation {
                 Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
                 Received::Nothing => Event::SupervisorLost,
                 Received::Broken(error) => {
-                    tracing::error!(
-                        %error,
-                        "the supervisor sent bytes that are no message: it counts as lost"
-                    );
+                    tracing::error!(%error, "the supervisor sent bytes that are no message");
                     Event::SupervisorLost
                 }
             };
@@ -175,10 +169,7 @@ impl Conversation {
     fn say(&self, messages: &[Message]) {
         if let Err(error) = self.link.send_all(messages) {
             let message = messages.first().map(Message::name);
-            tracing::warn!(
-                %error, message,
-                "this successor cannot send a message to its supervisor"
-            );
+            tracing::warn!(%error, message, "this successor cannot send to its supervisor");
         }
     }
 

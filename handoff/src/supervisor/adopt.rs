@@ -104,19 +104,13 @@ impl Supervisor {
             return Ok(Adoption::Nothing { settled });
         };
         if let Err(error) = self.note(&Entry::Serves(id)) {
-            tracing::error!(
-                %error,
-                "the supervisor cannot write to the journal that the daemon serves"
-            );
+            tracing::error!(%error, "the journal cannot be told that the daemon serves");
         }
         let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
         tracing::debug!(pid = id.pid, generation, ?settled, "adopted the daemon");
         if names.is_empty() {
-            tracing::warn!(
-                pid = id.pid,
-                "the daemon kept no listener to give back: see Listeners::keep"
-            );
+            tracing::warn!(pid = id.pid, "the daemon kept no listener: see Listeners::keep");
         }
         Ok(Adoption::Daemon(AdoptedDaemon {
             process: AdoptedProcess::new(id.pid, process),

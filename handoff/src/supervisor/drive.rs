@@ -295,10 +295,7 @@ impl Swap {
             self.perform(effect);
         }
         if before != after {
-            tracing::info!(
-                from = before.name(), to = after.name(), handoff_id = %self.handoff_id(),
-                "supervisor"
-            );
+            tracing::info!(from = before.name(), to = after.name(), handoff_id = %self.handoff_id(), "supervisor");
             self.tell_phase();
             self.note_end();
         }
@@ -310,10 +307,7 @@ impl Swap {
             return;
         };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
-            tracing::error!(
-                %error,
-                "the supervisor cannot write to the journal that the swap is over"
-            );
+            tracing::error!(%error, "the journal cannot be told that the swap is over");
         }
         pass!(SupervisorNotedEnd);
     }
@@ -336,10 +330,7 @@ impl Swap {
         }
         if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
-            tracing::warn!(
-                %error, message,
-                "the supervisor cannot send a message to the incumbent"
-            );
+            tracing::warn!(%error, message, "the supervisor cannot send to the incumbent");
         }
         for message in messages {
             match message {
@@ -361,7 +352,7 @@ impl Swap {
                 if let Err(error) = self.successor.link.send(&message) {
                     tracing::warn!(
                         %error, message = message.name(),
-                        "the supervisor cannot send a message to the successor"
+                        "the supervisor cannot send to the successor"
                     );
                 }
                 match message {
@@ -435,10 +426,7 @@ impl Swap {
         match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
             Err(error) => {
-                tracing::error!(
-                    %error,
-                    "the supervisor cannot go on with its heartbeats beyond the deadline"
-                )
+                tracing::error!(%error, "the supervisor cannot go on with its heartbeats")
             }
         }
     }
@@ -448,15 +436,11 @@ impl Swap {
         if let Some(child) = &mut self.successor.child {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
                 Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
-                Ok(None) => tracing::error!(
-                    pid = self.successor.pid,
-                    "the supervisor killed the successor, and it has not ended in time"
-                ),
+                Ok(None) => {
+                    tracing::error!(pid = self.successor.pid, "the killed successor does not end")
+                }
                 Err(error) => {
-                    tracing::error!(
-                        %error,
-                        "the supervisor cannot wait for the end of the successor"
-                    )
+                    tracing::error!(%error, "the supervisor cannot wait for the successor")
                 }
             }
         }

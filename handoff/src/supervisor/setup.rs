@@ -177,10 +177,7 @@ impl Supervisor {
         match served {
             Ok(()) => {
                 if let Err(error) = self.note(&Entry::Serves(id)) {
-                    tracing::error!(
-                        %error,
-                        "the supervisor cannot write to the journal that the daemon serves"
-                    );
+                    tracing::error!(%error, "the journal cannot be told that the daemon serves");
                 }
                 Ok(child)
             }
@@ -320,10 +317,7 @@ impl Supervisor {
     fn not_begun(&self, handoff_id: HandoffId, error: Error) -> Error {
         let how = Outcome::RolledBack;
         if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
-            tracing::error!(
-                %error,
-                "the supervisor cannot write to the journal that the swap is over"
-            );
+            tracing::error!(%error, "the journal cannot be told that the swap is over");
         }
         error
     }

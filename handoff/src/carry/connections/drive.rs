@@ -188,10 +188,7 @@ impl<S: Carried> Set for Connections<S> {
         };
         if !closed.is_empty() {
             let count = closed.len();
-            tracing::warn!(
-                count,
-                "the ended successor had taken connections up: this process closes them"
-            );
+            tracing::warn!(count, "the ended successor took connections up: they close here");
             closed.into_iter().for_each(|parked| part_from(parked.descriptor));
         }
     }

@@ -58,10 +58,7 @@ impl Swap {
                     return Some(Event::SuccessorLost);
                 }
                 Received::Broken(error) => {
-                    tracing::error!(
-                        %error,
-                        "the successor sent bytes that are no message: it counts as lost"
-                    );
+                    tracing::error!(%error, "the successor sent bytes that are no message");
                     self.successor.is_closed = true;
                     return Some(Event::SuccessorLost);
                 }
@@ -81,10 +78,7 @@ impl Swap {
                 Received::Nothing => {}
                 Received::Closed => return Some(self.on_incumbent_closed()),
                 Received::Broken(error) => {
-                    tracing::error!(
-                        %error,
-                        "the incumbent sent bytes that are no message: it counts as lost"
-                    );
+                    tracing::error!(%error, "the incumbent sent bytes that are no message");
                     return Some(self.on_incumbent_closed());
                 }
             }
