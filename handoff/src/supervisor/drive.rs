@@ -426,7 +426,7 @@ impl Swap {
         match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
             Err(error) => {
-                tracing::error!(%error, "the supervisor cannot go on with its heartbeats")
+                tracing::error!(%error, "the supervisor cannot go on with its heartbeats");
             }
         }
     }
@@ -437,10 +437,10 @@ impl Swap {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
                 Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
                 Ok(None) => {
-                    tracing::error!(pid = self.successor.pid, "the killed successor does not end")
+                    tracing::error!(pid = self.successor.pid, "the killed successor does not end");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the supervisor cannot wait for the successor")
+                    tracing::error!(%error, "the supervisor cannot wait for the successor");
                 }
             }
         }
