@@ -17,7 +17,7 @@ use crate::config::{LogFormat, LogLevel};
     version,
     max_term_width = 100,
     disable_help_subcommand = true,
-    after_help = "More: `handoff help TOPIC`, with errors, config, exit-codes, metrics or signals.\n\nExit codes: 0 done, 1 an error, 2 a wrong command line, 3 rolled back (the old process serves,\nand has confirmed it), 4 nobody has confirmed that they serve, 5 refused or not begun."
+    after_help = "More: `handoff help TOPIC`, with errors, config, exit-codes, metrics or signals.\n\nExit codes: 0 done, 1 an error, 2 a wrong command line, 3 rolled back (the old process serves,\nand has confirmed it), 4 no process has confirmed that it serves, 5 refused or not begun."
 )]
 pub(crate) struct Args {
     /// The configuration of the supervisor and its daemon
