@@ -403,7 +403,7 @@ impl Machine {
     fn on_incumbent_died(&mut self) -> Vec<Effect> {
         self.incumbent = Incumbent::Dead;
         match &self.state {
-            // The incumbent's lock is free, and every write that it acknowledged is on disk: the
+            // The incumbent's lock is free, and the kernel keeps each write that it was handed: the
             // successor opens the data (invariant 3).
             State::Paired
             | State::Warming
