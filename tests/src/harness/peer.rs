@@ -225,7 +225,7 @@ impl Cluster {
     /// When it has another form.
     #[must_use]
     pub fn refusals(&self) -> u64 {
-        let counted = self.logged(&["more than are told", "refusals"]);
+        let counted = self.logged(&["logged no more of these", "refusals"]);
         let count = |line: &String| -> Option<u64> {
             line.split_once("count=")?.1.split(' ').next()?.parse().ok()
         };

@@ -28,7 +28,7 @@ impl<D: Drainable + 'static> Server<D> {
                     if self.log.refusals.admits(Instant::now()) {
                         tracing::warn!(
                             %error,
-                            "the daemon refuses a connection of an unknown process"
+                            "refusing a connection of an unknown process"
                         );
                     }
                     continue;
