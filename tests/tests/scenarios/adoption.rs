@@ -158,10 +158,15 @@ fn a_successor_that_hangs_is_ended_and_the_incumbent_serves() {
 #[test]
 fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
     let mut cluster = Cluster::start();
+    let incumbent = cluster.serving();
     let spec = cluster.successor(&["admit=slow:7000"]);
     let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Committing, "kill");
     supervisor.wait_until_it_died();
     cluster.wait_struck("admit");
+    // One that is asked to serve meanwhile waits for the supervisor, which ends the slow successor.
+    eventually("the incumbent leaves", LIMIT, || {
+        (!cluster.alive().contains(&incumbent)).then_some(())
+    });
     let mut supervisor = cluster.another_supervisor();
     match supervisor.adopt(Duration::from_millis(300)) {
         Err(Error::Unanswered { .. }) => {}
