@@ -58,7 +58,7 @@ impl Scripted {
         };
         let script = self.0.0.lock().expect("not poisoned");
         let (script, timeout) =
-            self.0.1.wait_timeout_while(script, LIMIT, done).expect("not poisoned");
+            self.0.1.wait_timeout_while(script, TIMEOUT, done).expect("not poisoned");
         assert!(!timeout.timed_out(), "{call} was not called {times} times: {:?}", script.calls);
     }
 
@@ -72,7 +72,7 @@ impl Scripted {
                 let script = self.0.0.lock().expect("not poisoned");
                 let blocked = |script: &mut Script| !script.released;
                 let (_script, timeout) =
-                    self.0.1.wait_timeout_while(script, LIMIT, blocked).expect("not poisoned");
+                    self.0.1.wait_timeout_while(script, TIMEOUT, blocked).expect("not poisoned");
                 assert!(!timeout.timed_out(), "{name} was never released");
                 Ok(())
             }
@@ -199,7 +199,7 @@ struct Supervisor {
 impl Supervisor {
     fn connect(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
         match read_message(&mut stream).expect("it says hello") {
             (_, Message::Hello { role, pid, build_id, .. }) => {
                 assert_eq!((role, pid), (Side::Incumbent, std::process::id()));
@@ -392,7 +392,7 @@ fn a_lost_supervisor_is_undone_in_every_phase() {
     let mut supervisor = cluster.connect();
     supervisor.prepare(60_000);
     cluster.daemon.wait_for("drain", 3);
-    drop(supervisor); // the drain is interrupted, or it would outlast the test's limit
+    drop(supervisor); // the drain is interrupted, or it would outlast the test's timeout
     cluster.daemon.wait_for("resume", 3);
     cluster.daemon.set(|script| script.drain = Does::Works);
     cluster.assert_serves_and_can_be_swapped();
@@ -591,9 +591,9 @@ fn bytes_that_are_no_frame_end_the_session_alone() {
     cluster.assert_serves_and_can_be_swapped();
 }
 
-const LIMIT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The limit after which a silent peer is dropped; what is done sooner did not wait for one.
+/// The timeout after which a silent peer is dropped; what is done sooner did not wait for one.
 fn handoff_liveness() -> Duration {
     Duration::from_secs(5)
 }

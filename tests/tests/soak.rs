@@ -217,7 +217,7 @@ impl What {
     fn random(random: &mut Random) -> Self {
         match random.below(200) {
             0..100 => Self::Kill,
-            // Beyond the limit after which a silent process counts as hung.
+            // Beyond the timeout after which a silent process counts as hung.
             100 => Self::StopFor(Duration::from_millis(5_000 + random.below(3_000))),
             _ => Self::StopFor(Duration::from_micros(random.below(4 * A_SWAP_US))),
         }

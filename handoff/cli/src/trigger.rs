@@ -71,4 +71,4 @@ impl Reply {
 }
 
 /// The maximum length of a request, in bytes.
-const LONGEST_REQUEST: usize = 64 * 1024;
+const MAX_REQUEST_LEN: usize = 64 * 1024;

@@ -44,7 +44,7 @@ fn take_charge(options: SuperviseOptions) -> Result<(Supervised, Serving), BoxEr
         .with_journal(options.control.with_added_extension("journal"))?
         .with_launch(Announced)
         .with_observer(announce);
-    let (origin, settled, build, server) = match supervisor.adopt(ADOPTION_LIMIT)? {
+    let (origin, settled, build, server) = match supervisor.adopt(ADOPTION_TIMEOUT)? {
         Adoption::Daemon(daemon) => {
             let build = std::str::from_utf8(&daemon.build_id)?.parse()?;
             (Origin::Adopted, daemon.settled, build, DaemonProcess::from(daemon.process))
@@ -105,4 +105,4 @@ fn say(what: impl Display) -> io::Result<()> {
 }
 
 const FIRST_BUILD: u32 = 1;
-const ADOPTION_LIMIT: Duration = Duration::from_secs(30);
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(30);

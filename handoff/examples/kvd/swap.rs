@@ -72,7 +72,7 @@ impl Drop for Supervised {
         for server in self.replaced.iter_mut().chain([&mut self.server]) {
             // The kill of a process that has ended already may fail.
             let _ = server.kill();
-            let _ = server.wait_until(Instant::now() + END_LIMIT);
+            let _ = server.wait_until(Instant::now() + EXIT_TIMEOUT);
         }
     }
 }
@@ -111,7 +111,7 @@ fn phases(timings: Timings) -> Phases {
     phases
 }
 
-const END_LIMIT: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ use event_listener::{Event, IntoNotification};
 use crate::carry::format::{Carried, Reads};
 use crate::carry::set::Set;
 use crate::protocol::cut;
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
 use crate::wait;
 pub use ticket::{Arrival, Ticket};
@@ -246,7 +246,7 @@ impl<S: Carried> Connections<S> {
     /// pass, cannot overlook the connection.
     pub fn enter(self: &Arc<Self>, name: impl Into<String>) -> Ticket<S> {
         let mut state = self.state();
-        self.ticket(&mut state, cut(name.into(), LONGEST_NAME))
+        self.ticket(&mut state, cut(name.into(), MAX_NAME_LEN))
     }
 
     /// Waits for a connection that came from another process, or back from one. Those that were
@@ -372,7 +372,7 @@ impl<S> State<S> {
 
     /// Wakes the carrier if there are enough for a parcel.
     fn wake_carrier(&self) {
-        if self.unsent.len() >= MOST_AT_ONCE
+        if self.unsent.len() >= MAX_DESCRIPTORS
             && let Some(carrier) = &self.carrier
         {
             carrier.unpark();
@@ -413,7 +413,7 @@ impl<S> fmt::Debug for Connections<S> {
 
 const A_TURN: u32 = 32;
 const WOKEN_AT_ONCE: usize = 64;
-const LONGEST_NAME: usize = 128;
+const MAX_NAME_LEN: usize = 128;
 
 #[cfg(test)]
 mod tests;

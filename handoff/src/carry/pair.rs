@@ -145,12 +145,12 @@ pub(super) fn assert_closed(left: &[Inode]) {
     until(|| inodes().is_disjoint(&left.iter().copied().collect()));
 }
 
-/// Waits for a fact; only a defect reaches the limit.
+/// Waits for a fact; only a defect reaches the deadline.
 #[track_caller]
 pub(super) fn until(mut is_so: impl FnMut() -> bool) {
-    let limit = soon();
+    let deadline = soon();
     while !is_so() {
-        assert!(Instant::now() < limit, "it has not come about");
+        assert!(Instant::now() < deadline, "it has not come about");
         thread::yield_now();
     }
 }

@@ -16,7 +16,7 @@ use crate::carry::send::Cancel;
 use crate::carry::set::{Carriage, Item, Parcel, State, descriptors_of};
 use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
 use crate::control::{
-    Connection, Greeting, Heard, LIVENESS_LIMIT, Link, connect, hear_hello, hello_ack,
+    Connection, Greeting, Heard, LIVENESS_TIMEOUT, Link, connect, hear_hello, hello_ack,
 };
 use crate::error::{CarryError, Error, FrameError, Result};
 use crate::protocol::{
@@ -49,7 +49,7 @@ impl Receiver {
             }
         };
         let asked = [hello_ack(version, handoff_id), Message::Fetch { handoff_id }];
-        connection.send_before(&asked, Instant::now() + LIVENESS_LIMIT)?;
+        connection.send_before(&asked, Instant::now() + LIVENESS_TIMEOUT)?;
         let give_up = move |error: &Error| {
             let reason = in_words(error);
             if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
@@ -87,7 +87,7 @@ impl Receiver {
 
     /// The arrivals, once the incumbent has sealed or is dead.
     pub(crate) fn finish(self) -> Result<Arrivals> {
-        self.received.recv_timeout(LIVENESS_LIMIT).map_err(|error| match error {
+        self.received.recv_timeout(LIVENESS_TIMEOUT).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 Error::TimedOut("waiting for the end of what the incumbent carries")
             }
@@ -106,7 +106,7 @@ impl Drop for Receiver {
 
 /// A connection to the process that serves a control socket, and the hello that it said.
 fn greeted(control_socket: &Path) -> Result<(Connection, (Greeting, ProtoVersion))> {
-    let deadline = Instant::now() + LIVENESS_LIMIT;
+    let deadline = Instant::now() + LIVENESS_TIMEOUT;
     let (mut connection, peer) = connect(control_socket, deadline)?;
     let heard = hear_hello(&mut connection, Side::Incumbent, peer.pid, deadline, None)?;
     Ok((connection, heard))
@@ -295,7 +295,7 @@ impl Channel {
 
     /// Waits for the offer.
     fn greet(&mut self) -> Result<Arrivals> {
-        let deadline = Instant::now() + LIVENESS_LIMIT;
+        let deadline = Instant::now() + LIVENESS_TIMEOUT;
         let Some(Note::Offer { sets }) = self.next(Some(deadline))? else {
             return Err(CarryError::Channel("it did not begin with an offer".into()).into());
         };

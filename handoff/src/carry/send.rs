@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::carry::claim::Claim;
 use crate::carry::set::{Carriage, Source};
 use crate::carry::wire::{Note, SetWords};
-use crate::control::{LIVENESS_LIMIT, send_some};
+use crate::control::{LIVENESS_TIMEOUT, send_some};
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
 use crate::fence::fenced;
 use crate::frame::encode;
@@ -59,7 +59,7 @@ impl Channel {
                     Some(Errno::PIPE | Errno::CONNRESET) => return Err(CarryError::Closed.into()),
                     // So many descriptors are in flight that the kernel wants some to arrive first.
                     Some(Errno::TOOMANYREFS) => {
-                        if last_sent.elapsed() >= LIVENESS_LIMIT {
+                        if last_sent.elapsed() >= LIVENESS_TIMEOUT {
                             return Err(CarryError::TooManyInFlight.into());
                         }
                         let pause = Instant::now() + IN_FLIGHT_PAUSE;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::carry::format::Format;
 use crate::carry::wire::{ItemWords, SetWords};
 use crate::error::{CarryError, Result};
-use crate::protocol::{CarryFate, CarryKind, MOST_SETS};
+use crate::protocol::{CarryFate, CarryKind, MAX_SETS};
 use crate::sys::memory::Sealed;
 
 /// The type of a field with `#[handoff(carry)]`: [`Connections`](crate::carry::Connections),
@@ -97,8 +97,8 @@ pub(super) trait Set: Send + Sync {
     /// A drain is about to begin: idle connections park, while the others are still served.
     fn collect_idle(&self, _carrier: &Thread) {}
 
-    /// Waits until the idle connections are parked and sent, at most until the limit.
-    fn wait_idle(&self, _limit: Instant) {}
+    /// Waits until the idle connections are parked and sent, at most until the deadline.
+    fn wait_idle(&self, _deadline: Instant) {}
 
     /// A drain begins: the set keeps the connections that park for `carrier`, and wakes it.
     fn collect(&self, carrier: Option<&Thread>);
@@ -109,8 +109,8 @@ pub(super) trait Set: Send + Sync {
         Vec::new()
     }
 
-    /// Of the connections that have a handler now, the first `most` by name; and how many more.
-    fn not_parked(&self, _most: usize) -> (Vec<String>, usize) {
+    /// Of the connections that have a handler now, the first `max` by name; and how many more.
+    fn not_parked(&self, _max: usize) -> (Vec<String>, usize) {
         (Vec::new(), 0)
     }
 
@@ -237,7 +237,7 @@ impl<'a> Carriage<'a> {
 
     /// Whether the names tell the sets apart, and are not too many.
     pub(crate) fn check(&self) -> Result<(), CarryError> {
-        if self.len() > MOST_SETS {
+        if self.len() > MAX_SETS {
             return Err(CarryError::TooManySets(self.len()));
         }
         let mut names = HashSet::new();
@@ -277,8 +277,8 @@ impl<'a> Carriage<'a> {
     /// A drain is about to begin: idle connections go ahead, while the rest are still served.
     pub(crate) fn send_idle(&self, carrier: &Thread, deadline: Instant) {
         self.sets().for_each(|set| set.collect_idle(carrier));
-        let limit = deadline.min(Instant::now() + IDLE_LIMIT);
-        self.sets().for_each(|set| set.wait_idle(limit));
+        let deadline = deadline.min(Instant::now() + IDLE_TIMEOUT);
+        self.sets().for_each(|set| set.wait_idle(deadline));
     }
 
     /// A drain begins.
@@ -291,11 +291,11 @@ impl<'a> Carriage<'a> {
         self.sets().flat_map(|set| set.wait_parked(deadline)).collect()
     }
 
-    /// The connections that are neither parked nor over, at most so many by name; and how many
+    /// The connections that are neither parked nor over, at most `max` by name; and how many
     /// more.
-    pub(crate) fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
+    pub(crate) fn not_parked(&self, max: usize) -> (Vec<String>, usize) {
         self.sets().fold((Vec::new(), 0), |(mut names, mut more), set| {
-            let (named, unnamed) = set.not_parked(most - names.len());
+            let (named, unnamed) = set.not_parked(max - names.len());
             names.extend(named);
             more += unnamed;
             (names, more)
@@ -339,7 +339,7 @@ impl fmt::Debug for Carriage<'_> {
 }
 
 /// The maximum wait for idle connections that are told to park while others are served.
-const IDLE_LIMIT: Duration = Duration::from_millis(250);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests;

@@ -15,15 +15,15 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::carry::format::Format;
-use crate::protocol::{CarryKind, MOST_SETS, bounded};
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::protocol::{CarryKind, MAX_SETS, bounded};
+use crate::sys::rights::MAX_DESCRIPTORS;
 
 /// One frame. The order of the variants is frozen, as that of the messages is.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// With one descriptor, the claim's.
     Offer {
-        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
+        #[serde(deserialize_with = "bounded::list::<MAX_SETS, _, _>")]
         sets: Vec<SetWords>,
     },
     Parcel {
@@ -31,12 +31,12 @@ pub(crate) enum Note {
         set: u32,
         /// Of all states in it; none for memory of plain bytes.
         format: Option<Format>,
-        #[serde(deserialize_with = "bounded::list::<MOST_AT_ONCE, _, _>")]
+        #[serde(deserialize_with = "bounded::list::<MAX_DESCRIPTORS, _, _>")]
         items: Vec<ItemWords>,
     },
     End {
         /// In the order of the offer.
-        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
+        #[serde(deserialize_with = "bounded::list::<MAX_SETS, _, _>")]
         sent: Vec<u64>,
     },
 }
@@ -121,7 +121,7 @@ impl CarryKind {
 }
 
 /// States up to this length go with the frame, longer ones in memory of their own.
-pub(crate) const LONGEST_INLINE: usize = 16 << 10;
+pub(crate) const MAX_INLINE_LEN: usize = 16 << 10;
 /// A parcel takes no more items once its names and states have more bytes than this.
 pub(crate) const PARCEL_BYTES: usize = 256 << 10;
 

@@ -11,7 +11,7 @@ use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
 
 use super::Input;
-use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, Note, SetWords, StateWords};
+use crate::carry::wire::{Bytes, ItemWords, MAX_INLINE_LEN, Note, SetWords, StateWords};
 use crate::carry::{
     Arrivals, Carriage, Carried, CarryFate, CarryKind, Claim, Connections, Format, Memory,
     MemoryWriter, Reads,
@@ -32,7 +32,7 @@ pub fn carry(input: &[u8]) {
     let [offers, takes_back, is_kept, is_dead, may_lose] =
         [0, 1, 2, 3, 4].map(|bit| circumstances & (1 << bit) != 0);
     let (mut incumbent, theirs) = Incumbent::new(offers);
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         if input.is_empty() || incumbent.has_ended {
             break;
         }
@@ -199,7 +199,7 @@ impl Incumbent {
                 write_value(&client, &mut bytes).expect("it is written");
                 self.parked.push(client);
                 let mut descriptors = vec![self.socket()];
-                let state = if bytes.len() > LONGEST_INLINE {
+                let state = if bytes.len() > MAX_INLINE_LEN {
                     descriptors.push(self.sealed(&bytes));
                     StateWords::Apart { length: bytes.len() as u64 }
                 } else {
@@ -313,7 +313,7 @@ impl From<OldClient> for Client {
 }
 
 /// So many steps leave room for descriptors in the process and for bytes in the socket.
-const MOST_STEPS: usize = 64;
+const MAX_STEPS: usize = 64;
 const LONG: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub fn journal(input: &[u8]) {
 
 fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
-    while !input.is_empty() && entries.len() < MOST {
+    while !input.is_empty() && entries.len() < MAX_ENTRIES {
         entries.push(match input.byte() % 5 {
             0 => Entry::Supervisor {
                 process: process(input),
@@ -79,4 +79,4 @@ fn id(input: &mut Input<'_>) -> HandoffId {
 }
 
 const BOOT: [u8; 16] = [7; 16];
-const MOST: usize = 64;
+const MAX_ENTRIES: usize = 64;

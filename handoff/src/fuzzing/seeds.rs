@@ -7,8 +7,8 @@ use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::machine::outcome::Outcome;
 use crate::protocol::{
-    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_NAMED, MOST_SHARDS, Message,
-    Side,
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MAX_NAMED_CONNECTIONS, MAX_SHARDS,
+    Message, Side,
 };
 use crate::supervisor::journal::{Entry, OpenSwap};
 use crate::sys::process::ProcessId;
@@ -110,16 +110,16 @@ fn frames() -> Vec<(String, Vec<u8>)> {
     seeds.push(("too-long".into(), vec![1, 1, 3, 1, 0, 16, 0, 9]));
     seeds.push(("no-message".into(), vec![0, 1, 3, 1, 0, 200]));
     seeds.push(("trailing".into(), vec![0, 1, 5, 1, 0, 13, 7, 7]));
-    let longest = MAX_FRAME_LEN - 2 - 1 - 17 - 5;
+    let max_len = MAX_FRAME_LEN - 2 - 1 - 17 - 5;
     let mut abort =
         frame(&Message::Abort { handoff_id: id(), reason: String::new() })[4..].to_vec();
     abort.pop();
     abort.push(0xfc);
-    for (name, length) in [("longest", longest), ("longer-than-longest", longest + 1)] {
+    for (name, length) in [("max-length", max_len), ("longer-than-max", max_len + 1)] {
         let head = [&abort[..], &length.to_le_bytes()].concat();
         seeds.push((name.into(), stretched(255, &head, b'x', length)));
     }
-    for (name, count) in [("most-shards", MOST_SHARDS), ("too-many-shards", MOST_SHARDS + 1)] {
+    for (name, count) in [("max-shards", MAX_SHARDS), ("too-many-shards", MAX_SHARDS + 1)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 6;
         head.push(0xfc);
@@ -127,7 +127,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         // The fingerprint is zero, as the revisions are.
         seeds.push((name.into(), stretched(0, &head, 0, count as u32 + 32)));
     }
-    for (name, count) in [("most-listeners", 1024_u16), ("too-many-listeners", 1025)] {
+    for (name, count) in [("max-listeners", 1024_u16), ("too-many-listeners", 1025)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 9;
         head.push(0xfb);
@@ -135,21 +135,25 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         // Unhealthy, and without revisions.
         seeds.push((name.into(), stretched(7, &head, 0, u32::from(count) + 2)));
     }
-    for (name, count) in [("most-late", MOST_NAMED), ("too-many-late", MOST_NAMED + 1)] {
+    for (name, count) in
+        [("max-late", MAX_NAMED_CONNECTIONS), ("too-many-late", MAX_NAMED_CONNECTIONS + 1)]
+    {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 20;
         head.push(count as u8);
         // No further connections.
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
-    for (name, count) in [("most-draining", MOST_NAMED), ("too-many-draining", MOST_NAMED + 1)] {
+    for (name, count) in
+        [("max-draining", MAX_NAMED_CONNECTIONS), ("too-many-draining", MAX_NAMED_CONNECTIONS + 1)]
+    {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 22;
         // The daemon counts none as open.
         head.extend([0, count as u8]);
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
-    for (name, count) in [("most-sets", 256_u16), ("too-many-sets", 257)] {
+    for (name, count) in [("max-sets", 256_u16), ("too-many-sets", 257)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 21;
         head.push(0xfb);

@@ -135,7 +135,7 @@ impl Driver {
     /// The supervisor dies; every hook and every wait then succeeds.
     fn come_to_rest(&mut self) {
         self.lose_session();
-        for _ in 0..LONGEST_WAY {
+        for _ in 0..MAX_EVENTS_TO_REST {
             if self.hook.is_some() {
                 self.end_hook(Ok(0), false);
             } else if self.awaits_lock {
@@ -458,7 +458,7 @@ fn late_event(kind: u8) -> Event {
 }
 
 /// The events until rest: the end of a hook, wait or pause, then of a resume or a last seal.
-const LONGEST_WAY: usize = 2;
+const MAX_EVENTS_TO_REST: usize = 2;
 
 #[cfg(test)]
 mod tests {

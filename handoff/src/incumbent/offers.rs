@@ -24,7 +24,7 @@ impl Offers {
     /// A process has at most one channel, and the oldest goes where there are many.
     pub(super) fn add(&mut self, handoff_id: HandoffId, pid: u32, channel: Channel) {
         self.0.retain(|asked| asked.pid != pid);
-        if self.0.len() >= MOST_ASKED {
+        if self.0.len() >= MAX_ASKED {
             self.0.remove(0);
         }
         self.0.push(Asked { handoff_id, pid, channel });
@@ -64,4 +64,4 @@ impl Offers {
 }
 
 /// There is one successor, unless a supervisor is replaced.
-const MOST_ASKED: usize = 8;
+const MAX_ASKED: usize = 8;

@@ -24,7 +24,7 @@ use crate::incumbent::sessions::{Key, Sessions};
 use crate::incumbent::stop::{Ended, Stop};
 use crate::incumbent::swap::{News, Swap, after};
 use crate::machine::incumbent::{Effect, Event, State};
-use crate::protocol::{Capabilities, MOST_NAMED, Message, Side};
+use crate::protocol::{Capabilities, MAX_NAMED_CONNECTIONS, Message, Side};
 use crate::sys::poll;
 
 impl Incumbent {
@@ -348,8 +348,9 @@ impl<D: Drainable + 'static> Server<D> {
 
     fn tell_of_late(&mut self, mut names: Vec<String>) {
         let Some(handoff_id) = self.state.handoff_id() else { return };
-        let unnamed = u32::try_from(names.len().saturating_sub(MOST_NAMED)).unwrap_or(u32::MAX);
-        names.truncate(MOST_NAMED);
+        let unnamed =
+            u32::try_from(names.len().saturating_sub(MAX_NAMED_CONNECTIONS)).unwrap_or(u32::MAX);
+        names.truncate(MAX_NAMED_CONNECTIONS);
         self.tell(Message::Late { handoff_id, connections: names, unnamed });
     }
 

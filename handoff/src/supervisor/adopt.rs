@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::control::{Connection, connect, greet};
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::machine::outcome::Outcome;
-use crate::protocol::{HandoffId, MOST_LISTENERS, Message, Side};
+use crate::protocol::{HandoffId, MAX_LISTENERS, Message, Side};
 use crate::supervisor::journal::{Entry, Left};
 use crate::supervisor::settle::{Settled, settle};
 use crate::supervisor::setup::deadline_of;
@@ -64,17 +64,17 @@ impl Supervisor {
     /// Without a journal this supervisor still finds the daemon and gets its listeners back. It
     /// leaves a swap in flight to the two processes, and does not end one that hangs.
     ///
-    /// `limit` is for the whole call, which waits for a daemon that is still opening its data.
+    /// `timeout` is for the whole call, which waits for a daemon that is still opening its data.
     ///
     /// # Errors
     ///
     /// No error loses anything: the caller may call this again, and no swap is settled twice.
-    /// [`Error::Unanswered`] when a process that is there does not answer within the limit;
+    /// [`Error::Unanswered`] when a process that is there does not answer within the timeout;
     /// [`Error::Aborted`] when another supervisor's swap is in flight;
     /// [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`]; [`Error::Path`] when the journal
     /// cannot be written.
-    pub fn adopt(&mut self, limit: Duration) -> Result<Adoption> {
-        let deadline = deadline_of(limit);
+    pub fn adopt(&mut self, timeout: Duration) -> Result<Adoption> {
+        let deadline = deadline_of(timeout);
         reach!(AdopterHasJournal)?;
         let left = self.left.clone();
         let settled = match left.swap {
@@ -185,7 +185,7 @@ struct Answer {
 
 /// Gets the listeners back.
 fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
-    let mut daemon = daemon.with_descriptors(MOST_LISTENERS);
+    let mut daemon = daemon.with_descriptors(MAX_LISTENERS);
     let during = "giving its listeners back";
     let lost = || Error::PeerLost { peer: "incumbent", during };
     // The descriptor first, so that the identity that is read next is of the same process.
@@ -204,7 +204,7 @@ fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
                 let sockets = daemon.take_descriptors(names.len());
                 let sockets = sockets.ok_or(PeerMisbehaved::DescriptorsMissing)?;
                 listeners.extend(names.into_iter().zip(sockets));
-                if listeners.len() > MOST_LISTENERS {
+                if listeners.len() > MAX_LISTENERS {
                     return Err(PeerMisbehaved::TooManyListeners(listeners.len()).into());
                 }
                 if left == 0 {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{Greeting, LIVENESS_LIMIT, Link, Pulse, connect, echo_value, greet};
+use crate::control::{Greeting, LIVENESS_TIMEOUT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::machine::Then;
@@ -407,7 +407,7 @@ impl Swap {
             return Ok(());
         }
         self.incumbent.link.close();
-        let deadline = Instant::now() + LIVENESS_LIMIT;
+        let deadline = Instant::now() + LIVENESS_TIMEOUT;
         let (mut connection, peer) = connect(&self.terms.control_socket, deadline)?;
         if peer.pid != self.incumbent.pid {
             let (said, expected) = (peer.pid, self.incumbent.pid);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::control::{Connection, Heard, LIVENESS_LIMIT, connect, echo_value, greet};
+use crate::control::{Connection, Heard, LIVENESS_TIMEOUT, connect, echo_value, greet};
 use crate::error::{Error, Result};
 use crate::machine::adopter::{Effect, Event, Machine, State};
 use crate::machine::outcome::Outcome;
@@ -146,7 +146,7 @@ impl Settling<'_> {
     /// successor that is alone may take as long as it likes to open, unless it stays stopped.
     fn is_out_of_patience(&mut self) -> bool {
         let now = Instant::now();
-        let is_long_ago = |since: Instant| now >= since + LIVENESS_LIMIT;
+        let is_long_ago = |since: Instant| now >= since + LIVENESS_TIMEOUT;
         let is_alone = self.machine.incumbent_is_dead;
         if !(is_alone && self.swap.successor.is_stopped()) {
             self.stopped_since = None;
@@ -175,7 +175,7 @@ impl Settling<'_> {
     /// Connects to the process that has the control socket. An incumbent is asked to serve, and
     /// waits for this supervisor from then on. A successor has the socket only after its commit.
     fn look(&mut self, deadline: Instant) -> Option<Event> {
-        let limit = deadline.min(Instant::now() + ANSWER_LIMIT);
+        let limit = deadline.min(Instant::now() + ANSWER_TIMEOUT);
         let (mut call, peer) = connect(self.control, limit).ok()?;
         let is_it =
             |id: ProcessId, process: &Option<Process>| process.is_some() && id.pid == peer.pid;
@@ -212,4 +212,4 @@ impl Settling<'_> {
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{self, Connection, Greeting, LIVENESS_LIMIT, Link, Pulse};
+use crate::control::{self, Connection, Greeting, LIVENESS_TIMEOUT, Link, Pulse};
 use crate::error::{ControlSocketError, Error, LaunchError, Result};
 use crate::machine::Then;
 use crate::machine::outcome::Outcome;
@@ -155,11 +155,11 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
-    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`];
+    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_timeout`];
     /// [`Error::Path`] when the journal cannot be written; [`Error::Requested`] when
     /// [`SpawnSpec::abort`] was used. A process that was started is dead then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
-        let deadline = deadline_of(spec.start_limit);
+        let deadline = deadline_of(spec.start_timeout);
         AbortHandle::check(spec.abort.as_ref())?;
         if let Ok((_, peer)) = control::connect(&self.control_socket, Instant::now()) {
             let (pid, path) = (peer.pid, self.control_socket.clone());
@@ -235,7 +235,7 @@ impl Supervisor {
         if self.left != Left::default() {
             tracing::warn!("the journal names what another supervisor left: adopt it first");
         }
-        let hello_deadline = (begun + LIVENESS_LIMIT).min(deadline);
+        let hello_deadline = (begun + LIVENESS_TIMEOUT).min(deadline);
         reach!(SupervisorPairs)?;
         let (mut incumbent, peer) = control::connect(&self.control_socket, hello_deadline)?;
         let incumbent_process = Process::open(peer.pid)?;
@@ -252,7 +252,7 @@ impl Supervisor {
         let request = LaunchRequest::new(&spec, &self.listeners, Some(theirs.into()));
         let mut child = ChildProcess::new(self.launch.launch(request)?)?;
         let mut successor = Connection::new(ours);
-        let hello_deadline = deadline_of(spec.hello_limit).min(deadline);
+        let hello_deadline = deadline_of(spec.hello_timeout).min(deadline);
         let mut greet_successor = || {
             reach!(SupervisorLaunched)?;
             self.note(&Entry::Swap(OpenSwap {

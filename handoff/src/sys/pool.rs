@@ -40,20 +40,20 @@ impl Drop for Hold {
     }
 }
 
-/// Calls `work` on this thread and, unless that is over soon, also on up to `most` others, and
+/// Calls `work` on this thread and, unless that is over soon, also on up to `max` others, and
 /// returns once it has returned on all of them. Each call takes pieces that no other has, until
 /// none is left: so once it has returned on one thread, the pool calls it on no further one.
 ///
 /// # Panics
 ///
 /// As `work` does, on any thread.
-pub(crate) fn side_by_side(most: usize, work: &(dyn Fn() + Sync)) {
+pub(crate) fn side_by_side(max: usize, work: &(dyn Fn() + Sync)) {
     // SAFETY: the reference is used by threads of the pool only between `begin` and `end` of a
     // running call, which are counted under the lock, and `Called::drop` waits until none runs and
     // lets none begin. That happens before this function returns, also by a panic, and so before
     // the borrow ends.
     let erased = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), Work>(work) };
-    let called = Called::begin(erased, most);
+    let called = Called::begin(erased, max);
     work();
     drop(called);
 }
@@ -62,14 +62,14 @@ pub(crate) fn side_by_side(most: usize, work: &(dyn Fn() + Sync)) {
 struct Called(u64);
 
 impl Called {
-    fn begin(work: Work, most: usize) -> Self {
+    fn begin(work: Work, max: usize) -> Self {
         let mut state = POOL.lock();
         state.last += 1;
         // It exists before the job does, so that nothing can leave the job behind.
         let called = Self(state.last);
         let since = Instant::now();
-        state.jobs.push(Job { id: called.0, work, since, seats: most, running: 0, panic: None });
-        if most > 0 {
+        state.jobs.push(Job { id: called.0, work, since, seats: max, running: 0, panic: None });
+        if max > 0 {
             state.call_one();
         }
         drop(state);
@@ -148,7 +148,7 @@ impl State {
         if self.idle > 0 {
             (self.idle, self.calls) = (self.idle - 1, self.calls + 1);
             POOL.called.notify_one();
-        } else if self.threads < MOST {
+        } else if self.threads < MAX_THREADS {
             // Where none can be started, the existing threads do the work.
             let _ = self.start_one();
         }
@@ -173,7 +173,7 @@ fn help() {
                 return;
             }
             state.idle += 1;
-            state = wait(&POOL.called, state, left.max(LEAST_REST));
+            state = wait(&POOL.called, state, left.max(MIN_REST));
             // No call is meant for one thread: as many get up as were called.
             match state.calls.checked_sub(1) {
                 Some(calls) => state.calls = calls,
@@ -217,9 +217,9 @@ const PATIENCE: Duration = Duration::from_micros(100);
 /// How long a thread waits for work.
 const REST: Duration = Duration::from_secs(5);
 /// The minimum time for which a thread without work sleeps.
-const LEAST_REST: Duration = Duration::from_secs(1);
+const MIN_REST: Duration = Duration::from_secs(1);
 /// More than any one caller asks for.
-const MOST: usize = 128;
+const MAX_THREADS: usize = 128;
 
 #[cfg(test)]
 mod tests {

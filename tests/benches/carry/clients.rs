@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use crate::daemon::LIMIT;
+use crate::daemon::TIMEOUT;
 
 /// Connections to one daemon, and what they were answered.
 pub(crate) struct Clients {
@@ -127,7 +127,7 @@ impl Client {
     fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let mut client = Self { stream, asked: 0, is_closed: false };
         client.ask()?;
         client.answer()?;
@@ -211,7 +211,7 @@ impl Watch {
     /// Waits until every client has had answers from process `pid` for a while.
     pub(crate) fn settle(&self, pid: u32) -> io::Result<()> {
         self.pid.store(pid, Ordering::SeqCst);
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         while self.settled.load(Ordering::SeqCst) < self.busy {
             if Instant::now() >= deadline {
                 return Err(io::Error::other("busy connections are not answered"));
@@ -248,7 +248,7 @@ fn ask_on_and_on(clients: &mut [Client], watch: &Watch) -> io::Result<(Vec<Waite
     }
     let (mut round, mut closed) = (0, 0);
     let mut events = Vec::with_capacity(busy.len().max(1));
-    let deadline = Timespec::try_from(LIMIT).expect("it is short");
+    let deadline = Timespec::try_from(TIMEOUT).expect("it is short");
     while busy.iter().any(|busy| busy.waits) {
         events.clear();
         epoll::wait(&poller, rustix::buffer::spare_capacity(&mut events), Some(&deadline))?;

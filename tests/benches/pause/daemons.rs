@@ -15,7 +15,7 @@ use handoff::{Error, Gate, Result, Shard};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::LIMIT;
+use crate::TIMEOUT;
 use crate::log::{Contents, Log};
 use crate::server::{Client, Server};
 use crate::tell::Tell;
@@ -143,7 +143,7 @@ impl Settings {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     // Nothing that a bench which was killed has left lives for long.
     thread::spawn(|| {
-        thread::sleep(LONGEST_LIFE);
+        thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
     let Some((mechanism, args)) = args.split_first() else { return Err(usage()) };
@@ -322,7 +322,7 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
     if settings.settles() {
         server.log.sync()?;
     }
-    server.stop(Instant::now() + LIMIT)?;
+    server.stop(Instant::now() + TIMEOUT)?;
     lock.unlock()
 }
 
@@ -343,7 +343,7 @@ fn restart(settings: &Settings) -> io::Result<()> {
     if settings.settles() {
         server.log.sync()?;
     }
-    server.stop(Instant::now() + LIMIT)?;
+    server.stop(Instant::now() + TIMEOUT)?;
     Ok(())
 }
 
@@ -367,4 +367,4 @@ pub(crate) fn create(data: &Path) -> io::Result<()> {
 
 pub(crate) const LISTENER: &str = "main";
 pub(crate) const SLOW: Duration = Duration::from_millis(200);
-const LONGEST_LIFE: Duration = Duration::from_secs(60);
+const MAX_LIFETIME: Duration = Duration::from_secs(60);

@@ -117,7 +117,7 @@ fn serve(control: &Path, data: &Path, load: &Load) -> handoff::Result<()> {
     raise_limit()?;
     // Nothing that a bench which was killed has left lives for long.
     thread::spawn(|| {
-        thread::sleep(LONGEST_LIFE);
+        thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
     let mut runtime = None;
@@ -333,4 +333,4 @@ const CACHE: &str = "cache";
 const PAGES: &str = "pages";
 const PAGE: usize = 4096;
 const CHOSEN: usize = 64;
-const LONGEST_LIFE: Duration = Duration::from_secs(180);
+const MAX_LIFETIME: Duration = Duration::from_secs(180);

@@ -48,7 +48,7 @@ fn run() -> Result<()> {
     File::create(options.state.join("pids").join(std::process::id().to_string()))?;
     // Nothing that a test forgot lives for long.
     thread::spawn(|| {
-        thread::sleep(LONGEST_LIFE);
+        thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
     let faults = Arc::new(Faults::parse(&options.faults, &options.state)?);
@@ -95,7 +95,7 @@ fn serve<C: Client>(options: &Options, faults: &Arc<Faults>) -> Result<()> {
         // Where they are told to close, none is waited for but to see the client close.
         server.connections.wait_ended();
         if let Some(clients) = &server.clients {
-            clients.wait_ended(Instant::now() + LONGEST_FINISH);
+            clients.wait_ended(Instant::now() + FINISH_TIMEOUT);
         }
     }
     ended
@@ -240,7 +240,7 @@ fn say_a_wrong_hello(faults: &Faults) -> Result<()> {
             }
             Some("never") => {
                 faults.due("hello");
-                thread::sleep(LONGEST_LIFE);
+                thread::sleep(MAX_LIFETIME);
             }
             _ => return Err(with_the_supervisor_on_standard_input().into()),
         }
@@ -299,5 +299,5 @@ const RAW: &str = "FIXTURE_SUPERVISOR_ON_STDIN";
 const LOCAL: &str = "local";
 /// The field of the daemon.
 const MEMORY: &str = "memory";
-const LONGEST_FINISH: Duration = Duration::from_secs(10);
-const LONGEST_LIFE: Duration = Duration::from_secs(180);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_LIFETIME: Duration = Duration::from_secs(180);

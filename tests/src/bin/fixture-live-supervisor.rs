@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn supervise(control: &Path, journal: &Path, listen: &str, log: PathBuf) -> Result<()> {
     let mut supervisor =
         Supervisor::new(control)?.with_launch(Logged(log)).with_journal(journal)?;
-    match supervisor.adopt(ADOPT_LIMIT)? {
+    match supervisor.adopt(ADOPT_TIMEOUT)? {
         Adoption::Daemon(daemon) => {
             say(&format!("adopted {} {}", daemon.process.pid(), settled(daemon.settled)));
         }
@@ -95,8 +95,8 @@ fn spec(args: &[&str], faults: &str) -> SpawnSpec {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         // Also where there are none: the successor does not inherit those of this process.
         env: vec![(faults::VARIABLE.to_owned(), faults.to_owned())],
-        hello_limit: START_LIMIT,
-        start_limit: START_LIMIT,
+        hello_timeout: START_TIMEOUT,
+        start_timeout: START_TIMEOUT,
         ..SpawnSpec::new(executable("fixture-daemon"))
     }
 }
@@ -107,7 +107,7 @@ fn settled(settled: Option<Settled>) -> String {
 
 /// Whoever had the address may be just about to end.
 fn bind(listen: &str) -> io::Result<TcpListener> {
-    let deadline = Instant::now() + ADOPT_LIMIT;
+    let deadline = Instant::now() + ADOPT_TIMEOUT;
     loop {
         match TcpListener::bind(listen) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
@@ -137,5 +137,5 @@ impl Launch for Logged {
     }
 }
 
-const ADOPT_LIMIT: Duration = Duration::from_secs(30);
-const START_LIMIT: Duration = Duration::from_secs(4);
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(4);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use handoff::faults::{Fault, Planned, WHILE_OUT};
 use handoff_tests::arena::{Arena, Daemon, Kept, Report};
-use handoff_tests::harness::{LIMIT, cores, eventually};
+use handoff_tests::harness::{TIMEOUT, cores, eventually};
 
 use crate::cases::Case;
 use crate::kept::who_held_them_died;
@@ -107,7 +107,7 @@ fn play(case: &Case) -> Played {
     let runs_out = |planned: &Planned| matches!(planned.fault, Fault::Disk | Fault::Descriptors);
     if faults.iter().any(runs_out) {
         let is_over = || (arena.since_first_strike()? > 2 * WHILE_OUT).then_some(());
-        eventually("there is enough again", LIMIT, is_over);
+        eventually("there is enough again", TIMEOUT, is_over);
     }
     arena.order_swap();
     arena.until_sound();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use handoff_tests::harness::{LIMIT, eventually, kill};
+use handoff_tests::harness::{TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
 use crate::clients::Clients;
@@ -109,7 +109,7 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
 
     // What was replaced or died has been collected.
     let supervisor = world.supervisor().pid();
-    eventually("no child is a zombie", LIMIT, || zombies_of(supervisor).is_empty().then_some(()));
+    eventually("no child is a zombie", TIMEOUT, || zombies_of(supervisor).is_empty().then_some(()));
 
     // Stop.
     let tally = clients.stop();
@@ -136,7 +136,7 @@ fn a_swap_in_flight_is_shown_names_who_holds_it_up_keeps_others_out_and_is_abort
     let name = held.local_addr().expect("it is connected").to_string();
     let v2 = world.path("v2").display().to_string();
     world.said(&["swap", "--binary", &v2]);
-    let who = eventually("the drain says for whom it waits", LIMIT, || {
+    let who = eventually("the drain says for whom it waits", TIMEOUT, || {
         world.status()["swap"]["waits_for"].as_str().map(str::to_owned)
     });
     assert_eq!(who, name);
@@ -240,7 +240,7 @@ fn a_swap_whose_supervisor_dies_is_settled_and_told_by_the_next() {
     let _held = hold(&world);
     let v2 = world.path("v2").display().to_string();
     world.said(&["swap", "--binary", &v2]);
-    eventually("it drains", LIMIT, || {
+    eventually("it drains", TIMEOUT, || {
         (world.status()["swap"]["phase"] == "draining").then_some(())
     });
     let served = world.daemon_pid();

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use handoff_tests::harness::LIMIT;
+use handoff_tests::harness::TIMEOUT;
 
 use crate::world::World;
 
 fn connect(world: &World) -> UnixStream {
     let stream = UnixStream::connect(world.path("state/supervisor.sock")).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
     stream
 }
 

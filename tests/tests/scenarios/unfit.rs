@@ -6,7 +6,7 @@ use std::io::Write;
 use handoff::Error;
 use handoff::error::LaunchError;
 use handoff::supervisor::{Cause, IncumbentFate, Unfit};
-use handoff_tests::harness::{Cluster, LIMIT, eventually};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 
 fn cause_of(fault: &str) -> Cause {
     let mut cluster = Cluster::start();
@@ -140,6 +140,6 @@ fn a_successor_of_another_directory_does_not_serve_it() {
     let outcome = cluster.swap_to(&spec);
     let failed = outcome.expect_err("it opened something else than was sealed");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    eventually("it is gone", LIMIT, || (cluster.alive().len() == 1).then_some(()));
+    eventually("it is gone", TIMEOUT, || (cluster.alive().len() == 1).then_some(()));
     cluster.assert_sound();
 }

@@ -148,9 +148,9 @@ fn a_long_one_is_begun_anew_with_the_last_entries() {
 #[test]
 fn only_so_many_are_kept_in_memory() {
     let mut entries = VecDeque::new();
-    for number in 0..2 * MOST_ENTRIES {
+    for number in 0..2 * MAX_ENTRIES {
         fold(&mut entries, Line::Begun(record(&number.to_string())));
     }
-    assert_eq!(entries.len(), MOST_ENTRIES);
-    assert_eq!(entries.back(), Some(&Entry::Swap(record(&(2 * MOST_ENTRIES - 1).to_string()))));
+    assert_eq!(entries.len(), MAX_ENTRIES);
+    assert_eq!(entries.back(), Some(&Entry::Swap(record(&(2 * MAX_ENTRIES - 1).to_string()))));
 }

@@ -110,9 +110,9 @@ impl Jobs {
     }
 
     /// Adopts the daemon, and settles the swap, that the supervisor before this one left.
-    pub(super) fn adopt(&mut self, limit: Duration) -> anyhow::Result<()> {
+    pub(super) fn adopt(&mut self, timeout: Duration) -> anyhow::Result<()> {
         self.begin(Job::Adopt, move |mut supervisor, _| {
-            let adopted = supervisor.adopt(limit);
+            let adopted = supervisor.adopt(timeout);
             Done::Adopted(supervisor, adopted)
         })
     }
@@ -188,8 +188,8 @@ pub(super) fn spec(config: &Config, binary: &Binary) -> SpawnSpec {
         env: config.env.clone().into_iter().collect(),
         deadline: limits.deadline,
         drain_grace: limits.drain_grace,
-        hello_limit: limits.hello,
-        start_limit: limits.start,
+        hello_timeout: limits.hello,
+        start_timeout: limits.start,
         ..SpawnSpec::new(&binary.path)
     }
 }
@@ -226,7 +226,7 @@ fn swap(
 
 /// Asks the daemon for the name of its build and for its generation.
 fn ask(supervisor: &mut Supervisor) -> Said {
-    match supervisor.adopt(ANSWER_LIMIT) {
+    match supervisor.adopt(ANSWER_TIMEOUT) {
         Ok(Adoption::Daemon(daemon)) => said_of(&daemon.build_id, daemon.generation),
         Ok(Adoption::Nothing { .. }) => Said::default(),
         Err(error) => {
@@ -241,4 +241,4 @@ pub(super) fn said_of(build_id: &[u8], generation: u64) -> Said {
     Said { build: Some(build).filter(|build| !build.is_empty()), generation: Some(generation) }
 }
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -36,9 +36,9 @@ pub(super) fn heading(svg: &mut Svg, record: &SwapRecord) -> f64 {
     }
     let mut lines = vec![(when(record), 1)];
     lines.extend(why(record).map(|why| (why, 3)));
-    for (text, most) in lines {
+    for (text, max) in lines {
         svg.tooltip(&text, |svg| {
-            for line in PLAIN.wrap(&text, room, most) {
+            for line in PLAIN.wrap(&text, room, max) {
                 svg.text((MARGIN, y), PLAIN, &line);
                 y += 16.0;
             }

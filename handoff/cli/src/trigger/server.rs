@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::{LONGEST_REQUEST, Reply, Request};
+use super::{MAX_REQUEST_LEN, Reply, Request};
 use crate::metrics;
 
 /// A request, its client, and the channel of its replies. The connection ends with the sender.
@@ -93,8 +93,8 @@ impl Trigger {
     }
 
     /// Waits until the last answers have gone out.
-    pub(crate) fn drain(&self, limit: Duration) {
-        let _ = self.open.closed.wait_timeout_while(self.open.count(), limit, |count| *count > 0);
+    pub(crate) fn drain(&self, timeout: Duration) {
+        let _ = self.open.closed.wait_timeout_while(self.open.count(), timeout, |count| *count > 0);
     }
 
     /// Removes the socket of a supervisor that stops for good.
@@ -184,11 +184,11 @@ fn refuse(stream: &UnixStream, asker: Option<Asker>, why: &str) {
 /// Reads one line, within the maximum length and the timeout.
 fn read_request(stream: &UnixStream) -> Result<Request, String> {
     let deadline = Instant::now() + PATIENCE;
-    let mut reader = BufReader::new(Within { stream, deadline }).take(LONGEST_REQUEST as u64 + 1);
+    let mut reader = BufReader::new(Within { stream, deadline }).take(MAX_REQUEST_LEN as u64 + 1);
     let mut line = Vec::new();
     let read = reader.read_until(b'\n', &mut line);
-    if line.len() > LONGEST_REQUEST {
-        return Err(format!("a request has at most {LONGEST_REQUEST} bytes"));
+    if line.len() > MAX_REQUEST_LEN {
+        return Err(format!("a request has at most {MAX_REQUEST_LEN} bytes"));
     }
     read.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {

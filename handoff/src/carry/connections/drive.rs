@@ -11,11 +11,11 @@ use super::{Connections, Parked, Phase, State, WOKEN_AT_ONCE};
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format};
 use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
-use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, PARCEL_BYTES, StateWords};
+use crate::carry::wire::{Bytes, ItemWords, MAX_INLINE_LEN, PARCEL_BYTES, StateWords};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::{CarryFate, CarryKind};
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
 use crate::wait;
 
@@ -58,13 +58,13 @@ impl<S: Carried> Set for Connections<S> {
         state.send_waiting();
     }
 
-    fn wait_idle(&self, limit: Instant) {
+    fn wait_idle(&self, deadline: Instant) {
         let mut turns_of_nobody = 0;
         loop {
             let changed = self.changed.listen();
             let woken = {
                 let mut state = self.state();
-                let is_sent = state.unsent.len() < MOST_AT_ONCE;
+                let is_sent = state.unsent.len() < MAX_DESCRIPTORS;
                 let is_over = state.awaited == 0 && is_sent || state.interrupted;
                 let is_told = state.unwoken.is_empty() && turns_of_nobody >= TURNS_OF_NOBODY;
                 if is_over || is_told || state.phase != Phase::CollectingIdle {
@@ -76,8 +76,8 @@ impl<S: Carried> Set for Connections<S> {
             // A few at a time: those that are busy have their turn in between.
             woken.iter().for_each(|served| served.wake());
             let turn = Instant::now() + A_FEW_PARK;
-            if changed.wait_deadline(turn.min(limit)).is_none() {
-                if Instant::now() >= limit {
+            if changed.wait_deadline(turn.min(deadline)).is_none() {
+                if Instant::now() >= deadline {
                     return;
                 }
                 turns_of_nobody += 1;
@@ -108,15 +108,15 @@ impl<S: Carried> Set for Connections<S> {
         wait::blocking(&self.changed, Some(deadline), over).unwrap_or_else(|| self.state().names())
     }
 
-    fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
+    fn not_parked(&self, max: usize) -> (Vec<String>, usize) {
         let state = self.state();
         let mut names: Vec<_> = state.live.values().map(|live| live.name.as_str()).collect();
         // Under the lock, so the names that are left out are neither copied nor sorted.
-        if names.len() > most {
-            names.select_nth_unstable(most);
+        if names.len() > max {
+            names.select_nth_unstable(max);
         }
-        let more = names.len().saturating_sub(most);
-        names.truncate(most);
+        let more = names.len().saturating_sub(max);
+        names.truncate(max);
         names.sort_unstable();
         (names.into_iter().map(str::to_owned).collect(), more)
     }
@@ -140,7 +140,7 @@ impl<S: Carried> Set for Connections<S> {
                 |why| CarryError::Unwritable { set: S::NAME.to_owned(), item: name.clone(), why };
             let mut bytes = Vec::new();
             write_value(state, &mut bytes).map_err(unwritable)?;
-            let state = if bytes.len() > LONGEST_INLINE {
+            let state = if bytes.len() > MAX_INLINE_LEN {
                 let length = bytes.len() as u64;
                 let memory = SealedMemory::of_bytes(&bytes).map_err(|source| {
                     CarryError::NoMemory { set: S::NAME.to_owned(), item: name.clone(), source }
@@ -152,7 +152,7 @@ impl<S: Carried> Set for Connections<S> {
                 StateWords::Inline(Bytes(bytes))
             };
             descriptors += state.descriptors();
-            if descriptors > MOST_AT_ONCE {
+            if descriptors > MAX_DESCRIPTORS {
                 break;
             }
             length += name.len();
@@ -293,8 +293,8 @@ impl<S: Carried> Connections<S> {
 
     fn take_unsent(&self, is_last: bool) -> Taken<'_, S> {
         let mut state = self.state();
-        let count = state.unsent.len().min(MOST_AT_ONCE);
-        let count = if is_last || count == MOST_AT_ONCE { count } else { 0 };
+        let count = state.unsent.len().min(MAX_DESCRIPTORS);
+        let count = if is_last || count == MAX_DESCRIPTORS { count } else { 0 };
         Taken { set: self, parked: state.unsent.drain(..count).collect() }
     }
 }
@@ -320,7 +320,7 @@ impl<S> Drop for Taken<'_, S> {
         let is_sent = {
             let mut state = self.set.state();
             state.sent.append(&mut self.parked);
-            state.phase == Phase::CollectingIdle && state.unsent.len() < MOST_AT_ONCE
+            state.phase == Phase::CollectingIdle && state.unsent.len() < MAX_DESCRIPTORS
         };
         if is_sent {
             self.set.changed.notify(usize::MAX);

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::carry::format::Format;
 use crate::carry::pair::{Client, Inode, assert_closed, inode, socket, soon};
 use crate::carry::set::{Item, Parcel};
-use crate::carry::wire::{LONGEST_INLINE, StateWords};
+use crate::carry::wire::{MAX_INLINE_LEN, StateWords};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::CarryFate;
@@ -54,14 +54,14 @@ fn take_all(set: &Shared) -> Vec<(String, (Inode, Client))> {
     taken
 }
 
-/// Sends parcels until `most` are out, and then fails; the names of what a peer got.
-fn send_parcels(set: &Shared, most: usize) -> Result<Vec<String>> {
+/// Sends parcels until `max` are out, and then fails; the names of what a peer got.
+fn send_parcels(set: &Shared, max: usize) -> Result<Vec<String>> {
     let (mut sent, mut names) = (0, Vec::new());
     while set.send_next(true, &mut |_, items, descriptors| {
-        assert!(descriptors.len() <= MOST_AT_ONCE);
+        assert!(descriptors.len() <= MAX_DESCRIPTORS);
         names.extend(items.into_iter().map(|item| item.name));
         sent += 1;
-        if sent > most { Err(CarryError::GivenUp.into()) } else { Ok(()) }
+        if sent > max { Err(CarryError::GivenUp.into()) } else { Ok(()) }
     })? {}
     Ok(names)
 }
@@ -69,7 +69,7 @@ fn send_parcels(set: &Shared, most: usize) -> Result<Vec<String>> {
 /// Full parcels of each kind: by the count, by the bytes, and by what goes beside.
 fn many(set: &Shared) -> Kept {
     let mut kept = Kept::new();
-    let lengths = [(0, 300), (LONGEST_INLINE - 16, 40), (LONGEST_INLINE + 1, 140)];
+    let lengths = [(0, 300), (MAX_INLINE_LEN - 16, 40), (MAX_INLINE_LEN + 1, 140)];
     let lengths = lengths.iter().flat_map(|(length, count)| std::iter::repeat_n(*length, *count));
     for (number, length) in (0..).zip(lengths) {
         park(set, number, length, &mut kept);
@@ -89,26 +89,26 @@ fn an_abort_at_any_frame_gives_back_each_connection_once() {
         frames
     };
     assert!(frames >= 5, "{frames} frames");
-    for most in 0..=frames {
+    for max in 0..=frames {
         let set = draining();
         let kept = many(&set);
-        let sent = send_parcels(&set, most);
-        assert_eq!(sent.is_ok(), most == frames);
+        let sent = send_parcels(&set, max);
+        assert_eq!(sent.is_ok(), max == frames);
         set.take_back(true);
         set.release();
         let taken = take_all(&set);
         assert_eq!(taken.len(), kept.len());
-        assert!(taken.into_iter().eq(kept.into_iter().rev()), "in {most} of {frames} frames");
+        assert!(taken.into_iter().eq(kept.into_iter().rev()), "in {max} of {frames} frames");
     }
 }
 
 #[test]
 fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
-    for most in [0, 1, 3] {
+    for max in [0, 1, 3] {
         let set = draining();
         let mut kept = many(&set);
         let mut sent = Vec::new();
-        for _ in 0..most {
+        for _ in 0..max {
             let more = set.send_next(true, &mut |_, items, _| {
                 sent.extend(items.into_iter().map(|item| item.name));
                 Ok(())
@@ -120,7 +120,7 @@ fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
         set.take_back(false);
         assert_closed(&closed);
         set.release();
-        assert!(take_all(&set).into_iter().eq(kept.into_iter().rev()), "after {most} frames");
+        assert!(take_all(&set).into_iter().eq(kept.into_iter().rev()), "after {max} frames");
     }
 }
 
@@ -222,30 +222,30 @@ fn a_parcel_that_is_not_full_waits_for_the_seal() {
         })
         .expect("it is sent")
     };
-    let most = u32::try_from(MOST_AT_ONCE).expect("few");
-    (0..most - 1).for_each(|number| park(&set, number, 1, &mut kept));
+    let max = u32::try_from(MAX_DESCRIPTORS).expect("few");
+    (0..max - 1).for_each(|number| park(&set, number, 1, &mut kept));
     assert!(!send(false));
-    (most - 1..most + 1).for_each(|number| park(&set, number, 1, &mut kept));
+    (max - 1..max + 1).for_each(|number| park(&set, number, 1, &mut kept));
     assert!(send(false));
     assert!(!send(false));
     assert!(send(true));
     assert!(!send(true));
-    assert_eq!(lengths, [MOST_AT_ONCE, 1]);
+    assert_eq!(lengths, [MAX_DESCRIPTORS, 1]);
 }
 
 #[test]
 fn a_state_goes_with_its_frame_unless_it_is_too_long() {
     let bare = {
         let mut bytes = Vec::new();
-        write_value(&Client::new(1, LONGEST_INLINE / 2), &mut bytes).expect("it is written");
-        bytes.len() - LONGEST_INLINE / 2
+        write_value(&Client::new(1, MAX_INLINE_LEN / 2), &mut bytes).expect("it is written");
+        bytes.len() - MAX_INLINE_LEN / 2
     };
     for (beyond, is_inline) in [(0, true), (1, false)] {
         let set = draining();
-        park(&set, 1, LONGEST_INLINE - bare + beyond, &mut Kept::new());
+        park(&set, 1, MAX_INLINE_LEN - bare + beyond, &mut Kept::new());
         let sent = set.send_next(true, &mut |_, items, descriptors| {
             assert_eq!(items[0].state.descriptors(), descriptors.len());
-            let length = (LONGEST_INLINE + beyond) as u64;
+            let length = (MAX_INLINE_LEN + beyond) as u64;
             match &items[0].state {
                 StateWords::Inline(bytes) => assert_eq!(bytes.0.len() as u64, length),
                 other => assert_eq!(other, &StateWords::Apart { length }),

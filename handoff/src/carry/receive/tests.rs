@@ -11,9 +11,9 @@ use crate::carry::format::Format;
 use crate::carry::pair::{Client, Daemon, Inode, assert_closed, inode, receive, socket, until};
 use crate::carry::{Connections, SealedMemory};
 use crate::frame::{MAX_FRAME_LEN, encode, write_value};
-use crate::protocol::{MOST_SETS, PROTO_MIN};
+use crate::protocol::{MAX_SETS, PROTO_MIN};
 use crate::sys::memory;
-use crate::sys::rights::{self, MOST_AT_ONCE};
+use crate::sys::rights::{self, MAX_DESCRIPTORS};
 
 mod asking;
 
@@ -124,7 +124,7 @@ fn assert_refused(says: impl Fn(&mut Incumbent), expected: impl Into<Error>) {
         let (mut incumbent, receiver, told) = Incumbent::heard();
         says(&mut incumbent);
         let sent = incumbent.sent.clone();
-        assert_eq!(told.recv_timeout(LIVENESS_LIMIT), Ok(expected.clone()));
+        assert_eq!(told.recv_timeout(LIVENESS_TIMEOUT), Ok(expected.clone()));
         let arrivals = receiver.finish().expect("it ends");
         assert!(!arrivals.is_whole());
         match arrivals.settle(true, is_dead) {
@@ -389,8 +389,8 @@ fn what_is_no_frame_is_refused() {
 #[test]
 fn lists_that_are_too_long_are_refused() {
     let words = SetWords { name: String::new(), kind: CarryKind::Memory, may_be_lost: true };
-    let (sets, items) = (vec![words; MOST_SETS + 1], vec![inline(1); MOST_AT_ONCE + 1]);
-    for note in [parcel(items), Note::End { sent: vec![0; MOST_SETS + 1] }] {
+    let (sets, items) = (vec![words; MAX_SETS + 1], vec![inline(1); MAX_DESCRIPTORS + 1]);
+    for note in [parcel(items), Note::End { sent: vec![0; MAX_SETS + 1] }] {
         let (mut incumbent, receiver) = Incumbent::offering();
         incumbent.say(&note, Vec::new());
         let end = receiver.finish().expect("it ends").end;

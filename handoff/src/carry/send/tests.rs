@@ -10,7 +10,7 @@ use crate::carry::pair::{
     Client, Daemon, Inode, Pair, assert_closed, incumbent, inode, receive, socket, until,
 };
 use crate::carry::receive::Arrivals;
-use crate::carry::wire::{LONGEST_INLINE, PARCEL_BYTES};
+use crate::carry::wire::{MAX_INLINE_LEN, PARCEL_BYTES};
 use crate::carry::{Arrival, Connections, Reads, SealedMemory};
 use crate::protocol::{CarriedSet, CarryFate, CarryKind};
 
@@ -43,7 +43,7 @@ fn opened(arrivals: &mut Arrivals) -> Arc<Daemon> {
 
 /// Lengths about the bounds: of a state that goes with its frame, and of a parcel.
 fn lengths() -> impl Strategy<Value = usize> {
-    let inline = LONGEST_INLINE;
+    let inline = MAX_INLINE_LEN;
     prop_oneof![
         3 => 0..300_usize,
         // A number and a length come before the bytes.
@@ -60,12 +60,12 @@ fn groups() -> impl Strategy<Value = Vec<Group>> {
     // About what fills a parcel, by count and by what goes beside.
     let count = prop_oneof![1..5_usize, 14..19_usize, 120..130_usize, 250..258_usize];
     let group = (0..2_usize, count, lengths());
-    let bounded =
-        group.prop_map(|(set, count, length)| (set, count.min(MOST_BYTES / (length + 1)), length));
+    let bounded = group
+        .prop_map(|(set, count, length)| (set, count.min(MAX_TOTAL_LEN / (length + 1)), length));
     prop::collection::vec(bounded, 0..5)
 }
 
-const MOST_BYTES: usize = 3 << 20;
+const MAX_TOTAL_LEN: usize = 3 << 20;
 
 fn check_carried(groups: &[Group], memory: &[Vec<u8>]) -> Result<(), TestCaseError> {
     let daemon = Daemon::new();
@@ -155,7 +155,7 @@ fn what_many_threads_park_while_it_is_sent_arrives_once() {
                 let numbers = (0..EACH).map(|number| thread * EACH + number);
                 let park = |number| {
                     let set = daemon.sets()[number as usize % 2];
-                    let length = if number % 50 == 7 { LONGEST_INLINE } else { number as usize };
+                    let length = if number % 50 == 7 { MAX_INLINE_LEN } else { number as usize };
                     park(set, Client::new(number, length))
                 };
                 numbers.map(park).collect::<Parked>()

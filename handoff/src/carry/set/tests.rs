@@ -49,7 +49,7 @@ fn two_sets_of_one_name_are_found_wherever_the_name_comes_from() {
 
 #[test]
 fn there_may_be_so_many_sets_and_no_more() {
-    let mut many: Vec<_> = (0..MOST_SETS).map(|_| Memory::new()).collect();
+    let mut many: Vec<_> = (0..MAX_SETS).map(|_| Memory::new()).collect();
     assert!(Carriage::new().with("many", &many).check().is_ok());
     many.push(Memory::new());
     let error = Carriage::new().with("many", &many).check().expect_err("one too many");

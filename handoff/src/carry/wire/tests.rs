@@ -58,5 +58,5 @@ fn the_bytes_of_the_end_are_frozen() {
 /// Whatever else grows, a parcel has to go with a frame.
 #[test]
 fn the_fullest_parcel_is_shorter_than_a_frame_may_be() {
-    const { assert!(PARCEL_BYTES + LONGEST_INLINE + (4 << 10) < 1 << 20) };
+    const { assert!(PARCEL_BYTES + MAX_INLINE_LEN + (4 << 10) < 1 << 20) };
 }

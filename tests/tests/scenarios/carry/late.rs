@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use handoff::Session;
 use handoff::supervisor::{AbortHandle, Cause, IncumbentFate, LateConnections, Prepared, Progress};
 use handoff_tests::fixture::NAP;
-use handoff_tests::harness::{Cluster, LIMIT, eventually};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 
 use super::{Fleet, Line};
 
@@ -134,7 +134,7 @@ fn busy_for(cluster: &Cluster, milliseconds: u32) -> Line {
     let (mut line, before) = (Line::open(cluster), cluster.struck(NAP, None));
     line.send(&format!("nap {milliseconds}\n"));
     let begun = || (cluster.struck(NAP, None) > before).then_some(());
-    eventually("the request is begun", LIMIT, begun);
+    eventually("the request is begun", TIMEOUT, begun);
     line
 }
 

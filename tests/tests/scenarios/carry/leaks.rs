@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use handoff_tests::fixture::{MARKS, Options};
-use handoff_tests::harness::{Client, LIMIT, eventually, executable, is_alive, kill};
+use handoff_tests::harness::{Client, TIMEOUT, eventually, executable, is_alive, kill};
 use rustix::process::Signal;
 
 /// What a process has.
@@ -143,7 +143,7 @@ impl Place {
 
     fn wait_for_the_end_of(&self, pid: u32) {
         let word = self.directory.path().display().to_string();
-        eventually("it ends", LIMIT, || (!is_alive(pid, &word)).then_some(()));
+        eventually("it ends", TIMEOUT, || (!is_alive(pid, &word)).then_some(()));
     }
 
     /// What the daemon and the supervisor have: every connection has its handler.
@@ -153,7 +153,7 @@ impl Place {
             assert_eq!(client.ask("pid").expect("it is open"), serving);
         }
         // One that has ended is the supervisor's until that collects it.
-        eventually("it has collected its children", LIMIT, || {
+        eventually("it has collected its children", TIMEOUT, || {
             (self.say("collect") == "children 1").then_some(())
         });
         [self.serving, self.supervisor.id()].map(Belongings::of)
@@ -169,7 +169,7 @@ impl Place {
         let is_left = |now: &[Belongings; 2]| {
             now.iter().zip(&before).any(|(now, before)| !now.is_at_most(before, MANY))
         };
-        let now = eventually("they come to rest", LIMIT, || {
+        let now = eventually("they come to rest", TIMEOUT, || {
             let now = self.belongings();
             (!is_left(&now) || Instant::now() > deadline).then_some(now)
         });

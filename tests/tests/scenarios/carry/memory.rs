@@ -8,7 +8,7 @@ use handoff::Phase;
 use handoff::carry::{CarriedSet, CarryFate, CarryKind};
 use handoff::error::CarryError;
 use handoff::supervisor::{Cause, IncumbentFate};
-use handoff_tests::harness::{Cluster, LIMIT, eventually, kill};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
 use super::Fleet;
@@ -153,7 +153,7 @@ fn of_an_incumbent_that_dies_in_the_midst_of_a_parcel_those_before_it_are_kept()
         scope.spawn(|| {
             cluster.wait_struck("successor.received");
             let is_inside = || waits_for_room(incumbent).then_some(());
-            eventually("the incumbent cannot send on", LIMIT, is_inside);
+            eventually("the incumbent cannot send on", TIMEOUT, is_inside);
             kill(incumbent, Signal::KILL);
             kill(successor, Signal::CONT);
         });

@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 
 use handoff::supervisor::{Failed, IncumbentFate};
-use handoff_tests::harness::{Cluster, LIMIT, SuccessorSpec, eventually};
+use handoff_tests::harness::{Cluster, SuccessorSpec, TIMEOUT, eventually};
 
 /// What one connection was answered, however many processes answered it.
 struct Line {
@@ -22,7 +22,7 @@ struct Line {
 impl Line {
     fn open(cluster: &Cluster) -> Self {
         let stream = TcpStream::connect(cluster.address()).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
         Self { stream: BufReader::new(stream) }
     }
 
@@ -103,7 +103,7 @@ impl Fleet {
         let length = |half: &Half| format!("put {} {}", half.key, half.value).len();
         let sent: usize = self.halves.iter().map(length).sum();
         let asking = &mut self.idle[0];
-        eventually("the daemon reads what was half sent", LIMIT, || {
+        eventually("the daemon reads what was half sent", TIMEOUT, || {
             (asking.ask("unparsed").parse::<usize>().ok()? >= sent).then_some(())
         });
     }

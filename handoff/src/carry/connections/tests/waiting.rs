@@ -84,7 +84,7 @@ fn a_drain_waits_for_those_that_have_a_handler_and_names_them() {
     let tickets = [set.enter("b"), set.enter("a"), set.enter(long.clone()), set.enter("a")];
     let late = set.wait_parked(Instant::now());
     assert_eq!(late[..3], ["a", "a", "b"]);
-    assert!(long.starts_with(&late[3]) && (100..=LONGEST_NAME).contains(&late[3].len()));
+    assert!(long.starts_with(&late[3]) && (100..=MAX_NAME_LEN).contains(&late[3].len()));
     let waiting = Arc::clone(&set);
     let wait = thread::spawn(move || waiting.wait_parked(soon()));
     until(|| set.changed.total_listeners() == 1);
