@@ -327,7 +327,7 @@ impl Channel {
                     }
                     let items = items.into_iter().map(|item| self.item(&set.words, item));
                     set.add(Parcel { format, items: items.collect::<Result<_>>()? });
-                    reach!(SuccessorReceived)?;
+                    try_failpoint!(SuccessorReceived)?;
                 }
                 Some(Note::End { sent }) => {
                     let arrived = self.connection.descriptors();

@@ -239,7 +239,7 @@ impl Line {
                     return Err(CarryError::GivenUp.into());
                 }
                 let more = set.send_next(is_sealed, &mut |format, items, descriptors| {
-                    reach!(IncumbentCarries)?;
+                    try_failpoint!(IncumbentCarries)?;
                     let count = items.len() as u64;
                     let parcel = Note::Parcel { set: index, format, items };
                     channel.send(&parcel, descriptors, cancel)?;
@@ -256,7 +256,7 @@ impl Line {
 
     fn finish(&mut self, carriage: &Carriage<'_>, cancel: &Cancel) -> Result<()> {
         self.send(carriage, true, cancel)?;
-        reach!(IncumbentCarried)?;
+        try_failpoint!(IncumbentCarried)?;
         let sent = std::mem::take(&mut self.sent);
         self.channel.send(&Note::End { sent }, &[], cancel)
     }

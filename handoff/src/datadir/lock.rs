@@ -132,7 +132,7 @@ impl DataDirLock {
         lock.try_flock()?;
         lock.refuse_if_reserved()?;
         lock.found = lock.read_record()?;
-        reach!(ColdStartLocked)?;
+        try_failpoint!(ColdStartLocked)?;
         lock.is_start = true;
         lock.take_over(Phase::Held, None)?;
         Ok(lock)
@@ -163,7 +163,7 @@ impl DataDirLock {
             }
         }
         self.found = self.read_record()?;
-        reach!(SuccessorLocked)?;
+        try_failpoint!(SuccessorLocked)?;
         let found = &self.found;
         let writer_died = || found.boot_id != boot_id() || !found.writer.is_alive();
         match found.succession(handoff_id, writer_died) {
@@ -173,7 +173,7 @@ impl DataDirLock {
         }
         self.is_start = true;
         self.take_over(Phase::Opening, Some(handoff_id))?;
-        reach!(SuccessorRecordedOpening)?;
+        try_failpoint!(SuccessorRecordedOpening)?;
         Ok(self)
     }
 
@@ -316,10 +316,11 @@ impl DataDirLock {
             handoff_id: Some(handoff_id),
             ..self.record.clone()
         };
-        reach!(IncumbentRecordsSealed)?;
+        try_failpoint!(IncumbentRecordsSealed)?;
         sealed.write(&self.file, &self.path)?;
         let before = std::mem::replace(&mut self.record, sealed);
-        let unlocked = reach!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
+        let unlocked =
+            try_failpoint!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
         if unlocked.is_err() {
             // This process serves again, so no later start may trust the seal.
             self.record = before;
@@ -331,7 +332,7 @@ impl DataDirLock {
     /// After [`release_for`](Self::release_for): takes the lock again if it is free, else says
     /// which process holds it. That is undecided if the record cannot be read (invariant 12).
     pub(crate) fn retake(&mut self) -> Result<Decision> {
-        reach!(IncumbentTriesLock)?;
+        try_failpoint!(IncumbentTriesLock)?;
         let is_free = match self.try_flock() {
             Ok(()) => true,
             Err(Error::LockHeld { .. }) => false,
@@ -341,7 +342,7 @@ impl DataDirLock {
         let own = self.record.generation;
         let decision = Decision::of(is_free, now.as_ref(), own);
         if decision == Decision::Retaken {
-            reach!(IncumbentRetook)?;
+            try_failpoint!(IncumbentRetook)?;
             self.found = OwnerRecord::default();
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
             self.take_over(Phase::Serving, None)?;

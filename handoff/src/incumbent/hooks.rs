@@ -196,7 +196,7 @@ impl<D: Drainable> Work<'_, D> {
     }
 
     fn drain(&mut self, deadline: Instant) -> Result<DrainReport> {
-        reach!(IncumbentDrains)?;
+        try_failpoint!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
         self.end_settling()?;
@@ -223,7 +223,7 @@ impl<D: Drainable> Work<'_, D> {
         }
         self.check_carrier()?;
         self.check_asked_for()?;
-        reach!(IncumbentDrained)?;
+        try_failpoint!(IncumbentDrained)?;
         Ok(report)
     }
 
@@ -247,7 +247,7 @@ impl<D: Drainable> Work<'_, D> {
                 (self.tell)(Done::Progress(progress));
             }
         };
-        reach!(IncumbentSeals)?;
+        try_failpoint!(IncumbentSeals)?;
         let mut settled = None;
         if self.is_last {
             // No successor will sync the writes that the seal leaves to a settling.
@@ -261,7 +261,7 @@ impl<D: Drainable> Work<'_, D> {
             let sealed = &report.last_revision_per_shard;
             settled.len() != sealed.len() || settled == *sealed
         });
-        reach!(IncumbentSealed)?;
+        try_failpoint!(IncumbentSealed)?;
         // A hook may have added something to carry.
         self.check_asked_for()?;
         if let Some(carrier) = self.carrying.carrier.take() {
@@ -290,13 +290,13 @@ impl<D: Drainable> Work<'_, D> {
         }
         if !self.resumed {
             fenced("resume_after_abort", || {
-                reach!(IncumbentResumes)?;
+                try_failpoint!(IncumbentResumes)?;
                 self.drainable.resume_after_abort()
             })?;
             self.resumed = true;
         }
         fenced("admit", || {
-            reach!(IncumbentResumed)?;
+            try_failpoint!(IncumbentResumed)?;
             self.drainable.admit()
         })?;
         fenced("release", || {
@@ -308,7 +308,7 @@ impl<D: Drainable> Work<'_, D> {
     /// Takes the claim back before this process reads or writes again: from here on the successor's
     /// copies are out of date, and the claim tells the successor so (invariant 13).
     fn take_back(&mut self) -> Result<()> {
-        reach!(IncumbentTakesBack)?;
+        try_failpoint!(IncumbentTakesBack)?;
         if let Some(carrier) = self.carrying.carrier.take() {
             carrier.give_up();
         }

@@ -104,7 +104,7 @@ impl<D: Drainable + 'static> Server<D> {
             }
             None => {
                 lock.record_serving(&build_id)?;
-                reach!(ColdStartRecorded)?;
+                try_failpoint!(ColdStartRecorded)?;
                 at_a_cold_start(&*drainable)?;
                 None
             }
@@ -196,9 +196,9 @@ impl<D: Drainable + 'static> Server<D> {
                 if let Some(swap) = &self.swap {
                     swap.stop_carrier();
                 }
-                pass!(IncumbentUndoes);
+                failpoint!(IncumbentUndoes);
             }
-            State::Serving => pass!(IncumbentServesAgain),
+            State::Serving => failpoint!(IncumbentServesAgain),
             _ => {}
         }
     }
@@ -214,7 +214,7 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::GiveListeners { handoff_id } => self.give_listeners(from, handoff_id),
             Effect::Offer { handoff_id } => self.offer(from, handoff_id),
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
-                pass!(IncumbentHeardPrepare);
+                failpoint!(IncumbentHeardPrepare);
                 self.sessions.holder = from;
                 let lease = after(deadline_ms);
                 let grace = after(drain_grace_ms).min(lease);
@@ -315,7 +315,7 @@ impl<D: Drainable + 'static> Server<D> {
 
     /// The loop ends.
     fn leave(&mut self) {
-        pass!(IncumbentLeaves);
+        failpoint!(IncumbentLeaves);
         let is_replaced = self.state == State::Replaced;
         if is_replaced {
             self.part();
@@ -401,8 +401,8 @@ impl<D: Drainable + 'static> Server<D> {
         }
         for message in messages {
             match message {
-                Message::Drained { .. } => pass!(IncumbentSaidDrained),
-                Message::SealComplete { .. } => pass!(IncumbentSaidSealed),
+                Message::Drained { .. } => failpoint!(IncumbentSaidDrained),
+                Message::SealComplete { .. } => failpoint!(IncumbentSaidSealed),
                 _ => {}
             }
         }

@@ -220,7 +220,7 @@ impl Swap {
         let shards = std::mem::take(&mut self.left.shards);
         let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
         let mut release = || {
-            reach!(IncumbentWritesManifest)?;
+            try_failpoint!(IncumbentWritesManifest)?;
             // Where no draft could be begun ahead, this finds the cause.
             let draft = self.left.draft.take();
             draft.map_or_else(|| Draft::begin(lock.data_dir()), Ok)?.publish(&manifest)?;
@@ -229,7 +229,7 @@ impl Swap {
         let released = release();
         match self.in_words("seal", released) {
             Ok(()) => {
-                pass!(IncumbentUnlocked);
+                failpoint!(IncumbentUnlocked);
                 Event::LockReleased(report)
             }
             Err(words) => Event::LockKept(words),
@@ -259,7 +259,7 @@ impl Swap {
     pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
         let event = match lock.retake() {
             Ok(Decision::Retaken) => {
-                pass!(IncumbentRecordedAgain);
+                failpoint!(IncumbentRecordedAgain);
                 Some(Event::LockRetaken)
             }
             Ok(Decision::Replaced { generation, holder }) => {

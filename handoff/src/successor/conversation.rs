@@ -51,7 +51,7 @@ impl Conversation {
     pub(super) fn greet(&mut self, build_id: &[u8]) -> Result<()> {
         self.build_id = build_id.to_vec();
         self.link.send(&hello(Side::Successor, build_id, Capabilities::default()))?;
-        reach!(SuccessorSaidHello)?;
+        try_failpoint!(SuccessorSaidHello)?;
         let received = self.link.attend().wait(Instant::now() + LIVENESS_TIMEOUT)?;
         let message = match received {
             Received::Message(message) => message,

@@ -47,7 +47,7 @@ struct Ahead {
 impl Ahead {
     fn make(control_socket: &Path, data_dir: &Path) -> Result<Self> {
         let socket = bind_hidden(control_socket)?;
-        reach!(SuccessorBound)?;
+        try_failpoint!(SuccessorBound)?;
         let lock = DataDirLock::ahead(data_dir)?;
         // For the shards' fingerprints, should they take long.
         let threads = pool::hold();
@@ -119,10 +119,10 @@ impl Successor<Arrived> {
     /// nothing; nor has it after an error of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
         let mut greeted = self.into_phase(Greeted(()));
-        reach!(SuccessorDetected)?;
+        try_failpoint!(SuccessorDetected)?;
         greeted.conversation.greet(build_id)?;
         greeted.conversation.start_pulse(on_loss)?;
-        reach!(SuccessorGreeted)?;
+        try_failpoint!(SuccessorGreeted)?;
         Ok(greeted)
     }
 }
@@ -142,7 +142,7 @@ impl Successor<Greeted> {
         if let Some(handoff_id) = self.conversation.handoff_id {
             let supervisor = Arc::clone(&self.conversation.link);
             self.receiver = Receiver::ask(control_socket, handoff_id, supervisor)?;
-            reach!(SuccessorFetched)?;
+            try_failpoint!(SuccessorFetched)?;
         }
         Ok(())
     }
@@ -166,9 +166,9 @@ impl Successor<Greeted> {
     ///
     /// As [`greet`](Successor::greet).
     pub fn warmed(mut self) -> Result<Successor<Warmed>> {
-        reach!(SuccessorWarm)?;
+        try_failpoint!(SuccessorWarm)?;
         self.conversation.step(Event::WarmUpDone)?;
-        reach!(SuccessorSaidWarmed)?;
+        try_failpoint!(SuccessorSaidWarmed)?;
         Ok(self.into_phase(Warmed(())))
     }
 }
@@ -201,7 +201,7 @@ impl Successor<Warmed> {
         })?;
         self.conversation.watch();
         let acquire = || {
-            reach!(SuccessorHeardBegin)?;
+            try_failpoint!(SuccessorHeardBegin)?;
             // An incumbent that is ending may have much memory to free before its lock is free.
             let is_alone = || is_dead(&self.conversation.incumbent);
             let patience = || if is_alone() { END_PATIENCE } else { LOCK_PATIENCE };

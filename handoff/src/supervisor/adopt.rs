@@ -75,14 +75,14 @@ impl Supervisor {
     /// cannot be written.
     pub fn adopt(&mut self, timeout: Duration) -> Result<Adoption> {
         let deadline = deadline_of(timeout);
-        reach!(AdopterHasJournal)?;
+        try_failpoint!(AdopterHasJournal)?;
         let left = self.left.clone();
         let settled = match left.swap {
             Some(swap) => Some(settle(self.control_socket(), &swap, deadline)?),
             None => None,
         };
         if let Some(settled) = &settled {
-            reach!(AdopterSettled)?;
+            try_failpoint!(AdopterSettled)?;
             self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.outcome })?;
         }
         let daemon = match (&settled, left.swap) {
@@ -94,11 +94,11 @@ impl Supervisor {
         if settled.is_some() {
             self.settled.clone_from(&settled);
             socket::sweep(self.control_socket());
-            reach!(AdopterNotedEnd)?;
+            try_failpoint!(AdopterNotedEnd)?;
         }
         let settled = self.settled.clone();
         let answered = self.find_daemon(daemon, deadline)?;
-        reach!(AdopterHasListeners)?;
+        try_failpoint!(AdopterHasListeners)?;
         (self.left, self.settled) = (Left::default(), None);
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
             return Ok(Adoption::Nothing { settled });
@@ -193,7 +193,7 @@ fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
     let id = ProcessId::of(pid).ok_or_else(lost)?;
     let handoff_id = HandoffId::new();
     let greeting = greet(&mut daemon, Side::Incumbent, pid, handoff_id, deadline, None)?;
-    reach!(AdopterAsksForListeners)?;
+    try_failpoint!(AdopterAsksForListeners)?;
     daemon.send_before(&[Message::Adopt { handoff_id }], deadline)?;
     let mut listeners = Vec::new();
     loop {

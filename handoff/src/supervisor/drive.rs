@@ -275,7 +275,7 @@ impl Swap {
                 tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
-                pass!(SupervisorGivesUp);
+                failpoint!(SupervisorGivesUp);
                 self.tell(&Progress::GivenUp { handoff_id, cause });
             }
             match self.machine.state {
@@ -309,24 +309,24 @@ impl Swap {
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
             tracing::error!(%error, "the journal cannot be told that the swap is over");
         }
-        pass!(SupervisorNotedEnd);
+        failpoint!(SupervisorNotedEnd);
     }
 
     fn reach_state(&self, before: Phase) {
         match self.machine.state {
-            State::Warmed => pass!(SupervisorWarmed),
-            State::Prepared => pass!(SupervisorHeardDrained),
-            State::Sealing if before == Phase::Draining => pass!(SupervisorHeardDrained),
-            State::Sealed => pass!(SupervisorHeardSealed),
-            State::Ready => pass!(SupervisorHeardReady),
-            State::RolledBack(IncumbentFate::Serving, _) => pass!(SupervisorHeardEcho),
+            State::Warmed => failpoint!(SupervisorWarmed),
+            State::Prepared => failpoint!(SupervisorHeardDrained),
+            State::Sealing if before == Phase::Draining => failpoint!(SupervisorHeardDrained),
+            State::Sealed => failpoint!(SupervisorHeardSealed),
+            State::Ready => failpoint!(SupervisorHeardReady),
+            State::RolledBack(IncumbentFate::Serving, _) => failpoint!(SupervisorHeardEcho),
             _ => {}
         }
     }
 
     fn tell_incumbent(&self, messages: &[Message]) {
         if messages.iter().any(|message| matches!(message, Message::Commit { .. })) {
-            pass!(SupervisorHeardServing);
+            failpoint!(SupervisorHeardServing);
         }
         if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
@@ -334,9 +334,9 @@ impl Swap {
         }
         for message in messages {
             match message {
-                Message::PrepareHandoff { .. } => pass!(SupervisorSentPrepare),
-                Message::SealRequest { .. } => pass!(SupervisorSentSeal),
-                Message::Commit { .. } => pass!(SupervisorToldIncumbent),
+                Message::PrepareHandoff { .. } => failpoint!(SupervisorSentPrepare),
+                Message::SealRequest { .. } => failpoint!(SupervisorSentSeal),
+                Message::Commit { .. } => failpoint!(SupervisorToldIncumbent),
                 _ => {}
             }
         }
@@ -347,7 +347,7 @@ impl Swap {
             Effect::ToIncumbent(messages) => self.tell_incumbent(&messages),
             Effect::ToSuccessor(message) => {
                 if matches!(message, Message::Commit { .. }) {
-                    pass!(SupervisorCommits);
+                    failpoint!(SupervisorCommits);
                 }
                 if let Err(error) = self.successor.link.send(&message) {
                     tracing::warn!(
@@ -356,8 +356,8 @@ impl Swap {
                     );
                 }
                 match message {
-                    Message::Begin { .. } => pass!(SupervisorSentBegin),
-                    Message::Commit { .. } => pass!(SupervisorSentCommit),
+                    Message::Begin { .. } => failpoint!(SupervisorSentBegin),
+                    Message::Commit { .. } => failpoint!(SupervisorSentCommit),
                     _ => {}
                 }
             }
@@ -376,7 +376,7 @@ impl Swap {
                     tracing::error!(%error, "the supervisor cannot kill the successor");
                 }
                 if matches!(self.machine.state, State::Ending(_)) {
-                    pass!(SupervisorKilledSuccessor);
+                    failpoint!(SupervisorKilledSuccessor);
                 }
             }
             Effect::AskIncumbent => self.ask_incumbent(),
@@ -392,7 +392,7 @@ impl Swap {
             self.incumbent.link.send(&Message::Heartbeat { ts_ms: echo_value(self.handoff_id()) })
         });
         if asked.is_ok() {
-            pass!(SupervisorAskedIncumbent);
+            failpoint!(SupervisorAskedIncumbent);
         }
         if let Err(error) = asked {
             tracing::debug!(%error, "the incumbent cannot be asked yet");

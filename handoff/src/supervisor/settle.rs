@@ -45,7 +45,7 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         next_look: Instant::now(),
     };
     tracing::info!(%handoff_id, "settling the swap of a supervisor that died");
-    pass!(AdopterSettles);
+    failpoint!(AdopterSettles);
     let absent = [
         settling.successor.is_none().then_some(Event::SuccessorEnded),
         settling.incumbent.is_none().then_some(Event::IncumbentDied),
@@ -95,7 +95,7 @@ impl Settling<'_> {
                         tracing::error!(%error, "the supervisor cannot kill the successor");
                     }
                     if self.machine.state == State::Ending {
-                        pass!(AdopterKilledSuccessor);
+                        failpoint!(AdopterKilledSuccessor);
                     }
                 }
                 // The next look asks the incumbent, if it can be reached.
@@ -201,7 +201,7 @@ impl Settling<'_> {
         let resume = Message::ResumeAfterAbort { handoff_id };
         let ask = Message::Heartbeat { ts_ms: echo_value(handoff_id) };
         call.send_before(&[resume, ask], limit)?;
-        Ok(reach!(AdopterAskedIncumbent)?)
+        Ok(try_failpoint!(AdopterAskedIncumbent)?)
     }
 
     fn unanswered(&self) -> Error {

@@ -236,13 +236,13 @@ impl Supervisor {
             tracing::warn!("the journal names what another supervisor left: adopt it first");
         }
         let hello_deadline = (begun + LIVENESS_TIMEOUT).min(deadline);
-        reach!(SupervisorPairs)?;
+        try_failpoint!(SupervisorPairs)?;
         let (mut incumbent, peer) = control::connect(&self.control_socket, hello_deadline)?;
         let incumbent_process = Process::open(peer.pid)?;
         let abort = spec.abort.as_ref();
         let incumbent_hello =
             greet(&mut incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline, abort)?;
-        reach!(SupervisorGreetedIncumbent)?;
+        try_failpoint!(SupervisorGreetedIncumbent)?;
 
         if let Some(journal) = &self.journal {
             let serves = ProcessId::of(peer.pid).unwrap_or_default();
@@ -254,13 +254,13 @@ impl Supervisor {
         let mut successor = Connection::new(ours);
         let hello_deadline = deadline_of(spec.hello_timeout).min(deadline);
         let mut greet_successor = || {
-            reach!(SupervisorLaunched)?;
+            try_failpoint!(SupervisorLaunched)?;
             self.note(&Entry::Swap(OpenSwap {
                 handoff_id,
                 incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
             }))?;
-            reach!(SupervisorJournaled)?;
+            try_failpoint!(SupervisorJournaled)?;
             let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
             let launched = Progress::Launched { handoff_id, successor_pid, elapsed };
             observe::tell(self.observer.as_ref(), &launched);
@@ -298,7 +298,7 @@ impl Supervisor {
             pulse,
             spec.abort,
         );
-        pass!(SupervisorPaired);
+        failpoint!(SupervisorPaired);
         Ok(Session::paired(swap))
     }
 

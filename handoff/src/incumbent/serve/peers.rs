@@ -38,7 +38,7 @@ impl<D: Drainable + 'static> Server<D> {
                 self.lose(key, &Error::TimedOut("waiting while others came"));
             }
             let open = || {
-                reach!(IncumbentAccepted)?;
+                try_failpoint!(IncumbentAccepted)?;
                 self.sessions.open(stream, peer)
             };
             if let Err(error) = open() {
@@ -173,7 +173,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     pub(super) fn give_listeners(&mut self, from: Option<Key>, handoff_id: HandoffId) {
-        pass!(IncumbentGivesListeners);
+        failpoint!(IncumbentGivesListeners);
         let generation = self.lock.generation();
         for batch in self.listeners.batches() {
             let (listeners, left) = (batch.names(), batch.left());
