@@ -138,14 +138,14 @@ points! {
 
     /// It has the journal.
     AdopterHasJournal = "adopter.has-journal", Adopter, true;
-    /// It is about to settle the swap that the journal names.
-    AdopterSettles = "adopter.settles", Adopter, false;
+    /// It is about to resolve the swap that the journal names.
+    AdopterResolves = "adopter.resolves", Adopter, false;
     /// It has asked the incumbent, which waits for its word from then on.
     AdopterAskedIncumbent = "adopter.asked-incumbent", Adopter, true;
     /// It has killed a successor that hangs.
     AdopterKilledSuccessor = "adopter.killed-successor", Adopter, false;
-    /// The swap is settled, and the journal does not say so yet.
-    AdopterSettled = "adopter.settled", Adopter, true;
+    /// The swap is resolved, and the journal does not say so yet.
+    AdopterResolved = "adopter.resolved", Adopter, true;
     /// The journal says so.
     AdopterNotedEnd = "adopter.noted-end", Adopter, true;
     /// It is about to ask for the listeners.

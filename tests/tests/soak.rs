@@ -262,8 +262,8 @@ impl Sum {
             Report::Committed(_) => Some("committed".to_owned()),
             Report::Failed(_, Some(_), _) => Some("promoted".to_owned()),
             Report::Failed(fate, None, _) => Some(format!("rolled back ({fate})")),
-            Report::Adopted(_, settled) => Some(format!("supervisor died: {settled}")),
-            Report::Nothing(settled) => Some(format!("all died: {settled}")),
+            Report::Adopted(_, resolved) => Some(format!("supervisor died: {resolved}")),
+            Report::Nothing(resolved) => Some(format!("all died: {resolved}")),
             Report::Error(_) => Some("not begun".to_owned()),
             Report::Started(_) => None,
         });

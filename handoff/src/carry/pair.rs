@@ -93,7 +93,7 @@ impl Pair {
     /// Seals; the arrivals of the successor.
     pub(super) fn finish(self) -> Result<Arrivals> {
         self.carrier.finish(&self.daemon.carriage())?;
-        self.receiver.finish()?.settle(true, false)
+        self.receiver.finish()?.discard_unusable(true, false)
     }
 }
 

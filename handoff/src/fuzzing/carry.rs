@@ -45,7 +45,7 @@ pub fn carry(input: &[u8]) {
     match Arrivals::of(Connection::new(theirs)) {
         Ok(arrivals) => {
             assert!(arrivals.is_whole() || !is_whole);
-            match arrivals.settle(is_kept, is_dead) {
+            match arrivals.discard_unusable(is_kept, is_dead) {
                 Ok(arrivals) => {
                     let taken = take_up(arrivals, may_lose, bytes, descriptors);
                     let has_all = is_whole && (is_kept || is_dead) && !takes_back;
@@ -335,7 +335,7 @@ mod tests {
             }
             let incumbent = incumbent.leave();
             let arrivals = Arrivals::of(Connection::new(theirs))
-                .and_then(|arrivals| arrivals.settle(true, false));
+                .and_then(|arrivals| arrivals.discard_unusable(true, false));
             let taken = arrivals.map(|all| {
                 take_up(all, false, incumbent.bytes, incumbent.descriptors).map(|all| all.len())
             });

@@ -13,7 +13,7 @@
 //!             -> Promoting  (it died, and the successor was not at fault and still lives)
 //! ```
 //!
-//! The [adopter](super::adopter) settles the swap of a supervisor that died.
+//! The [adopter](super::adopter) resolves the swap of a supervisor that died.
 
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
@@ -186,9 +186,9 @@ impl State {
 
     /// Whether the swap is still on its way forward.
     const fn is_forward(&self) -> bool {
-        let is_settled_otherwise =
+        let is_ending_otherwise =
             matches!(self, Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..));
-        !is_settled_otherwise && !self.is_over()
+        !is_ending_otherwise && !self.is_over()
     }
 
     const fn successor_may_hold_the_lock(&self) -> bool {

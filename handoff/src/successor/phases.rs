@@ -213,7 +213,7 @@ impl Successor<Warmed> {
                     lock.keep();
                 }
                 let arrivals = self.receiver.take();
-                let arrivals = arrivals.map(|receiver| self.settle(receiver, &lock));
+                let arrivals = arrivals.map(|receiver| self.usable_arrivals(receiver, &lock));
                 match arrivals.transpose() {
                     Ok(arrivals) => {
                         let verified = None;
@@ -229,13 +229,13 @@ impl Successor<Warmed> {
 
 impl<P: Phase> Successor<P> {
     /// Ends the receiving: the incumbent is sealed and has sent all, or it is dead.
-    fn settle(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
+    fn usable_arrivals(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
         let arrivals = receiver.finish()?;
         let is_kept = self.conversation.handoff_id.is_some_and(|id| lock.was_kept_for(id));
         // The check for a death takes a moment, so it runs only where it matters.
         let is_all = is_kept && arrivals.is_whole();
         let incumbent_is_dead = !is_all && self.conversation.incumbent_is_dead();
-        arrivals.settle(is_kept, incumbent_is_dead)
+        arrivals.discard_unusable(is_kept, incumbent_is_dead)
     }
 }
 

@@ -358,7 +358,7 @@ mod tests {
         let of_boot = |boot_id| Entry::Supervisor { process: process(9), boot_id };
         let rebooted = [&open[..], &[of_boot([8; 16]), of_boot([8; 16])]].concat();
         assert_eq!(left(&rebooted, [8; 16]), Left::default());
-        // What a supervisor left that died before it had settled what its own had left.
+        // What a supervisor left that died before it had resolved what its own had left.
         let again = [&open[..], &[supervisor()]].concat();
         assert_eq!(left(&again, [7; 16]), in_flight);
     }

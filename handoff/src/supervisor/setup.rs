@@ -17,7 +17,7 @@ use crate::supervisor::drive::{Clock, Incumbent, Learnt, Successor, Swap, Terms}
 use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
-    Observe, Paired, Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
+    Observe, Paired, Progress, ReadyPolicy, Resolved, Session, SpawnSpec, observe,
 };
 use crate::sys::process::{Process, ProcessId};
 
@@ -49,10 +49,10 @@ pub struct Supervisor {
     observer: Option<Arc<dyn Observe>>,
     journal: Option<Arc<Journal>>,
     /// The daemon and the swap that the journal named when it was opened, until
-    /// [`adopt`](Self::adopt) has settled them.
+    /// [`adopt`](Self::adopt) has resolved them.
     pub(super) left: Left,
     /// The end of that swap, until [`adopt`](Self::adopt) has returned it.
-    pub(super) settled: Option<Settled>,
+    pub(super) resolved: Option<Resolved>,
 }
 
 impl Supervisor {
@@ -71,7 +71,7 @@ impl Supervisor {
             observer: None,
             journal: None,
             left: Left::default(),
-            settled: None,
+            resolved: None,
         })
     }
 

@@ -113,7 +113,7 @@ impl Variant {
         let (swapped, waited) = clients.keep_busy(|watch| -> Result<_> {
             watch.begin(daemon.pid())?;
             let swapped = daemon.swap()?;
-            watch.settle(daemon.pid())?;
+            watch.wait_answered(daemon.pid())?;
             Ok(swapped)
         })?;
         let swapped = swapped?;

@@ -31,10 +31,10 @@ pub(crate) fn run(_: &Effort, results: &mut Results) -> io::Result<()> {
         .stdin(Stdio::piped())
         .spawn()
         .map(Sleeper)?;
-    let bare = settled(bare.0.id())?;
-    let started = settled(serving.process.pid())?;
+    let bare = usage_at_rest(bare.0.id())?;
+    let started = usage_at_rest(serving.process.pid())?;
     serving.swap()?;
-    let swapped = settled(serving.process.pid())?;
+    let swapped = usage_at_rest(serving.process.pid())?;
     for (name, of) in
         [("a bare process", bare), ("a daemon", started), ("... after a swap", swapped)]
     {
@@ -59,7 +59,7 @@ struct Usage {
 }
 
 /// Once what helped with a swap or a start is gone: it stays for 5 s, should it be of use again.
-fn settled(pid: u32) -> io::Result<Usage> {
+fn usage_at_rest(pid: u32) -> io::Result<Usage> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let (mut before, mut since) = (usage(pid)?, Instant::now());
     loop {

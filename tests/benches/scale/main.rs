@@ -108,7 +108,7 @@ fn measure(size: Size, rounds: usize) -> Result<(Point, Faults)> {
         let (swapped, waited) = clients.keep_busy(|watch| -> Result<_> {
             watch.begin(daemon.pid())?;
             let swapped = daemon.swap()?;
-            watch.settle(daemon.pid())?;
+            watch.wait_answered(daemon.pid())?;
             Ok(swapped)
         })?;
         let swapped = swapped?;

@@ -151,7 +151,7 @@ impl Arena {
     ///
     /// When that takes longer than it may, or a report is not true.
     pub fn until_sound(&mut self) {
-        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        let deadline = Instant::now() + SOUND_TIMEOUT;
         loop {
             self.until_served(deadline);
             match self.one_serves() {
@@ -361,6 +361,6 @@ pub(super) fn is_stopped(pid: u32) -> bool {
 /// How often it is looked what is to be done.
 const TURN: Duration = Duration::from_millis(5);
 /// Nothing takes longer than a process that hangs, twice.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+const SOUND_TIMEOUT: Duration = Duration::from_secs(60);
 /// By then whoever can serve without those that hang does.
 const HUNG_TIMEOUT: Duration = Duration::from_secs(3 + 5 + 5);

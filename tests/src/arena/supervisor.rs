@@ -45,8 +45,8 @@ impl Report {
         let (word, rest) = line.split_once(' ')?;
         Some(match word {
             "adopted" => {
-                let (pid, settled) = rest.split_once(' ')?;
-                Self::Adopted(pid.parse().ok()?, settled.to_owned())
+                let (pid, resolved) = rest.split_once(' ')?;
+                Self::Adopted(pid.parse().ok()?, resolved.to_owned())
             }
             "nothing" => Self::Nothing(rest.to_owned()),
             "started" => Self::Started(rest.parse().ok()?),

@@ -22,9 +22,9 @@ impl Arena {
                 let build = successor.expect("it was ordered");
                 self.now_serves(Daemon { pid, build });
             }
-            Report::Adopted(pid, settled) => {
+            Report::Adopted(pid, resolved) => {
                 self.assert_undone(pid);
-                let build = match (settled.as_str(), successor, &self.incumbent) {
+                let build = match (resolved.as_str(), successor, &self.incumbent) {
                     // Of a swap, or of a first start that its supervisor did not live to see.
                     ("Committed", Some(build), _) | ("none", Some(build), None) => build,
                     ("RolledBack", _, Some(incumbent)) => incumbent.build.clone(),

@@ -2,7 +2,7 @@
 //! as its standard input says, until that ends or somebody kills it.
 //!
 //! `fixture-live-supervisor CONTROL JOURNAL LISTEN LOG`. It says first what it found:
-//! `adopted PID SETTLED`, or `nothing SETTLED`, and then it has bound LISTEN itself; SETTLED is
+//! `adopted PID RESOLVED`, or `nothing RESOLVED`, and then it has bound LISTEN itself; RESOLVED is
 //! `none` where no swap was in flight. An order is words between tabs: `start FAULTS ARGS...` or
 //! `swap DEADLINE_MS FAULTS ARGS...`. Its answer is `started PID`, `committed PID`, `failed FATE
 //! PROMOTED CAUSE`, where PROMOTED is a pid or `none`, or `error WHY`. `collect` is answered by
@@ -16,7 +16,9 @@ use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
 use handoff::faults;
-use handoff::supervisor::{Adoption, ChildProcess, HandoffOutcome, Launch, LaunchRequest, Settled};
+use handoff::supervisor::{
+    Adoption, ChildProcess, HandoffOutcome, Launch, LaunchRequest, Resolved,
+};
 use handoff::{Result, SpawnSpec, Supervisor};
 use handoff_tests::harness::executable;
 
@@ -37,13 +39,13 @@ fn supervise(control: &Path, journal: &Path, listen: &str, log: PathBuf) -> Resu
         Supervisor::new(control)?.with_launch(Logged(log)).with_journal(journal)?;
     match supervisor.adopt(ADOPT_TIMEOUT)? {
         Adoption::Daemon(daemon) => {
-            say(&format!("adopted {} {}", daemon.process.pid(), settled(daemon.settled)));
+            say(&format!("adopted {} {}", daemon.process.pid(), resolved(daemon.resolved)));
         }
-        Adoption::Nothing { settled: swap } => {
+        Adoption::Nothing { resolved: swap } => {
             let listener = bind(listen)?;
             listener.set_nonblocking(true)?;
             supervisor.add_listener("main", listener);
-            say(&format!("nothing {}", settled(swap)));
+            say(&format!("nothing {}", resolved(swap)));
         }
     }
     let mut children = Vec::new();
@@ -101,8 +103,8 @@ fn spec(args: &[&str], faults: &str) -> SpawnSpec {
     }
 }
 
-fn settled(settled: Option<Settled>) -> String {
-    settled.map_or("none".to_owned(), |settled| format!("{:?}", settled.outcome))
+fn resolved(resolved: Option<Resolved>) -> String {
+    resolved.map_or("none".to_owned(), |resolved| format!("{:?}", resolved.outcome))
 }
 
 /// Whoever had the address may be just about to end.

@@ -65,7 +65,7 @@ fn run(title: &str, all: &[Case]) {
 /// What a case came to.
 pub(crate) struct Played {
     /// From the first strike until everybody was served and nothing was left to do.
-    pub(crate) settled_in: Duration,
+    pub(crate) sound_in: Duration,
     pub(crate) reports: Vec<Report>,
     pub(crate) acknowledged: usize,
     pub(crate) refused: usize,
@@ -92,10 +92,10 @@ fn play(case: &Case) -> Played {
     let served = arena.daemon.clone().expect("it is sound");
     arena.order_swap();
     arena.until_sound();
-    let settled_in = arena.since_first_strike().unwrap_or_default();
+    let sound_in = arena.since_first_strike().unwrap_or_default();
     let hangs = faults.iter().any(|planned| planned.fault == Fault::Hang);
     let bound = if hangs { HUNG_BOUND } else { BOUND };
-    assert!(settled_in < bound, "it took {settled_in:?}: {:?}", arena.reports);
+    assert!(sound_in < bound, "it took {sound_in:?}: {:?}", arena.reports);
     arena.wait_for_progress();
     explain(case, &arena);
     let struck: Vec<Planned> = arena.struck().into_iter().map(|(planned, _)| planned).collect();
@@ -133,7 +133,7 @@ fn play(case: &Case) -> Played {
         assert!(tally.failed.is_empty(), "{:?}: {:?}", tally.failed, arena.reports);
     }
     let (refused, reset) = (tally.refused, tally.reset);
-    Played { settled_in, reports: arena.reports.clone(), acknowledged, refused, reset, kept }
+    Played { sound_in, reports: arena.reports.clone(), acknowledged, refused, reset, kept }
 }
 
 /// The connections outlive whatever strikes a process that does not hold them. Then half of them
@@ -173,7 +173,7 @@ fn explain(case: &Case, arena: &Arena) {
     }
 }
 
-/// By then it is settled, however slow the machine: what dies is noticed at once, what is silent
+/// By then it is sound, however slow the machine: what dies is noticed at once, what is silent
 /// after 5 s, and the swap's deadline is 3 s.
 const BOUND: Duration = Duration::from_secs(60);
 /// Nobody waits longer for an incumbent that hangs: the deadline, as long again as whoever is

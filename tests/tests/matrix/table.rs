@@ -44,7 +44,7 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
     let _ = writeln!(
         text,
         "{:<62} {:>8} {:>7} {:>6} {:>5} {:>5} {:>6}  reports",
-        "case", "settled", "acked", "refus", "reset", "kept", "took"
+        "case", "sound", "acked", "refus", "reset", "kept", "took"
     );
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| a.case.cmp(&b.case));
@@ -54,7 +54,7 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
             Ok(played) => writeln!(
                 text,
                 "{case:<62} {:>6.2} s {:>7} {:>6} {:>5} {:>5} {took:>4.1} s  {}",
-                played.settled_in.as_secs_f64(),
+                played.sound_in.as_secs_f64(),
                 played.acknowledged,
                 played.refused,
                 played.reset,
@@ -84,8 +84,8 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
 
 fn word(report: &Report) -> String {
     match report {
-        Report::Adopted(_, settled) if settled == "none" => "adopted".to_owned(),
-        Report::Adopted(_, settled) => format!("adopted ({settled})"),
+        Report::Adopted(_, resolved) if resolved == "none" => "adopted".to_owned(),
+        Report::Adopted(_, resolved) => format!("adopted ({resolved})"),
         Report::Nothing(_) => "nothing".to_owned(),
         Report::Started(_) => "started".to_owned(),
         Report::Committed(_) => "committed".to_owned(),

@@ -234,7 +234,7 @@ fn a_hangup_swaps_to_the_file_that_was_put_in_place_and_the_one_before_can_be_go
 
 /// A supervisor that dies in the midst of a swap leaves a history that says what became of it.
 #[test]
-fn a_swap_whose_supervisor_dies_is_settled_and_told_by_the_next() {
+fn a_swap_whose_supervisor_dies_is_resolved_and_told_by_the_next() {
     let mut world = World::with_fixture();
     world.supervise();
     let _held = hold(&world);
@@ -248,7 +248,7 @@ fn a_swap_whose_supervisor_dies_is_settled_and_told_by_the_next() {
     world.supervise();
     let record = world.record("last");
     assert_eq!(record["end"]["outcome"], "rolled-back");
-    assert_eq!(record["end"]["cause"], "its supervisor died; the next one settled it");
+    assert_eq!(record["end"]["cause"], "its supervisor died; the next one resolved it");
     assert_eq!((world.daemon_pid(), world.build()), (served, "1".to_owned()));
 }
 

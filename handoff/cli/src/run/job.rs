@@ -109,7 +109,7 @@ impl Jobs {
         self.work = Work::Idle(supervisor);
     }
 
-    /// Adopts the daemon, and settles the swap, that the supervisor before this one left.
+    /// Adopts the daemon, and resolves the swap, that the supervisor before this one left.
     pub(super) fn adopt(&mut self, timeout: Duration) -> anyhow::Result<()> {
         self.begin(Job::Adopt, move |mut supervisor, _| {
             let adopted = supervisor.adopt(timeout);

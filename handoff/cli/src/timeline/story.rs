@@ -101,7 +101,7 @@ impl Story {
                 before.is_cut = is_cut;
             }
             story.enter(Of::end(end.outcome), end.took_us, Some(end.outcome));
-            // The record does not tell the messages by which it was settled.
+            // The record does not tell the messages by which it was resolved.
             if let Some(last) = story.scenes.last_mut() {
                 last.messages.clear();
             }

@@ -127,7 +127,7 @@ fn assert_refused(says: impl Fn(&mut Incumbent), expected: impl Into<Error>) {
         assert_eq!(told.recv_timeout(LIVENESS_TIMEOUT), Ok(expected.clone()));
         let arrivals = receiver.finish().expect("it ends");
         assert!(!arrivals.is_whole());
-        match arrivals.settle(true, is_dead) {
+        match arrivals.discard_unusable(true, is_dead) {
             Err(error) => {
                 assert!(!is_dead);
                 assert_eq!(format!("{error:?}"), expected);
@@ -163,7 +163,7 @@ fn what_is_in_order_is_whole_however_it_is_cut() {
         }
         let sent = incumbent.sent.clone();
         let mut arrivals =
-            receiver.finish().expect("it ends").settle(true, false).expect("it is whole");
+            receiver.finish().expect("it ends").discard_unusable(true, false).expect("it is whole");
         let daemon = Daemon::new();
         arrivals.hand_on(&daemon.carriage()).expect("it has the same sets");
         daemon.carriage().release();
@@ -202,7 +202,7 @@ fn a_channel_that_is_cut_at_any_byte_is_not_whole() {
         assert!(matches!(arrivals.end, Ok(End::CutOff)), "at {cut} of {all}: {:?}", arrivals.end);
         let counts: Vec<_> = arrivals.sets.iter().map(|set| set.count).collect();
         assert_eq!(counts, [if cut < first { 0 } else { 2 }, 0, 0]);
-        let error = arrivals.settle(true, false).expect_err("it is not whole");
+        let error = arrivals.discard_unusable(true, false).expect_err("it is not whole");
         assert!(matches!(error, Error::Frame(FrameError::Truncated)), "{error}");
         assert_closed(&sent);
     }
@@ -215,7 +215,8 @@ fn memory_is_of_use_only_if_the_directory_is_as_it_was_sealed() {
         incumbent.say(&parcel(vec![inline(1)]), sockets(1));
         incumbent.say(&of_cache(vec![piece(8)]), vec![sealed(8)]);
         incumbent.say(&Note::End { sent: vec![1, 0, 1] }, Vec::new());
-        let mut arrivals = receiver.finish().expect("it ends").settle(is_kept, true).expect("dead");
+        let mut arrivals =
+            receiver.finish().expect("it ends").discard_unusable(is_kept, true).expect("dead");
         assert_eq!(arrivals.memory("cache").expect("it is memory").keys().len(), keys);
         let counts: Vec<_> = arrivals.sets.iter().map(|set| set.count).collect();
         assert_eq!(counts, [1, 0, keys as u64]);
@@ -465,7 +466,7 @@ fn arrived() -> Arrivals {
     incumbent.say(&parcel(vec![inline(1)]), sockets(1));
     incumbent.say(&of_cache(vec![piece(8)]), vec![sealed(8)]);
     incumbent.say(&Note::End { sent: vec![1, 0, 1] }, Vec::new());
-    receiver.finish().expect("it ends").settle(true, false).expect("it is whole")
+    receiver.finish().expect("it ends").discard_unusable(true, false).expect("it is whole")
 }
 
 fn fates(arrivals: &Arrivals) -> Result<Vec<CarryFate>, CarryError> {
@@ -535,7 +536,8 @@ fn connections_that_this_build_does_without_are_closed_once_it_serves() {
         incumbent.say(&parcel(vec![words]), vec![carried.into()]);
         incumbent.say(&Note::End { sent: vec![1, 0, 0] }, Vec::new());
         let claim = incumbent.claim;
-        let mut arrivals = receiver.finish().expect("it ends").settle(true, false).expect("whole");
+        let mut arrivals =
+            receiver.finish().expect("it ends").discard_unusable(true, false).expect("whole");
         let lossy = Connections::<Client>::new().may_be_lost();
         arrivals.hand_on(&Carriage::new().with("clients", &lossy)).expect("it may be lost");
         let CarryFate::Dropped { why } = fates(&arrivals).expect("it was handed on").remove(0)

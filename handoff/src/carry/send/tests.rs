@@ -267,7 +267,7 @@ fn an_abort_at_any_moment_leaves_each_connection_in_one_place() {
         // The successor sees both: that it is not whole, and that it was taken back.
         let arrivals = receiver.finish().expect("the channel is closed");
         assert!(!arrivals.is_whole());
-        let arrivals = arrivals.settle(true, false).expect("nothing of it is used");
+        let arrivals = arrivals.discard_unusable(true, false).expect("nothing of it is used");
         let counts = arrivals.report().expect("there is nothing to take");
         assert!(counts.into_iter().all(|set| (set.count, set.bytes) == (0, 0)));
     }
@@ -299,7 +299,7 @@ fn a_successor_has_the_connections_of_an_incumbent_that_died_if_it_had_not_taken
         drop(channel);
         carriage.part();
         let arrivals = receiver.finish().expect("the channel is closed");
-        let mut arrivals = arrivals.settle(true, true).expect("it is dead");
+        let mut arrivals = arrivals.discard_unusable(true, true).expect("it is dead");
         let successor = opened(&mut arrivals);
         let (inodes, expected) = match is_taken_back {
             true => (parked.iter().map(|(inode, _)| *inode).collect(), Parked::new()),

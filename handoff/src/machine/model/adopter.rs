@@ -1,5 +1,5 @@
 //! The supervisor that is started when the first one has died: its machine, driven as
-//! `supervisor::settle` does.
+//! `supervisor::resolve` does.
 
 use super::line::{Heard, Line, Word};
 use super::witness::{Sight, Witness};
@@ -10,8 +10,8 @@ use crate::machine::outcome::Outcome;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Adopter {
     Absent,
-    Settling { machine: Machine, is_calling: bool, successor_ended: bool, incumbent_ended: bool },
-    Settled(Outcome),
+    Resolving { machine: Machine, is_calling: bool, successor_ended: bool, incumbent_ended: bool },
+    Resolved(Outcome),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub(super) enum Step {
 pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
     match &world.adopter {
         Adopter::Absent if world.supervisor.left_a_swap() => steps.push(Step::Start),
-        Adopter::Absent | Adopter::Settled(_) => {}
-        Adopter::Settling { machine, is_calling, successor_ended, incumbent_ended } => {
+        Adopter::Absent | Adopter::Resolved(_) => {}
+        Adopter::Resolving { machine, is_calling, successor_ended, incumbent_ended } => {
             if !successor_ended && world.successor.life == Life::Dead {
                 steps.push(Step::SeeSuccessorEnd);
             }
@@ -57,7 +57,7 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
 pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
     match step {
         Step::Start => {
-            world.adopter = Adopter::Settling {
+            world.adopter = Adopter::Resolving {
                 machine: Machine::new(),
                 is_calling: false,
                 successor_ended: false,
@@ -65,13 +65,13 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             };
         }
         Step::SeeSuccessorEnd => {
-            if let Adopter::Settling { successor_ended, .. } = &mut world.adopter {
+            if let Adopter::Resolving { successor_ended, .. } = &mut world.adopter {
                 *successor_ended = true;
             }
             feed(world, Event::SuccessorEnded, witness);
         }
         Step::SeeIncumbentEnd => {
-            if let Adopter::Settling { incumbent_ended, is_calling, .. } = &mut world.adopter {
+            if let Adopter::Resolving { incumbent_ended, is_calling, .. } = &mut world.adopter {
                 (*incumbent_ended, *is_calling) = (true, false);
             }
             world.lines[OF_ADOPTER].close_supervisor();
@@ -87,7 +87,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             for word in [Word::HelloAck, Word::Resume, Word::Ask] {
                 line.tell_daemon(word);
             }
-            if let Adopter::Settling { is_calling, .. } = &mut world.adopter {
+            if let Adopter::Resolving { is_calling, .. } = &mut world.adopter {
                 *is_calling = true;
             }
         }
@@ -115,7 +115,7 @@ fn hear(world: &mut World, witness: &Witness) {
         }
         _ => {
             world.lines[OF_ADOPTER].close_supervisor();
-            if let Adopter::Settling { is_calling, .. } = &mut world.adopter {
+            if let Adopter::Resolving { is_calling, .. } = &mut world.adopter {
                 *is_calling = false;
             }
             Event::IncumbentDisconnected
@@ -125,7 +125,7 @@ fn hear(world: &mut World, witness: &Witness) {
 }
 
 fn feed(world: &mut World, event: Event, witness: &Witness) {
-    let Adopter::Settling { machine, .. } = &mut world.adopter else { return };
+    let Adopter::Resolving { machine, .. } = &mut world.adopter else { return };
     let effects = machine.on(event);
     let state = machine.state;
     if state == State::Ending {
@@ -135,11 +135,11 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
         match effect {
             Effect::KillSuccessor => world.successor.kill(),
             // `Step::Look` asks it, as soon as the incumbent can be reached.
-            Effect::AskIncumbent => assert!(!matches!(state, State::Settled(_))),
+            Effect::AskIncumbent => assert!(!matches!(state, State::Resolved(_))),
         }
     }
-    if let State::Settled(outcome) = state {
-        world.adopter = Adopter::Settled(outcome);
+    if let State::Resolved(outcome) = state {
+        world.adopter = Adopter::Resolved(outcome);
         world.lines[OF_ADOPTER].close_supervisor();
     }
 }

@@ -67,7 +67,7 @@ impl Carry {
 }
 
 /// The successor has the lock, and found the record as `found`; says whether it can go on.
-pub(super) fn settle(world: &mut World, found: Record) -> bool {
+pub(super) fn find_usable(world: &mut World, found: Record) -> bool {
     let is_dead = !world.is_alive(Who::Incumbent);
     let is_kept = found.as_owner_record().is_kept_for(SWAP);
     let Carry { is_whole, held, .. } = world.carry;

@@ -29,7 +29,7 @@ pub(super) fn properties() -> Vec<Property<Swap>> {
         // satisfied the same as the first. Here it is a property of every state in which nothing
         // more happens by itself, so the model overlooks none.
         Property::always(SOMEONE_SERVES, |swap: &Swap, world| {
-            is_settled(world) || swap.goes_on(world)
+            is_rightly_served(world) || swap.goes_on(world)
         }),
         Property::always(TRUE_REPORT, |_, world: &World| true_report(world)),
         Property::always(UNDONE, |_, world: &World| {
@@ -61,16 +61,16 @@ pub(super) fn properties() -> Vec<Property<Swap>> {
             reported(world, IncumbentFate::Unknown)
         }),
         Property::sometimes("adopted: committed", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::Committed)
+            world.adopter == Adopter::Resolved(Outcome::Committed)
         }),
         Property::sometimes("adopted: rolled back", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::RolledBack)
+            world.adopter == Adopter::Resolved(Outcome::RolledBack)
         }),
         Property::sometimes("adopted: rolled back over a killed successor", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::RolledBack) && world.successor.was_killed
+            world.adopter == Adopter::Resolved(Outcome::RolledBack) && world.successor.was_killed
         }),
         Property::sometimes("adopted: lost", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::Lost)
+            world.adopter == Adopter::Resolved(Outcome::Lost)
         }),
         Property::sometimes("the stray serves where all are dead", |_, world: &World| {
             let is_empty = !world.is_alive(Who::Incumbent) && !world.is_alive(Who::Successor);
@@ -93,7 +93,7 @@ fn one_writer(world: &World) -> bool {
 }
 
 /// Whether the right process serves, when nothing more happens (invariant 3).
-fn is_settled(world: &World) -> bool {
+fn is_rightly_served(world: &World) -> bool {
     let (incumbent, successor) = (&world.incumbent, &world.successor);
     let lives = incumbent.life == Life::Live || successor.life == Life::Live;
     if lives {
@@ -118,8 +118,8 @@ fn true_report(world: &World) -> bool {
         _ => true,
     };
     let by_adopter = match world.adopter {
-        Adopter::Settled(Outcome::Committed) => committed,
-        Adopter::Settled(Outcome::Lost) => lost,
+        Adopter::Resolved(Outcome::Committed) => committed,
+        Adopter::Resolved(Outcome::Lost) => lost,
         _ => true,
     };
     by_supervisor && by_adopter && world.wrong != Some(Wrong::FalseReport)

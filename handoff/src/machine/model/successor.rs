@@ -181,7 +181,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             let found = world.record;
             world.take_over(RecordPhase::Opening, Who::Successor);
             world.successor.opening = Opening::Named;
-            if !carry::settle(world, found) {
+            if !carry::find_usable(world, found) {
                 fail(world, witness);
             }
         }

@@ -38,8 +38,8 @@ impl Belongings {
         }
     }
 
-    /// Whether there is no more than there was before that many swaps. An allocator settles over
-    /// hundreds of them, by tens of KiB, so half a page for each of them is granted.
+    /// Whether there is no more than there was before that many swaps. An allocator comes to rest
+    /// over hundreds of them, by tens of KiB, so half a page for each of them is granted.
     const fn is_at_most(&self, before: &Self, swaps: usize) -> bool {
         self.descriptors <= before.descriptors
             && self.threads <= before.threads

@@ -18,7 +18,7 @@ use crate::sys::process::{Process, ProcessId};
 /// A swap that another supervisor had begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Settled {
+pub struct Resolved {
     /// The swap.
     pub handoff_id: HandoffId,
     /// Committed, rolled back or lost; unknown where the incumbent is busy with another swap, or
@@ -31,9 +31,9 @@ pub struct Settled {
 }
 
 /// Waits for the end of a swap, and ends a successor that hangs.
-pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Result<Settled> {
+pub(super) fn resolve(control: &Path, swap: &OpenSwap, deadline: Instant) -> Result<Resolved> {
     let handoff_id = swap.handoff_id;
-    let mut settling = Settling {
+    let mut resolving = Resolving {
         control,
         swap,
         machine: Machine::new(),
@@ -44,31 +44,31 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         stopped_since: None,
         next_look: Instant::now(),
     };
-    tracing::info!(%handoff_id, "settling the swap of a supervisor that died");
-    failpoint!(AdopterSettles);
+    tracing::info!(%handoff_id, "resolving the swap of a supervisor that died");
+    failpoint!(AdopterResolves);
     let absent = [
-        settling.successor.is_none().then_some(Event::SuccessorEnded),
-        settling.incumbent.is_none().then_some(Event::IncumbentDied),
+        resolving.successor.is_none().then_some(Event::SuccessorEnded),
+        resolving.incumbent.is_none().then_some(Event::IncumbentDied),
     ];
     for event in absent.into_iter().flatten() {
-        settling.step(event);
+        resolving.step(event);
     }
     loop {
-        if let State::Settled(outcome) = settling.machine.state {
-            tracing::info!(%handoff_id, %outcome, "settled");
+        if let State::Resolved(outcome) = resolving.machine.state {
+            tracing::info!(%handoff_id, %outcome, "resolved");
             let (incumbent_pid, successor_pid) = (swap.incumbent.pid, swap.successor.pid);
-            return Ok(Settled { handoff_id, outcome, incumbent_pid, successor_pid });
+            return Ok(Resolved { handoff_id, outcome, incumbent_pid, successor_pid });
         }
         if Instant::now() >= deadline {
-            return Err(settling.unanswered());
+            return Err(resolving.unanswered());
         }
-        if let Some(event) = settling.next_event(deadline)? {
-            settling.step(event);
+        if let Some(event) = resolving.next_event(deadline)? {
+            resolving.step(event);
         }
     }
 }
 
-struct Settling<'a> {
+struct Resolving<'a> {
     control: &'a Path,
     swap: &'a OpenSwap,
     machine: Machine,
@@ -84,7 +84,7 @@ struct Settling<'a> {
     next_look: Instant,
 }
 
-impl Settling<'_> {
+impl Resolving<'_> {
     fn step(&mut self, event: Event) {
         let before = self.machine.state;
         for effect in self.machine.on(event) {
