@@ -161,14 +161,14 @@ impl Arrivals {
     }
 
     /// Clears the sets that this process, which now holds the lock, may not use; see [`Usable`].
-    /// `is_kept`: it found the directory as the incumbent had sealed it for this swap.
+    /// `is_as_sealed`: it found the directory as the incumbent had sealed it for this swap.
     pub(crate) fn discard_unusable(
         mut self,
-        is_kept: bool,
+        is_as_sealed: bool,
         incumbent_is_dead: bool,
     ) -> Result<Self> {
         let end = self.end.as_ref().copied().unwrap_or(End::Broken);
-        match Usable::of(end, is_kept, self.claim.held(), incumbent_is_dead) {
+        match Usable::of(end, is_as_sealed, self.claim.held(), incumbent_is_dead) {
             Some(Usable::All) => {}
             Some(Usable::Connections) => {
                 let is_memory = |set: &&mut ArrivedSet| set.words.kind == CarryKind::Memory;

@@ -39,7 +39,7 @@ pub struct DataDirLock {
     /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
     /// Whether a drop leaves it held until the process ends (invariant 1).
-    is_kept: bool,
+    outlives_drop: bool,
 }
 
 /// Gives fencing tokens for as long as the daemon serves; see [`DataDirLock::fencing`].
@@ -178,8 +178,8 @@ impl DataDirLock {
     }
 
     /// Whether this successor found the directory as the incumbent had sealed it for that swap.
-    pub(crate) fn was_kept_for(&self, handoff_id: HandoffId) -> bool {
-        self.found.is_kept_for(handoff_id)
+    pub(crate) fn was_reserved_for(&self, handoff_id: HandoffId) -> bool {
+        self.found.is_reserved_for(handoff_id)
     }
 
     /// The process that serves a directory, or has sealed it, by the owner record; none where
@@ -256,15 +256,15 @@ impl DataDirLock {
         }
     }
 
-    /// From now on a drop does not release the lock, until [`let_go`](Self::let_go): after an
+    /// From now on a drop does not release the lock, until [`release_on_drop`](Self::release_on_drop): after an
     /// error or a panic the daemon's own threads may still write (invariant 1).
-    pub(crate) const fn keep(&mut self) {
-        self.is_kept = true;
+    pub(crate) const fn hold_past_drop(&mut self) {
+        self.outlives_drop = true;
     }
 
     /// A drop may release the lock: another process is the writer, or the data is sealed for good.
-    pub(crate) const fn let_go(&mut self) {
-        self.is_kept = false;
+    pub(crate) const fn release_on_drop(&mut self) {
+        self.outlives_drop = false;
     }
 
     /// The manifest of the previous writer's seal, if nothing can have been written since. The
@@ -372,7 +372,7 @@ impl DataDirLock {
             generation: Arc::default(),
             is_held: false,
             is_start: false,
-            is_kept: false,
+            outlives_drop: false,
         })
     }
 
@@ -447,7 +447,7 @@ impl DataDirLock {
 impl Drop for DataDirLock {
     fn drop(&mut self) {
         static KEPT: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
-        if self.is_held && self.is_kept && stands(Guard::LockIsKept) {
+        if self.is_held && self.outlives_drop && stands(Guard::LockOutlivesDrop) {
             KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.file));
             return;
         }

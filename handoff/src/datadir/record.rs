@@ -54,7 +54,7 @@ pub(crate) struct OwnerRecord {
     pub(crate) sealed_generation: u64,
     /// The last process that was the writer, or took the lock to be it.
     pub(crate) writer: ProcessId,
-    /// The process for which the free lock is kept, in phase `Sealed` (invariant 9).
+    /// The process for which the free lock is reserved, in phase `Sealed` (invariant 9).
     pub(crate) reserved: ProcessId,
     pub(crate) handoff_id: Option<HandoffId>,
     pub(crate) build_id: Vec<u8>,
@@ -65,9 +65,9 @@ pub(crate) struct OwnerRecord {
 /// A record's verdict on a successor that has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Succession {
-    /// The lock was kept for it, or the writer is dead.
+    /// The lock was reserved for it, or the writer is dead.
     Admitted,
-    /// The last writer lives, and did not keep the lock for it.
+    /// The last writer lives, and did not reserve the lock for it.
     OfAnother,
     /// The last writer released the lock on purpose.
     Stopped,
@@ -99,7 +99,7 @@ impl OwnerRecord {
         file.write_all_at(&self.encode(), 0).map_err(Error::at("write", path))
     }
 
-    /// The process for which the free lock is kept, if it still lives (invariant 9).
+    /// The process for which the free lock is reserved, if it still lives (invariant 9).
     pub(crate) fn live_reservation(&self) -> Option<ProcessId> {
         self.reservation(boot_id(), ProcessId::is_alive)
     }
@@ -110,18 +110,19 @@ impl OwnerRecord {
         boot_id: [u8; 16],
         is_alive: impl FnOnce(ProcessId) -> bool,
     ) -> Option<ProcessId> {
-        let is_kept = self.phase == Phase::Sealed && self.boot_id == boot_id;
-        (is_kept && is_alive(self.reserved) && stands(Guard::Reservation)).then_some(self.reserved)
+        let is_reserved = self.phase == Phase::Sealed && self.boot_id == boot_id;
+        (is_reserved && is_alive(self.reserved) && stands(Guard::Reservation))
+            .then_some(self.reserved)
     }
 
     /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
-    /// It asks `writer_died` only where the lock was not kept for that swap.
+    /// It asks `writer_died` only where the lock was not reserved for that swap.
     pub(crate) fn succession(
         &self,
         handoff_id: HandoffId,
         writer_died: impl FnOnce() -> bool,
     ) -> Succession {
-        if !self.is_kept_for(handoff_id) && !writer_died() {
+        if !self.is_reserved_for(handoff_id) && !writer_died() {
             return Succession::OfAnother;
         }
         let was_released = self.phase == Phase::Released && self.generation != 0;
@@ -133,7 +134,7 @@ impl OwnerRecord {
 
     /// Whether its writer has sealed the directory for that swap, and no process has taken it over
     /// since.
-    pub(crate) fn is_kept_for(&self, handoff_id: HandoffId) -> bool {
+    pub(crate) fn is_reserved_for(&self, handoff_id: HandoffId) -> bool {
         self.phase == Phase::Sealed && self.handoff_id == Some(handoff_id)
     }
 

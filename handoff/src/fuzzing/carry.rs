@@ -29,7 +29,7 @@ use crate::sys::{memory, poll, rights};
 pub fn carry(input: &[u8]) {
     let mut input = Input(input);
     let circumstances = input.byte();
-    let [offers, takes_back, is_kept, is_dead, may_lose] =
+    let [offers, takes_back, is_as_sealed, is_dead, may_lose] =
         [0, 1, 2, 3, 4].map(|bit| circumstances & (1 << bit) != 0);
     let (mut incumbent, theirs) = Incumbent::new(offers);
     for _ in 0..MAX_STEPS {
@@ -45,16 +45,16 @@ pub fn carry(input: &[u8]) {
     match Arrivals::of(Connection::new(theirs)) {
         Ok(arrivals) => {
             assert!(arrivals.is_whole() || !is_whole);
-            match arrivals.discard_unusable(is_kept, is_dead) {
+            match arrivals.discard_unusable(is_as_sealed, is_dead) {
                 Ok(arrivals) => {
                     let taken = take_up(arrivals, may_lose, bytes, descriptors);
-                    let has_all = is_whole && (is_kept || is_dead) && !takes_back;
+                    let has_all = is_whole && (is_as_sealed || is_dead) && !takes_back;
                     let has_none = taken.as_ref().is_none_or(Vec::is_empty);
                     assert!(has_none || !(offers && takes_back), "the incumbent serves");
                     assert!(!has_all || taken == Some(parked), "it is in order");
                 }
                 Err(error) => {
-                    assert!(!(is_whole && is_kept), "{error}");
+                    assert!(!(is_whole && is_as_sealed), "{error}");
                     assert!(!is_dead, "{error}");
                 }
             }

@@ -346,7 +346,7 @@ fn sessions() -> Vec<(String, Vec<u8>)> {
 fn carries() -> Vec<(String, Vec<u8>)> {
     // It offers, and the directory is as it was sealed.
     const USUAL: u8 = 0b101;
-    let [dead, not_kept, taken_back, lossy] = [0b1101, 0b1001, 0b1111, 0b1_0101];
+    let [dead, not_as_sealed, taken_back, lossy] = [0b1101, 0b1001, 0b1111, 0b1_0101];
     let of = |circumstances: u8, steps: &[&[u8]]| [&[circumstances][..], &steps.concat()].concat();
     let client = |length: u16| [&[2][..], &length.to_le_bytes()].concat();
     let (short, long, end) = (client(5), client(17_000), [3]);
@@ -367,7 +367,7 @@ fn carries() -> Vec<(String, Vec<u8>)> {
         ("nothing-to-carry".into(), of(USUAL, &[&end])),
         ("whole".into(), of(USUAL, &[&short, &long, &short, &end])),
         ("whole-and-dead".into(), of(dead, &[&short, &long, &end])),
-        ("whole-and-not-kept".into(), of(not_kept, &[&short, &end])),
+        ("whole-and-not-kept".into(), of(not_as_sealed, &[&short, &end])),
         ("taken-back".into(), of(taken_back, &[&short, &end])),
         ("cut-off".into(), of(USUAL, &[&short, &short])),
         ("cut-off-and-dead".into(), of(dead, &[&short, &long, &[0, 3, 9, 0, 0, 0]])),

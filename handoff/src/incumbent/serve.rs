@@ -96,7 +96,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn admitting(incumbent: Incumbent, drainable: Arc<D>) -> Result<Self> {
         let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit } = incumbent;
         let capabilities = capabilities_of(&*drainable, commit.is_some())?;
-        lock.keep();
+        lock.hold_past_drop();
         let settling = match commit {
             Some(commit) => {
                 let drainable: Arc<dyn Drainable> = Arc::<D>::clone(&drainable);
@@ -321,7 +321,7 @@ impl<D: Drainable + 'static> Server<D> {
             self.part();
         }
         if !matches!(self.ended, Some(Err(_))) {
-            self.lock.let_go();
+            self.lock.release_on_drop();
             let ended = if is_replaced { Ended::Replaced } else { Ended::Stopped };
             self.ended = Some(Ok(ended));
         }
@@ -387,9 +387,9 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Sends the message, or keeps it to go out with the others that are gathered.
+    /// Sends the message, or gathers it to go out with the others that are gathered.
     fn say(&mut self, key: Key, message: Message) {
-        if let Some(message) = self.sessions.keep(key, message) {
+        if let Some(message) = self.sessions.try_gather(key, message) {
             self.say_all(key, &[message]);
         }
     }

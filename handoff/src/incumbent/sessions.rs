@@ -107,9 +107,9 @@ impl Sessions {
         self.gathered = self.holder.map(|_| Vec::new());
     }
 
-    /// Keeps a message to the holder, if they are gathered; gives it back where it is to be sent
+    /// Gathers a message to the holder, if they are gathered; gives it back where it is to be sent
     /// now.
-    pub(super) fn keep(&mut self, key: Key, message: Message) -> Option<Message> {
+    pub(super) fn try_gather(&mut self, key: Key, message: Message) -> Option<Message> {
         match &mut self.gathered {
             Some(gathered) if self.holder == Some(key) => {
                 gathered.push(message);

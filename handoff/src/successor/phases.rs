@@ -210,7 +210,7 @@ impl Successor<Warmed> {
         match acquire() {
             Ok(mut lock) => {
                 if self.conversation.on_loss == OnLoss::Exit {
-                    lock.keep();
+                    lock.hold_past_drop();
                 }
                 let arrivals = self.receiver.take();
                 let arrivals = arrivals.map(|receiver| self.usable_arrivals(receiver, &lock));
@@ -231,11 +231,11 @@ impl<P: Phase> Successor<P> {
     /// Ends the receiving: the incumbent is sealed and has sent all, or it is dead.
     fn usable_arrivals(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
         let arrivals = receiver.finish()?;
-        let is_kept = self.conversation.handoff_id.is_some_and(|id| lock.was_kept_for(id));
+        let is_as_sealed = self.conversation.handoff_id.is_some_and(|id| lock.was_reserved_for(id));
         // The check for a death takes a moment, so it runs only where it matters.
-        let is_all = is_kept && arrivals.is_whole();
+        let is_all = is_as_sealed && arrivals.is_whole();
         let incumbent_is_dead = !is_all && self.conversation.incumbent_is_dead();
-        arrivals.discard_unusable(is_kept, incumbent_is_dead)
+        arrivals.discard_unusable(is_as_sealed, incumbent_is_dead)
     }
 }
 

@@ -115,9 +115,9 @@ impl Journal {
         written.map_err(Error::at("write", &self.path))
     }
 
-    /// Replaces a long journal by one that holds `keep` alone. No client waits meanwhile: the
+    /// Replaces a long journal by one that holds `entries` alone. No client waits meanwhile: the
     /// caller does this before it begins a swap.
-    pub(crate) fn shorten(&self, keep: &[Entry]) -> Result<()> {
+    pub(crate) fn shorten(&self, entries: &[Entry]) -> Result<()> {
         let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if appended.file.metadata().map_err(Error::at("look at", &self.path))?.len() < LONG {
             return Ok(());
@@ -127,7 +127,7 @@ impl Journal {
         let mut new = open_file(&beside).map_err(Error::at("create", &beside))?;
         lock(&new, &beside)?;
         let mut text = Entry::this_process().to_line(now_ms());
-        text.extend(keep.iter().map(|entry| entry.to_line(now_ms())));
+        text.extend(entries.iter().map(|entry| entry.to_line(now_ms())));
         new.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
         fs::rename(&beside, &self.path).map_err(Error::at("rename to", &self.path))?;
         *appended = Appended { file: new, is_torn: false };

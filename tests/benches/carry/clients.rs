@@ -98,7 +98,7 @@ impl Clients {
 
     /// Keeps the busy ones busy while `during` runs; how long each of them waited, from
     /// [`Watch::begin`] on.
-    pub(crate) fn keep_busy<T>(
+    pub(crate) fn under_load<T>(
         &mut self,
         during: impl FnOnce(&Watch) -> T,
     ) -> io::Result<(T, Vec<Waited>)> {

@@ -110,7 +110,7 @@ impl Variant {
 
     fn swap(&mut self) -> Result<()> {
         let Self { daemon, clients, pause, slowest, before, after, longest, phases, .. } = self;
-        let (swapped, waited) = clients.keep_busy(|watch| -> Result<_> {
+        let (swapped, waited) = clients.under_load(|watch| -> Result<_> {
             watch.begin(daemon.pid())?;
             let swapped = daemon.swap()?;
             watch.wait_answered(daemon.pid())?;

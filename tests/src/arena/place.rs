@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use handoff::faults::{Fault, Planned, Role, struck};
 use rustix::process::Signal;
 
-use super::kept::Connections;
+use super::connections::Connections;
 use super::supervisor::plan;
 use super::{DEADLINE, LiveSupervisor, Report};
 use crate::fixture::{MARKS, Options};

@@ -160,21 +160,21 @@ fn take_all(listeners: &mut Listeners) -> Result<Vec<String>> {
     let mut taken = Vec::new();
     while let Some(name) = listeners.names().into_iter().next() {
         let (kind, address) = if let Ok(tcp) = listeners.take_tcp(&name) {
-            ("tcp", keep(tcp, |tcp: &TcpListener| Ok(tcp.local_addr()?.port().to_string()))?)
+            ("tcp", leak(tcp, |tcp: &TcpListener| Ok(tcp.local_addr()?.port().to_string()))?)
         } else if let Ok(udp) = listeners.take_udp(&name) {
-            ("udp", keep(udp, |udp| Ok(udp.local_addr()?.port().to_string()))?)
+            ("udp", leak(udp, |udp| Ok(udp.local_addr()?.port().to_string()))?)
         } else if let Ok(unix) = listeners.take_unix(&name) {
-            ("unix", keep(unix, |unix| file_name(&unix.local_addr()?))?)
+            ("unix", leak(unix, |unix| file_name(&unix.local_addr()?))?)
         } else {
             let datagram = listeners.take_unix_datagram(&name)?;
-            ("datagram", keep(datagram, |datagram| file_name(&datagram.local_addr()?))?)
+            ("datagram", leak(datagram, |datagram| file_name(&datagram.local_addr()?))?)
         };
         taken.push(format!("{name} {kind} {address}"));
     }
     Ok(taken)
 }
 
-fn keep<T: Send + 'static>(
+fn leak<T: Send + 'static>(
     socket: T,
     address: impl FnOnce(&T) -> io::Result<String>,
 ) -> io::Result<String> {

@@ -103,7 +103,7 @@ impl Cluster {
         };
         let first = cluster.successor(faults).spec();
         let child = cluster.supervisor.start(&first).expect("the first daemon starts");
-        cluster.keep(child);
+        cluster.track(child);
         cluster.clients = Some(Clients::start(cluster.address(), 2, "clients"));
         cluster.wait_for_progress();
         cluster
@@ -243,7 +243,7 @@ impl Cluster {
     /// Remembers that a successor serves, as reported.
     pub fn commit(&mut self, committed: Committed) {
         self.carried = committed.carried;
-        self.keep(committed.successor);
+        self.track(committed.successor);
     }
 
     /// Remembers a successor that was promoted, as reported.
@@ -341,7 +341,7 @@ impl Cluster {
 
     /// Goes on with a daemon that was started where none was left.
     pub fn begin_anew(&mut self, first: ChildProcess) {
-        self.keep(first);
+        self.track(first);
     }
 
     /// Starts a daemon as a person would, with nothing passed, and waits for its end.
@@ -380,7 +380,7 @@ impl Cluster {
         self.resets_expected = true;
     }
 
-    fn keep(&mut self, child: ChildProcess) {
+    fn track(&mut self, child: ChildProcess) {
         self.reported = Some(child.pid());
         self.children.push(child);
     }

@@ -33,8 +33,8 @@ pub(super) struct InFlight {
     pub(super) phase: String,
     /// The requests or connections that the drain waits for, as the incumbent last told.
     pub(super) waits_for: Option<String>,
-    sealing_kept_us: u64,
-    waiting_kept: Option<What>,
+    sealing_recorded_us: u64,
+    waiting_recorded: Option<What>,
 }
 
 impl InFlight {
@@ -43,15 +43,15 @@ impl InFlight {
     fn is_worth_keeping(&mut self, step: &Step) -> bool {
         match &step.what {
             What::Sealing { sealed, total } if sealed < total => {
-                let is_due = step.at_us >= self.sealing_kept_us.saturating_add(1_000_000);
+                let is_due = step.at_us >= self.sealing_recorded_us.saturating_add(1_000_000);
                 if is_due {
-                    self.sealing_kept_us = step.at_us;
+                    self.sealing_recorded_us = step.at_us;
                 }
                 is_due
             }
             What::Waiting { .. } => {
-                let is_news = self.waiting_kept.as_ref() != Some(&step.what);
-                self.waiting_kept = Some(step.what.clone());
+                let is_news = self.waiting_recorded.as_ref() != Some(&step.what);
+                self.waiting_recorded = Some(step.what.clone());
                 is_news
             }
             _ => true,
@@ -280,8 +280,8 @@ impl Runner {
             followers: Vec::new(),
             phase: "connecting".into(),
             waits_for: None,
-            sealing_kept_us: 0,
-            waiting_kept: None,
+            sealing_recorded_us: 0,
+            waiting_recorded: None,
         });
         let spec = SpawnSpec { handoff_id: Some(handoff_id), ..job::spec(&self.config, &binary) };
         if let Err(error) = self.jobs.swap(binary, spec, dry_run) {

@@ -36,11 +36,11 @@ fn draining<S: Carried>() -> Shared<S> {
 }
 
 /// What is parked, by its name.
-type Kept = BTreeMap<String, (Inode, Client)>;
+type Parked = BTreeMap<String, (Inode, Client)>;
 
-fn park(set: &Shared, number: u32, length: usize, kept: &mut Kept) {
+fn park(set: &Shared, number: u32, length: usize, parked: &mut Parked) {
     let (name, descriptor, state) = (format!("{number:04}"), socket(), Client::new(number, length));
-    kept.insert(name.clone(), (inode(&descriptor), state.clone()));
+    parked.insert(name.clone(), (inode(&descriptor), state.clone()));
     set.enter(name).park(descriptor, state);
 }
 
@@ -67,14 +67,14 @@ fn send_parcels(set: &Shared, max: usize) -> Result<Vec<String>> {
 }
 
 /// Full parcels of each kind: by the count, by the bytes, and by what goes beside.
-fn many(set: &Shared) -> Kept {
-    let mut kept = Kept::new();
+fn many(set: &Shared) -> Parked {
+    let mut parked = Parked::new();
     let lengths = [(0, 300), (MAX_INLINE_LEN - 16, 40), (MAX_INLINE_LEN + 1, 140)];
     let lengths = lengths.iter().flat_map(|(length, count)| std::iter::repeat_n(*length, *count));
     for (number, length) in (0..).zip(lengths) {
-        park(set, number, length, &mut kept);
+        park(set, number, length, &mut parked);
     }
-    kept
+    parked
 }
 
 #[test]
@@ -91,14 +91,14 @@ fn an_abort_at_any_frame_gives_back_each_connection_once() {
     assert!(frames >= 5, "{frames} frames");
     for max in 0..=frames {
         let set = draining();
-        let kept = many(&set);
+        let parked = many(&set);
         let sent = send_parcels(&set, max);
         assert_eq!(sent.is_ok(), max == frames);
         set.take_back(true);
         set.release();
         let taken = take_all(&set);
-        assert_eq!(taken.len(), kept.len());
-        assert!(taken.into_iter().eq(kept.into_iter().rev()), "in {max} of {frames} frames");
+        assert_eq!(taken.len(), parked.len());
+        assert!(taken.into_iter().eq(parked.into_iter().rev()), "in {max} of {frames} frames");
     }
 }
 
@@ -106,7 +106,7 @@ fn an_abort_at_any_frame_gives_back_each_connection_once() {
 fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
     for max in [0, 1, 3] {
         let set = draining();
-        let mut kept = many(&set);
+        let mut parked = many(&set);
         let mut sent = Vec::new();
         for _ in 0..max {
             let more = set.send_next(true, &mut |_, items, _| {
@@ -116,11 +116,11 @@ fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
             assert!(more.expect("it is sent"));
         }
         let closed: Vec<Inode> =
-            sent.iter().map(|name| kept.remove(name).expect("once").0).collect();
+            sent.iter().map(|name| parked.remove(name).expect("once").0).collect();
         set.take_back(false);
         assert_closed(&closed);
         set.release();
-        assert!(take_all(&set).into_iter().eq(kept.into_iter().rev()), "after {max} frames");
+        assert!(take_all(&set).into_iter().eq(parked.into_iter().rev()), "after {max} frames");
     }
 }
 
@@ -195,8 +195,8 @@ fn what_parks_after_its_drain_was_given_up_is_taken_up_here() {
 #[test]
 fn what_nobody_has_taken_up_goes_on_with_the_next_swap() {
     let set = draining();
-    let mut kept = Kept::new();
-    (0..3).for_each(|number| park(&set, number, 10, &mut kept));
+    let mut parked = Parked::new();
+    (0..3).for_each(|number| park(&set, number, 10, &mut parked));
     set.take_back(true);
     set.release();
     assert!(!set.is_vacant());
@@ -211,7 +211,7 @@ fn what_nobody_has_taken_up_goes_on_with_the_next_swap() {
 #[test]
 fn a_parcel_that_is_not_full_waits_for_the_seal() {
     let set = draining();
-    let mut kept = Kept::new();
+    let mut parked = Parked::new();
     let mut lengths = Vec::new();
     let mut send = |is_last| {
         set.send_next(is_last, &mut |format, items, descriptors| {
@@ -223,9 +223,9 @@ fn a_parcel_that_is_not_full_waits_for_the_seal() {
         .expect("it is sent")
     };
     let max = u32::try_from(MAX_DESCRIPTORS).expect("few");
-    (0..max - 1).for_each(|number| park(&set, number, 1, &mut kept));
+    (0..max - 1).for_each(|number| park(&set, number, 1, &mut parked));
     assert!(!send(false));
-    (max - 1..max + 1).for_each(|number| park(&set, number, 1, &mut kept));
+    (max - 1..max + 1).for_each(|number| park(&set, number, 1, &mut parked));
     assert!(send(false));
     assert!(!send(false));
     assert!(send(true));
@@ -242,7 +242,7 @@ fn a_state_goes_with_its_frame_unless_it_is_too_long() {
     };
     for (beyond, is_inline) in [(0, true), (1, false)] {
         let set = draining();
-        park(&set, 1, MAX_INLINE_LEN - bare + beyond, &mut Kept::new());
+        park(&set, 1, MAX_INLINE_LEN - bare + beyond, &mut Parked::new());
         let sent = set.send_next(true, &mut |_, items, descriptors| {
             assert_eq!(items[0].state.descriptors(), descriptors.len());
             let length = (MAX_INLINE_LEN + beyond) as u64;

@@ -210,13 +210,13 @@ fn a_channel_that_is_cut_at_any_byte_is_not_whole() {
 
 #[test]
 fn memory_is_of_use_only_if_the_directory_is_as_it_was_sealed() {
-    for (is_kept, keys) in [(true, 1), (false, 0)] {
+    for (is_as_sealed, keys) in [(true, 1), (false, 0)] {
         let (mut incumbent, receiver) = Incumbent::offering();
         incumbent.say(&parcel(vec![inline(1)]), sockets(1));
         incumbent.say(&of_cache(vec![piece(8)]), vec![sealed(8)]);
         incumbent.say(&Note::End { sent: vec![1, 0, 1] }, Vec::new());
         let mut arrivals =
-            receiver.finish().expect("it ends").discard_unusable(is_kept, true).expect("dead");
+            receiver.finish().expect("it ends").discard_unusable(is_as_sealed, true).expect("dead");
         assert_eq!(arrivals.memory("cache").expect("it is memory").keys().len(), keys);
         let counts: Vec<_> = arrivals.sets.iter().map(|set| set.count).collect();
         assert_eq!(counts, [1, 0, keys as u64]);

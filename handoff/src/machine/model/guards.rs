@@ -28,7 +28,7 @@ macro_rules! without {
 
 without! {
     // The lock.
-    a_lock_that_is_not_kept: LockIsKept, 0 faults, ONE_WRITER;
+    a_lock_that_a_drop_releases: LockOutlivesDrop, 0 faults, ONE_WRITER;
     a_resume_without_the_lock: LockBeforeResume, 0 faults, NOTHING_LOST;
     no_reservation: Reservation, 0 faults, NOT_STOLEN;
     // The undo.

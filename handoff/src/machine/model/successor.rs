@@ -275,7 +275,7 @@ fn look(world: &mut World, witness: &Witness) {
 fn give_up(world: &mut World) {
     world.lines[TO_SUCCESSOR].close_daemon();
     (world.successor.life, world.successor.has_failed) = (Life::Leaving, true);
-    if !stands(Guard::LockIsKept) {
+    if !stands(Guard::LockOutlivesDrop) {
         world.free_lock(Who::Successor);
     }
 }

@@ -85,7 +85,7 @@ pub(super) enum Wrong {
     FalseReport,
     /// The successor went on without the supervisor's word, although the incumbent lived.
     Unbidden,
-    /// The stray got the lock that was kept for a live successor.
+    /// The stray got the lock that was reserved for a live successor.
     Stolen,
     /// The successor used memory that was out of date.
     Stale,

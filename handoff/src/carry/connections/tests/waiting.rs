@@ -62,14 +62,14 @@ fn every_waiter_gets_what_comes() {
     drop(tell);
     let all_wait = || set.arrived.total_listeners() == THREADS && set.state().waiting.is_empty();
     until(all_wait);
-    let mut kept = Kept::new();
-    (0..100).for_each(|number| park(&set, number, 0, &mut kept));
+    let mut parked = Parked::new();
+    (0..100).for_each(|number| park(&set, number, 0, &mut parked));
     set.take_back(true);
     set.release();
     until(all_wait);
-    (100..200).for_each(|number| park(&set, number, 0, &mut kept));
+    (100..200).for_each(|number| park(&set, number, 0, &mut parked));
     until(all_wait);
-    (0..THREADS).for_each(|_| park(&set, LAST, 0, &mut kept));
+    (0..THREADS).for_each(|_| park(&set, LAST, 0, &mut parked));
     let mut numbers: Vec<_> = told.iter().collect();
     numbers.sort_unstable();
     assert!(numbers.into_iter().eq(0..200));
@@ -296,9 +296,9 @@ fn those_that_are_idle_are_waited_for_until_the_limit_or_an_abort() {
 #[test]
 fn a_set_that_is_opened_gives_what_was_parked() {
     let set = Shared::default();
-    let mut kept = Kept::new();
-    park(&set, 1, 0, &mut kept);
+    let mut parked = Parked::new();
+    park(&set, 1, 0, &mut parked);
     assert!(set.try_arrival().is_none());
     set.open();
-    assert!(take_all(&set).into_iter().eq(kept));
+    assert!(take_all(&set).into_iter().eq(parked));
 }
