@@ -245,7 +245,7 @@ impl Daemon {
         let healthy = opening.healthy;
         let verified = opened.and_then(|drainable| {
             successor.verify(&drainable)?;
-            successor.take_up(&drainable)?;
+            successor.hand_on(&drainable)?;
             try_failpoint!(SuccessorOpened)?;
             Ok(drainable)
         });

@@ -235,7 +235,7 @@ pub enum CarryError {
     },
     /// The successor has no set of that name.
     #[error(
-        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (one that goes step by step calls `take_up`), or let the set be lost with `may_be_lost`"
+        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (one that goes step by step calls `hand_on`), or let the set be lost with `may_be_lost`"
     )]
     NotTaken {
         /// The set, as the incumbent calls it.

@@ -96,7 +96,7 @@ impl Server {
 
     /// Takes up the connections of another process, and this process's own after a swap that was
     /// given up.
-    pub(crate) async fn take_up(self: Arc<Self>) {
+    pub(crate) async fn serve_arrivals(self: Arc<Self>) {
         loop {
             let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
             match Connection::arrived(descriptor, state) {
@@ -259,8 +259,8 @@ mod tests {
 
     use super::*;
 
-    /// A server whose gate is closed, as every server's is in the beginning. Nothing is taken up
-    /// in it, for that is the library's to allow.
+    /// A server whose gate is closed, as every server's is in the beginning. No handler takes an
+    /// arrival in it: only the library allows that.
     struct Fixture {
         server: Arc<Server>,
         address: SocketAddr,

@@ -124,7 +124,7 @@ fn open(
     let clients = Arc::clone(clients);
     let server = Arc::new(Server { build: options.build, gate, store, clients });
     runtime.spawn(Arc::clone(&server).accept(listener));
-    runtime.spawn(server.take_up());
+    runtime.spawn(server.serve_arrivals());
     runtime.spawn(stop_on(signal(SignalKind::terminate())?, opening.stop_handle()));
     Ok(kv)
 }

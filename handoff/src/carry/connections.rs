@@ -71,7 +71,7 @@ use told::{Served, Told, Word};
 /// }
 ///
 /// /// Runs beside the loop that accepts, for as long as the process does.
-/// async fn take_up(gate: Arc<Gate>, clients: Arc<Connections<Client>>) {
+/// async fn serve_arrivals(gate: Arc<Gate>, clients: Arc<Connections<Client>>) {
 ///     loop {
 ///         let Arrival { descriptor, state, ticket } = clients.arrival().await;
 ///         spawn(serve(gate.clone(), Stream::from(descriptor), state, ticket));
@@ -95,7 +95,7 @@ pub struct Connections<S> {
     told: Told,
     /// How often `arrival` was called.
     asked: AtomicU32,
-    /// There is a connection to take up.
+    /// A connection waits for a handler.
     arrived: Event,
     /// Handlers parked or ended, a parcel was sent, or a wait was interrupted.
     changed: Event,
@@ -128,13 +128,13 @@ struct State<S> {
     /// Parked, and sent: this process neither reads nor closes them until the swap is over
     /// (invariants 13 and 14).
     sent: Vec<Parked<S>>,
-    /// To be taken up.
+    /// They wait for a handler.
     waiting: Vec<Parked<S>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing may be taken up yet.
+    /// No handler may take a connection yet.
     Held,
     /// The same for connections of an incumbent, which serves them again unless this process
     /// commits (invariant 13).
@@ -163,7 +163,7 @@ struct Parked<S> {
 }
 
 impl<S: Carried> Connections<S> {
-    /// Without any. Nothing can be taken up before this process serves.
+    /// Without any. No handler can take a connection before this process serves.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -224,7 +224,7 @@ impl<S: Carried> Connections<S> {
         }
     }
 
-    /// Lets parked connections be taken up, as serving does. Does nothing in the same cases.
+    /// Lets handlers take the parked connections, as serving does. Does nothing in the same cases.
     pub fn open(&self) {
         if !self.is_being_carried() {
             self.take_back(true);
@@ -252,7 +252,7 @@ impl<S: Carried> Connections<S> {
     /// Waits for a connection that came from another process, or back from one. Those that were
     /// busy last come first. Runs on any executor.
     pub async fn arrival(self: &Arc<Self>) -> Arrival<S> {
-        // Thousands may wait at once: those that were taken up have their turn in between.
+        // Thousands may wait at once: those that a handler has taken have their turn in between.
         let mut gives_way = self.asked.fetch_add(1, Ordering::Relaxed) % A_TURN == A_TURN - 1;
         poll_fn(|context| {
             if std::mem::take(&mut gives_way) {
@@ -363,7 +363,7 @@ impl<S> State<S> {
         names
     }
 
-    /// Connections that no handler has taken up yet go on as they came.
+    /// Connections that no handler has taken yet go on as they came.
     fn send_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         self.unsent.extend(waiting);
@@ -379,7 +379,7 @@ impl<S> State<S> {
         }
     }
 
-    /// Gives it back, to be closed, where no process will take it up.
+    /// Gives it back, to be closed, where no handler will take it.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
         match self.phase {
             Phase::CollectingIdle | Phase::Collecting => {

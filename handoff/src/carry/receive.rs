@@ -191,7 +191,7 @@ impl Arrivals {
     }
 
     /// Hands everything to the sets of the same names; see
-    /// [`Successor::take_up`](crate::successor::Successor::take_up).
+    /// [`Successor::hand_on`](crate::successor::Successor::hand_on).
     pub(crate) fn hand_on(&mut self, carriage: &Carriage<'_>) -> Result<(), CarryError> {
         carriage.check()?;
         self.check_not_refused()?;

@@ -316,7 +316,7 @@ impl<'a> Carriage<'a> {
         self.sets().for_each(Set::forget);
     }
 
-    /// This process serves: connections that arrived, or came back, may be taken up.
+    /// This process serves: handlers may take the connections that arrived, or came back.
     pub(crate) fn release(&self) {
         self.sets().for_each(Set::release);
     }

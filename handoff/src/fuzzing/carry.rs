@@ -23,7 +23,7 @@ use crate::protocol::PROTO_MIN;
 use crate::sys::{memory, poll, rights};
 
 /// The successor uses and reports no more than arrived, even from an incumbent that breaks the
-/// protocol. It takes up a sound arrival as it was parked. It leaves no descriptor open.
+/// protocol. It hands a sound arrival on as it was parked. It leaves no descriptor open.
 ///
 /// An input is a byte of circumstances, and the incumbent's steps: see `Incumbent::step`.
 pub fn carry(input: &[u8]) {
@@ -47,7 +47,7 @@ pub fn carry(input: &[u8]) {
             assert!(arrivals.is_whole() || !is_whole);
             match arrivals.discard_unusable(is_as_sealed, is_dead) {
                 Ok(arrivals) => {
-                    let taken = take_up(arrivals, may_lose, bytes, descriptors);
+                    let taken = hand_on_all(arrivals, may_lose, bytes, descriptors);
                     let has_all = is_whole && (is_as_sealed || is_dead) && !takes_back;
                     let has_none = taken.as_ref().is_none_or(Vec::is_empty);
                     assert!(has_none || !(offers && takes_back), "the incumbent serves");
@@ -71,7 +71,7 @@ pub fn carry(input: &[u8]) {
 
 /// The states of all connections, in the order in which the incumbent sent them; none where the
 /// successor refuses them.
-fn take_up(
+fn hand_on_all(
     mut arrivals: Arrivals,
     may_lose: bool,
     bytes: usize,
@@ -337,7 +337,7 @@ mod tests {
             let arrivals = Arrivals::of(Connection::new(theirs))
                 .and_then(|arrivals| arrivals.discard_unusable(true, false));
             let taken = arrivals.map(|all| {
-                take_up(all, false, incumbent.bytes, incumbent.descriptors).map(|all| all.len())
+                hand_on_all(all, false, incumbent.bytes, incumbent.descriptors).map(|all| all.len())
             });
             taken.map_err(|error| format!("{error:?}"))
         };

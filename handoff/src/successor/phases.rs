@@ -274,7 +274,7 @@ impl Successor<Begun> {
     ///
     /// [`Error::Carry`] for a set that this build does not have, or cannot read, and that must not
     /// be lost.
-    pub fn take_up(&mut self, opened: &impl Drainable) -> Result<()> {
+    pub fn hand_on(&mut self, opened: &impl Drainable) -> Result<()> {
         let carriage = opened.carriage();
         match &mut self.phase.arrivals {
             Some(arrivals) => Ok(arrivals.hand_on(&carriage)?),
@@ -324,7 +324,7 @@ impl Successor<Begun> {
     ///
     /// [`Error::Aborted`] or [`Error::PeerLost`]; [`Error::Path`] when this process cannot write
     /// the owner record; [`Error::Carry`] when something arrived that must not be lost and was not
-    /// [taken up](Self::take_up). After each the old process serves again, once it has the lock:
+    /// [handed on](Self::hand_on). After each the old process serves again, once it has the lock:
     /// see [`OnLoss`] for how long this process keeps it.
     pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
         let carried = self.phase.arrivals.as_ref().map(Arrivals::report).transpose();

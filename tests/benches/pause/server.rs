@@ -49,7 +49,7 @@ impl Server {
     /// that, for all processes that have it): this process accepts only what is there.
     pub(crate) fn start(self, runtime: &Handle, listener: TcpListener) {
         if let Some(clients) = &self.carried {
-            runtime.spawn(take_up(self.clone(), clients.clone()));
+            runtime.spawn(serve_arrivals(self.clone(), clients.clone()));
         }
         let runtime = runtime.clone();
         thread::spawn(move || {
@@ -165,7 +165,7 @@ impl Server {
     }
 }
 
-async fn take_up(server: Server, clients: Arc<Connections<Client>>) {
+async fn serve_arrivals(server: Server, clients: Arc<Connections<Client>>) {
     loop {
         let Arrival { descriptor, state, ticket } = clients.arrival().await;
         let server = server.clone();

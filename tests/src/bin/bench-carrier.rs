@@ -161,7 +161,7 @@ fn open(
     let listener = opening.listeners().take_tcp("main")?;
     let _in_runtime = runtime.enter();
     runtime.spawn(server.clone().accept(TcpListener::from_std(listener)?));
-    runtime.spawn(server.take_up());
+    runtime.spawn(server.serve_arrivals());
     let shards = (0..shards).map(|_| Nothing).collect();
     Ok(Carrier { gate, clients, cache, log, shards })
 }
@@ -193,7 +193,7 @@ impl Server {
         }
     }
 
-    async fn take_up(self: Arc<Self>) {
+    async fn serve_arrivals(self: Arc<Self>) {
         loop {
             let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
             let server = self.clone();

@@ -207,7 +207,7 @@ fn take_steps<C: Client>(
     let (daemon, opened) = open::<C>(&options.data, successor.listeners(), cache, options, faults)?;
     *server = Some(opened);
     let fault = faults.due("ready");
-    successor.take_up(&daemon)?;
+    successor.hand_on(&daemon)?;
     match fault {
         Some("no-fingerprint") => {}
         Some("wrong-fingerprint") => successor.verified([0xff; 32]),

@@ -44,7 +44,7 @@ fn park(set: &Shared, number: u32, length: usize, parked: &mut Parked) {
     set.enter(name).park(descriptor, state);
 }
 
-/// All that waits, in the order in which it is taken up; with the names.
+/// All that waits, in the order in which handlers take it; with the names.
 fn take_all(set: &Shared) -> Vec<(String, (Inode, Client))> {
     let mut taken = Vec::new();
     while let Some(Arrival { descriptor, state, ticket }) = set.try_arrival() {
@@ -103,7 +103,7 @@ fn an_abort_at_any_frame_gives_back_each_connection_once() {
 }
 
 #[test]
-fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
+fn what_a_successor_has_received_is_closed_and_nothing_else() {
     for max in [0, 1, 3] {
         let set = draining();
         let mut parked = many(&set);
@@ -179,7 +179,7 @@ fn a_state_that_cannot_be_written_loses_no_connection() {
 }
 
 #[test]
-fn what_parks_after_its_drain_was_given_up_is_taken_up_here() {
+fn what_parks_after_its_drain_was_given_up_is_served_here() {
     let set = draining();
     let (before, late, later) = (set.enter("before"), set.enter("late"), set.enter("later"));
     before.park(socket(), Client::new(1, 0));
@@ -193,7 +193,7 @@ fn what_parks_after_its_drain_was_given_up_is_taken_up_here() {
 }
 
 #[test]
-fn what_nobody_has_taken_up_goes_on_with_the_next_swap() {
+fn what_no_handler_has_taken_goes_on_with_the_next_swap() {
     let set = draining();
     let mut parked = Parked::new();
     (0..3).for_each(|number| park(&set, number, 10, &mut parked));
@@ -299,7 +299,7 @@ fn what_was_not_sent_is_closed_so_that_its_peer_reads_an_end() {
 
 /// A clean stop, soon after a swap.
 #[test]
-fn what_nobody_has_taken_up_is_closed_so_that_its_peer_reads_an_end() {
+fn what_no_handler_has_taken_is_closed_so_that_its_peer_reads_an_end() {
     for (descriptor, peer) in with_unread() {
         let set = serving();
         set.enter("waits").park(descriptor, Client::new(1, 1));

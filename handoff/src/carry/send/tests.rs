@@ -25,7 +25,7 @@ fn park(set: &Arc<Connections<Client>>, state: Client) -> (Inode, Client) {
 }
 
 /// All that arrived, in the order in which it was sent; it still has its handlers then.
-fn take_up(set: &Arc<Connections<Client>>) -> (Parked, Vec<Arrival<Client>>) {
+fn take_arrivals(set: &Arc<Connections<Client>>) -> (Parked, Vec<Arrival<Client>>) {
     let mut arrivals: Vec<_> = std::iter::from_fn(|| set.try_arrival()).collect();
     arrivals.reverse();
     let parked = |arrival: &Arrival<Client>| (inode(&arrival.descriptor), arrival.state.clone());
@@ -85,7 +85,7 @@ fn check_carried(groups: &[Group], memory: &[Vec<u8>]) -> Result<(), TestCaseErr
     let mut arrivals = pair.finish().expect("nothing is wrong");
     let successor = opened(&mut arrivals);
     for (set, parked) in successor.sets().into_iter().zip(&parked) {
-        let (arrived, _handlers) = take_up(set);
+        let (arrived, _handlers) = take_arrivals(set);
         prop_assert_eq!(&arrived, parked);
         let mut names: Vec<_> =
             parked.iter().map(|(_, state)| format!("client {}", state.number)).collect();
@@ -169,8 +169,8 @@ fn what_many_threads_park_while_it_is_sent_arrives_once() {
         .collect();
     assert_eq!(daemon.names(), [""; 0]);
     let successor = opened(&mut pair.finish().expect("nothing is wrong"));
-    let (mut arrived, handlers) = take_up(&successor.clients);
-    let (others, more_handlers) = take_up(&successor.others[0]);
+    let (mut arrived, handlers) = take_arrivals(&successor.clients);
+    let (others, more_handlers) = take_arrivals(&successor.others[0]);
     arrived.extend(others);
     assert_eq!(arrived.len(), parked.len());
     let arrived: BTreeMap<_, _> =
@@ -223,7 +223,7 @@ fn a_swap_is_given_up_although_nobody_reads_what_is_sent() {
     let kept_off = claim.take_back();
     daemon.carriage().take_back(kept_off);
     daemon.carriage().release();
-    assert_eq!(take_up(&daemon.clients).0, parked);
+    assert_eq!(take_arrivals(&daemon.clients).0, parked);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_successor_that_is_gone_is_an_error_and_no_loss() {
     assert!(matches!(error, Error::Carry(CarryError::Closed)), "{error}");
     daemon.carriage().take_back(true);
     daemon.carriage().release();
-    assert_eq!(take_up(&daemon.clients).0, parked);
+    assert_eq!(take_arrivals(&daemon.clients).0, parked);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_abort_at_any_moment_leaves_each_connection_in_one_place() {
         daemon.carriage().take_back(true);
         parked.extend((pause..pause + 3).map(|n| park(&daemon.clients, Client::new(n, 9))));
         daemon.carriage().release();
-        assert_eq!(take_up(&daemon.clients).0, parked);
+        assert_eq!(take_arrivals(&daemon.clients).0, parked);
         // The successor sees both: that it is not whole, and that it was taken back.
         let arrivals = receiver.finish().expect("the channel is closed");
         assert!(!arrivals.is_whole());
@@ -305,7 +305,7 @@ fn a_successor_has_the_connections_of_an_incumbent_that_died_if_it_had_not_taken
             true => (parked.iter().map(|(inode, _)| *inode).collect(), Parked::new()),
             false => (Vec::new(), parked),
         };
-        assert_eq!(take_up(&successor.others[0]).0, expected);
+        assert_eq!(take_arrivals(&successor.others[0]).0, expected);
         assert_eq!(successor.cache.keys(), [""; 0], "memory is of use only when it is whole");
         let counts: Vec<_> =
             arrivals.report().expect("taken").iter().map(|set| set.count).collect();

@@ -81,7 +81,7 @@ fn a_successor_that_does_not_ask_is_refused_while_there_is_something_to_lose() {
     assert_eq!(refused(of()), None);
     let ticket = clients.enter("client");
     assert_eq!(refused(of()), not_asked_for("clients"));
-    // One that waits to be taken up counts as one that has a handler.
+    // One that waits for a handler counts as one that has a handler.
     ticket.park(socket(), Client::new(1, 0));
     assert_eq!(refused(of()), not_asked_for("clients"));
     cache.put("key", bytes());
