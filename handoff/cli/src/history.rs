@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{self, End, Party, Probation, Step, SwapRecord};
+use crate::record::{self, End, Party, Probation, SwapEvent, SwapRecord};
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) enum Line {
     },
     Step {
         id: String,
-        step: Step,
+        step: SwapEvent,
     },
     Ended {
         id: String,

@@ -90,8 +90,8 @@ pub struct Connections<S> {
     reads: Reads<S>,
     may_be_lost: bool,
     late: Late,
-    state: Mutex<State<S>>,
-    /// Changes with the phase.
+    state: Mutex<Inner<S>>,
+    /// Changes with the mode.
     told: Told,
     /// How often `arrival` was called.
     asked: AtomicU32,
@@ -112,8 +112,8 @@ pub enum Late {
     Finish,
 }
 
-struct State<S> {
-    phase: Phase,
+struct Inner<S> {
+    mode: Mode,
     interrupted: bool,
     /// Those that have a handler.
     live: HashMap<u64, Live>,
@@ -133,7 +133,7 @@ struct State<S> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum Mode {
     /// No handler may take a connection yet.
     Held,
     /// The same for connections of an incumbent, which serves them again unless this process
@@ -170,8 +170,8 @@ impl<S: Carried> Connections<S> {
             reads: Reads::new(),
             may_be_lost: false,
             late: Late::default(),
-            state: Mutex::new(State {
-                phase: Phase::Held,
+            state: Mutex::new(Inner {
+                mode: Mode::Held,
                 interrupted: false,
                 live: HashMap::new(),
                 awaited: 0,
@@ -236,7 +236,7 @@ impl<S: Carried> Connections<S> {
         let state = self.state();
         state.carrier.is_some()
             || !state.sent.is_empty()
-            || matches!(state.phase, Phase::Arrived | Phase::Parted)
+            || matches!(state.mode, Mode::Arrived | Mode::Parted)
     }
 
     /// Counts a connection that was accepted. The report of a drain calls it `name`: the client's
@@ -274,7 +274,7 @@ impl<S: Carried> Connections<S> {
     /// One that waits already.
     pub fn try_arrival(self: &Arc<Self>) -> Option<Arrival<S>> {
         let mut state = self.state();
-        if state.phase != Phase::Serving {
+        if state.mode != Mode::Serving {
             return None;
         }
         let Parked { name, descriptor, state: carried } = state.waiting.pop()?;
@@ -295,7 +295,7 @@ impl<S: Carried> Connections<S> {
         wait::blocking(&self.changed, Some(deadline), ended).unwrap_or_else(|| self.live())
     }
 
-    fn ticket(self: &Arc<Self>, state: &mut State<S>, name: String) -> Ticket<S> {
+    fn ticket(self: &Arc<Self>, state: &mut Inner<S>, name: String) -> Ticket<S> {
         let key = state.next_key;
         state.next_key += 1;
         let served = Arc::new(self.told.served());
@@ -306,18 +306,18 @@ impl<S: Carried> Connections<S> {
 }
 
 impl<S> Connections<S> {
-    fn state(&self) -> MutexGuard<'_, State<S>> {
+    fn state(&self) -> MutexGuard<'_, Inner<S>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter_phase(&self, state: &mut State<S>, phase: Phase) {
-        state.phase = phase;
-        self.told.set(match phase {
-            Phase::Serving => Word::Serve,
-            Phase::CollectingIdle => Word::ParkIfIdle,
+    fn enter_mode(&self, state: &mut Inner<S>, mode: Mode) {
+        state.mode = mode;
+        self.told.set(match mode {
+            Mode::Serving => Word::Serve,
+            Mode::CollectingIdle => Word::ParkIfIdle,
             // No request is admitted, so handlers park.
-            Phase::Held | Phase::Arrived | Phase::Collecting | Phase::Stopping => Word::Park,
-            Phase::Parted => Word::Close,
+            Mode::Held | Mode::Arrived | Mode::Collecting | Mode::Stopping => Word::Park,
+            Mode::Parted => Word::Close,
         });
     }
 
@@ -341,7 +341,7 @@ impl<S> Connections<S> {
             Some((descriptor, carried)) => state.park(Parked { name, descriptor, state: carried }),
             None => None,
         };
-        let (is_awaited, arrives) = (state.phase != Phase::Serving, !state.waiting.is_empty());
+        let (is_awaited, arrives) = (state.mode != Mode::Serving, !state.waiting.is_empty());
         drop(state);
         if is_last && is_awaited {
             self.changed.notify(usize::MAX);
@@ -355,7 +355,7 @@ impl<S> Connections<S> {
     }
 }
 
-impl<S> State<S> {
+impl<S> Inner<S> {
     /// Of those that have a handler, in order.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.live.values().map(|live| live.name.clone()).collect();
@@ -381,14 +381,14 @@ impl<S> State<S> {
 
     /// Gives it back, to be closed, where no handler will take it.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
-        match self.phase {
-            Phase::CollectingIdle | Phase::Collecting => {
+        match self.mode {
+            Mode::CollectingIdle | Mode::Collecting => {
                 self.unsent.push_back(parked);
                 self.wake_carrier();
             }
             // The drain that it parks for is over already (invariant 14).
-            Phase::Held | Phase::Arrived | Phase::Serving => self.waiting.push(parked),
-            Phase::Stopping | Phase::Parted => return Some(parked),
+            Mode::Held | Mode::Arrived | Mode::Serving => self.waiting.push(parked),
+            Mode::Stopping | Mode::Parted => return Some(parked),
         }
         None
     }
@@ -404,7 +404,7 @@ impl<S> fmt::Debug for Connections<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
         f.debug_struct("Connections")
-            .field("phase", &state.phase)
+            .field("mode", &state.mode)
             .field("live", &state.live.len())
             .field("parked", &(state.unsent.len() + state.sent.len() + state.waiting.len()))
             .finish_non_exhaustive()

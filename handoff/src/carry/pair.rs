@@ -104,7 +104,7 @@ pub(super) fn receive(stream: UnixStream) -> Result<Receiver> {
 
 /// The incumbent's side alone.
 pub(super) fn incumbent(daemon: &Arc<Daemon>, stream: UnixStream) -> (Carrier, Arc<Claim>) {
-    let channel = Channel::open(stream, &daemon.carriage()).expect("the kernel has room");
+    let channel = SendingEnd::open(stream, &daemon.carriage()).expect("the kernel has room");
     let claim = channel.claim();
     let carrier = Carrier::start(Arc::clone(daemon), channel).expect("a thread");
     daemon.carriage().collect(Some(carrier.thread()));

@@ -13,8 +13,8 @@ use rustix::event::PollFlags;
 use crate::carry::claim::{Claim, End, Usable};
 use crate::carry::memory::Memory;
 use crate::carry::send::Cancel;
-use crate::carry::set::{Carriage, Item, Parcel, State, descriptors_of};
-use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
+use crate::carry::set::{Carriage, Item, Parcel, StateBytes, descriptors_of};
+use crate::carry::wire::{Bytes, Note, WireItem, WireSet, WireState};
 use crate::control::{
     Connection, Greeting, Heard, LIVENESS_TIMEOUT, Link, connect, hear_hello, hello_ack,
 };
@@ -65,7 +65,7 @@ impl Receiver {
         connection: Connection,
         give_up: impl FnOnce(&Error) + Send + 'static,
     ) -> Result<Self> {
-        let mut channel = Channel::new(connection)?;
+        let mut channel = ReceivingEnd::new(connection)?;
         let cancel = Arc::clone(&channel.cancel);
         let mut arrivals = channel.greet()?;
         let (sender, received) = mpsc::channel();
@@ -146,7 +146,7 @@ impl Rest {
 
 #[derive(Debug)]
 struct ArrivedSet {
-    words: SetWords,
+    words: WireSet,
     parcels: Vec<Parcel>,
     count: u64,
     bytes: u64,
@@ -262,7 +262,7 @@ impl ArrivedSet {
     }
 
     fn report(&self) -> Result<CarriedSet, CarryError> {
-        let SetWords { name, kind, .. } = self.words.clone();
+        let WireSet { name, kind, .. } = self.words.clone();
         let fate = self.fate.clone().map_or_else(|| self.not_taken(), Ok)?;
         Ok(CarriedSet { name, kind, count: self.count, bytes: self.bytes, fate })
     }
@@ -278,7 +278,7 @@ impl ArrivedSet {
 impl Arrivals {
     /// Receives a whole stream, without a thread.
     pub(crate) fn of(connection: Connection) -> Result<Self> {
-        let mut channel = Channel::new(connection)?;
+        let mut channel = ReceivingEnd::new(connection)?;
         let mut arrivals = channel.greet()?;
         arrivals.end = channel.receive(&mut arrivals.sets);
         Ok(arrivals)
@@ -286,12 +286,12 @@ impl Arrivals {
 }
 
 /// The connection on which the incumbent alone speaks.
-struct Channel {
+struct ReceivingEnd {
     connection: Connection,
     cancel: Arc<Cancel>,
 }
 
-impl Channel {
+impl ReceivingEnd {
     fn new(connection: Connection) -> Result<Self> {
         let connection = connection.with_descriptors(usize::MAX);
         Ok(Self { connection, cancel: Arc::new(Cancel::new()?) })
@@ -354,8 +354,8 @@ impl Channel {
     }
 
     /// One item of a parcel. The caller has checked that its descriptors are there.
-    fn item(&mut self, set: &SetWords, item: ItemWords) -> Result<Item> {
-        let ItemWords { name, state } = item;
+    fn item(&mut self, set: &WireSet, item: WireItem) -> Result<Item> {
+        let WireItem { name, state } = item;
         let not_sealed = || CarryError::NotSealed { set: set.name.clone(), item: name.clone() };
         let sealed = |descriptor, length: u64| match Sealed::map(descriptor) {
             Ok(memory) if memory.len() as u64 == length => Ok(memory),
@@ -363,20 +363,20 @@ impl Channel {
             _ => Err(not_sealed().into()),
         };
         Ok(match (set.kind, state) {
-            (CarryKind::Connections, StateWords::Inline(Bytes(inline))) => {
-                let (descriptor, state) = (self.descriptor()?, State::Inline(inline));
+            (CarryKind::Connections, WireState::Inline(Bytes(inline))) => {
+                let (descriptor, state) = (self.descriptor()?, StateBytes::Inline(inline));
                 Item::Connection { name, descriptor, state }
             }
-            (CarryKind::Connections, StateWords::Apart { length }) => {
+            (CarryKind::Connections, WireState::Apart { length }) => {
                 let descriptor = self.descriptor()?;
-                let state = State::Apart(sealed(self.descriptor()?, length)?);
+                let state = StateBytes::Apart(sealed(self.descriptor()?, length)?);
                 Item::Connection { name, descriptor, state }
             }
-            (CarryKind::Memory, StateWords::Memory { length }) => {
+            (CarryKind::Memory, WireState::Memory { length }) => {
                 let memory = sealed(self.descriptor()?, length)?;
                 Item::Memory { key: name, memory }
             }
-            (CarryKind::Memory, _) | (CarryKind::Connections, StateWords::Memory { .. }) => {
+            (CarryKind::Memory, _) | (CarryKind::Connections, WireState::Memory { .. }) => {
                 let words = format!("{name:?} is not of the kind of {:?}", set.name);
                 return Err(CarryError::Channel(words).into());
             }

@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::carry::format::Format;
-use crate::carry::wire::{ItemWords, SetWords};
+use crate::carry::wire::{WireItem, WireSet};
 use crate::error::{CarryError, Result};
 use crate::protocol::{CarryFate, CarryKind, MAX_SETS};
 use crate::sys::memory::Sealed;
@@ -146,7 +146,7 @@ pub(super) trait Set: Send + Sync {
 
 /// Sends a parcel: the format of its states, its items, and the descriptors.
 pub(super) type SendParcel<'a> =
-    dyn FnMut(Option<Format>, Vec<ItemWords>, &[BorrowedFd<'_>]) -> Result<()> + 'a;
+    dyn FnMut(Option<Format>, Vec<WireItem>, &[BorrowedFd<'_>]) -> Result<()> + 'a;
 
 /// One parcel, as it arrived.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ pub(super) struct Parcel {
 /// A connection with its state, or a piece of memory.
 #[derive(Debug)]
 pub(super) enum Item {
-    Connection { name: String, descriptor: OwnedFd, state: State },
+    Connection { name: String, descriptor: OwnedFd, state: StateBytes },
     Memory { key: String, memory: Sealed },
 }
 
@@ -174,17 +174,16 @@ impl Item {
     /// The state, or the contents of the memory.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Connection { state: State::Inline(bytes), .. } => bytes,
-            Self::Connection { state: State::Apart(memory), .. } | Self::Memory { memory, .. } => {
-                memory
-            }
+            Self::Connection { state: StateBytes::Inline(bytes), .. } => bytes,
+            Self::Connection { state: StateBytes::Apart(memory), .. }
+            | Self::Memory { memory, .. } => memory,
         }
     }
 }
 
 /// The state of a connection, as bytes.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum StateBytes {
     Inline(Vec<u8>),
     Apart(Sealed),
 }
@@ -247,8 +246,8 @@ impl<'a> Carriage<'a> {
         }
     }
 
-    pub(super) fn words(&self) -> Vec<SetWords> {
-        let words = |(name, set): &(String, AnySet<'_>)| SetWords {
+    pub(super) fn words(&self) -> Vec<WireSet> {
+        let words = |(name, set): &(String, AnySet<'_>)| WireSet {
             name: name.clone(),
             kind: set.0.kind(),
             may_be_lost: set.0.may_be_lost(),

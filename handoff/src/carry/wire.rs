@@ -24,7 +24,7 @@ pub(crate) enum Note {
     /// With one descriptor, the claim's.
     Offer {
         #[serde(deserialize_with = "bounded::list::<MAX_SETS, _, _>")]
-        sets: Vec<SetWords>,
+        sets: Vec<WireSet>,
     },
     Parcel {
         /// In the order of the offer.
@@ -32,7 +32,7 @@ pub(crate) enum Note {
         /// Of all states in it; none for memory of plain bytes.
         format: Option<Format>,
         #[serde(deserialize_with = "bounded::list::<MAX_DESCRIPTORS, _, _>")]
-        items: Vec<ItemWords>,
+        items: Vec<WireItem>,
     },
     End {
         /// In the order of the offer.
@@ -43,7 +43,7 @@ pub(crate) enum Note {
 
 /// A set, as the incumbent has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SetWords {
+pub(crate) struct WireSet {
     pub(crate) name: String,
     pub(crate) kind: CarryKind,
     /// Whether a successor that has no set of that name may do without.
@@ -52,15 +52,15 @@ pub(crate) struct SetWords {
 
 /// A connection with its state, or a piece of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ItemWords {
+pub(crate) struct WireItem {
     /// The daemon's name for the connection, or the memory's key.
     pub(crate) name: String,
-    pub(crate) state: StateWords,
+    pub(crate) state: WireState,
 }
 
 /// Where a state is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum StateWords {
+pub(crate) enum WireState {
     /// Here. One descriptor comes, the connection's.
     Inline(Bytes),
     /// In memory, being too long for the frame. The memory's descriptor follows the connection's.
@@ -69,7 +69,7 @@ pub(crate) enum StateWords {
     Memory { length: u64 },
 }
 
-impl StateWords {
+impl WireState {
     /// How many descriptors come with it.
     pub(crate) const fn descriptors(&self) -> usize {
         match self {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FlockOperation;
 
 use super::manifest::sync_directory;
-use super::{OwnerRecord, Phase, SealManifest, Succession};
+use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
@@ -87,7 +87,7 @@ impl Decision {
             Some(now) if now.generation <= own_generation && stands(Guard::NewerGeneration) => {
                 Self::Undecided { holder: ProcessId::default() }
             }
-            Some(now) if now.phase == Phase::Serving || !stands(Guard::ServingInRecord) => {
+            Some(now) if now.phase == RecordPhase::Serving || !stands(Guard::ServingInRecord) => {
                 Self::Replaced { generation: now.generation, holder: now.writer }
             }
             _ if is_free => Self::Retaken,
@@ -113,7 +113,7 @@ impl DataDirLock {
         let mut lock = Self::open(data_dir)?;
         lock.try_flock()?;
         lock.found = lock.read_record()?;
-        lock.take_over(Phase::Held, None)?;
+        lock.take_over(RecordPhase::Held, None)?;
         Ok(lock)
     }
 
@@ -134,7 +134,7 @@ impl DataDirLock {
         lock.found = lock.read_record()?;
         try_failpoint!(ColdStartLocked)?;
         lock.is_start = true;
-        lock.take_over(Phase::Held, None)?;
+        lock.take_over(RecordPhase::Held, None)?;
         Ok(lock)
     }
 
@@ -172,7 +172,7 @@ impl DataDirLock {
             Succession::Stopped => return Err(Error::Stopped(self.data_dir.clone())),
         }
         self.is_start = true;
-        self.take_over(Phase::Opening, Some(handoff_id))?;
+        self.take_over(RecordPhase::Opening, Some(handoff_id))?;
         try_failpoint!(SuccessorRecordedOpening)?;
         Ok(self)
     }
@@ -187,7 +187,7 @@ impl DataDirLock {
     pub(crate) fn incumbent_of(data_dir: &Path) -> Option<ProcessId> {
         let path = data_dir.join(LOCK_FILE);
         let record = OwnerRecord::read(&File::open(&path).ok()?, &path).ok()?;
-        let serves = matches!(record.phase, Phase::Serving | Phase::Sealed);
+        let serves = matches!(record.phase, RecordPhase::Serving | RecordPhase::Sealed);
         (serves && record.boot_id == boot_id()).then_some(record.writer)
     }
 
@@ -217,7 +217,7 @@ impl DataDirLock {
         if let Err(Error::Damaged { path, .. }) = SealManifest::read(data_dir) {
             fs::remove_file(&path).map_err(Error::at("remove", &path))?;
         }
-        lock.record.phase = Phase::Released;
+        lock.record.phase = RecordPhase::Released;
         lock.record.write(&lock.file, &lock.path)
     }
 
@@ -295,13 +295,13 @@ impl DataDirLock {
 
     /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
-        self.record.phase = Phase::Serving;
+        self.record.phase = RecordPhase::Serving;
         self.record.sealed_generation = 0;
         self.record.build_id = build_id.to_vec();
         self.record.write(&self.file, &self.path)?;
         // A durable record of a seal must not come back by a crash of the machine, beside data
         // that was written since. The record of a swap was not durable.
-        if self.found.sealed_generation != 0 && self.found.phase != Phase::Sealed {
+        if self.found.sealed_generation != 0 && self.found.phase != RecordPhase::Sealed {
             self.file.sync_data().map_err(Error::at("sync", &self.path))?;
         }
         Ok(())
@@ -310,7 +310,7 @@ impl DataDirLock {
     /// Releases the lock and reserves it for that process (invariant 9).
     pub(crate) fn release_for(&mut self, handoff_id: HandoffId, reserved: ProcessId) -> Result<()> {
         let sealed = OwnerRecord {
-            phase: Phase::Sealed,
+            phase: RecordPhase::Sealed,
             sealed_generation: self.record.generation,
             reserved,
             handoff_id: Some(handoff_id),
@@ -345,14 +345,14 @@ impl DataDirLock {
             try_failpoint!(IncumbentRetook)?;
             self.found = OwnerRecord::default();
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
-            self.take_over(Phase::Serving, None)?;
+            self.take_over(RecordPhase::Serving, None)?;
         }
         Ok(decision)
     }
 
     /// A clean stop: makes the record durable, and releases the lock, reserved for nobody.
     pub(crate) fn release_sealed(&mut self) -> Result<()> {
-        self.record.phase = Phase::Released;
+        self.record.phase = RecordPhase::Released;
         self.record.sealed_generation = self.record.generation;
         self.record.write(&self.file, &self.path)?;
         self.file.sync_data().map_err(Error::at("sync", &self.path))?;
@@ -404,9 +404,9 @@ impl DataDirLock {
     }
 
     /// Writes this process into the record as the next generation (invariant 10).
-    fn take_over(&mut self, phase: Phase, handoff_id: Option<HandoffId>) -> Result<()> {
+    fn take_over(&mut self, phase: RecordPhase, handoff_id: Option<HandoffId>) -> Result<()> {
         // A start has not served yet: until it does, the seal holds (invariant 11).
-        let only_opens = self.is_start && matches!(phase, Phase::Held | Phase::Opening);
+        let only_opens = self.is_start && matches!(phase, RecordPhase::Held | RecordPhase::Opening);
         let keeps_seal = only_opens && !self.found_is_swap_of_another_boot();
         let record = OwnerRecord {
             phase,
@@ -426,7 +426,7 @@ impl DataDirLock {
 
     /// The manifest of a swap is not synced: after a reboot it may be anything (invariant 11).
     fn found_is_swap_of_another_boot(&self) -> bool {
-        self.found.phase == Phase::Sealed && self.found.boot_id != boot_id()
+        self.found.phase == RecordPhase::Sealed && self.found.boot_id != boot_id()
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
@@ -454,7 +454,9 @@ impl Drop for DataDirLock {
         // Written only where this process put itself into the record.
         if self.is_held && self.record.writer == ProcessId::own() {
             let generation = self.record.generation;
-            if self.is_start && matches!(self.record.phase, Phase::Held | Phase::Opening) {
+            if self.is_start
+                && matches!(self.record.phase, RecordPhase::Held | RecordPhase::Opening)
+            {
                 // A start that failed: the last writer may have died, and its successor may yet
                 // come.
                 let found = std::mem::take(&mut self.found);
@@ -463,7 +465,7 @@ impl Drop for DataDirLock {
                 let reserved = ProcessId::default();
                 self.record = OwnerRecord { generation, sealed_generation, reserved, ..found };
             } else {
-                self.record.phase = Phase::Released;
+                self.record.phase = RecordPhase::Released;
             }
             if let Err(error) = self.record.write(&self.file, &self.path) {
                 tracing::warn!(%error, "the lock is free, and its record still names this process");

@@ -11,7 +11,7 @@ use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
 
 use super::Input;
-use crate::carry::wire::{Bytes, ItemWords, MAX_INLINE_LEN, Note, SetWords, StateWords};
+use crate::carry::wire::{Bytes, MAX_INLINE_LEN, Note, WireItem, WireSet, WireState};
 use crate::carry::{
     Arrivals, Carriage, Carried, CarryFate, CarryKind, Claim, Connections, Format, Memory,
     MemoryWriter, Reads,
@@ -157,7 +157,7 @@ impl Incumbent {
         };
         if offers {
             let words =
-                |name: &str, kind, may_be_lost| SetWords { name: name.into(), kind, may_be_lost };
+                |name: &str, kind, may_be_lost| WireSet { name: name.into(), kind, may_be_lost };
             let sets = vec![
                 words("clients", CarryKind::Connections, false),
                 words("lost", CarryKind::Connections, true),
@@ -201,9 +201,9 @@ impl Incumbent {
                 let mut descriptors = vec![self.socket()];
                 let state = if bytes.len() > MAX_INLINE_LEN {
                     descriptors.push(self.sealed(&bytes));
-                    StateWords::Apart { length: bytes.len() as u64 }
+                    WireState::Apart { length: bytes.len() as u64 }
                 } else {
-                    StateWords::Inline(Bytes(bytes))
+                    WireState::Inline(Bytes(bytes))
                 };
                 self.parcel(0, Some(Format::of::<Client>()), state, descriptors);
             }
@@ -220,11 +220,11 @@ impl Incumbent {
                     _ => Some(Format { name: "another".into(), version: 1 }),
                 };
                 let state = match input.byte() % 4 {
-                    0 => StateWords::Apart { length: input.number() },
-                    1 => StateWords::Memory { length: input.byte().into() },
+                    0 => WireState::Apart { length: input.number() },
+                    1 => WireState::Memory { length: input.byte().into() },
                     _ => {
                         let length = usize::from(input.byte());
-                        StateWords::Inline(Bytes(input.bytes(length).to_vec()))
+                        WireState::Inline(Bytes(input.bytes(length).to_vec()))
                     }
                 };
                 let descriptors = self.descriptors(input);
@@ -234,8 +234,8 @@ impl Incumbent {
         }
     }
 
-    fn parcel(&mut self, set: u32, format: Option<Format>, state: StateWords, with: Vec<OwnedFd>) {
-        let items = vec![ItemWords { name: "key".into(), state }];
+    fn parcel(&mut self, set: u32, format: Option<Format>, state: WireState, with: Vec<OwnedFd>) {
+        let items = vec![WireItem { name: "key".into(), state }];
         self.say(&Note::Parcel { set, format, items }, with);
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::datadir::{OwnerRecord, Phase, SealManifest};
+use crate::datadir::{OwnerRecord, RecordPhase, SealManifest};
 use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::machine::outcome::Outcome;
@@ -187,7 +187,13 @@ fn records() -> Vec<(String, Vec<u8>)> {
         ("fields".to_owned(), [&[3, 5, 1], &[4; 80][..], b"build"].concat()),
         ("long-build-id".to_owned(), [&[3, 255, 128], &[4; 240][..]].concat()),
     ];
-    for phase in [Phase::Released, Phase::Held, Phase::Serving, Phase::Sealed, Phase::Opening] {
+    for phase in [
+        RecordPhase::Released,
+        RecordPhase::Held,
+        RecordPhase::Serving,
+        RecordPhase::Sealed,
+        RecordPhase::Opening,
+    ] {
         let name = format!("{phase:?}").to_lowercase();
         let block = record(phase).encode();
         seeds.push((name.clone(), [&[0, 0, 0], &block[..]].concat()));
@@ -195,7 +201,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
         seeds.push((format!("{name}-body"), [&[2, 30, 2], &[0; 12][..], &block[12..140]].concat()));
     }
     for (name, at, value) in [("phase", 12, 5), ("format", 8, 2), ("length", 104, 119)] {
-        let mut block = record(Phase::Held).encode();
+        let mut block = record(RecordPhase::Held).encode();
         block[at] = value;
         seeds.push((format!("bad-{name}"), [&[1, 0, 0], &block[..224]].concat()));
         seeds.push((format!("bad-{name}-unmended"), [&[0, 0, 0], &block[..]].concat()));

@@ -112,7 +112,7 @@ struct Job {
 }
 
 struct Pool {
-    state: Mutex<State>,
+    state: Mutex<Inner>,
     /// There is work for a thread that rests.
     called: Condvar,
     /// A thread waits on it to see whether a caller finishes alone; no thread signals it.
@@ -121,7 +121,7 @@ struct Pool {
     ended: Condvar,
 }
 
-struct State {
+struct Inner {
     jobs: Vec<Job>,
     last: u64,
     threads: usize,
@@ -133,16 +133,16 @@ struct State {
 }
 
 impl Pool {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn wait<'a>(on: &Condvar, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+fn wait<'a>(on: &Condvar, state: MutexGuard<'a, Inner>, time: Duration) -> MutexGuard<'a, Inner> {
     on.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-impl State {
+impl Inner {
     /// Has one more thread look at the jobs.
     fn call_one(&mut self) {
         if self.idle > 0 {
@@ -207,7 +207,7 @@ fn help() {
 }
 
 static POOL: Pool = Pool {
-    state: Mutex::new(State { jobs: Vec::new(), last: 0, threads: 0, idle: 0, calls: 0, holds: 0 }),
+    state: Mutex::new(Inner { jobs: Vec::new(), last: 0, threads: 0, idle: 0, calls: 0, holds: 0 }),
     called: Condvar::new(),
     patience: Condvar::new(),
     ended: Condvar::new(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Outcome, Phase, Trigger, What};
+use crate::record::{Outcome, Phase, SwapEventKind, Trigger};
 
 fn record(id: &str) -> SwapRecord {
     SwapRecord {
@@ -15,8 +15,8 @@ fn record(id: &str) -> SwapRecord {
     }
 }
 
-fn step(phase: Phase, at_us: u64) -> Step {
-    Step { at_us, what: What::Entered { phase } }
+fn step(phase: Phase, at_us: u64) -> SwapEvent {
+    SwapEvent { at_us, what: SwapEventKind::Entered { phase } }
 }
 
 fn end() -> End {

@@ -2,7 +2,7 @@
 
 use handoff_svg::{Font, Svg};
 
-use crate::record::{SwapRecord, What};
+use crate::record::{SwapEventKind, SwapRecord};
 use crate::timeline::story::{Mood, Story};
 use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH};
 use crate::units::{brief, column_ms};
@@ -60,18 +60,20 @@ fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     for step in &record.steps {
         let at = brief(step.at_us);
         match &step.what {
-            What::Waiting { open_conns, connections, unnamed } => {
+            SwapEventKind::Waiting { open_conns, connections, unnamed } => {
                 let open =
                     format!("{open_conns} connections open ({})", list(connections, *unnamed));
                 waiting = Some(format!("Drain, at {at}: {open}"));
             }
-            What::Late { connections, unnamed } => {
+            SwapEventKind::Late { connections, unnamed } => {
                 late = Some(format!("Late, at {at}: {}", list(connections, *unnamed)));
             }
-            What::Sealing { sealed: done, total } => {
+            SwapEventKind::Sealing { sealed: done, total } => {
                 sealed = Some(format!("Seal, at {at}: {done} of {total} shards sealed"));
             }
-            What::Launched { .. } | What::Entered { .. } | What::GivenUp { .. } => {}
+            SwapEventKind::Launched { .. }
+            | SwapEventKind::Entered { .. }
+            | SwapEventKind::GivenUp { .. } => {}
         }
     }
     let more = story.scenes.len().saturating_sub(MAX_ROWS);

@@ -52,9 +52,9 @@ impl Open {
 }
 
 /// One of these connections, until it is dropped.
-struct Place(Arc<Open>);
+struct Slot(Arc<Open>);
 
-impl Place {
+impl Slot {
     fn take(open: &Arc<Open>) -> Option<Self> {
         let mut count = open.count();
         if *count >= MAX_CONNECTIONS {
@@ -65,7 +65,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         *self.0.count() -= 1;
         self.0.closed.notify_all();
@@ -127,7 +127,7 @@ fn accept(
                 continue;
             }
         };
-        let Some(place) = Place::take(open) else {
+        let Some(place) = Slot::take(open) else {
             refuse(&stream, None, "too many connections are open; try again");
             continue;
         };

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use event_listener::Listener;
 
-use super::{Connections, Parked, Phase, State, WOKEN_AT_ONCE};
+use super::{Connections, Inner, Mode, Parked, WOKEN_AT_ONCE};
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format};
 use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
-use crate::carry::wire::{Bytes, ItemWords, MAX_INLINE_LEN, PARCEL_BYTES, StateWords};
+use crate::carry::wire::{Bytes, MAX_INLINE_LEN, PARCEL_BYTES, WireItem, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::{CarryFate, CarryKind};
@@ -44,7 +44,7 @@ impl<S: Carried> Set for Connections<S> {
             return;
         }
         let mut state = self.state();
-        let State { live, awaited, unwoken, .. } = &mut *state;
+        let Inner { live, awaited, unwoken, .. } = &mut *state;
         unwoken.clear();
         for live in live.values_mut() {
             live.is_awaited = self.told.is_idle(&live.served);
@@ -53,7 +53,7 @@ impl<S: Carried> Set for Connections<S> {
             }
         }
         *awaited = unwoken.len();
-        self.enter_phase(&mut state, Phase::CollectingIdle);
+        self.enter_mode(&mut state, Mode::CollectingIdle);
         state.carrier = Some(carrier.clone());
         state.send_waiting();
     }
@@ -67,7 +67,7 @@ impl<S: Carried> Set for Connections<S> {
                 let is_sent = state.unsent.len() < MAX_DESCRIPTORS;
                 let is_over = state.awaited == 0 && is_sent || state.interrupted;
                 let is_told = state.unwoken.is_empty() && turns_of_nobody >= TURNS_OF_NOBODY;
-                if is_over || is_told || state.phase != Phase::CollectingIdle {
+                if is_over || is_told || state.mode != Mode::CollectingIdle {
                     return;
                 }
                 let left = state.unwoken.len().saturating_sub(WOKEN_AT_ONCE);
@@ -91,7 +91,7 @@ impl<S: Carried> Set for Connections<S> {
     fn collect(&self, carrier: Option<&Thread>) {
         {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Collecting);
+            self.enter_mode(&mut state, Mode::Collecting);
             state.carrier = carrier.cloned();
             // From here on all of them are woken.
             state.unwoken.clear();
@@ -146,17 +146,17 @@ impl<S: Carried> Set for Connections<S> {
                     CarryError::NoMemory { set: S::NAME.to_owned(), item: name.clone(), source }
                 })?;
                 apart.push((index, memory));
-                StateWords::Apart { length }
+                WireState::Apart { length }
             } else {
                 length += bytes.len();
-                StateWords::Inline(Bytes(bytes))
+                WireState::Inline(Bytes(bytes))
             };
             descriptors += state.descriptors();
             if descriptors > MAX_DESCRIPTORS {
                 break;
             }
             length += name.len();
-            items.push(ItemWords { name: name.clone(), state });
+            items.push(WireItem { name: name.clone(), state });
             if length > PARCEL_BYTES {
                 break;
             }
@@ -177,9 +177,9 @@ impl<S: Carried> Set for Connections<S> {
     fn take_back(&self, kept_off: bool) {
         let closed = {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Held);
+            self.enter_mode(&mut state, Mode::Held);
             state.carrier = None;
-            let State { sent, unsent, waiting, .. } = &mut *state;
+            let Inner { sent, unsent, waiting, .. } = &mut *state;
             if kept_off {
                 waiting.append(sent);
             }
@@ -201,7 +201,7 @@ impl<S: Carried> Set for Connections<S> {
     fn stop(&self) {
         let waiting = {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Stopping);
+            self.enter_mode(&mut state, Mode::Stopping);
             std::mem::take(&mut state.waiting)
         };
         self.wake_all();
@@ -211,7 +211,7 @@ impl<S: Carried> Set for Connections<S> {
     fn release(&self) {
         {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Serving);
+            self.enter_mode(&mut state, Mode::Serving);
             state.interrupted = false;
         }
         self.arrived.notify(usize::MAX);
@@ -220,7 +220,7 @@ impl<S: Carried> Set for Connections<S> {
     fn part(&self) {
         let (sent, unsent, live) = {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Parted);
+            self.enter_mode(&mut state, Mode::Parted);
             state.carrier = None;
             let sent = std::mem::take(&mut state.sent);
             (sent, std::mem::take(&mut state.unsent), state.live.len())
@@ -247,7 +247,7 @@ impl<S: Carried> Set for Connections<S> {
             Item::Memory { .. } => None,
         });
         let mut state = self.state();
-        self.enter_phase(&mut state, Phase::Arrived);
+        self.enter_mode(&mut state, Mode::Arrived);
         state.waiting.extend(parked);
         drop(state);
         Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
@@ -258,7 +258,7 @@ impl<S: Carried> Connections<S> {
     /// Stops waiting for connections that got a request since they were counted among the idle.
     fn let_go_of_the_busy(&self) {
         let mut state = self.state();
-        let State { live, awaited, .. } = &mut *state;
+        let Inner { live, awaited, .. } = &mut *state;
         for live in live.values_mut().filter(|live| live.is_awaited) {
             live.is_awaited = self.told.is_idle(&live.served);
             *awaited -= usize::from(!live.is_awaited);
@@ -320,7 +320,7 @@ impl<S> Drop for Taken<'_, S> {
         let is_sent = {
             let mut state = self.set.state();
             state.sent.append(&mut self.parked);
-            state.phase == Phase::CollectingIdle && state.unsent.len() < MAX_DESCRIPTORS
+            state.mode == Mode::CollectingIdle && state.unsent.len() < MAX_DESCRIPTORS
         };
         if is_sent {
             self.set.changed.notify(usize::MAX);

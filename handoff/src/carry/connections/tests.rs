@@ -13,7 +13,7 @@ use crate::Error;
 use crate::carry::format::Format;
 use crate::carry::pair::{Client, Inode, assert_closed, inode, socket, soon};
 use crate::carry::set::{Item, Parcel};
-use crate::carry::wire::{MAX_INLINE_LEN, StateWords};
+use crate::carry::wire::{MAX_INLINE_LEN, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::CarryFate;
@@ -247,8 +247,8 @@ fn a_state_goes_with_its_frame_unless_it_is_too_long() {
             assert_eq!(items[0].state.descriptors(), descriptors.len());
             let length = (MAX_INLINE_LEN + beyond) as u64;
             match &items[0].state {
-                StateWords::Inline(bytes) => assert_eq!(bytes.0.len() as u64, length),
-                other => assert_eq!(other, &StateWords::Apart { length }),
+                WireState::Inline(bytes) => assert_eq!(bytes.0.len() as u64, length),
+                other => assert_eq!(other, &WireState::Apart { length }),
             }
             assert_eq!(descriptors.len(), if is_inline { 1 } else { 2 });
             Ok(())

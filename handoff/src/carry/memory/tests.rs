@@ -109,7 +109,7 @@ fn each_piece_is_sent_once_in_each_swap_and_none_before_the_seal() {
             && memory
                 .send_next(true, &mut |format, items, descriptors| {
                     assert_eq!((format, items.len(), descriptors.len()), (None, 1, 1));
-                    assert_eq!(items[0].state, StateWords::Memory { length: 1 });
+                    assert_eq!(items[0].state, WireState::Memory { length: 1 });
                     sent.extend(items.into_iter().map(|item| item.name));
                     Ok(())
                 })

@@ -83,24 +83,24 @@ fn state(number: u32) -> Vec<u8> {
     bytes
 }
 
-fn inline(number: u32) -> ItemWords {
-    ItemWords { name: number.to_string(), state: StateWords::Inline(Bytes(state(number))) }
+fn inline(number: u32) -> WireItem {
+    WireItem { name: number.to_string(), state: WireState::Inline(Bytes(state(number))) }
 }
 
-fn apart(length: u64) -> ItemWords {
-    ItemWords { name: "apart".into(), state: StateWords::Apart { length } }
+fn apart(length: u64) -> WireItem {
+    WireItem { name: "apart".into(), state: WireState::Apart { length } }
 }
 
-fn piece(length: u64) -> ItemWords {
-    ItemWords { name: "key".into(), state: StateWords::Memory { length } }
+fn piece(length: u64) -> WireItem {
+    WireItem { name: "key".into(), state: WireState::Memory { length } }
 }
 
 /// Of the first set of connections.
-fn parcel(items: Vec<ItemWords>) -> Note {
+fn parcel(items: Vec<WireItem>) -> Note {
     Note::Parcel { set: CLIENTS, format: format(), items }
 }
 
-fn of_cache(items: Vec<ItemWords>) -> Note {
+fn of_cache(items: Vec<WireItem>) -> Note {
     Note::Parcel { set: CACHE, format: None, items }
 }
 
@@ -389,7 +389,7 @@ fn what_is_no_frame_is_refused() {
 /// Before they take more memory than the longest frame.
 #[test]
 fn lists_that_are_too_long_are_refused() {
-    let words = SetWords { name: String::new(), kind: CarryKind::Memory, may_be_lost: true };
+    let words = WireSet { name: String::new(), kind: CarryKind::Memory, may_be_lost: true };
     let (sets, items) = (vec![words; MAX_SETS + 1], vec![inline(1); MAX_DESCRIPTORS + 1]);
     for note in [parcel(items), Note::End { sent: vec![0; MAX_SETS + 1] }] {
         let (mut incumbent, receiver) = Incumbent::offering();
@@ -532,7 +532,7 @@ fn connections_that_this_build_does_without_are_closed_once_it_serves() {
         peer.set_read_timeout(Some(Duration::from_secs(20))).expect("it is set");
         peer.write_all(b"unread").expect("it is sent");
         let copy = carried.try_clone().expect("a descriptor is left");
-        let words = ItemWords { name: "1".into(), state: StateWords::Inline(Bytes(vec![])) };
+        let words = WireItem { name: "1".into(), state: WireState::Inline(Bytes(vec![])) };
         incumbent.say(&parcel(vec![words]), vec![carried.into()]);
         incumbent.say(&Note::End { sent: vec![1, 0, 0] }, Vec::new());
         let claim = incumbent.claim;

@@ -280,7 +280,7 @@ fn a_successor_has_the_connections_of_an_incumbent_that_died_if_it_had_not_taken
         daemon.carriage().release();
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let carriage = daemon.carriage();
-        let channel = Channel::open(ours, &carriage).expect("the kernel has room");
+        let channel = SendingEnd::open(ours, &carriage).expect("the kernel has room");
         let receiver = receive(theirs).expect("it is offered");
         carriage.collect(None);
         let parked: Parked = (0..300).map(|n| park(&daemon.others[0], Client::new(n, 9))).collect();
@@ -335,6 +335,6 @@ fn a_peer_that_has_no_room_for_the_offer_is_refused() {
     ours.set_nonblocking(true).expect("it is set");
     while ours.write(&[0; 4096]).is_ok() {}
     let daemon = Daemon::new();
-    let error = Channel::open(ours, &daemon.carriage()).expect_err("there is no room");
+    let error = SendingEnd::open(ours, &daemon.carriage()).expect_err("there is no room");
     assert!(matches!(error, Error::PeerMisbehaved(PeerMisbehaved::DoesNotRead)), "{error}");
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::Server;
-use crate::carry::Channel;
+use crate::carry::SendingEnd;
 use crate::drainable::Drainable;
 use crate::error::{Error, PeerMisbehaved};
 use crate::fence::fenced;
@@ -205,7 +205,7 @@ impl<D: Drainable + 'static> Server<D> {
                     let (message, state) = ("Fetch", "carrying nothing");
                     Err(PeerMisbehaved::Unexpected { message, state }.into())
                 }
-                carriage => Channel::open(stream, &carriage),
+                carriage => SendingEnd::open(stream, &carriage),
             })
         });
         match opened {

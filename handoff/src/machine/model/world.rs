@@ -7,7 +7,8 @@ use super::line::{Line, SWAP};
 use super::stray::Stray;
 use super::successor::Successor;
 use super::supervisor::Supervisor;
-use crate::datadir::{OwnerRecord, Phase};
+use crate::datadir::OwnerRecord;
+pub(super) use crate::datadir::RecordPhase;
 use crate::sys::process::ProcessId;
 
 /// All of it at one moment.
@@ -63,17 +64,6 @@ pub(super) struct Record {
     pub(super) phase: RecordPhase,
     pub(super) generation: u8,
     pub(super) writer: Who,
-}
-
-/// [`Phase`] has no need of a hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum RecordPhase {
-    Released,
-    Held,
-    Serving,
-    /// Reserved for the successor.
-    Sealed,
-    Opening,
 }
 
 /// A violation that shows in a step rather than in a state.
@@ -156,13 +146,7 @@ impl Record {
     /// The record itself, for the library's own decisions about it.
     pub(super) fn as_owner_record(self) -> OwnerRecord {
         OwnerRecord {
-            phase: match self.phase {
-                RecordPhase::Released => Phase::Released,
-                RecordPhase::Held => Phase::Held,
-                RecordPhase::Serving => Phase::Serving,
-                RecordPhase::Sealed => Phase::Sealed,
-                RecordPhase::Opening => Phase::Opening,
-            },
+            phase: self.phase,
             generation: self.generation.into(),
             writer: self.writer.id(),
             reserved: match self.phase {

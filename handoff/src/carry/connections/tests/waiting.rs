@@ -276,10 +276,10 @@ fn those_that_are_idle_are_waited_for_until_the_limit_or_an_abort() {
     // Where nobody listens there is nothing to wait for.
     set.collect_idle(&thread::current());
     set.wait_idle(soon());
-    assert_eq!(set.state().phase, Phase::Serving);
+    assert_eq!(set.state().mode, Mode::Serving);
     assert!(!ticket.is_told_to_park());
     set.collect_idle(&thread::current());
-    assert_eq!(set.state().phase, Phase::CollectingIdle);
+    assert_eq!(set.state().mode, Mode::CollectingIdle);
     set.wait_idle(Instant::now());
     let waiting = Arc::clone(&set);
     let never = Instant::now() + Duration::from_secs(3600);
