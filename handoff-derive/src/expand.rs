@@ -47,7 +47,7 @@ pub(crate) fn crate_path(container: &Container) -> TokenStream {
 fn parts(krate: &TokenStream, container: &Container, members: &Members<'_>) -> TokenStream {
     let shards = members.shards.iter().map(|Shards { member, ty, name }| {
         quote! {
-            let __fleet = #krate::__private::Fleet::with::<#ty>(__fleet, #name, &self.#member);
+            let __shards = #krate::__private::ShardList::with::<#ty>(__shards, #name, &self.#member);
         }
     });
     let gates = members.gates.iter().map(|Gates { member, ty }| {
@@ -75,10 +75,10 @@ fn parts(krate: &TokenStream, container: &Container, members: &Members<'_>) -> T
         }
     });
     quote! {
-        fn fleet(&self) -> #krate::__private::Fleet<'_> {
-            let __fleet = #krate::__private::Fleet::new();
+        fn shard_list(&self) -> #krate::__private::ShardList<'_> {
+            let __shards = #krate::__private::ShardList::new();
             #(#shards)*
-            __fleet
+            __shards
         }
 
         fn gates(&self) -> #krate::__private::Vec<&#krate::__private::Gate> {

@@ -36,7 +36,7 @@ impl Shard for File {
 }
 
 #[derive(Drainable)]
-struct State {
+struct Files {
     #[handoff(gate)]
     gate: Gate,
     files: Vec<File>,
@@ -74,7 +74,7 @@ impl Daemons {
                 },
                 |(), opening| {
                     let file = |name: &str| File(opening.data_dir().join(name), Arc::clone(&reads));
-                    let state = State { gate: Gate::new(), files: vec![file("a"), file("b")] };
+                    let state = Files { gate: Gate::new(), files: vec![file("a"), file("b")] };
                     started.send(opening.stop_handle()).expect("the test waits for it");
                     Ok(state)
                 },

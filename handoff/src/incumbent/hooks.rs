@@ -28,7 +28,7 @@ pub(super) enum Job {
 
 /// News from the hooks.
 #[derive(Debug)]
-pub(super) enum Done {
+pub(super) enum HookNews {
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
     /// A look at a drain that runs, from another thread: not the end of a job.
@@ -53,7 +53,7 @@ pub(super) struct Sealed {
 pub(super) enum Next {
     /// It waits for its next job.
     Waits,
-    /// It seals, as the supervisor asked ahead: [`Done::Sealed`] comes without a job.
+    /// It seals, as the supervisor asked ahead: [`HookNews::Sealed`] comes without a job.
     Seals,
 }
 
@@ -61,8 +61,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Hooks {
     jobs: Sender<Job>,
-    outcomes: Receiver<Done>,
-    results: Sender<Done>,
+    outcomes: Receiver<HookNews>,
+    results: Sender<HookNews>,
     wake: Arc<Stop>,
     seals_next: Arc<AtomicBool>,
 }
@@ -103,7 +103,7 @@ impl Hooks {
             for job in queue {
                 let mut outcome = work.perform(job);
                 let seals = match &mut outcome {
-                    Done::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
+                    HookNews::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
                         *next = Next::Seals;
                         true
                     }
@@ -131,12 +131,12 @@ impl Hooks {
     pub(super) fn look<D: Drainable + 'static>(&self, drainable: Arc<D>) -> std::io::Result<()> {
         let (results, wake) = (self.results.clone(), Arc::clone(&self.wake));
         look::begin(drainable, move |open| {
-            let _ = results.send(Done::Open(open));
+            let _ = results.send(HookNews::Open(open));
             wake.waker.wake();
         })
     }
 
-    pub(super) fn next(&self) -> Option<Done> {
+    pub(super) fn next(&self) -> Option<HookNews> {
         self.outcomes.try_recv().ok()
     }
 }
@@ -168,17 +168,17 @@ struct Work<'a, D> {
     resumed: bool,
     /// Whether this process ends, and no successor takes its place.
     is_last: bool,
-    tell: &'a (dyn Fn(Done) -> bool + Sync),
+    tell: &'a (dyn Fn(HookNews) -> bool + Sync),
 }
 
 impl<D: Drainable> Work<'_, D> {
-    fn perform(&mut self, job: Job) -> Done {
+    fn perform(&mut self, job: Job) -> HookNews {
         match job {
             Job::Drain(deadline) => {
                 let drained = fenced("drain", || self.drain(deadline));
-                Done::Drained(drained, Next::Waits)
+                HookNews::Drained(drained, Next::Waits)
             }
-            Job::LastDrain(deadline) => Done::Drained(
+            Job::LastDrain(deadline) => HookNews::Drained(
                 fenced("drain", || {
                     self.is_last = true;
                     let carriage = self.drainable.carriage();
@@ -190,8 +190,8 @@ impl<D: Drainable> Work<'_, D> {
                 }),
                 Next::Waits,
             ),
-            Job::Seal => Done::Sealed(fenced("seal", || self.seal())),
-            Job::Resume => Done::Resumed(self.resume()),
+            Job::Seal => HookNews::Sealed(fenced("seal", || self.seal())),
+            Job::Resume => HookNews::Resumed(self.resume()),
         }
     }
 
@@ -219,7 +219,7 @@ impl<D: Drainable> Work<'_, D> {
         if !late.is_empty() {
             let count = u32::try_from(late.len()).unwrap_or(u32::MAX);
             report.open_conns_remaining = report.open_conns_remaining.max(count);
-            (self.tell)(Done::Late(late));
+            (self.tell)(HookNews::Late(late));
         }
         self.check_carrier()?;
         self.check_asked_for()?;
@@ -244,7 +244,7 @@ impl<D: Drainable> Work<'_, D> {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
                 *last = Some(Instant::now());
-                (self.tell)(Done::Progress(progress));
+                (self.tell)(HookNews::Progress(progress));
             }
         };
         try_failpoint!(IncumbentSeals)?;

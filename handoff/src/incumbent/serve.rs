@@ -16,13 +16,13 @@ use crate::fence::fenced;
 use crate::incumbent::admit::{Settling, at_a_cold_start};
 use crate::incumbent::bind::Incumbent;
 use crate::incumbent::door::Door;
+use crate::incumbent::handover::{Handover, News, after};
 use crate::incumbent::hooks::Job;
 use crate::incumbent::look::Open;
 use crate::incumbent::offers::Offers;
 use crate::incumbent::quota::Quotas;
 use crate::incumbent::sessions::{Key, Sessions};
 use crate::incumbent::stop::{Ended, Stop};
-use crate::incumbent::swap::{News, Swap, after};
 use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{Capabilities, MAX_NAMED_CONNECTIONS, Message, Side};
 use crate::sys::poll;
@@ -81,7 +81,7 @@ struct Server<D> {
     listeners: Passed,
     stop: Arc<Stop>,
     state: State,
-    swap: Option<Swap>,
+    handover: Option<Handover>,
     /// The settling after the commit by which this process came to serve, until the next drain.
     settling: Option<Settling>,
     door: Door,
@@ -115,7 +115,7 @@ impl<D: Drainable + 'static> Server<D> {
             listeners: Passed::new(listeners),
             stop,
             state: State::Serving,
-            swap: None,
+            handover: None,
             settling,
             door: Door::new(socket),
             sessions: Sessions::new(hello(Side::Incumbent, &build_id, capabilities)),
@@ -158,10 +158,11 @@ impl<D: Drainable + 'static> Server<D> {
     fn next_due(&self) -> Option<Instant> {
         let sessions = self.sessions.iter();
         let sessions = sessions.filter_map(|(_, session)| session.greeting_deadline());
-        let swap = self.swap.as_ref();
-        let swap = swap.and_then(|swap| swap.next_due(self.looks(), self.beats(swap)));
+        let handover = self.handover.as_ref();
+        let handover =
+            handover.and_then(|handover| handover.next_due(self.looks(), self.beats(handover)));
         let door = self.door.due(self.state == State::Serving);
-        sessions.chain(swap).chain(door).chain(self.log.due()).min()
+        sessions.chain(handover).chain(door).chain(self.log.due()).min()
     }
 
     /// Whether this process may act upon messages now. During an undo they wait for its end
@@ -186,15 +187,15 @@ impl<D: Drainable + 'static> Server<D> {
             self.perform(effect, from);
         }
         if self.state == State::Serving {
-            (self.swap, self.sessions.holder) = (None, None);
+            (self.handover, self.sessions.holder) = (None, None);
         }
     }
 
     fn reach_state(&self) {
         match self.state {
             State::Interrupted(_) | State::Waiting(_) | State::Resuming(_) => {
-                if let Some(swap) = &self.swap {
-                    swap.stop_carrier();
+                if let Some(handover) = &self.handover {
+                    handover.stop_carrier();
                 }
                 failpoint!(IncumbentUndoes);
             }
@@ -226,36 +227,38 @@ impl<D: Drainable + 'static> Server<D> {
                 self.begin_swap(0, after(u64::MAX), Job::LastDrain(after(STOP_GRACE_MS)));
             }
             Effect::InterruptDrain => self.interrupt_drain(),
-            Effect::SealNext => self.with_swap(|swap| swap.seal_next(true)),
-            Effect::RunSeal => self.with_swap(Swap::run_seal),
-            Effect::RunResume => self.with_swap(|swap| swap.run(Job::Resume)),
+            Effect::SealNext => self.with_handover(|handover| handover.seal_next(true)),
+            Effect::RunSeal => self.with_handover(Handover::run_seal),
+            Effect::RunResume => self.with_handover(|handover| handover.run(Job::Resume)),
             Effect::ReleaseLock(report) => {
-                if let (Some(swap), Some(handoff_id)) = (&mut self.swap, self.state.handoff_id()) {
-                    let event = swap.release_lock(&mut self.lock, handoff_id, report);
+                if let (Some(handover), Some(handoff_id)) =
+                    (&mut self.handover, self.state.handoff_id())
+                {
+                    let event = handover.release_lock(&mut self.lock, handoff_id, report);
                     self.step(event, None);
                 }
             }
             Effect::ReleaseForGood(report) => {
-                if let Some(swap) = &mut self.swap
-                    && let Err(error) = swap.release_for_good(&mut self.lock, &report)
+                if let Some(handover) = &mut self.handover
+                    && let Err(error) = handover.release_for_good(&mut self.lock, &report)
                 {
                     self.ended = Some(Err(error));
                 }
             }
             Effect::AwaitLock => self.try_lock(),
-            Effect::RetryLater => self.with_swap(Swap::resume_later),
+            Effect::RetryLater => self.with_handover(Handover::resume_later),
             Effect::Leave(Ok(())) => self.leave(),
             Effect::Leave(Err(words)) => {
-                let error = self.swap.as_mut().and_then(Swap::take_error);
+                let error = self.handover.as_mut().and_then(Handover::take_error);
                 let error = error.unwrap_or_else(|| std::io::Error::other(words).into());
                 self.ended.get_or_insert(Err(error));
             }
         }
     }
 
-    fn with_swap(&mut self, act: impl FnOnce(&mut Swap)) {
-        if let Some(swap) = &mut self.swap {
-            act(swap);
+    fn with_handover(&mut self, act: impl FnOnce(&mut Handover)) {
+        if let Some(handover) = &mut self.handover {
+            act(handover);
         }
     }
 
@@ -264,8 +267,8 @@ impl<D: Drainable + 'static> Server<D> {
         let carrying = self.offers.carrying_for(handoff_id, successor_pid, &self.drainable);
         let (settling, limits) = (self.settling.take(), (successor_pid, lease));
         let (drainable, lock, stop) = (&self.drainable, &self.lock, &self.stop);
-        match Swap::begin(drainable, first, limits, carrying, settling, lock, stop) {
-            Ok(swap) => self.swap = Some(swap),
+        match Handover::begin(drainable, first, limits, carrying, settling, lock, stop) {
+            Ok(handover) => self.handover = Some(handover),
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
                 tracing::error!(%error, "the daemon cannot start the thread of its hooks");
@@ -292,7 +295,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn interrupt_drain(&mut self) {
-        self.with_swap(|swap| swap.seal_next(false));
+        self.with_handover(|handover| handover.seal_next(false));
         let interrupted = fenced("interrupt", || {
             self.drainable.carriage().interrupt();
             self.drainable.interrupt();
@@ -305,8 +308,8 @@ impl<D: Drainable + 'static> Server<D> {
 
     fn try_lock(&mut self) {
         let is_connected = self.sessions.holder.is_some();
-        let Some(swap) = &mut self.swap else { return };
-        let Some(event) = swap.try_lock(&mut self.lock, is_connected) else { return };
+        let Some(handover) = &mut self.handover else { return };
+        let Some(event) = handover.try_lock(&mut self.lock, is_connected) else { return };
         if event == Event::LockRetaken {
             self.door.take_path_back();
         }
@@ -330,7 +333,9 @@ impl<D: Drainable + 'static> Server<D> {
     fn hear_hooks(&mut self) {
         let holder = self.sessions.holder;
         self.sessions.gather();
-        while let Some(news) = self.swap.as_mut().and_then(|swap| swap.next_news(&self.state)) {
+        while let Some(news) =
+            self.handover.as_mut().and_then(|handover| handover.next_news(&self.state))
+        {
             match news {
                 News::Event(event) => self.step(event, None),
                 News::Progress(SealProgress { shards_sealed, shards_total, last_revision }) => {
@@ -364,7 +369,7 @@ impl<D: Drainable + 'static> Server<D> {
                 return;
             }
         };
-        self.with_swap(Swap::look_again);
+        self.with_handover(Handover::look_again);
         // A supervisor that reads late gets fewer of these, and keeps its session.
         if self.sessions.held().is_some_and(|session| !session.has_unsent()) {
             self.tell(Message::Draining { handoff_id, open_conns, connections, unnamed });
@@ -377,8 +382,8 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     /// Whether this process tells the supervisor that it lives, since something takes long.
-    fn beats(&self, swap: &Swap) -> bool {
-        self.sessions.holder.is_some() && swap.takes_long(&self.state)
+    fn beats(&self, handover: &Handover) -> bool {
+        self.sessions.holder.is_some() && handover.takes_long(&self.state)
     }
 
     fn tell(&mut self, message: Message) {
@@ -426,16 +431,16 @@ impl<D: Drainable + 'static> Server<D> {
         }
         self.log.tell_unsaid(now);
         self.door.on_time(now, self.state == State::Serving);
-        let Some(swap) = &mut self.swap else { return };
-        let due = swap.due(now);
-        if due.beat && self.swap.as_ref().is_some_and(|swap| self.beats(swap)) {
+        let Some(handover) = &mut self.handover else { return };
+        let due = handover.due(now);
+        if due.beat && self.handover.as_ref().is_some_and(|handover| self.beats(handover)) {
             self.tell(Message::Heartbeat { ts_ms: 0 });
         }
         if due.look
             && self.looks()
-            && let Some(swap) = &mut self.swap
+            && let Some(handover) = &mut self.handover
         {
-            swap.look(&self.drainable);
+            handover.look(&self.drainable);
         }
         if due.lease {
             if self.log.steps.admits(now) {

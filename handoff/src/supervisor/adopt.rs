@@ -8,7 +8,7 @@ use crate::control::{Connection, connect, greet};
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, MAX_LISTENERS, Message, Side};
-use crate::supervisor::journal::{Entry, Left};
+use crate::supervisor::journal::{Entry, Replay};
 use crate::supervisor::resolve::{Resolved, resolve};
 use crate::supervisor::setup::deadline_of;
 use crate::supervisor::{AdoptedProcess, Supervisor};
@@ -76,8 +76,8 @@ impl Supervisor {
     pub fn adopt(&mut self, timeout: Duration) -> Result<Adoption> {
         let deadline = deadline_of(timeout);
         try_failpoint!(AdopterHasJournal)?;
-        let left = self.left.clone();
-        let resolved = match left.swap {
+        let replayed = self.replayed.clone();
+        let resolved = match replayed.swap {
             Some(swap) => Some(resolve(self.control_socket(), &swap, deadline)?),
             None => None,
         };
@@ -85,14 +85,14 @@ impl Supervisor {
             try_failpoint!(AdopterResolved)?;
             self.note(&Entry::Ended { handoff_id: resolved.handoff_id, how: resolved.outcome })?;
         }
-        let daemon = match (&resolved, left.swap) {
+        let daemon = match (&resolved, replayed.swap) {
             (Some(Resolved { outcome: Outcome::Committed, .. }), Some(swap)) => {
                 Some(swap.successor)
             }
-            _ => left.daemon,
+            _ => replayed.daemon,
         };
         // For the next call, if the daemon does not answer in this one.
-        self.left = Left { daemon, swap: None };
+        self.replayed = Replay { daemon, swap: None };
         if resolved.is_some() {
             self.resolved.clone_from(&resolved);
             socket::sweep(self.control_socket());
@@ -101,7 +101,7 @@ impl Supervisor {
         let resolved = self.resolved.clone();
         let answered = self.find_daemon(daemon, deadline)?;
         try_failpoint!(AdopterHasListeners)?;
-        (self.left, self.resolved) = (Left::default(), None);
+        (self.replayed, self.resolved) = (Replay::default(), None);
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
             return Ok(Adoption::Nothing { resolved });
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::control::{Greeting, LIVENESS_TIMEOUT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
@@ -59,8 +59,8 @@ pub(super) struct Incumbent {
     pub(super) link: Arc<Link>,
     pub(super) process: Process,
     pub(super) pid: u32,
-    /// [`Then::Seal`] if it can be asked for the seal along with the drain.
-    pub(super) then: Then,
+    /// [`AfterDrain::Seal`] if it can be asked for the seal along with the drain.
+    pub(super) after_drain: AfterDrain,
     /// Whether its link is over.
     is_closed: bool,
     has_ended: bool,
@@ -102,9 +102,14 @@ pub(super) struct Terms {
 }
 
 impl Incumbent {
-    pub(super) const fn new(link: Arc<Link>, process: Process, pid: u32, then: Then) -> Self {
+    pub(super) const fn new(
+        link: Arc<Link>,
+        process: Process,
+        pid: u32,
+        after_drain: AfterDrain,
+    ) -> Self {
         let (is_closed, has_ended, asked_anew, ask_again) = (false, false, false, None);
-        Self { link, process, pid, then, is_closed, has_ended, asked_anew, ask_again }
+        Self { link, process, pid, after_drain, is_closed, has_ended, asked_anew, ask_again }
     }
 }
 
@@ -180,18 +185,18 @@ impl Swap {
         self.successor.pid
     }
 
-    /// [`Then::Seal`] if the incumbent can be asked for the seal along with the drain.
-    pub(super) const fn then(&self) -> Then {
-        self.incumbent.then
+    /// [`AfterDrain::Seal`] if the incumbent can be asked for the seal along with the drain.
+    pub(super) const fn after_drain(&self) -> AfterDrain {
+        self.incumbent.after_drain
     }
 
-    pub(super) fn prepare_command(&self, then: Then) -> Command {
+    pub(super) fn prepare_command(&self, after_drain: AfterDrain) -> Command {
         let left = self.clock.deadline.saturating_duration_since(Instant::now());
         Command::Prepare {
             successor_pid: self.successor.pid,
             deadline_ms: milliseconds(left),
             drain_grace_ms: milliseconds(self.clock.drain_grace),
-            then,
+            after_drain,
         }
     }
 

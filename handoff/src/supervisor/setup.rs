@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::control::{self, Connection, Greeting, LIVENESS_TIMEOUT, Link, Pulse};
 use crate::error::{ControlSocketError, Error, LaunchError, Result};
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::protocol::{HandoffId, Side};
 use crate::supervisor::drive::{Clock, Incumbent, Learnt, Successor, Swap, Terms};
-use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
+use crate::supervisor::journal::{Entry, Journal, OpenSwap, Replay};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
     Observe, Paired, Progress, ReadyPolicy, Resolved, Session, SpawnSpec, observe,
@@ -50,7 +50,7 @@ pub struct Supervisor {
     journal: Option<Arc<Journal>>,
     /// The daemon and the swap that the journal named when it was opened, until
     /// [`adopt`](Self::adopt) has resolved them.
-    pub(super) left: Left,
+    pub(super) replayed: Replay,
     /// The end of that swap, until [`adopt`](Self::adopt) has returned it.
     pub(super) resolved: Option<Resolved>,
 }
@@ -70,7 +70,7 @@ impl Supervisor {
             policy: Arc::new(AsSealed),
             observer: None,
             journal: None,
-            left: Left::default(),
+            replayed: Replay::default(),
             resolved: None,
         })
     }
@@ -88,8 +88,8 @@ impl Supervisor {
     /// [`Error::Supervised`] when another supervisor has it; [`Error::NotAJournal`];
     /// [`Error::Path`] when it cannot be opened, or is a symbolic link.
     pub fn with_journal(mut self, path: impl AsRef<Path>) -> Result<Self> {
-        let (journal, left) = Journal::open(path.as_ref())?;
-        (self.journal, self.left) = (Some(Arc::new(journal)), left);
+        let (journal, replayed) = Journal::open(path.as_ref())?;
+        (self.journal, self.replayed) = (Some(Arc::new(journal)), replayed);
         Ok(self)
     }
 
@@ -232,7 +232,7 @@ impl Supervisor {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
         let handoff_id = spec.handoff_id.unwrap_or_else(HandoffId::new);
-        if self.left != Left::default() {
+        if self.replayed != Replay::default() {
             tracing::warn!("the journal names what another supervisor left: adopt it first");
         }
         let hello_deadline = (begun + LIVENESS_TIMEOUT).min(deadline);
@@ -285,11 +285,11 @@ impl Supervisor {
             }
         };
         let seals_next = incumbent_hello.capabilities.seals_next();
-        let then = if seals_next { Then::Seal } else { Then::Wait };
+        let after_drain = if seals_next { AfterDrain::Seal } else { AfterDrain::Wait };
         let swap = Swap::new(
             Machine::new(handoff_id),
             (
-                Incumbent::new(incumbent, incumbent_process, peer.pid, then),
+                Incumbent::new(incumbent, incumbent_process, peer.pid, after_drain),
                 Successor::new(successor, child),
             ),
             Clock::new(begun, deadline, spec.drain_grace),

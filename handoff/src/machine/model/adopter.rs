@@ -15,7 +15,7 @@ pub(super) enum Adopter {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Move {
     Start,
     SeeSuccessorEnd,
     SeeIncumbentEnd,
@@ -25,19 +25,19 @@ pub(super) enum Step {
     SuccessorIsSilent,
 }
 
-pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     match &world.adopter {
-        Adopter::Absent if world.supervisor.left_a_swap() => steps.push(Step::Start),
+        Adopter::Absent if world.supervisor.left_a_swap() => moves.push(Move::Start),
         Adopter::Absent | Adopter::Resolved(_) => {}
         Adopter::Resolving { machine, is_calling, successor_ended, incumbent_ended } => {
             if !successor_ended && world.successor.life == Life::Dead {
-                steps.push(Step::SeeSuccessorEnd);
+                moves.push(Move::SeeSuccessorEnd);
             }
             if !incumbent_ended && world.incumbent.life == Life::Dead {
-                steps.push(Step::SeeIncumbentEnd);
+                moves.push(Move::SeeIncumbentEnd);
             }
             if *is_calling && world.lines[OF_ADOPTER].next_for_supervisor() != Heard::Nothing {
-                steps.push(Step::Hear);
+                moves.push(Move::Hear);
             }
             let finds_successor = world.path == Who::Successor && world.successor.serves();
             let finds_incumbent = world.path == Who::Incumbent
@@ -45,18 +45,18 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
                 && !is_calling
                 && world.lines[OF_ADOPTER].is_over();
             if finds_incumbent || finds_successor && machine.state == State::Adopting {
-                steps.push(Step::Look);
+                moves.push(Move::Look);
             }
             if machine.state == State::Adopting {
-                steps.push(Step::SuccessorIsSilent);
+                moves.push(Move::SuccessorIsSilent);
             }
         }
     }
 }
 
-pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
-    match step {
-        Step::Start => {
+pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
+    match chosen {
+        Move::Start => {
             world.adopter = Adopter::Resolving {
                 machine: Machine::new(),
                 is_calling: false,
@@ -64,24 +64,24 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 incumbent_ended: false,
             };
         }
-        Step::SeeSuccessorEnd => {
+        Move::SeeSuccessorEnd => {
             if let Adopter::Resolving { successor_ended, .. } = &mut world.adopter {
                 *successor_ended = true;
             }
             feed(world, Event::SuccessorEnded, witness);
         }
-        Step::SeeIncumbentEnd => {
+        Move::SeeIncumbentEnd => {
             if let Adopter::Resolving { incumbent_ended, is_calling, .. } = &mut world.adopter {
                 (*incumbent_ended, *is_calling) = (true, false);
             }
             world.lines[OF_ADOPTER].close_supervisor();
             feed(world, Event::IncumbentDied, witness);
         }
-        Step::Hear => hear(world, witness),
-        Step::Look if world.path == Who::Successor => {
+        Move::Hear => hear(world, witness),
+        Move::Look if world.path == Who::Successor => {
             feed(world, Event::SuccessorServes, witness);
         }
-        Step::Look => {
+        Move::Look => {
             let line = &mut world.lines[OF_ADOPTER];
             *line = Line::open();
             for word in [Word::HelloAck, Word::Resume, Word::Ask] {
@@ -91,7 +91,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 *is_calling = true;
             }
         }
-        Step::SuccessorIsSilent => {
+        Move::SuccessorIsSilent => {
             world.successor.is_blamed |= world.incumbent.life != Life::Live;
             feed(world, Event::SuccessorSilent, witness);
         }
@@ -134,7 +134,7 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
     for effect in effects {
         match effect {
             Effect::KillSuccessor => world.successor.kill(),
-            // `Step::Look` asks it, as soon as the incumbent can be reached.
+            // `Move::Look` asks it, as soon as the incumbent can be reached.
             Effect::AskIncumbent => assert!(!matches!(state, State::Resolved(_))),
         }
     }

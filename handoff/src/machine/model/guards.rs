@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use super::Swap;
+use super::SwapModel;
 use super::properties::{
     BIDDEN, NOT_GIVEN_UP, NOT_STALE, NOT_STOLEN, NOTHING_LOST, ONE_READER, ONE_WRITER,
     SOMEONE_SERVES, STOP_IS_A_STOP, TRUE_REPORT, UNDONE,
@@ -60,7 +60,7 @@ without! {
 
 fn finds(guard: Guard, faults: u8, property: &'static str) {
     let begun = Instant::now();
-    let swap = Swap { faults, without: Some(guard), witness: Witness::default() };
+    let swap = SwapModel { faults, without: Some(guard), witness: Witness::default() };
     let wanted = HasDiscoveries::AnyOf(BTreeSet::from([property]));
     let checker = swap.checker().threads(THREADS).finish_when(wanted).spawn_dfs().join();
     let found = checker.discovery(property);

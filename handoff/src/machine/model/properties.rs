@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::adopter::Adopter;
 use super::world::{Life, Who, World, Wrong};
-use super::{Action, Swap};
+use super::{Action, SwapModel};
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::State;
@@ -21,14 +21,14 @@ pub(super) const ONE_READER: &str = "a connection is read by one process after i
 pub(super) const NOT_STALE: &str = "memory that is used is of the moment of the last write";
 pub(super) const STOP_IS_A_STOP: &str = "a daemon that is stopped on purpose is not replaced";
 
-pub(super) fn properties() -> Vec<Property<Swap>> {
+pub(super) fn properties() -> Vec<Property<SwapModel>> {
     vec![
         Property::always(ONE_WRITER, |_, world: &World| one_writer(world)),
         Property::always(NOTHING_LOST, |_, world: &World| world.wrong != Some(Wrong::Lost)),
         // Not as `eventually`: if two ways reach a state, stateright assumes that the second
         // satisfied the same as the first. Here it is a property of every state in which nothing
         // more happens by itself, so the model overlooks none.
-        Property::always(SOMEONE_SERVES, |swap: &Swap, world| {
+        Property::always(SOMEONE_SERVES, |swap: &SwapModel, world| {
             is_rightly_served(world) || swap.goes_on(world)
         }),
         Property::always(TRUE_REPORT, |_, world: &World| true_report(world)),
@@ -149,7 +149,7 @@ fn stop_is_a_stop(world: &World) -> bool {
     !is_promoted && !is_taken_over
 }
 
-impl Swap {
+impl SwapModel {
     /// Whether something happens by itself: no fault, no wish, no stray, no new supervisor.
     fn goes_on(&self, world: &World) -> bool {
         let mut actions = Vec::new();

@@ -49,7 +49,7 @@ impl Belongings {
 }
 
 /// A supervisor that is a process of its own, with a daemon that carries connections and memory.
-struct Place {
+struct World {
     directory: tempfile::TempDir,
     supervisor: Child,
     orders: ChildStdin,
@@ -58,7 +58,7 @@ struct Place {
     clients: Vec<Client>,
 }
 
-impl Place {
+impl World {
     fn start() -> Self {
         static COUNT: AtomicU16 = AtomicU16::new(7000);
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -178,7 +178,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for World {
     fn drop(&mut self) {
         let _ = self.supervisor.kill();
         let _ = self.supervisor.wait();
@@ -205,12 +205,12 @@ fn pid_of(answer: &str, word: &str) -> u32 {
 
 #[test]
 fn two_hundred_rollbacks_leave_no_more_than_two() {
-    Place::start().assert_leaves_nothing(Place::abort);
+    World::start().assert_leaves_nothing(World::abort);
 }
 
 #[test]
 fn two_hundred_commits_leave_no_more_than_two() {
-    Place::start().assert_leaves_nothing(Place::commit);
+    World::start().assert_leaves_nothing(World::commit);
 }
 
 const MANY: usize = 198;

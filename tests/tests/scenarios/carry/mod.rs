@@ -63,7 +63,7 @@ impl Line {
 }
 
 /// Connections of which none may end: idle ones, and some with half a command sent.
-struct Fleet {
+struct OpenLines {
     idle: Vec<Line>,
     halves: Vec<Half>,
 }
@@ -74,7 +74,7 @@ struct Half {
     value: String,
 }
 
-impl Fleet {
+impl OpenLines {
     /// Fifty idle ones, one with half a command.
     fn open(cluster: &Cluster) -> Self {
         Self::of(cluster, 50, &[4])
@@ -82,19 +82,19 @@ impl Fleet {
 
     /// So many, one at least, and those whose commands are half sent with that many bytes of a value.
     fn of(cluster: &Cluster, idle: usize, halves: &[usize]) -> Self {
-        let mut fleet =
+        let mut open_lines =
             Self { idle: (0..idle).map(|_| Line::open(cluster)).collect(), halves: vec![] };
-        for line in &mut fleet.idle {
+        for line in &mut open_lines.idle {
             assert_eq!(line.ask("pid"), cluster.serving().to_string());
         }
         for (index, length) in halves.iter().enumerate() {
             let (key, value) = (format!("half.{index}"), "x".repeat(*length));
             let mut half = Half { line: Line::open(cluster), key, value };
             half.send_half();
-            fleet.halves.push(half);
+            open_lines.halves.push(half);
         }
-        fleet.wait_until_read();
-        fleet
+        open_lines.wait_until_read();
+        open_lines
     }
 
     /// Waits until what is half sent is in the daemon's state. It asks over an idle one: another
@@ -187,14 +187,14 @@ fn connections_stay_open_through_commits_and_rollbacks() {
 #[test]
 fn a_long_line_that_is_half_sent_goes_on_in_the_next_process() {
     let mut cluster = Cluster::start_carrying(&[]);
-    let mut fleet = Fleet::of(&cluster, 3, &[4, 1 << 20, 20_000]);
+    let mut open_lines = OpenLines::of(&cluster, 3, &[4, 1 << 20, 20_000]);
     for faults in [&[][..], &["open=error"], &[]] {
         assert_eq!(cluster.swap(faults).is_ok(), faults.is_empty());
-        fleet.assert_served(&cluster);
+        open_lines.assert_served(&cluster);
         if faults.is_empty() {
             let clients = &cluster.carried.sets[0];
             assert!(clients.bytes > (1 << 20) + 20_000, "it was not in the state: {clients:?}");
         }
     }
-    fleet.assert_sound(cluster, &[]);
+    open_lines.assert_sound(cluster, &[]);
 }
