@@ -422,7 +422,7 @@ fn a_resume_is_tried_until_it_works_and_only_then_confirmed() {
 #[test]
 fn what_was_resumed_is_not_resumed_again_because_admitting_fails() {
     let cluster = Cluster::start();
-    cluster.connect().assert_answers(); // its first admission is behind it
+    cluster.connect().assert_answers(); // its first admission is over
     cluster.daemon.set(|script| script.admit_failures = 2);
     cluster.sealed(60_000).assert_resumes();
     assert_eq!(cluster.daemon.calls(), ["drain", "seal", "resume", "admit", "admit"]);

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 const ID: [u8; 16] = [
     0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff,
 ];
-/// An identifier is written as 16 bytes behind their count.
+/// An identifier is written as 16 bytes after their count.
 const ID_HEX: &str = "1000112233445566778899aabbccddeeff";
 
 /// Every variant in the order of its discriminant, with the payload it is on the wire.

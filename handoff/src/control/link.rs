@@ -385,7 +385,7 @@ mod tests {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             let link = Link::new(ours);
             let mut said = vec![Message::Heartbeat { ts_ms: 1 }; heartbeats];
-            // Its length sets those behind it off from the pieces that are read.
+            // Its length sets those after it off from the pieces that are read.
             said[0] = Message::Heartbeat { ts_ms: u64::MAX - 1 };
             said.push(Message::SealRequest { handoff_id: HandoffId::new() });
             let frames = encode_all(Some(1), &said).expect("they are short");

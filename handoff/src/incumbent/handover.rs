@@ -10,7 +10,7 @@ use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settling;
-use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Job, Next, Sealed};
+use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::standing::Standing;
 use crate::incumbent::stop::Stop;
@@ -83,10 +83,10 @@ pub(super) struct Due {
 }
 
 impl Handover {
-    /// Starts the thread of the hooks, with its first job.
+    /// Starts the thread of the hooks, with its first task.
     pub(super) fn begin<D: Drainable + 'static>(
         drainable: &Arc<D>,
-        first: Job,
+        first: Task,
         (successor_pid, lease): (u32, Instant),
         carrying: Carrying,
         settling: Option<Settling>,
@@ -97,7 +97,7 @@ impl Handover {
         let hooks = Hooks::start(Arc::clone(drainable), carrying, settling, Arc::clone(stop))?;
         // Both are done while the daemon still serves all.
         let id = ProcessId::of(successor_pid).unwrap_or_default();
-        let is_swap = matches!(first, Job::Drain(_));
+        let is_swap = matches!(first, Task::Drain(_));
         let draft = is_swap.then(|| Draft::begin(lock.data_dir()));
         let now = Instant::now();
         let mut handover = Self {
@@ -126,13 +126,13 @@ impl Handover {
         Ok(handover)
     }
 
-    pub(super) fn run(&mut self, job: Job) {
+    pub(super) fn run(&mut self, task: Task) {
         self.timers.retry = None;
         self.hook_runs = true;
-        self.hooks.run(job);
+        self.hooks.run(task);
     }
 
-    /// Sets whether the seal follows the drain without a job: the supervisor asked for it ahead.
+    /// Sets whether the seal follows the drain without a task: the supervisor asked for it ahead.
     pub(super) fn seal_next(&self, seals: bool) {
         self.hooks.seal_next(seals);
     }
@@ -140,7 +140,7 @@ impl Handover {
     pub(super) fn run_seal(&mut self) {
         match self.next {
             Next::Seals => self.hook_runs = true,
-            Next::Waits => self.run(Job::Seal),
+            Next::Waits => self.run(Task::Seal),
         }
     }
 

@@ -16,9 +16,9 @@ use crate::incumbent::look::{self, Open};
 use crate::incumbent::stop::Stop;
 use crate::sys::pool;
 
-/// A job for the thread of the hooks.
+/// A task for the thread of the hooks.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(super) enum Task {
     Drain(Instant),
     /// The drain before the process ends: it carries nothing.
     LastDrain(Instant),
@@ -31,7 +31,7 @@ pub(super) enum Job {
 pub(super) enum HookNews {
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
-    /// A look at a drain that runs, from another thread: not the end of a job.
+    /// A look at a drain that runs, from another thread: not the end of a task.
     Open(Result<Open>),
     Drained(Result<DrainReport>, Next),
     Progress(SealProgress),
@@ -51,16 +51,16 @@ pub(super) struct Sealed {
 /// The thread's step after a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It waits for its next job.
+    /// It waits for its next task.
     Waits,
-    /// It seals, as the supervisor asked ahead: [`HookNews::Sealed`] comes without a job.
+    /// It seals, as the supervisor asked ahead: [`HookNews::Sealed`] comes without a task.
     Seals,
 }
 
 /// The hooks of one swap. Their thread ends with it.
 #[derive(Debug)]
 pub(super) struct Hooks {
-    jobs: Sender<Job>,
+    tasks: Sender<Task>,
     outcomes: Receiver<HookNews>,
     results: Sender<HookNews>,
     wake: Arc<Stop>,
@@ -75,11 +75,11 @@ impl Hooks {
         settling: Option<Settling>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::channel();
+        let (tasks, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
         let seals_next = Arc::new(AtomicBool::new(false));
         let hooks = Self {
-            jobs,
+            tasks,
             outcomes,
             results: results.clone(),
             wake: Arc::clone(&wake),
@@ -100,8 +100,8 @@ impl Hooks {
                 is_last: false,
                 tell: &tell,
             };
-            for job in queue {
-                let mut outcome = work.perform(job);
+            for task in queue {
+                let mut outcome = work.perform(task);
                 let seals = match &mut outcome {
                     HookNews::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
                         *next = Next::Seals;
@@ -109,7 +109,7 @@ impl Hooks {
                     }
                     _ => false,
                 };
-                if !tell(outcome) || seals && !tell(work.perform(Job::Seal)) {
+                if !tell(outcome) || seals && !tell(work.perform(Task::Seal)) {
                     return;
                 }
             }
@@ -117,12 +117,12 @@ impl Hooks {
         Ok(hooks)
     }
 
-    pub(super) fn run(&self, job: Job) {
+    pub(super) fn run(&self, task: Task) {
         // The thread ends only after this sender is gone.
-        let _ = self.jobs.send(job);
+        let _ = self.tasks.send(task);
     }
 
-    /// Sets whether the seal follows a drain that has not ended yet, without a job.
+    /// Sets whether the seal follows a drain that has not ended yet, without a task.
     pub(super) fn seal_next(&self, seals: bool) {
         self.seals_next.store(seals, Ordering::Release);
     }
@@ -172,13 +172,13 @@ struct Work<'a, D> {
 }
 
 impl<D: Drainable> Work<'_, D> {
-    fn perform(&mut self, job: Job) -> HookNews {
-        match job {
-            Job::Drain(deadline) => {
+    fn perform(&mut self, task: Task) -> HookNews {
+        match task {
+            Task::Drain(deadline) => {
                 let drained = fenced("drain", || self.drain(deadline));
                 HookNews::Drained(drained, Next::Waits)
             }
-            Job::LastDrain(deadline) => HookNews::Drained(
+            Task::LastDrain(deadline) => HookNews::Drained(
                 fenced("drain", || {
                     self.is_last = true;
                     let carriage = self.drainable.carriage();
@@ -190,8 +190,8 @@ impl<D: Drainable> Work<'_, D> {
                 }),
                 Next::Waits,
             ),
-            Job::Seal => HookNews::Sealed(fenced("seal", || self.seal())),
-            Job::Resume => HookNews::Resumed(self.resume()),
+            Task::Seal => HookNews::Sealed(fenced("seal", || self.seal())),
+            Task::Resume => HookNews::Resumed(self.resume()),
         }
     }
 

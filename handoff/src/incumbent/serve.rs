@@ -17,7 +17,7 @@ use crate::incumbent::admit::{Settling, at_a_cold_start};
 use crate::incumbent::bind::Incumbent;
 use crate::incumbent::door::Door;
 use crate::incumbent::handover::{Handover, News, after};
-use crate::incumbent::hooks::Job;
+use crate::incumbent::hooks::Task;
 use crate::incumbent::look::Open;
 use crate::incumbent::offers::Offers;
 use crate::incumbent::quota::Quotas;
@@ -219,17 +219,17 @@ impl<D: Drainable + 'static> Server<D> {
                 self.sessions.holder = from;
                 let lease = after(deadline_ms);
                 let grace = after(drain_grace_ms).min(lease);
-                self.begin_swap(successor_pid, lease, Job::Drain(grace));
+                self.begin_handover(successor_pid, lease, Task::Drain(grace));
             }
             // A clean stop: no supervisor, no lease.
             Effect::RunLastDrain => {
                 self.tell_of_stop();
-                self.begin_swap(0, after(u64::MAX), Job::LastDrain(after(STOP_GRACE_MS)));
+                self.begin_handover(0, after(u64::MAX), Task::LastDrain(after(STOP_GRACE_MS)));
             }
             Effect::InterruptDrain => self.interrupt_drain(),
             Effect::SealNext => self.with_handover(|handover| handover.seal_next(true)),
             Effect::RunSeal => self.with_handover(Handover::run_seal),
-            Effect::RunResume => self.with_handover(|handover| handover.run(Job::Resume)),
+            Effect::RunResume => self.with_handover(|handover| handover.run(Task::Resume)),
             Effect::ReleaseLock(report) => {
                 if let (Some(handover), Some(handoff_id)) =
                     (&mut self.handover, self.state.handoff_id())
@@ -262,7 +262,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    fn begin_swap(&mut self, successor_pid: u32, lease: Instant, first: Job) {
+    fn begin_handover(&mut self, successor_pid: u32, lease: Instant, first: Task) {
         let handoff_id = self.state.handoff_id();
         let carrying = self.offers.carrying_for(handoff_id, successor_pid, &self.drainable);
         let (settling, limits) = (self.settling.take(), (successor_pid, lease));

@@ -65,10 +65,10 @@ impl Called {
     fn begin(work: Work, max: usize) -> Self {
         let mut state = POOL.lock();
         state.last += 1;
-        // It exists before the job does, so that nothing can leave the job behind.
+        // It exists before the task does, so that nothing can leave the task behind.
         let called = Self(state.last);
         let since = Instant::now();
-        state.jobs.push(Job { id: called.0, work, since, seats: max, running: 0, panic: None });
+        state.tasks.push(Task { id: called.0, work, since, seats: max, running: 0, panic: None });
         if max > 0 {
             state.call_one();
         }
@@ -81,16 +81,16 @@ impl Drop for Called {
     fn drop(&mut self) {
         let mut state = POOL.lock();
         loop {
-            let place = state.jobs.iter().position(|job| job.id == self.0);
+            let place = state.tasks.iter().position(|task| task.id == self.0);
             let Some(place) = place else { return };
-            state.jobs[place].seats = 0;
-            if state.jobs[place].running > 0 {
+            state.tasks[place].seats = 0;
+            if state.tasks[place].running > 0 {
                 state = POOL.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let job = state.jobs.swap_remove(place);
+            let task = state.tasks.swap_remove(place);
             drop(state);
-            match job.panic {
+            match task.panic {
                 Some(panic) if !thread::panicking() => resume_unwind(panic),
                 _ => return,
             }
@@ -100,7 +100,7 @@ impl Drop for Called {
 
 type Work = &'static (dyn Fn() + Sync);
 
-struct Job {
+struct Task {
     id: u64,
     work: Work,
     since: Instant,
@@ -117,12 +117,12 @@ struct Pool {
     called: Condvar,
     /// A thread waits on it to see whether a caller finishes alone; no thread signals it.
     patience: Condvar,
-    /// A thread has returned from a job.
+    /// A thread has returned from a task.
     ended: Condvar,
 }
 
 struct Inner {
-    jobs: Vec<Job>,
+    tasks: Vec<Task>,
     last: u64,
     threads: usize,
     /// Those that rest, and were not called.
@@ -143,7 +143,7 @@ fn wait<'a>(on: &Condvar, state: MutexGuard<'a, Inner>, time: Duration) -> Mutex
 }
 
 impl Inner {
-    /// Has one more thread look at the jobs.
+    /// Has one more thread look at the tasks.
     fn call_one(&mut self) {
         if self.idle > 0 {
             (self.idle, self.calls) = (self.idle - 1, self.calls + 1);
@@ -166,7 +166,7 @@ fn help() {
     let mut state = POOL.lock();
     let mut rested = Instant::now();
     loop {
-        let Some(job) = state.jobs.iter_mut().find(|job| job.seats > 0) else {
+        let Some(task) = state.tasks.iter_mut().find(|task| task.seats > 0) else {
             let left = REST.saturating_sub(rested.elapsed());
             if left.is_zero() && state.holds == 0 {
                 state.threads -= 1;
@@ -181,25 +181,25 @@ fn help() {
             }
             continue;
         };
-        let left = PATIENCE.saturating_sub(job.since.elapsed());
+        let left = PATIENCE.saturating_sub(task.since.elapsed());
         if !left.is_zero() {
             // The caller may be done by then.
             state = wait(&POOL.patience, state, left);
             continue;
         }
-        (job.seats, job.running) = (job.seats - 1, job.running + 1);
-        let (id, work, seats) = (job.id, job.work, job.seats);
+        (task.seats, task.running) = (task.seats - 1, task.running + 1);
+        let (id, work, seats) = (task.id, task.work, task.seats);
         for _ in 0..seats.min(2) {
             state.call_one();
         }
         drop(state);
         let worked = catch_unwind(AssertUnwindSafe(work));
         state = POOL.lock();
-        if let Some(job) = state.jobs.iter_mut().find(|job| job.id == id) {
-            (job.running, job.seats) = (job.running - 1, 0);
+        if let Some(task) = state.tasks.iter_mut().find(|task| task.id == id) {
+            (task.running, task.seats) = (task.running - 1, 0);
             POOL.ended.notify_all();
-            if let (Err(panic), None) = (worked, &job.panic) {
-                job.panic = Some(panic);
+            if let (Err(panic), None) = (worked, &task.panic) {
+                task.panic = Some(panic);
             }
         }
         rested = Instant::now();
@@ -207,7 +207,14 @@ fn help() {
 }
 
 static POOL: Pool = Pool {
-    state: Mutex::new(Inner { jobs: Vec::new(), last: 0, threads: 0, idle: 0, calls: 0, holds: 0 }),
+    state: Mutex::new(Inner {
+        tasks: Vec::new(),
+        last: 0,
+        threads: 0,
+        idle: 0,
+        calls: 0,
+        holds: 0,
+    }),
     called: Condvar::new(),
     patience: Condvar::new(),
     ended: Condvar::new(),

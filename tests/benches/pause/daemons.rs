@@ -33,9 +33,9 @@ pub(crate) struct Settings {
 /// right moment; where a mechanism has no such moment, the daemon's author found one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Care {
-    /// Nothing: it syncs behind its last acknowledgement, and opens all of the log anew.
+    /// Nothing: it syncs after its last acknowledgement, and opens all of the log anew.
     Plain,
-    /// It syncs once before it stops admitting requests, and again behind the last.
+    /// It syncs once before it stops admitting requests, and again after the last.
     Settles,
     /// It syncs once before, and leaves the rest of the sync to its successor, since it never
     /// promised more than that a line is written. The successor has read all of the log but its

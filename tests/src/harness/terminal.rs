@@ -119,7 +119,7 @@ impl Terminal {
         eventually("it prompts", TIMEOUT, || self.screen().ends_with(prompt).then_some(()));
     }
 
-    /// Types a line; what is shown behind it until the next prompt.
+    /// Types a line; what is shown after it until the next prompt.
     pub fn ask(&mut self, line: &str, prompt: &str) -> String {
         let before = self.screen().len();
         writeln!(self.keyboard, "{line}").expect("it reads");

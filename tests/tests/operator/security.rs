@@ -18,7 +18,7 @@ fn connect(world: &World) -> UnixStream {
 
 fn answer(mut stream: UnixStream) -> String {
     let mut answer = String::new();
-    // What was sent and not read resets the connection behind the answer.
+    // What was sent and not read resets the connection after the answer.
     let _ = stream.read_to_string(&mut answer);
     answer
 }

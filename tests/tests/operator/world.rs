@@ -77,7 +77,7 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Writes the configuration, with more behind it.
+    /// Writes the configuration, with more after it.
     pub(crate) fn configure(&self, more: &str) {
         let [first, second, broken] = &self.args;
         let text = format!(

@@ -278,7 +278,7 @@ fn nobody_is_inside_once_a_closed_gate_is_empty() {
                         thread::yield_now();
                         continue;
                     };
-                    assert!(!sealed.load(SeqCst), "entered behind a seal");
+                    assert!(!sealed.load(SeqCst), "entered after a seal");
                     std::hint::spin_loop();
                     assert!(!sealed.load(SeqCst), "sealed while one was inside");
                     passes.fetch_add(1, Relaxed);

@@ -52,10 +52,10 @@ impl End {
         while self.answers && self.received.matches('\n').count() < self.sent {
             let timeout = Timespec::try_from(TIMEOUT).expect("it is short");
             let ready = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&timeout));
-            assert_eq!(ready, Ok(1), "{}: nothing comes behind {:?}", self.kind, self.received);
+            assert_eq!(ready, Ok(1), "{}: nothing comes after {:?}", self.kind, self.received);
             let mut bytes = [0; 4096];
             let length = self.file.read(&mut bytes).expect("it is open");
-            assert_ne!(length, 0, "{}: it was closed behind {:?}", self.kind, self.received);
+            assert_ne!(length, 0, "{}: it was closed after {:?}", self.kind, self.received);
             self.received.push_str(&String::from_utf8_lossy(&bytes[..length]));
         }
         assert!(self.received.lines().all(|line| line.starts_with("ok ")), "{:?}", self.received);

@@ -37,7 +37,7 @@ impl Line {
     fn reply(&mut self) -> String {
         let mut reply = String::new();
         self.stream.read_line(&mut reply).expect("it answers");
-        assert!(reply.ends_with('\n'), "the connection was closed behind {reply:?}");
+        assert!(reply.ends_with('\n'), "the connection was closed after {reply:?}");
         reply.trim_end().to_owned()
     }
 
