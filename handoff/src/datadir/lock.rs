@@ -256,8 +256,9 @@ impl DataDirLock {
         }
     }
 
-    /// From now on a drop does not release the lock, until [`release_on_drop`](Self::release_on_drop): after an
-    /// error or a panic the daemon's own threads may still write (invariant 1).
+    /// From now on a drop does not release the lock, until
+    /// [`release_on_drop`](Self::release_on_drop): after an error or a panic the daemon's own
+    /// threads may still write (invariant 1).
     pub(crate) const fn hold_past_drop(&mut self) {
         self.outlives_drop = true;
     }

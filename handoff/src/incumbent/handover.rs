@@ -1,5 +1,5 @@
 //! The state from a drain until the daemon serves again, or is gone: the hooks, their results, and
-//! the time limits. The server asks it for news, and tells the machine.
+//! the timers. The server asks it for news, and tells the machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

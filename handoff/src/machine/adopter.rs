@@ -1,10 +1,10 @@
 //! The adopter: a supervisor that resolves the swap of one that died.
 //!
 //! ```text
-//!  Adopting -> Resolved     the successor serves, or the incumbent confirms that it does
+//!  Adopting -> Resolved    the successor serves, or the incumbent confirms that it does
 //!           -> Confirming  the successor ended: the incumbent is asked
 //!           -> Ending      the successor is hung, and killed -> (it ended) -> Confirming
-//!  Confirming -> Resolved   the incumbent confirms that it serves, refuses, or is dead
+//!  Confirming -> Resolved  the incumbent confirms that it serves, refuses, or is dead
 //! ```
 //!
 //! Both processes decide without a supervisor. The adopter waits for their decision, and ends a
@@ -12,7 +12,7 @@
 
 use crate::machine::outcome::Outcome;
 
-/// Where the resolving stands.
+/// How far the adopter has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     /// Both processes may live.
@@ -24,7 +24,7 @@ pub(crate) enum State {
     Resolved(Outcome),
 }
 
-/// The resolving: where it stands, and whether the incumbent may live.
+/// How far the adopter has come, and whether the incumbent may live.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub(crate) state: State,

@@ -57,7 +57,7 @@ impl Supervisor {
     /// The daemon gives back every socket that it was passed, and each socket of its own that it
     /// has [kept](crate::successor::Listeners::keep).
     ///
-    /// The incumbent and the successor of a swap in flight resolve it without a supervisor, as
+    /// The incumbent and the successor of a swap in flight decide it without a supervisor, as
     /// they do whenever theirs dies (invariant 3). This supervisor ends a successor that hangs,
     /// and the incumbent serves again. It leaves a successor that has committed alone.
     ///

@@ -20,8 +20,8 @@ use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 /// so that no command is reaped before it stands here.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Runs a command to its end, or kills it at the timeout; the rest of its process group is killed in
-/// either case. Returns its output, and does not wait for a process that still holds its streams.
+/// Runs a command to its end, or kills it at the timeout; the rest of its process group is killed
+/// in either case. Returns its output, and does not wait for a process that still holds its streams.
 pub(super) fn output(command: &mut Command, timeout: Duration) -> io::Result<Output> {
     let written = || Ok::<_, io::Error>(File::from(memfd_create("output", MemfdFlags::CLOEXEC)?));
     let (stdout, stderr) = (written()?, written()?);

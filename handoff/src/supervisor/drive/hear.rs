@@ -15,11 +15,12 @@ use crate::sys::poll;
 use crate::sys::process::Process;
 
 impl Swap {
-    /// The next event, or a deadline or timeout that has passed. With `until`, none if no event came by
-    /// then.
+    /// The next event, or a deadline or timeout that has passed. With `until`, none if no event
+    /// came by then.
     pub(super) fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
         loop {
-            // The incumbent's end comes before an abort or a deadline: only the successor may be left.
+            // The incumbent's end comes before an abort or a deadline: only the successor may be
+            // left.
             let event = self.heard_event().or_else(|| self.abort_event());
             if let Some(event) = event.or_else(|| self.overdue_event()) {
                 return Some(event);

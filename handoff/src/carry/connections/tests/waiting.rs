@@ -189,7 +189,8 @@ fn a_handler_is_told_to_park_once_a_drain_has_begun_and_until_it_is_given_up() {
         set.collect(None);
         assert!(told.as_mut().poll(&mut context).is_ready());
         assert!(ticket.is_told_to_park() && !ticket.is_told_to_close());
-        // Nothing is admitted yet: who finds the gate closed parks, and another handler goes on later.
+        // Nothing is admitted yet: a handler that finds the gate closed parks, and another one
+        // goes on later.
         set.take_back(true);
         assert!(ticket.is_told_to_park());
         set.release();
