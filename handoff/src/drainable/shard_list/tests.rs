@@ -167,7 +167,7 @@ fn of_several_that_fail_the_first_declared_is_named() {
 }
 
 #[test]
-fn behind_a_shard_that_failed_no_further_one_is_begun() {
+fn after_a_shard_that_failed_no_further_one_is_begun() {
     /// The first fails at once, and the others wait for it.
     struct Later<'a> {
         first: bool,
