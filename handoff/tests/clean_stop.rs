@@ -103,7 +103,7 @@ fn a_clean_stop_is_verified_by_the_next_start() {
 
 /// By the seal, and by the start that compares them: a shard may take long to read.
 #[test]
-fn each_shard_is_read_once_by_a_stop_and_once_by_the_start_behind_it() {
+fn each_shard_is_read_once_by_a_stop_and_once_by_the_start_after_it() {
     let daemons = Daemons::new();
     for expected in [2, 6] {
         assert_eq!(daemons.run(|| ()).expect("it stops"), Ended::Stopped);

@@ -237,7 +237,7 @@ impl Supervisor {
     }
 
     /// The next that is not about a drain that runs, however many of those there are.
-    fn read_behind_looks(&mut self) -> Message {
+    fn read_after_looks(&mut self) -> Message {
         let is_a_look = |message: &Message| matches!(message, Message::Draining { .. });
         std::iter::repeat_with(|| self.read()).find(|message| !is_a_look(message)).expect("endless")
     }
@@ -333,7 +333,7 @@ fn nobody_waits_for_a_look_that_blocks_or_panics_and_there_is_no_other() {
         cluster.daemon.set(|script| script.released = true);
         let drained = Message::Drained { open_conns_remaining: 2, accept_closed: true };
         // A look that had blocked may end before the drain.
-        assert_eq!(supervisor.read_behind_looks(), drained);
+        assert_eq!(supervisor.read_after_looks(), drained);
         assert_eq!(cluster.daemon.calls(), ["drain", "snapshot"]);
         drop(supervisor.assert_resumes());
         cluster.daemon.set(|script| script.drain = Does::Works);
@@ -506,7 +506,7 @@ fn a_hook_that_takes_long_is_accompanied_by_signs_of_life() {
     let first = read_message(&mut supervisor.stream).expect("it goes on").1;
     assert_eq!(first, Message::Heartbeat { ts_ms: 0 });
     cluster.daemon.set(|script| script.released = true);
-    assert!(matches!(supervisor.read_behind_looks(), Message::Drained { .. }));
+    assert!(matches!(supervisor.read_after_looks(), Message::Drained { .. }));
     drop(supervisor);
     cluster.daemon.wait_for("resume", 1);
 }

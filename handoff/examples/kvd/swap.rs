@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_behind_the_last_that_took_time_were_not_reached() {
+    fn phases_after_the_last_that_took_time_were_not_reached() {
         let ms = Duration::from_millis;
         let timings = Timings { pair: ms(3), drain: ms(2), ..Timings::default() };
         let expected = [Some(ms(3)), Some(ms(0)), Some(ms(2)), None, None, None];

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_behind_many_heartbeats_is_not_waited_for() {
+    fn what_was_read_after_many_heartbeats_is_not_waited_for() {
         for heartbeats in FRAMES_AT_ONCE - 1..=FRAMES_AT_ONCE + 16 {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             let link = Link::new(ours);

@@ -389,7 +389,7 @@ mod tests {
 
     /// A disk that was full in the middle of a line costs that line and not the next.
     #[test]
-    fn behind_a_line_that_was_not_written_whole_the_next_one_is() {
+    fn after_a_line_that_was_not_written_whole_the_next_one_is() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("journal");
         let (journal, _) = Journal::open(&path).expect("it is created");

@@ -131,7 +131,7 @@ impl Settings {
     }
 
     /// What the old process left to be synced, where the mechanism does not see to it.
-    fn sync_behind(&self, log: &Arc<Log>) {
+    fn sync_after(&self, log: &Arc<Log>) {
         if self.care == Care::Ahead {
             let log = log.clone();
             thread::spawn(move || log.sync().expect("the disk is not full"));
@@ -290,7 +290,7 @@ fn beyond(settings: &Settings) -> beyond::Result<()> {
     };
     let listener = listener.ok_or_else(|| io::Error::other("no listener was passed"))?;
     let server = serve(log, runtime.handle(), listener, &tell);
-    settings.sync_behind(&server.log);
+    settings.sync_after(&server.log);
     incumbent.serve(Closing { server, settles: settings.settles() })
 }
 
@@ -316,7 +316,7 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
     lock.lock()?;
     let log = settings.open(contents, &tell)?;
     let server = serve(log, runtime.handle(), listener, &tell);
-    settings.sync_behind(&server.log);
+    settings.sync_after(&server.log);
     runtime.block_on(told.recv());
     ecdysis.upgrade().map_err(|error| io::Error::other(error.to_string()))?;
     if settings.settles() {
@@ -338,7 +338,7 @@ fn restart(settings: &Settings) -> io::Result<()> {
     };
     let log = settings.open(contents, &tell)?;
     let server = serve(log, runtime.handle(), standard_input()?, &tell);
-    settings.sync_behind(&server.log);
+    settings.sync_after(&server.log);
     runtime.block_on(told.recv());
     if settings.settles() {
         server.log.sync()?;

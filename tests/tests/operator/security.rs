@@ -104,7 +104,7 @@ fn a_state_directory_that_others_may_write_is_refused() {
 }
 
 #[test]
-fn a_file_that_was_changed_behind_the_configuration_is_not_executed() {
+fn a_file_that_is_not_the_one_pinned_is_not_executed() {
     let mut world = World::new();
     let hash = world.said(&["check"]);
     let hash = hash.lines().find(|line| line.ends_with("/v1")).expect("it is listed");

@@ -45,7 +45,7 @@ fn a_successor_that_did_not_verify_is_not_told_to_commit() {
 }
 
 #[test]
-fn data_that_was_changed_behind_the_seal_is_found_by_the_name_of_its_shard() {
+fn data_that_was_changed_after_the_seal_is_found_by_the_name_of_its_shard() {
     let mut cluster = Cluster::start();
     let session = cluster.sealed(&[]);
     let mut log = OpenOptions::new().append(true).open(cluster.data().join("1.log"));
@@ -62,7 +62,7 @@ fn data_that_was_changed_behind_the_seal_is_found_by_the_name_of_its_shard() {
 
 /// A start that has refused the data does not make the next one accept it.
 #[test]
-fn data_that_was_changed_behind_the_seal_is_found_by_every_start() {
+fn data_that_was_changed_after_the_seal_is_found_by_every_start() {
     let mut cluster = Cluster::start();
     let session = cluster.sealed(&[]);
     cluster.kill(cluster.serving());
