@@ -8,14 +8,18 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, ExprPath, Generics, Ident, Type, parse_quote};
 
 use crate::attr::{Container, Hook, moment};
-use crate::valid::{Carried, Gates, Shards, State};
+use crate::valid::{Carried, Gates, Members, Shards};
 
-pub(crate) fn expand(input: &DeriveInput, container: &Container, state: &State<'_>) -> TokenStream {
+pub(crate) fn expand(
+    input: &DeriveInput,
+    container: &Container,
+    members: &Members<'_>,
+) -> TokenStream {
     let krate = crate_path(container);
     let ident = &input.ident;
-    let generics = bounded(&input.generics, &krate, state);
+    let generics = bounded(&input.generics, &krate, members);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let parts = parts(&krate, container, state);
+    let parts = parts(&krate, container, members);
     let hooks = hooks(&krate);
     quote! {
         const _: () = {
@@ -40,18 +44,18 @@ pub(crate) fn crate_path(container: &Container) -> TokenStream {
 }
 
 /// The body of the implementation of `Parts`: shards, gates, carried sets and hooks.
-fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> TokenStream {
-    let shards = state.shards.iter().map(|Shards { member, ty, name }| {
+fn parts(krate: &TokenStream, container: &Container, members: &Members<'_>) -> TokenStream {
+    let shards = members.shards.iter().map(|Shards { member, ty, name }| {
         quote! {
-            let __fleet = #krate::__private::Fleet::with::<#ty>(__fleet, #name, &self.#member);
+            let __shards = #krate::__private::ShardList::with::<#ty>(__shards, #name, &self.#member);
         }
     });
-    let gates = state.gates.iter().map(|Gates { member, ty }| {
+    let gates = members.gates.iter().map(|Gates { member, ty }| {
         quote! {
             <#ty as #krate::__private::Gates>::gather(&self.#member, &mut __gates);
         }
     });
-    let carried = state.carried.iter().map(|Carried { member, ty, name }| {
+    let carried = members.carried.iter().map(|Carried { member, ty, name }| {
         quote! {
             let __carriage =
                 #krate::__private::Carriage::with::<#ty>(__carriage, #name, &self.#member);
@@ -71,10 +75,10 @@ fn parts(krate: &TokenStream, container: &Container, state: &State<'_>) -> Token
         }
     });
     quote! {
-        fn fleet(&self) -> #krate::__private::Fleet<'_> {
-            let __fleet = #krate::__private::Fleet::new();
+        fn shard_list(&self) -> #krate::__private::ShardList<'_> {
+            let __shards = #krate::__private::ShardList::new();
             #(#shards)*
-            __fleet
+            __shards
         }
 
         fn gates(&self) -> #krate::__private::Vec<&#krate::__private::Gate> {
@@ -158,7 +162,7 @@ fn method(function: &ExprPath) -> ExprPath {
 }
 
 /// The struct's own bounds, and those of the fields with a type parameter in their type.
-fn bounded(generics: &Generics, krate: &TokenStream, state: &State<'_>) -> Generics {
+fn bounded(generics: &Generics, krate: &TokenStream, members: &Members<'_>) -> Generics {
     let params: HashSet<String> =
         generics.type_params().map(|param| param.ident.to_string()).collect();
     if params.is_empty() {
@@ -166,13 +170,13 @@ fn bounded(generics: &Generics, krate: &TokenStream, state: &State<'_>) -> Gener
     }
     let mut bounded = generics.clone();
     let clause = bounded.make_where_clause();
-    for ty in state.shards.iter().map(|shards| shards.ty).filter(|ty| mentions(ty, &params)) {
+    for ty in members.shards.iter().map(|shards| shards.ty).filter(|ty| mentions(ty, &params)) {
         clause.predicates.push(parse_quote!(#ty: #krate::__private::Shards));
     }
-    for ty in state.gates.iter().map(|gates| gates.ty).filter(|ty| mentions(ty, &params)) {
+    for ty in members.gates.iter().map(|gates| gates.ty).filter(|ty| mentions(ty, &params)) {
         clause.predicates.push(parse_quote!(#ty: #krate::__private::Gates));
     }
-    for ty in state.carried.iter().map(|carried| carried.ty).filter(|ty| mentions(ty, &params)) {
+    for ty in members.carried.iter().map(|carried| carried.ty).filter(|ty| mentions(ty, &params)) {
         clause.predicates.push(parse_quote!(#ty: #krate::__private::Carry));
     }
     clause.predicates.push(parse_quote!(Self: ::core::marker::Send + ::core::marker::Sync));

@@ -61,10 +61,10 @@ pub fn derive_drainable(input: proc_macro::TokenStream) -> proc_macro::TokenStre
 fn derive(input: &DeriveInput) -> TokenStream {
     let mut errors = errors::Errors::default();
     let container = attr::Container::parse(&input.attrs, &mut errors);
-    let state = ast::Fields::parse(input, &mut errors)
-        .map(|fields| valid::State::check(fields, &mut errors));
-    match (state, errors.finish()) {
-        (Some(state), Ok(())) => expand::expand(input, &container, &state),
+    let members = ast::Fields::parse(input, &mut errors)
+        .map(|fields| valid::Members::check(fields, &mut errors));
+    match (members, errors.finish()) {
+        (Some(members), Ok(())) => expand::expand(input, &container, &members),
         (_, outcome) => fallback::expand(input, &container, outcome.err()),
     }
 }

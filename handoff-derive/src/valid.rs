@@ -12,7 +12,7 @@ use crate::errors::Errors;
 
 /// The fields that the hooks work on, in declared order.
 #[derive(Default)]
-pub(crate) struct State<'a> {
+pub(crate) struct Members<'a> {
     pub(crate) shards: Vec<Shards<'a>>,
     pub(crate) gates: Vec<Gates<'a>>,
     pub(crate) carried: Vec<Carried<'a>>,
@@ -35,9 +35,9 @@ pub(crate) struct Gates<'a> {
     pub(crate) ty: &'a Type,
 }
 
-impl<'a> State<'a> {
+impl<'a> Members<'a> {
     pub(crate) fn check(fields: Fields<'a>, errors: &mut Errors) -> Self {
-        let mut state = Self::default();
+        let mut members = Self::default();
         let (mut names, mut carried) = (HashSet::new(), HashSet::new());
         for field in fields.0 {
             one_role(&field.attrs, errors);
@@ -46,7 +46,7 @@ impl<'a> State<'a> {
                 no_name(&attrs, role, errors);
             }
             if attrs.gate.is_some() {
-                state.gates.push(Gates { member, ty });
+                members.gates.push(Gates { member, ty });
                 continue;
             }
             if attrs.skip.is_some() {
@@ -62,13 +62,13 @@ impl<'a> State<'a> {
             };
             if attrs.carry.is_some() {
                 check_name("set", &name, at, &mut carried, errors);
-                state.carried.push(Carried { member, ty, name });
+                members.carried.push(Carried { member, ty, name });
             } else {
                 check_name("shard", &name, at, &mut names, errors);
-                state.shards.push(Shards { member, ty, name });
+                members.shards.push(Shards { member, ty, name });
             }
         }
-        state
+        members
     }
 }
 

@@ -7,7 +7,7 @@ pub use std::vec::Vec;
 
 pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
-    DrainReport, Drainable, Fleet, Gate, SealProgress, SealReport, SealedShard, SealedState,
+    DrainReport, Drainable, Gate, SealProgress, SealReport, SealedShard, SealedState, ShardList,
     Shards, StateSnapshot,
 };
 use crate::error::Error;
@@ -20,7 +20,7 @@ pub type Progress<'a> = dyn Fn(SealProgress) + Sync + 'a;
 /// and a [`Drainable`] that hands each of its hooks to the function of the same name below.
 pub trait Parts {
     /// All shards, in declared order.
-    fn fleet(&self) -> Fleet<'_>;
+    fn shard_list(&self) -> ShardList<'_>;
 
     /// All gates, in declared order.
     fn gates(&self) -> Vec<&Gate>;
@@ -135,7 +135,7 @@ pub fn admit(parts: &impl Parts) -> Result<()> {
 ///
 /// The error of a shard.
 pub fn settle(parts: &impl Parts) -> Result<()> {
-    parts.fleet().settle()
+    parts.shard_list().settle()
 }
 
 /// Closes every gate before it waits for any: a request inside one may come from another.
@@ -166,7 +166,7 @@ pub fn interrupt(parts: &impl Parts) {
 /// The error of a hook or of a shard.
 pub fn seal_shards(parts: &impl Parts, progress: &Progress<'_>) -> Result<SealedState> {
     parts.hook(Moment::BeforeSeal)?;
-    let sealed = parts.fleet().seal(progress)?;
+    let sealed = parts.shard_list().seal(progress)?;
     parts.hook(Moment::AfterSeal)?;
     Ok(SealedState::of_shards(sealed))
 }
@@ -186,7 +186,7 @@ pub fn seal(parts: &impl Parts) -> Result<SealReport> {
 ///
 /// The error of a shard.
 pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
-    parts.fleet().inspect()
+    parts.shard_list().inspect()
 }
 
 /// Resumes the shards, and opens the gates last: after a failure the incumbent repeats all steps
@@ -197,7 +197,7 @@ pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
 /// The error of a hook or of a shard.
 pub fn resume_after_abort(parts: &impl Parts) -> Result<()> {
     parts.hook(Moment::BeforeResume)?;
-    parts.fleet().resume()?;
+    parts.shard_list().resume()?;
     parts.hook(Moment::AfterResume)?;
     open_gates(parts);
     Ok(())
@@ -205,13 +205,13 @@ pub fn resume_after_abort(parts: &impl Parts) -> Result<()> {
 
 /// The revisions of the shards, and the number of passes inside the gates.
 pub fn snapshot_state(parts: &impl Parts) -> StateSnapshot {
-    let fleet = parts.fleet();
+    let shard_list = parts.shard_list();
     let open_conns =
         parts.gates().iter().fold(0_u32, |open, gate| open.saturating_add(gate.inside()));
     StateSnapshot {
-        shard_count: u32::try_from(fleet.len()).unwrap_or(u32::MAX),
+        shard_count: u32::try_from(shard_list.len()).unwrap_or(u32::MAX),
         open_conns,
-        last_revision_per_shard: fleet.revisions(),
+        last_revision_per_shard: shard_list.revisions(),
     }
 }
 

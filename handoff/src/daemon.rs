@@ -211,7 +211,7 @@ impl Daemon {
             healthy: true,
         };
         let drainable = open(warmed, &mut opening)?;
-        reach!(ColdStartOpened)?;
+        try_failpoint!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
             manifest.verify(&drainable.opened_shards()?)?;
         }
@@ -245,8 +245,8 @@ impl Daemon {
         let healthy = opening.healthy;
         let verified = opened.and_then(|drainable| {
             successor.verify(&drainable)?;
-            successor.take_up(&drainable)?;
-            reach!(SuccessorOpened)?;
+            successor.hand_on(&drainable)?;
+            try_failpoint!(SuccessorOpened)?;
             Ok(drainable)
         });
         let drainable = match verified {

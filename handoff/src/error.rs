@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::terms::{HandoffId, MAX_FRAME_LEN, MOST_LISTENERS, MOST_SETS, ProtoVersion, Side};
+use crate::terms::{HandoffId, MAX_FRAME_LEN, MAX_LISTENERS, MAX_SETS, ProtoVersion, Side};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -235,7 +235,7 @@ pub enum CarryError {
     },
     /// The successor has no set of that name.
     #[error(
-        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (one that goes step by step calls `take_up`), or let the set be lost with `may_be_lost`"
+        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (one that goes step by step calls `hand_on`), or let the set be lost with `may_be_lost`"
     )]
     NotTaken {
         /// The set, as the incumbent calls it.
@@ -344,7 +344,7 @@ pub enum CarryError {
         set: String,
     },
     /// There are more sets than a daemon may have.
-    #[error("a daemon may carry {most} sets, and this one has {0}", most = MOST_SETS)]
+    #[error("a daemon may carry {max} sets, and this one has {0}", max = MAX_SETS)]
     TooManySets(usize),
     /// The swap was given up before the incumbent had sent everything.
     #[error("the swap was given up")]
@@ -481,7 +481,7 @@ pub enum PeerMisbehaved {
     #[error("fewer descriptors came than it named; this process may have none left for them")]
     DescriptorsMissing,
     /// The peer sends more listeners than a process may be passed.
-    #[error("it sent {0} listeners, and a process may be passed {most}", most = MOST_LISTENERS)]
+    #[error("it sent {0} listeners, and a process may be passed {max}", max = MAX_LISTENERS)]
     TooManyListeners(usize),
 }
 

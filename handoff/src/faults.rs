@@ -1,6 +1,6 @@
-//! Fault points: the steps at which a process of a swap may fail, and the faults that may strike
+//! Failpoints: the steps at which a process of a swap may fail, and the faults that may strike
 //! there. They are compiled in only with the feature `faults`, for tests of a daemon or of this
-//! crate; without it a fault point is nothing at all.
+//! crate; without it a failpoint is nothing at all.
 //!
 //! A process reads its planned faults from its environment: `HANDOFF_FAULTS` holds a list of
 //! `POINT=FAULT`, separated by commas. Each strikes once. Before a fault strikes, the process
@@ -23,17 +23,17 @@ pub use steps::{STEPS_VARIABLE, Step, steps};
 
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 
-/// Reaches a point: `Result<(), std::io::Error>`.
-macro_rules! reach {
+/// Reaches a failpoint: `Result<(), std::io::Error>`.
+macro_rules! try_failpoint {
     ($point:ident) => {
-        $crate::faults::reach($crate::faults::Point::$point)
+        $crate::faults::try_reach($crate::faults::Point::$point)
     };
 }
 
-/// Reaches a point at which no error can be returned.
-macro_rules! pass {
+/// Reaches a failpoint at which no error can be returned.
+macro_rules! failpoint {
     ($point:ident) => {
-        $crate::faults::pass($crate::faults::Point::$point)
+        $crate::faults::reach($crate::faults::Point::$point)
     };
 }
 
@@ -54,7 +54,7 @@ pub enum Role {
 
 macro_rules! points {
     ($($(#[doc = $doc:literal])* $point:ident = $name:literal, $role:ident, $fallible:literal;)*) => {
-        /// A step of a role.
+        /// A failpoint: a step of a role.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Point {
             $($(#[doc = $doc])* $point,)*
@@ -138,14 +138,14 @@ points! {
 
     /// It has the journal.
     AdopterHasJournal = "adopter.has-journal", Adopter, true;
-    /// It is about to settle the swap that the journal names.
-    AdopterSettles = "adopter.settles", Adopter, false;
+    /// It is about to resolve the swap that the journal names.
+    AdopterResolves = "adopter.resolves", Adopter, false;
     /// It has asked the incumbent, which waits for its word from then on.
     AdopterAskedIncumbent = "adopter.asked-incumbent", Adopter, true;
     /// It has killed a successor that hangs.
     AdopterKilledSuccessor = "adopter.killed-successor", Adopter, false;
-    /// The swap is settled, and the journal does not say so yet.
-    AdopterSettled = "adopter.settled", Adopter, true;
+    /// The swap is resolved, and the journal does not say so yet.
+    AdopterResolved = "adopter.resolved", Adopter, true;
     /// The journal says so.
     AdopterNotedEnd = "adopter.noted-end", Adopter, true;
     /// It is about to ask for the listeners.
@@ -261,7 +261,7 @@ impl fmt::Display for Point {
     }
 }
 
-/// A failure at a point.
+/// A failure at a failpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The process kills itself, with `SIGKILL`.
@@ -323,10 +323,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault at a point; as text, `POINT=FAULT`.
+/// A fault at a failpoint; as text, `POINT=FAULT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Planned {
-    /// The point.
+    /// The failpoint.
     pub point: Point,
     /// The fault.
     pub fault: Fault,
@@ -379,8 +379,8 @@ impl Plan {
     }
 }
 
-/// Reaches a point: each fault that is planned for it strikes, once.
-pub(crate) fn reach(point: Point) -> io::Result<()> {
+/// Reaches a failpoint: each fault that is planned for it strikes, once.
+pub(crate) fn try_reach(point: Point) -> io::Result<()> {
     steps::note(point);
     let plan = PLAN.get_or_init(Plan::of_environment);
     for (planned, struck) in plan.planned.iter().filter(|(planned, _)| planned.point == point) {
@@ -395,9 +395,9 @@ pub(crate) fn reach(point: Point) -> io::Result<()> {
     Ok(())
 }
 
-/// [`reach`], where no error can be returned.
-pub(crate) fn pass(point: Point) {
-    let _ = reach(point);
+/// [`try_reach`], where no error can be returned.
+pub(crate) fn reach(point: Point) {
+    let _ = try_reach(point);
 }
 
 fn strike(planned: Planned) -> io::Result<()> {
@@ -487,7 +487,7 @@ mod tests {
     #[test]
     fn where_nothing_is_planned_nothing_happens() {
         for &point in Point::ALL {
-            reach(point).expect("nothing is planned");
+            try_reach(point).expect("nothing is planned");
         }
     }
 }

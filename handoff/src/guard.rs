@@ -26,7 +26,7 @@ pub(crate) enum Guard {
     DeadlineSparesCommit,
     /// A successor goes on alone only when the incumbent is dead.
     AloneWhenBothAreDead,
-    /// A free lock between two owners is kept for the successor (invariant 9).
+    /// A free lock between two owners is reserved for the successor (invariant 9).
     Reservation,
     /// The incumbent tries the lock before it believes the record (invariant 3).
     LockBeforeRecord,
@@ -43,7 +43,7 @@ pub(crate) enum Guard {
     /// The incumbent ends a successor that hangs, if no supervisor is there to end it.
     HungIsEnded,
     /// A successor that gives up has the lock until its process ends (invariant 1).
-    LockIsKept,
+    LockOutlivesDrop,
     /// Only one of the two processes uses the connections that were sent (invariant 13).
     OneReader,
     /// The successor uses memory only if no process has had the directory since the seal

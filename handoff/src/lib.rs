@@ -24,7 +24,7 @@
 //!
 //! - `derive` (default): `#[derive(Drainable)]`.
 //! - `fuzzing`: for the project's own fuzz targets; not part of the API.
-//! - `faults`: fault points, for tests that kill, stop or hinder a process at any step of a swap.
+//! - `faults`: failpoints, for tests that kill, stop or hinder a process at any step of a swap.
 //!   Never in production.
 
 #[cfg(feature = "faults")]

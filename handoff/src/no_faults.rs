@@ -1,12 +1,12 @@
-//! The fault points without the feature `faults`: they do nothing.
+//! The failpoints without the feature `faults`: they do nothing.
 
-macro_rules! reach {
+macro_rules! try_failpoint {
     ($point:ident) => {
         Ok::<(), std::io::Error>(())
     };
 }
 
-macro_rules! pass {
+macro_rules! failpoint {
     ($point:ident) => {
         ()
     };

@@ -8,8 +8,8 @@ use strum::IntoStaticStr;
 
 use crate::error::{Error, Result};
 pub use crate::terms::{
-    Capabilities, HandoffId, MOST_LISTENERS, MOST_NAMED, MOST_SETS, MOST_SHARDS, NotAHandoffId,
-    PROTO_MAX, PROTO_MIN, ProtoVersion, Side,
+    Capabilities, HandoffId, MAX_LISTENERS, MAX_NAMED_CONNECTIONS, MAX_SETS, MAX_SHARDS,
+    NotAHandoffId, PROTO_MAX, PROTO_MIN, ProtoVersion, Side,
 };
 
 /// One message. The order of the variants is their discriminant on the wire: it is frozen,
@@ -74,8 +74,8 @@ pub enum Message {
     SealComplete {
         /// The swap.
         handoff_id: HandoffId,
-        /// In declared order; at most [`MOST_SHARDS`].
-        #[serde(deserialize_with = "bounded::list::<MOST_SHARDS, _, _>")]
+        /// In declared order; at most [`MAX_SHARDS`].
+        #[serde(deserialize_with = "bounded::list::<MAX_SHARDS, _, _>")]
         last_revision_per_shard: Vec<u64>,
         /// Over names, revisions and contents; zero where the daemon has none.
         data_dir_fingerprint: [u8; 32],
@@ -98,13 +98,13 @@ pub enum Message {
     Ready {
         /// The swap.
         handoff_id: HandoffId,
-        /// The names of the listeners that it took; at most [`MOST_LISTENERS`].
-        #[serde(deserialize_with = "bounded::list::<MOST_LISTENERS, _, _>")]
+        /// The names of the listeners that it took; at most [`MAX_LISTENERS`].
+        #[serde(deserialize_with = "bounded::list::<MAX_LISTENERS, _, _>")]
         listening_on: Vec<String>,
         /// Whether its own check of its health passed.
         healthz_ok: bool,
-        /// In declared order, as opened; at most [`MOST_SHARDS`].
-        #[serde(deserialize_with = "bounded::list::<MOST_SHARDS, _, _>")]
+        /// In declared order, as opened; at most [`MAX_SHARDS`].
+        #[serde(deserialize_with = "bounded::list::<MAX_SHARDS, _, _>")]
         advertised_revision_per_shard: Vec<u64>,
     },
     /// Supervisor to successor: be the writer. Supervisor to incumbent: you have been replaced.
@@ -162,7 +162,7 @@ pub enum Message {
         generation: u64,
         /// The names of the listeners that come with this message, in the order in which they
         /// were passed.
-        #[serde(deserialize_with = "bounded::list::<MOST_LISTENERS, _, _>")]
+        #[serde(deserialize_with = "bounded::list::<MAX_LISTENERS, _, _>")]
         listeners: Vec<String>,
         /// How many follow in further messages.
         left: u32,
@@ -178,8 +178,8 @@ pub enum Message {
     Late {
         /// The swap.
         handoff_id: HandoffId,
-        /// As the daemon calls them; at most [`MOST_NAMED`].
-        #[serde(deserialize_with = "bounded::list::<MOST_NAMED, _, _>")]
+        /// As the daemon calls them; at most [`MAX_NAMED_CONNECTIONS`].
+        #[serde(deserialize_with = "bounded::list::<MAX_NAMED_CONNECTIONS, _, _>")]
         connections: Vec<String>,
         /// How many more there are.
         unnamed: u32,
@@ -188,8 +188,8 @@ pub enum Message {
     Carried {
         /// The swap.
         handoff_id: HandoffId,
-        /// A line of the report each; at most [`MOST_SETS`].
-        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
+        /// A line of the report each; at most [`MAX_SETS`].
+        #[serde(deserialize_with = "bounded::list::<MAX_SETS, _, _>")]
         sets: Vec<CarriedSet>,
     },
     /// Incumbent to supervisor, about once a second while a drain goes on: the connections or
@@ -200,8 +200,8 @@ pub enum Message {
         /// Connections (or requests), by the daemon's own account.
         open_conns: u32,
         /// The carried connections that no handler has parked, as the daemon calls them; at most
-        /// [`MOST_NAMED`].
-        #[serde(deserialize_with = "bounded::list::<MOST_NAMED, _, _>")]
+        /// [`MAX_NAMED_CONNECTIONS`].
+        #[serde(deserialize_with = "bounded::list::<MAX_NAMED_CONNECTIONS, _, _>")]
         connections: Vec<String>,
         /// How many more of those there are.
         unnamed: u32,
@@ -290,16 +290,16 @@ impl Message {
 
 /// The text of an error, cut to a length that fits into any message.
 pub(crate) fn in_words(error: &Error) -> String {
-    cut(error.to_string(), MOST_WORDS)
+    cut(error.to_string(), MAX_TEXT_LEN)
 }
 
-/// The beginning of a text, of at most `most` bytes.
-pub(crate) fn cut(mut words: String, most: usize) -> String {
-    words.truncate(words.floor_char_boundary(most));
+/// The beginning of a text, of at most `max_len` bytes.
+pub(crate) fn cut(mut words: String, max_len: usize) -> String {
+    words.truncate(words.floor_char_boundary(max_len));
     words
 }
 
-const MOST_WORDS: usize = 4096;
+const MAX_TEXT_LEN: usize = 4096;
 
 /// The newest version that two ranges have in common. A range is inclusive at both ends.
 ///
@@ -329,11 +329,11 @@ pub(crate) mod bounded {
 
     struct AtMost<T>(usize, PhantomData<T>);
 
-    /// A list of at most `MOST` elements.
-    pub(crate) fn list<'de, const MOST: usize, D: Deserializer<'de>, T: Deserialize<'de>>(
+    /// A list of at most `MAX` elements.
+    pub(crate) fn list<'de, const MAX: usize, D: Deserializer<'de>, T: Deserialize<'de>>(
         list: D,
     ) -> Result<Vec<T>, D::Error> {
-        list.deserialize_seq(AtMost(MOST, PhantomData))
+        list.deserialize_seq(AtMost(MAX, PhantomData))
     }
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {

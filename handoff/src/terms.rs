@@ -19,18 +19,19 @@ pub const PROTO_MIN: ProtoVersion = 1;
 /// The newest version this build speaks.
 pub const PROTO_MAX: ProtoVersion = 1;
 
-/// The most shards of which a message may carry the revisions. They fill as much memory as
-/// the longest frame; a reader refuses more, however few bytes they take on the wire.
-pub const MOST_SHARDS: usize = 1 << 17;
+/// The maximum number of shards of which a message may carry the revisions. They fill as much
+/// memory as a frame of the maximum length; a reader refuses more, however few bytes they take on
+/// the wire.
+pub const MAX_SHARDS: usize = 1 << 17;
 
-/// The most listeners that a process may be passed.
-pub const MOST_LISTENERS: usize = 1024;
+/// The maximum number of listeners that a process may be passed.
+pub const MAX_LISTENERS: usize = 1024;
 
-/// The most connections that a message names; it counts the others.
-pub const MOST_NAMED: usize = 64;
+/// The maximum number of connections that a message names; it counts the others.
+pub const MAX_NAMED_CONNECTIONS: usize = 64;
 
-/// The most sets that a daemon may carry.
-pub const MOST_SETS: usize = 256;
+/// The maximum number of sets that a daemon may carry.
+pub const MAX_SETS: usize = 256;
 
 /// The side of a swap that a process names in its
 /// [`Message::Hello`](crate::protocol::Message::Hello).

@@ -36,7 +36,7 @@ impl Shard for File {
 }
 
 #[derive(Drainable)]
-struct State {
+struct Files {
     #[handoff(gate)]
     gate: Gate,
     files: Vec<File>,
@@ -74,7 +74,7 @@ impl Daemons {
                 },
                 |(), opening| {
                     let file = |name: &str| File(opening.data_dir().join(name), Arc::clone(&reads));
-                    let state = State { gate: Gate::new(), files: vec![file("a"), file("b")] };
+                    let state = Files { gate: Gate::new(), files: vec![file("a"), file("b")] };
                     started.send(opening.stop_handle()).expect("the test waits for it");
                     Ok(state)
                 },
@@ -103,7 +103,7 @@ fn a_clean_stop_is_verified_by_the_next_start() {
 
 /// By the seal, and by the start that compares them: a shard may take long to read.
 #[test]
-fn each_shard_is_read_once_by_a_stop_and_once_by_the_start_behind_it() {
+fn each_shard_is_read_once_by_a_stop_and_once_by_the_start_after_it() {
     let daemons = Daemons::new();
     for expected in [2, 6] {
         assert_eq!(daemons.run(|| ()).expect("it stops"), Ended::Stopped);

@@ -196,7 +196,7 @@ fn words_of<T: std::fmt::Debug>(result: Result<T>) -> String {
 }
 
 /// Sorts each run of seals, which happen side by side.
-fn settled(mut calls: Vec<String>) -> Vec<String> {
+fn sorted(mut calls: Vec<String>) -> Vec<String> {
     for run in calls.chunk_by_mut(|a, b| a.starts_with("seal ") && b.starts_with("seal ")) {
         run.sort();
     }
@@ -215,7 +215,7 @@ fn a_swap_that_is_undone_calls_everything_in_its_order() {
 
     kv.seal().expect("sealed");
     assert_eq!(
-        settled(kv.journal.take()),
+        sorted(kv.journal.take()),
         ["before_seal 0", "seal audit", "seal extra", "seal t0", "seal t1", "after_seal 0"]
     );
 

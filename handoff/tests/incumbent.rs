@@ -58,7 +58,7 @@ impl Scripted {
         };
         let script = self.0.0.lock().expect("not poisoned");
         let (script, timeout) =
-            self.0.1.wait_timeout_while(script, LIMIT, done).expect("not poisoned");
+            self.0.1.wait_timeout_while(script, TIMEOUT, done).expect("not poisoned");
         assert!(!timeout.timed_out(), "{call} was not called {times} times: {:?}", script.calls);
     }
 
@@ -72,7 +72,7 @@ impl Scripted {
                 let script = self.0.0.lock().expect("not poisoned");
                 let blocked = |script: &mut Script| !script.released;
                 let (_script, timeout) =
-                    self.0.1.wait_timeout_while(script, LIMIT, blocked).expect("not poisoned");
+                    self.0.1.wait_timeout_while(script, TIMEOUT, blocked).expect("not poisoned");
                 assert!(!timeout.timed_out(), "{name} was never released");
                 Ok(())
             }
@@ -199,7 +199,7 @@ struct Supervisor {
 impl Supervisor {
     fn connect(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
         match read_message(&mut stream).expect("it says hello") {
             (_, Message::Hello { role, pid, build_id, .. }) => {
                 assert_eq!((role, pid), (Side::Incumbent, std::process::id()));
@@ -237,7 +237,7 @@ impl Supervisor {
     }
 
     /// The next that is not about a drain that runs, however many of those there are.
-    fn read_behind_looks(&mut self) -> Message {
+    fn read_after_looks(&mut self) -> Message {
         let is_a_look = |message: &Message| matches!(message, Message::Draining { .. });
         std::iter::repeat_with(|| self.read()).find(|message| !is_a_look(message)).expect("endless")
     }
@@ -333,7 +333,7 @@ fn nobody_waits_for_a_look_that_blocks_or_panics_and_there_is_no_other() {
         cluster.daemon.set(|script| script.released = true);
         let drained = Message::Drained { open_conns_remaining: 2, accept_closed: true };
         // A look that had blocked may end before the drain.
-        assert_eq!(supervisor.read_behind_looks(), drained);
+        assert_eq!(supervisor.read_after_looks(), drained);
         assert_eq!(cluster.daemon.calls(), ["drain", "snapshot"]);
         drop(supervisor.assert_resumes());
         cluster.daemon.set(|script| script.drain = Does::Works);
@@ -392,7 +392,7 @@ fn a_lost_supervisor_is_undone_in_every_phase() {
     let mut supervisor = cluster.connect();
     supervisor.prepare(60_000);
     cluster.daemon.wait_for("drain", 3);
-    drop(supervisor); // the drain is interrupted, or it would outlast the test's limit
+    drop(supervisor); // the drain is interrupted, or it would outlast the test's timeout
     cluster.daemon.wait_for("resume", 3);
     cluster.daemon.set(|script| script.drain = Does::Works);
     cluster.assert_serves_and_can_be_swapped();
@@ -422,7 +422,7 @@ fn a_resume_is_tried_until_it_works_and_only_then_confirmed() {
 #[test]
 fn what_was_resumed_is_not_resumed_again_because_admitting_fails() {
     let cluster = Cluster::start();
-    cluster.connect().assert_answers(); // its first admission is behind it
+    cluster.connect().assert_answers(); // its first admission is over
     cluster.daemon.set(|script| script.admit_failures = 2);
     cluster.sealed(60_000).assert_resumes();
     assert_eq!(cluster.daemon.calls(), ["drain", "seal", "resume", "admit", "admit"]);
@@ -506,7 +506,7 @@ fn a_hook_that_takes_long_is_accompanied_by_signs_of_life() {
     let first = read_message(&mut supervisor.stream).expect("it goes on").1;
     assert_eq!(first, Message::Heartbeat { ts_ms: 0 });
     cluster.daemon.set(|script| script.released = true);
-    assert!(matches!(supervisor.read_behind_looks(), Message::Drained { .. }));
+    assert!(matches!(supervisor.read_after_looks(), Message::Drained { .. }));
     drop(supervisor);
     cluster.daemon.wait_for("resume", 1);
 }
@@ -591,9 +591,9 @@ fn bytes_that_are_no_frame_end_the_session_alone() {
     cluster.assert_serves_and_can_be_swapped();
 }
 
-const LIMIT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The limit after which a silent peer is dropped; what is done sooner did not wait for one.
+/// The timeout after which a silent peer is dropped; what is done sooner did not wait for one.
 fn handoff_liveness() -> Duration {
     Duration::from_secs(5)
 }

@@ -6,15 +6,15 @@ use handoff::Error;
 use handoff::error::FrameError;
 use handoff::frame::{FrameReader, MAX_FRAME_LEN, read_message, write_message};
 use handoff::protocol::{
-    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_LISTENERS, MOST_NAMED,
-    MOST_SHARDS, Message, Side,
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MAX_LISTENERS,
+    MAX_NAMED_CONNECTIONS, MAX_SHARDS, Message, Side,
 };
 use proptest::prelude::*;
 
 const ID: [u8; 16] = [
     0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff,
 ];
-/// An identifier is written as 16 bytes behind their count.
+/// An identifier is written as 16 bytes after their count.
 const ID_HEX: &str = "1000112233445566778899aabbccddeeff";
 
 /// Every variant in the order of its discriminant, with the payload it is on the wire.
@@ -206,12 +206,12 @@ fn a_message_above_the_limit_is_not_written() {
     let handoff_id = HandoffId::from_bytes(ID);
     let reason = |length: usize| Message::Abort { handoff_id, reason: "x".repeat(length) };
     let overhead = 2 + 1 + 17 + 5;
-    let longest = MAX_FRAME_LEN as usize - overhead;
-    let written = frame(1, &reason(longest));
+    let max_len = MAX_FRAME_LEN as usize - overhead;
+    let written = frame(1, &reason(max_len));
     assert_eq!(written.len(), 4 + MAX_FRAME_LEN as usize);
-    assert_eq!(read_message(&mut written.as_slice()).expect("it is a frame").1, reason(longest));
+    assert_eq!(read_message(&mut written.as_slice()).expect("it is a frame").1, reason(max_len));
     let mut bytes = Vec::new();
-    match write_message(&mut bytes, 1, &reason(longest + 1)) {
+    match write_message(&mut bytes, 1, &reason(max_len + 1)) {
         Err(Error::Frame(FrameError::TooLong(length))) => assert_eq!(length, MAX_FRAME_LEN + 1),
         other => panic!("{other:?}"),
     }
@@ -265,12 +265,15 @@ fn a_list_that_would_take_more_memory_than_a_frame_is_refused() {
         connections: vec![String::new(); count],
         unnamed: 0,
     };
-    for (most, more) in [
-        (revisions(MOST_SHARDS), revisions(MOST_SHARDS + 1)),
-        (names(MOST_LISTENERS), names(MOST_LISTENERS + 1)),
-        (draining(MOST_NAMED), draining(MOST_NAMED + 1)),
+    for (largest, more) in [
+        (revisions(MAX_SHARDS), revisions(MAX_SHARDS + 1)),
+        (names(MAX_LISTENERS), names(MAX_LISTENERS + 1)),
+        (draining(MAX_NAMED_CONNECTIONS), draining(MAX_NAMED_CONNECTIONS + 1)),
     ] {
-        assert_eq!(read_message(&mut frame(1, &most).as_slice()).expect("it is a frame").1, most);
+        assert_eq!(
+            read_message(&mut frame(1, &largest).as_slice()).expect("it is a frame").1,
+            largest
+        );
         match read_message(&mut frame(1, &more).as_slice()) {
             Err(Error::Frame(FrameError::Payload(_))) => {}
             other => panic!("{other:?}"),

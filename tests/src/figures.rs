@@ -24,14 +24,14 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// The least, the middle and the most of some values; zero of none.
+/// The minimum, the median and the maximum of some values; zero of none.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spread {
-    /// The least.
+    /// The minimum.
     pub min: f64,
     /// The one in the middle, or the mean of the two in the middle.
     pub median: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use handoff_tests::arena::{Arena, Daemon, Kept, Report, Victim};
+use handoff_tests::arena::{Arena, Daemon, Probed, Report, Victim};
 use handoff_tests::harness::cores;
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -115,16 +115,16 @@ fn play(swaps: usize, mut random: Random) -> Sum {
         let reports = &arena.reports[before..];
         struck.explain(reports);
         sum.outcome(reports);
-        let kept = arena.probe_connections();
+        let probed = arena.probe_connections();
         let is_excused = struck.may_close(&arena, &served);
         assert!(
-            kept.closed() == 0 || is_excused,
-            "connections were closed, and nobody who held them died: {kept:?} {struck:?}, {:?}",
+            probed.closed() == 0 || is_excused,
+            "connections were closed, and nobody who held them died: {probed:?} {struck:?}, {:?}",
             &arena.reports[before..]
         );
         may_be_closed |= is_excused;
-        sum.kept.add(kept);
-        arena.end_connections(kept.open.min(1));
+        sum.probed.add(probed);
+        arena.end_connections(probed.open.min(1));
         arena.open_connections(CONNECTIONS);
     }
     arena.wait_for_progress();
@@ -217,7 +217,7 @@ impl What {
     fn random(random: &mut Random) -> Self {
         match random.below(200) {
             0..100 => Self::Kill,
-            // Beyond the limit after which a silent process counts as hung.
+            // Beyond the timeout after which a silent process counts as hung.
             100 => Self::StopFor(Duration::from_millis(5_000 + random.below(3_000))),
             _ => Self::StopFor(Duration::from_micros(random.below(4 * A_SWAP_US))),
         }
@@ -247,7 +247,7 @@ struct Sum {
     stuck: usize,
     /// Daemons of which at some time nobody was left, so that connections were refused.
     died_out: usize,
-    kept: Kept,
+    probed: Probed,
     failures: Vec<String>,
 }
 
@@ -262,8 +262,8 @@ impl Sum {
             Report::Committed(_) => Some("committed".to_owned()),
             Report::Failed(_, Some(_), _) => Some("promoted".to_owned()),
             Report::Failed(fate, None, _) => Some(format!("rolled back ({fate})")),
-            Report::Adopted(_, settled) => Some(format!("supervisor died: {settled}")),
-            Report::Nothing(settled) => Some(format!("all died: {settled}")),
+            Report::Adopted(_, resolved) => Some(format!("supervisor died: {resolved}")),
+            Report::Nothing(resolved) => Some(format!("all died: {resolved}")),
             Report::Error(_) => Some("not begun".to_owned()),
             Report::Started(_) => None,
         });
@@ -274,7 +274,7 @@ impl Sum {
         self.swaps += other.swaps;
         self.acknowledged += other.acknowledged;
         self.died_out += other.died_out;
-        self.kept.add(other.kept);
+        self.probed.add(other.probed);
         for (name, count) in other.strikes {
             *self.strikes.entry(name).or_default() += count;
         }
@@ -318,7 +318,7 @@ impl std::fmt::Display for Sum {
         writeln!(f, "{swaps} swaps, {acknowledged} acknowledged writes read back")?;
         let died_out = self.died_out;
         writeln!(f, "{died_out} daemons of {A_ROUND} swaps had nobody left at some time")?;
-        let Kept { all, open } = self.kept;
+        let Probed { all, open } = self.probed;
         writeln!(f, "{all} connections went through a swap, {open} were kept")?;
         writeln!(f, "{refused} refused or failed, {untrue} reported untruly")?;
         write!(f, "{lost} lost, {read_twice} read twice, {split} split, {stuck} stuck, ")

@@ -15,7 +15,7 @@ pub(crate) fn run(effort: &Effort) -> Results {
     let gate = OwnLines(Gate::new());
     gate.0.open();
     let lock = OwnLines(RwLock::new(()));
-    let counters = [const { OwnLines(AtomicU64::new(0)) }; MOST_THREADS];
+    let counters = [const { OwnLines(AtomicU64::new(0)) }; MAX_THREADS];
 
     let read = |_| drop(black_box(&lock.0).read());
     let enter = |_| {
@@ -31,7 +31,7 @@ pub(crate) fn run(effort: &Effort) -> Results {
 
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut race = Race::new("a pair, as each thread sees it", Rate::None);
-    for threads in [1, 2, MOST_THREADS].into_iter().filter(|&threads| threads <= cores) {
+    for threads in [1, 2, MAX_THREADS].into_iter().filter(|&threads| threads <= cores) {
         let on = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
         let of_lock = race
             .add(Subject::new(format!("{on}: parking_lot read, unlock"), move || {
@@ -80,5 +80,5 @@ fn on_threads(threads: usize, effort: &Effort, call: impl Fn(usize) + Sync) -> P
 #[repr(align(128))]
 struct OwnLines<T>(T);
 
-const MOST_THREADS: usize = 4;
+const MAX_THREADS: usize = 4;
 const CHUNK: u32 = 1024;

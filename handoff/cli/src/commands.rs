@@ -90,7 +90,7 @@ fn follow(mut client: Client, to_its_end: bool, json: bool) -> anyhow::Result<Fo
 }
 
 pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
-    let patience = Instant::now() + START_LIMIT;
+    let patience = Instant::now() + START_TIMEOUT;
     let status = loop {
         match ask(config, &Request::Status) {
             Ok(Reply::Status(status)) if !wait || status.daemon.state == DaemonState::Serving => {
@@ -183,7 +183,7 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
         Ok(None) | Err(ClientError::Cut { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let deadline = Instant::now() + UPGRADE_LIMIT + config.limits.adopt;
+    let deadline = Instant::now() + UPGRADE_TIMEOUT + config.limits.adopt;
     loop {
         let last = match ask(config, &Request::Status) {
             Ok(Reply::Status(after))
@@ -280,6 +280,6 @@ const ROLLED_BACK: u8 = 3;
 const UNCONFIRMED: u8 = 4;
 const REFUSED: u8 = 5;
 /// The timeout for a supervisor that was just started to answer.
-const START_LIMIT: Duration = Duration::from_secs(10);
-const UPGRADE_LIMIT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

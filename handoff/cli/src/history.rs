@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{self, End, Party, Probation, Step, SwapRecord};
+use crate::record::{self, End, Party, Probation, SwapEvent, SwapRecord};
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) enum Line {
     },
     Step {
         id: String,
-        step: Step,
+        step: SwapEvent,
     },
     Ended {
         id: String,
@@ -99,7 +99,7 @@ pub(crate) struct History {
     /// Why the last line could not be written.
     fault: Option<String>,
     /// From this length on, in bytes, the file is begun anew.
-    most: u64,
+    max_length: u64,
 }
 
 impl History {
@@ -111,8 +111,8 @@ impl History {
             Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
         };
         // A file that could not be read is never begun anew.
-        let most = if fault.is_some() { u64::MAX } else { LONG };
-        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, most }
+        let max_length = if fault.is_some() { u64::MAX } else { LONG };
+        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, max_length }
     }
 
     pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
@@ -157,7 +157,7 @@ impl History {
         fold(&mut self.entries, line.clone());
         self.unwritten.push_back(line);
         self.write();
-        while self.unwritten.len() > MOST_UNWRITTEN {
+        while self.unwritten.len() > MAX_UNWRITTEN_ENTRIES {
             self.unwritten.pop_front();
         }
     }
@@ -207,15 +207,15 @@ impl History {
     /// Begins the file anew once it has grown long, with the last entries.
     fn shorten(&mut self) {
         let length = || fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
-        if length() < self.most {
+        if length() < self.max_length {
             return;
         }
         match self.begin_anew() {
             // The entries that are kept may be long themselves.
-            Ok(()) => self.most = LONG.max(2 * length()),
+            Ok(()) => self.max_length = LONG.max(2 * length()),
             Err(error) => {
                 tracing::warn!(path = %self.path.display(), %error, "the history stays long");
-                self.most = self.most.saturating_mul(2);
+                self.max_length = self.max_length.saturating_mul(2);
             }
         }
     }
@@ -296,7 +296,7 @@ fn fold(entries: &mut VecDeque<Entry>, line: Line) {
             change(entries, &id, |record| record.probation = Some(probation));
         }
     }
-    while entries.len() > MOST_ENTRIES {
+    while entries.len() > MAX_ENTRIES {
         entries.pop_front();
     }
 }
@@ -328,8 +328,8 @@ fn ends_torn(file: &mut File) -> io::Result<bool> {
 /// From this length on, in bytes, the file is begun anew.
 const LONG: u64 = 4 << 20;
 /// Kept in memory, and in a file that is begun anew.
-const MOST_ENTRIES: usize = 1000;
-const MOST_UNWRITTEN: usize = 10_000;
+const MAX_ENTRIES: usize = 1000;
+const MAX_UNWRITTEN_ENTRIES: usize = 10_000;
 
 #[cfg(test)]
 mod tests;

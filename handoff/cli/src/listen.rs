@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn tcp(address: std::net::SocketAddr) -> ListenerConfig {
         ListenerConfig { name: "resp".into(), address: Address::Tcp(address), blocking: false }
@@ -149,7 +149,7 @@ mod tests {
             // fork and its exec.
             let since = Instant::now();
             while let Err(error) = bind(&config) {
-                assert!(since.elapsed() < LIMIT, "{error}");
+                assert!(since.elapsed() < TIMEOUT, "{error}");
                 thread::yield_now();
             }
             fs::remove_file(&path).unwrap();

@@ -20,7 +20,7 @@ pub(crate) struct SwapRecord {
     /// The process that is to replace it.
     pub(crate) to: Party,
     /// In the order in which they were made.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<SwapEvent>,
     /// None while the swap is in flight.
     pub(crate) end: Option<End>,
     /// The result of the successor's probation after the commit, if it had one.
@@ -59,17 +59,17 @@ pub(crate) struct Party {
 
 /// Something that happened in a swap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Step {
+pub(crate) struct SwapEvent {
     /// Microseconds since the swap began.
     pub(crate) at_us: u64,
     #[serde(flatten)]
-    pub(crate) what: What,
+    pub(crate) what: SwapEventKind,
 }
 
 /// The event of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "step")]
-pub(crate) enum What {
+pub(crate) enum SwapEventKind {
     /// The successor was started.
     Launched { pid: u32 },
     /// A phase was entered.
@@ -150,7 +150,7 @@ impl SwapRecord {
     /// The phases that were entered, and when.
     pub(crate) fn phases(&self) -> impl Iterator<Item = (u64, Phase)> {
         self.steps.iter().filter_map(|step| match &step.what {
-            What::Entered { phase } => Some((step.at_us, *phase)),
+            SwapEventKind::Entered { phase } => Some((step.at_us, *phase)),
             _ => None,
         })
     }

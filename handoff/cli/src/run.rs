@@ -67,7 +67,7 @@ enum Event {
         pid: u32,
         watched: Instant,
     },
-    JobDone(job::Done),
+    JobDone(job::JobEnd),
     /// A health check in the probation of that swap.
     Checked {
         swap: String,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub(crate) use live::Live;
 
 use crate::history::{DaemonEvent, DaemonEventKind, Entry};
-use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
+use crate::record::{Outcome, Party, Probation, SwapEventKind, SwapRecord, Trigger};
 use crate::status::{Status, SupervisorStatus};
 use crate::units::{coarse, exact, time};
 
@@ -150,18 +150,20 @@ pub(crate) fn record(record: &SwapRecord) -> String {
 }
 
 /// A step in words.
-fn what(what: &What) -> String {
+fn what(what: &SwapEventKind) -> String {
     match what {
-        What::Launched { pid } => format!("process {pid} is started"),
-        What::Entered { phase } => phase.to_string(),
-        What::Waiting { open_conns, connections, unnamed } => {
+        SwapEventKind::Launched { pid } => format!("process {pid} is started"),
+        SwapEventKind::Entered { phase } => phase.to_string(),
+        SwapEventKind::Waiting { open_conns, connections, unnamed } => {
             format!("the drain waits for {}", waiting(*open_conns, connections, *unnamed))
         }
-        What::Late { connections, unnamed } => {
+        SwapEventKind::Late { connections, unnamed } => {
             format!("not at a request boundary in time: {}", names(connections, *unnamed))
         }
-        What::Sealing { sealed, total } => format!("{sealed} of {total} shards are sealed"),
-        What::GivenUp { cause } => format!("given up: {cause}"),
+        SwapEventKind::Sealing { sealed, total } => {
+            format!("{sealed} of {total} shards are sealed")
+        }
+        SwapEventKind::GivenUp { cause } => format!("given up: {cause}"),
     }
 }
 

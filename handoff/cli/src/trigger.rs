@@ -12,7 +12,7 @@ pub(crate) use client::{Client, ClientError};
 pub(crate) use server::{Asked, Asker, Trigger};
 
 use crate::history::Entry;
-use crate::record::{Step, SwapRecord};
+use crate::record::{SwapEvent, SwapRecord};
 use crate::status::Status;
 
 /// One line from a client. Each connection asks once.
@@ -48,7 +48,7 @@ pub(crate) enum Reply {
     Begun {
         id: String,
     },
-    Step(Step),
+    Step(SwapEvent),
     Ended(Box<SwapRecord>),
     /// The supervisor did not do it.
     Refused {
@@ -71,4 +71,4 @@ impl Reply {
 }
 
 /// The maximum length of a request, in bytes.
-const LONGEST_REQUEST: usize = 64 * 1024;
+const MAX_REQUEST_LEN: usize = 64 * 1024;

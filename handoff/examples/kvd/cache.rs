@@ -15,12 +15,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Of one shard.
 pub(crate) struct Cache {
-    state: Mutex<State>,
+    state: Mutex<Inner>,
     hits: AtomicU64,
     carried: AtomicU64,
 }
 
-struct State {
+struct Inner {
     values: HashMap<Bytes, Entry>,
     /// Keys in the order in which they came. A key that was taken out stays until its turn.
     order: VecDeque<Bytes>,
@@ -42,7 +42,7 @@ pub(crate) struct Miss {
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        let state = State {
+        let state = Inner {
             values: HashMap::new(),
             order: VecDeque::new(),
             hasher: RandomState::new(),
@@ -131,12 +131,12 @@ impl Cache {
         self.carried.load(Ordering::Relaxed)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Inner {
     fn put(&mut self, key: Bytes, value: Bytes) {
         if key.len() + value.len() > MAX_ENTRY {
             return;

@@ -96,7 +96,7 @@ impl Server {
 
     /// Takes up the connections of another process, and this process's own after a swap that was
     /// given up.
-    pub(crate) async fn take_up(self: Arc<Self>) {
+    pub(crate) async fn serve_arrivals(self: Arc<Self>) {
         loop {
             let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
             match Connection::arrived(descriptor, state) {
@@ -259,8 +259,8 @@ mod tests {
 
     use super::*;
 
-    /// A server whose gate is closed, as every server's is in the beginning. Nothing is taken up
-    /// in it, for that is the library's to allow.
+    /// A server whose gate is closed, as every server's is in the beginning. No handler takes an
+    /// arrival in it: only the library allows that.
     struct Fixture {
         server: Arc<Server>,
         address: SocketAddr,
@@ -289,7 +289,7 @@ mod tests {
         /// Waits until no connection has a handler.
         async fn wait_left(&self) {
             let clients = Arc::clone(&self.server.clients);
-            let waiting = move || clients.wait_ended(Instant::now() + LIMIT);
+            let waiting = move || clients.wait_ended(Instant::now() + TIMEOUT);
             assert_eq!(tokio::task::spawn_blocking(waiting).await.unwrap(), 0);
         }
 
@@ -327,14 +327,14 @@ mod tests {
 
     async fn expect(stream: &mut TcpStream, reply: &str) {
         let mut got = vec![0; reply.len()];
-        timeout(LIMIT, stream.read_exact(&mut got)).await.unwrap().unwrap();
+        timeout(TIMEOUT, stream.read_exact(&mut got)).await.unwrap().unwrap();
         assert_eq!(String::from_utf8(got).unwrap(), reply);
     }
 
     /// The end of the stream, and not a reset.
     async fn expect_end(stream: &mut TcpStream) {
         let mut rest = Vec::new();
-        timeout(LIMIT, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+        timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
         assert_eq!(rest, b"");
     }
 
@@ -411,7 +411,7 @@ mod tests {
         let ticket = server.clients.enter("test");
         for _ in 0..2 {
             let serving = server.serve_until_told(&mut connection, &ticket);
-            let (ending, ()) = tokio::join!(timeout(LIMIT, serving), async {
+            let (ending, ()) = tokio::join!(timeout(TIMEOUT, serving), async {
                 // It has something from this process, so the other side writes.
                 client.readable().await.unwrap();
                 server.close();
@@ -422,7 +422,7 @@ mod tests {
         }
         tokio::spawn(Arc::clone(&server).serve(connection, ticket));
         let mut got = Vec::new();
-        timeout(LIMIT, client.read_to_end(&mut got)).await.unwrap().unwrap();
+        timeout(TIMEOUT, client.read_to_end(&mut got)).await.unwrap().unwrap();
         assert!(got == output, "{} of {} bytes", got.len(), output.len());
     }
 
@@ -443,7 +443,7 @@ mod tests {
         fixture.wait_left().await;
     }
 
-    const LIMIT: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
     /// More than lies in the buffers of two sockets.
     const LARGE: usize = 32 << 20;
 }

@@ -184,7 +184,7 @@ impl<'a> Demonstration<'a> {
     /// Waits until every client has made the requests that belong between two swaps.
     fn wait_for_requests(&self) -> Result<(), BoxError> {
         let enough = self.clients.least_done() + self.options.requests_between;
-        let deadline = Instant::now() + PROGRESS_LIMIT;
+        let deadline = Instant::now() + PROGRESS_TIMEOUT;
         while self.clients.least_done() < enough {
             self.interrupt.check()?;
             if Instant::now() > deadline {
@@ -234,7 +234,7 @@ fn complaints_of(tally: &Tally, read_back: &ReadBack) -> Vec<String> {
     complaints
 }
 
-const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -41,21 +41,21 @@ impl<'a> Pipeline<'a> {
             Command::Incr(key) => Slot::Incr(store.incr(key)),
             Command::Del(keys) => Slot::Del(keys.into_iter().map(|key| store.del(key)).collect()),
             Command::Get(key) => {
-                self.settle().await;
+                self.answer_all().await;
                 Slot::Ready(match store.get(&key) {
                     Ok(value) => value.map_or(Reply::Null, Reply::BulkString),
                     Err(error) => resp::error(error),
                 })
             }
             Command::DbSize => {
-                self.settle().await;
+                self.answer_all().await;
                 Slot::Ready(match store.key_count() {
                     Ok(count) => Reply::Integer(i64::try_from(count).unwrap_or(i64::MAX)),
                     Err(error) => resp::error(error),
                 })
             }
             Command::Info => {
-                self.settle().await;
+                self.answer_all().await;
                 Slot::Ready(Reply::BulkString(self.info().into()))
             }
             Command::Ping(None) => Slot::Ready(resp::status("PONG")),
@@ -77,7 +77,7 @@ impl<'a> Pipeline<'a> {
 
     /// All replies, once every write is durable.
     pub(crate) async fn finish(mut self) -> Vec<Reply> {
-        self.settle().await;
+        self.answer_all().await;
         let ready = |slot| match slot {
             Slot::Ready(reply) => Some(reply),
             _ => None,
@@ -85,7 +85,7 @@ impl<'a> Pipeline<'a> {
         self.replies.into_iter().filter_map(ready).collect()
     }
 
-    async fn settle(&mut self) {
+    async fn answer_all(&mut self) {
         for slot in &mut self.replies {
             let reply = match slot {
                 Slot::Ready(_) => continue,

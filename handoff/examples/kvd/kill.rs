@@ -17,7 +17,7 @@ impl Demonstration<'_> {
         self.processes.kill_supervisor()?;
         let found = self.processes.start_another()?;
         let end = Instant::now();
-        let expected = Serving { origin: Origin::Adopted, settled: None, ..self.serving };
+        let expected = Serving { origin: Origin::Adopted, resolved: None, ..self.serving };
         self.go_on(found, &expected);
         let outcome = "supervisor killed: adopted".to_owned();
         let (from, phases, seen) = (expected.build, Phases::default(), Seen::default());
@@ -34,17 +34,17 @@ impl Demonstration<'_> {
         let found = self.processes.start_another()?;
         let end = Instant::now();
         let from = self.serving.build;
-        let ending = match found.settled {
+        let ending = match found.resolved {
             Some(Outcome::Committed) => "finished",
             Some(Outcome::RolledBack) => "undone",
             Some(_) => "unknown",
             None => "too late",
         };
-        let expected = if found.settled == Some(Outcome::Committed) {
+        let expected = if found.resolved == Some(Outcome::Committed) {
             let (build, pid) = (order.build, orphaned.successor);
-            Serving { build, pid, settled: found.settled, ..self.serving }
+            Serving { build, pid, resolved: found.resolved, ..self.serving }
         } else {
-            Serving { settled: Some(Outcome::RolledBack), ..self.serving }
+            Serving { resolved: Some(Outcome::RolledBack), ..self.serving }
         };
         if orphaned.last_word != (Said::Entered { phase: PHASE }) {
             let said = orphaned.last_word;

@@ -125,14 +125,14 @@ impl Processes {
 
     /// The servers that still run beside `pid`, after they have had the time to leave.
     pub(crate) fn beside(&self, pid: u32) -> Vec<u32> {
-        let deadline = Instant::now() + LEAVE_LIMIT;
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         let others = self.servers.iter().filter(|server| server.pid != pid);
         others.filter(|other| !ends(&other.process, deadline)).map(|other| other.pid).collect()
     }
 
     /// The supervisor's next line.
     fn hear(&mut self) -> Result<Said, BoxError> {
-        let deadline = Instant::now() + ANSWER_LIMIT;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             self.interrupt.check()?;
             match self.supervisor.lines.recv_timeout(GLANCE) {
@@ -168,7 +168,7 @@ impl Drop for Processes {
         for Server { process, .. } in &self.servers {
             // For a process that has ended this is an error, and no other process gets the signal.
             if pidfd_send_signal(process, Signal::KILL).is_ok() {
-                ends(process, Instant::now() + LEAVE_LIMIT);
+                ends(process, Instant::now() + EXIT_TIMEOUT);
             }
         }
     }
@@ -204,7 +204,7 @@ impl Supervisor {
     /// Gives the supervisor time to end its server, and then kills it.
     fn end(&mut self) {
         drop(self.orders.take());
-        let deadline = Instant::now() + LEAVE_LIMIT;
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
@@ -258,7 +258,7 @@ impl Interrupt {
     }
 }
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time until the demonstration notices an interruption.
 const GLANCE: Duration = Duration::from_millis(50);

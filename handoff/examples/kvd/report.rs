@@ -49,7 +49,7 @@ pub(crate) struct Serving {
     pub(crate) build: u32,
     pub(crate) pid: u32,
     /// The outcome of the swap in which the last supervisor died, if it died in one.
-    pub(crate) settled: Option<Outcome>,
+    pub(crate) resolved: Option<Outcome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Serving {
             address: fields.value("address")?.parse()?,
             build: fields.value("build")?.parse()?,
             pid: fields.value("pid")?.parse()?,
-            settled: match fields.value("settled")? {
+            resolved: match fields.value("resolved")? {
                 "none" => None,
                 word => Some(outcome(word)?),
             },
@@ -174,13 +174,13 @@ impl Serving {
 
 impl fmt::Display for Serving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, address, build, pid, settled } = self;
+        let Self { origin, address, build, pid, resolved } = self;
         let word = match origin {
             Origin::Started => "serving",
             Origin::Adopted => "adopted",
         };
-        let settled = settled.map_or("none", Outcome::keyword);
-        write!(f, "{word} address={address} build={build} pid={pid} settled={settled}")
+        let resolved = resolved.map_or("none", Outcome::keyword);
+        write!(f, "{word} address={address} build={build} pid={pid} resolved={resolved}")
     }
 }
 
@@ -262,9 +262,9 @@ mod tests {
             address: "127.0.0.1:4000".parse().unwrap(),
             build: 1,
             pid: 17,
-            settled: None,
+            resolved: None,
         };
-        let settled = Some(Outcome::RolledBack);
+        let resolved = Some(Outcome::RolledBack);
         let rolled_back = SwapReport {
             from: 1,
             to: 2,
@@ -277,7 +277,7 @@ mod tests {
         for said in [
             Said::Launched { pid: 17 },
             Said::Entered { phase: Phase::EndingSuccessor },
-            Said::Serving(Serving { origin: Origin::Adopted, settled, ..started.clone() }),
+            Said::Serving(Serving { origin: Origin::Adopted, resolved, ..started.clone() }),
             Said::Serving(started),
             Said::Swapped(rolled_back.clone()),
             Said::Swapped(SwapReport {

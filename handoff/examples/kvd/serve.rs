@@ -124,7 +124,7 @@ fn open(
     let clients = Arc::clone(clients);
     let server = Arc::new(Server { build: options.build, gate, store, clients });
     runtime.spawn(Arc::clone(&server).accept(listener));
-    runtime.spawn(server.take_up());
+    runtime.spawn(server.serve_arrivals());
     runtime.spawn(stop_on(signal(SignalKind::terminate())?, opening.stop_handle()));
     Ok(kv)
 }
@@ -185,9 +185,9 @@ mod tests {
         let server = thread::spawn(move || serve(&options));
 
         let mut supervisor = Supervisor::new(&control).unwrap();
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         let daemon = loop {
-            match supervisor.adopt(LIMIT).unwrap() {
+            match supervisor.adopt(TIMEOUT).unwrap() {
                 Adoption::Daemon(daemon) => break daemon,
                 other => assert!(Instant::now() < deadline, "{other:?}"),
             }
@@ -210,5 +210,5 @@ mod tests {
         server.join().unwrap().unwrap();
     }
 
-    const LIMIT: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 }

@@ -44,20 +44,20 @@ fn take_charge(options: SuperviseOptions) -> Result<(Supervised, Serving), BoxEr
         .with_journal(options.control.with_added_extension("journal"))?
         .with_launch(Announced)
         .with_observer(announce);
-    let (origin, settled, build, server) = match supervisor.adopt(ADOPTION_LIMIT)? {
+    let (origin, resolved, build, server) = match supervisor.adopt(ADOPTION_TIMEOUT)? {
         Adoption::Daemon(daemon) => {
             let build = std::str::from_utf8(&daemon.build_id)?.parse()?;
-            (Origin::Adopted, daemon.settled, build, DaemonProcess::from(daemon.process))
+            (Origin::Adopted, daemon.resolved, build, DaemonProcess::from(daemon.process))
         }
-        Adoption::Nothing { settled } => {
+        Adoption::Nothing { resolved } => {
             supervisor.add_listener(LISTENER, bind()?);
             let first = supervisor.start(&spec(&options, &Order::to(FIRST_BUILD))?)?;
-            (Origin::Started, settled, FIRST_BUILD, first.into())
+            (Origin::Started, resolved, FIRST_BUILD, first.into())
         }
     };
     let pid = server.pid();
-    let settled = settled.map(|settled| settled.outcome);
-    let serving = Serving { origin, address: address(&supervisor)?, build, pid, settled };
+    let resolved = resolved.map(|resolved| resolved.outcome);
+    let serving = Serving { origin, address: address(&supervisor)?, build, pid, resolved };
     Ok((Supervised::new(supervisor, options, build, server), serving))
 }
 
@@ -105,4 +105,4 @@ fn say(what: impl Display) -> io::Result<()> {
 }
 
 const FIRST_BUILD: u32 = 1;
-const ADOPTION_LIMIT: Duration = Duration::from_secs(30);
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(30);

@@ -72,7 +72,7 @@ impl Drop for Supervised {
         for server in self.replaced.iter_mut().chain([&mut self.server]) {
             // The kill of a process that has ended already may fail.
             let _ = server.kill();
-            let _ = server.wait_until(Instant::now() + END_LIMIT);
+            let _ = server.wait_until(Instant::now() + EXIT_TIMEOUT);
         }
     }
 }
@@ -111,14 +111,14 @@ fn phases(timings: Timings) -> Phases {
     phases
 }
 
-const END_LIMIT: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn phases_behind_the_last_that_took_time_were_not_reached() {
+    fn phases_after_the_last_that_took_time_were_not_reached() {
         let ms = Duration::from_millis;
         let timings = Timings { pair: ms(3), drain: ms(2), ..Timings::default() };
         let expected = [Some(ms(3)), Some(ms(0)), Some(ms(2)), None, None, None];

@@ -89,15 +89,20 @@ pub(crate) enum Usable {
 
 impl Usable {
     /// None, which undoes the swap, where the incumbent lives and the arrivals are not to be used.
-    /// `is_kept`: the incumbent had sealed, and no other process has had the directory since.
-    pub(crate) fn of(end: End, is_kept: bool, held: Held, incumbent_is_dead: bool) -> Option<Self> {
-        let is_kept = is_kept || !stands(Guard::MemoryIsOfTheSeal);
+    /// `is_as_sealed`: the incumbent had sealed, and no other process has had the directory since.
+    pub(crate) fn of(
+        end: End,
+        is_as_sealed: bool,
+        held: Held,
+        incumbent_is_dead: bool,
+    ) -> Option<Self> {
+        let is_as_sealed = is_as_sealed || !stands(Guard::MemoryIsOfTheSeal);
         let is_taken_back = held == Held::TakenBack && stands(Guard::MemoryIsOfTheSeal);
         match (end, incumbent_is_dead) {
             (End::Broken, false) => None,
             (End::Broken, true) => Some(Self::Nothing),
             _ if is_taken_back => Some(Self::Nothing),
-            (End::Whole, _) if is_kept => Some(Self::All),
+            (End::Whole, _) if is_as_sealed => Some(Self::All),
             (End::Whole | End::CutOff, true) => Some(Self::Connections),
             (End::Whole | End::CutOff, false) => None,
         }

@@ -19,7 +19,7 @@ use event_listener::{Event, IntoNotification};
 use crate::carry::format::{Carried, Reads};
 use crate::carry::set::Set;
 use crate::protocol::cut;
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
 use crate::wait;
 pub use ticket::{Arrival, Ticket};
@@ -71,7 +71,7 @@ use told::{Served, Told, Word};
 /// }
 ///
 /// /// Runs beside the loop that accepts, for as long as the process does.
-/// async fn take_up(gate: Arc<Gate>, clients: Arc<Connections<Client>>) {
+/// async fn serve_arrivals(gate: Arc<Gate>, clients: Arc<Connections<Client>>) {
 ///     loop {
 ///         let Arrival { descriptor, state, ticket } = clients.arrival().await;
 ///         spawn(serve(gate.clone(), Stream::from(descriptor), state, ticket));
@@ -90,12 +90,12 @@ pub struct Connections<S> {
     reads: Reads<S>,
     may_be_lost: bool,
     late: Late,
-    state: Mutex<State<S>>,
-    /// Changes with the phase.
+    state: Mutex<Inner<S>>,
+    /// Changes with the mode.
     told: Told,
     /// How often `arrival` was called.
     asked: AtomicU32,
-    /// There is a connection to take up.
+    /// A connection waits for a handler.
     arrived: Event,
     /// Handlers parked or ended, a parcel was sent, or a wait was interrupted.
     changed: Event,
@@ -112,8 +112,8 @@ pub enum Late {
     Finish,
 }
 
-struct State<S> {
-    phase: Phase,
+struct Inner<S> {
+    mode: Mode,
     interrupted: bool,
     /// Those that have a handler.
     live: HashMap<u64, Live>,
@@ -128,13 +128,13 @@ struct State<S> {
     /// Parked, and sent: this process neither reads nor closes them until the swap is over
     /// (invariants 13 and 14).
     sent: Vec<Parked<S>>,
-    /// To be taken up.
+    /// They wait for a handler.
     waiting: Vec<Parked<S>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nothing may be taken up yet.
+enum Mode {
+    /// No handler may take a connection yet.
     Held,
     /// The same for connections of an incumbent, which serves them again unless this process
     /// commits (invariant 13).
@@ -163,15 +163,15 @@ struct Parked<S> {
 }
 
 impl<S: Carried> Connections<S> {
-    /// Without any. Nothing can be taken up before this process serves.
+    /// Without any. No handler can take a connection before this process serves.
     #[must_use]
     pub fn new() -> Self {
         Self {
             reads: Reads::new(),
             may_be_lost: false,
             late: Late::default(),
-            state: Mutex::new(State {
-                phase: Phase::Held,
+            state: Mutex::new(Inner {
+                mode: Mode::Held,
                 interrupted: false,
                 live: HashMap::new(),
                 awaited: 0,
@@ -224,7 +224,7 @@ impl<S: Carried> Connections<S> {
         }
     }
 
-    /// Lets parked connections be taken up, as serving does. Does nothing in the same cases.
+    /// Lets handlers take the parked connections, as serving does. Does nothing in the same cases.
     pub fn open(&self) {
         if !self.is_being_carried() {
             self.take_back(true);
@@ -236,7 +236,7 @@ impl<S: Carried> Connections<S> {
         let state = self.state();
         state.carrier.is_some()
             || !state.sent.is_empty()
-            || matches!(state.phase, Phase::Arrived | Phase::Parted)
+            || matches!(state.mode, Mode::Arrived | Mode::Parted)
     }
 
     /// Counts a connection that was accepted. The report of a drain calls it `name`: the client's
@@ -246,13 +246,13 @@ impl<S: Carried> Connections<S> {
     /// pass, cannot overlook the connection.
     pub fn enter(self: &Arc<Self>, name: impl Into<String>) -> Ticket<S> {
         let mut state = self.state();
-        self.ticket(&mut state, cut(name.into(), LONGEST_NAME))
+        self.ticket(&mut state, cut(name.into(), MAX_NAME_LEN))
     }
 
     /// Waits for a connection that came from another process, or back from one. Those that were
     /// busy last come first. Runs on any executor.
     pub async fn arrival(self: &Arc<Self>) -> Arrival<S> {
-        // Thousands may wait at once: those that were taken up have their turn in between.
+        // Thousands may wait at once: those that a handler has taken have their turn in between.
         let mut gives_way = self.asked.fetch_add(1, Ordering::Relaxed) % A_TURN == A_TURN - 1;
         poll_fn(|context| {
             if std::mem::take(&mut gives_way) {
@@ -274,7 +274,7 @@ impl<S: Carried> Connections<S> {
     /// One that waits already.
     pub fn try_arrival(self: &Arc<Self>) -> Option<Arrival<S>> {
         let mut state = self.state();
-        if state.phase != Phase::Serving {
+        if state.mode != Mode::Serving {
             return None;
         }
         let Parked { name, descriptor, state: carried } = state.waiting.pop()?;
@@ -295,7 +295,7 @@ impl<S: Carried> Connections<S> {
         wait::blocking(&self.changed, Some(deadline), ended).unwrap_or_else(|| self.live())
     }
 
-    fn ticket(self: &Arc<Self>, state: &mut State<S>, name: String) -> Ticket<S> {
+    fn ticket(self: &Arc<Self>, state: &mut Inner<S>, name: String) -> Ticket<S> {
         let key = state.next_key;
         state.next_key += 1;
         let served = Arc::new(self.told.served());
@@ -306,18 +306,18 @@ impl<S: Carried> Connections<S> {
 }
 
 impl<S> Connections<S> {
-    fn state(&self) -> MutexGuard<'_, State<S>> {
+    fn state(&self) -> MutexGuard<'_, Inner<S>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter_phase(&self, state: &mut State<S>, phase: Phase) {
-        state.phase = phase;
-        self.told.set(match phase {
-            Phase::Serving => Word::Serve,
-            Phase::CollectingIdle => Word::ParkIfIdle,
+    fn enter_mode(&self, state: &mut Inner<S>, mode: Mode) {
+        state.mode = mode;
+        self.told.set(match mode {
+            Mode::Serving => Word::Serve,
+            Mode::CollectingIdle => Word::ParkIfIdle,
             // No request is admitted, so handlers park.
-            Phase::Held | Phase::Arrived | Phase::Collecting | Phase::Stopping => Word::Park,
-            Phase::Parted => Word::Close,
+            Mode::Held | Mode::Arrived | Mode::Collecting | Mode::Stopping => Word::Park,
+            Mode::Parted => Word::Close,
         });
     }
 
@@ -341,7 +341,7 @@ impl<S> Connections<S> {
             Some((descriptor, carried)) => state.park(Parked { name, descriptor, state: carried }),
             None => None,
         };
-        let (is_awaited, arrives) = (state.phase != Phase::Serving, !state.waiting.is_empty());
+        let (is_awaited, arrives) = (state.mode != Mode::Serving, !state.waiting.is_empty());
         drop(state);
         if is_last && is_awaited {
             self.changed.notify(usize::MAX);
@@ -355,7 +355,7 @@ impl<S> Connections<S> {
     }
 }
 
-impl<S> State<S> {
+impl<S> Inner<S> {
     /// Of those that have a handler, in order.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.live.values().map(|live| live.name.clone()).collect();
@@ -363,7 +363,7 @@ impl<S> State<S> {
         names
     }
 
-    /// Connections that no handler has taken up yet go on as they came.
+    /// Connections that no handler has taken yet go on as they came.
     fn send_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         self.unsent.extend(waiting);
@@ -372,23 +372,23 @@ impl<S> State<S> {
 
     /// Wakes the carrier if there are enough for a parcel.
     fn wake_carrier(&self) {
-        if self.unsent.len() >= MOST_AT_ONCE
+        if self.unsent.len() >= MAX_DESCRIPTORS
             && let Some(carrier) = &self.carrier
         {
             carrier.unpark();
         }
     }
 
-    /// Gives it back, to be closed, where no process will take it up.
+    /// Gives it back, to be closed, where no handler will take it.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
-        match self.phase {
-            Phase::CollectingIdle | Phase::Collecting => {
+        match self.mode {
+            Mode::CollectingIdle | Mode::Collecting => {
                 self.unsent.push_back(parked);
                 self.wake_carrier();
             }
             // The drain that it parks for is over already (invariant 14).
-            Phase::Held | Phase::Arrived | Phase::Serving => self.waiting.push(parked),
-            Phase::Stopping | Phase::Parted => return Some(parked),
+            Mode::Held | Mode::Arrived | Mode::Serving => self.waiting.push(parked),
+            Mode::Stopping | Mode::Parted => return Some(parked),
         }
         None
     }
@@ -404,7 +404,7 @@ impl<S> fmt::Debug for Connections<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
         f.debug_struct("Connections")
-            .field("phase", &state.phase)
+            .field("mode", &state.mode)
             .field("live", &state.live.len())
             .field("parked", &(state.unsent.len() + state.sent.len() + state.waiting.len()))
             .finish_non_exhaustive()
@@ -413,7 +413,7 @@ impl<S> fmt::Debug for Connections<S> {
 
 const A_TURN: u32 = 32;
 const WOKEN_AT_ONCE: usize = 64;
-const LONGEST_NAME: usize = 128;
+const MAX_NAME_LEN: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use std::thread::Thread;
 
 use crate::carry::format::{Carried, Format, Reads};
 use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
-use crate::carry::wire::{ItemWords, StateWords};
+use crate::carry::wire::{WireItem, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::{CarryFate, CarryKind};
@@ -152,11 +152,11 @@ impl Write for MemoryWriter {
 #[derive(Debug, Default)]
 pub struct Memory {
     may_be_lost: bool,
-    state: Mutex<State>,
+    state: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Inner {
     pieces: BTreeMap<String, Piece>,
     /// Keys that are still to be sent.
     unsent: Option<Vec<String>>,
@@ -255,7 +255,7 @@ impl Memory {
         self.state().pieces.keys().cloned().collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -311,7 +311,7 @@ impl Set for Memory {
         }
         let next = {
             let mut state = self.state();
-            let State { pieces, unsent, .. } = &mut *state;
+            let Inner { pieces, unsent, .. } = &mut *state;
             let unsent = unsent.get_or_insert_with(|| pieces.keys().rev().cloned().collect());
             loop {
                 match unsent.pop().map(|key| (pieces.get(&key).cloned(), key)) {
@@ -323,8 +323,8 @@ impl Set for Memory {
             }
         };
         let Some((Piece { format, memory }, key)) = next else { return Ok(false) };
-        let state = StateWords::Memory { length: memory.len() as u64 };
-        send(format, vec![ItemWords { name: key, state }], &[memory.0.as_fd()])?;
+        let state = WireState::Memory { length: memory.len() as u64 };
+        send(format, vec![WireItem { name: key, state }], &[memory.0.as_fd()])?;
         Ok(true)
     }
 

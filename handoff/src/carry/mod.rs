@@ -36,7 +36,7 @@ pub(crate) use format::Format;
 pub use format::{Carried, Reads};
 pub use memory::{Memory, MemoryWriter, SealedMemory};
 pub(crate) use receive::{Arrivals, Receiver, Rest};
-pub(crate) use send::{Carrier, Channel, StopCarrier};
+pub(crate) use send::{Carrier, SendingEnd, StopCarrier};
 pub(crate) use set::Source;
 pub use set::{AnySet, Carriage, Carry};
 

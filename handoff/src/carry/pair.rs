@@ -93,7 +93,7 @@ impl Pair {
     /// Seals; the arrivals of the successor.
     pub(super) fn finish(self) -> Result<Arrivals> {
         self.carrier.finish(&self.daemon.carriage())?;
-        self.receiver.finish()?.settle(true, false)
+        self.receiver.finish()?.discard_unusable(true, false)
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) fn receive(stream: UnixStream) -> Result<Receiver> {
 
 /// The incumbent's side alone.
 pub(super) fn incumbent(daemon: &Arc<Daemon>, stream: UnixStream) -> (Carrier, Arc<Claim>) {
-    let channel = Channel::open(stream, &daemon.carriage()).expect("the kernel has room");
+    let channel = SendingEnd::open(stream, &daemon.carriage()).expect("the kernel has room");
     let claim = channel.claim();
     let carrier = Carrier::start(Arc::clone(daemon), channel).expect("a thread");
     daemon.carriage().collect(Some(carrier.thread()));
@@ -145,12 +145,12 @@ pub(super) fn assert_closed(left: &[Inode]) {
     until(|| inodes().is_disjoint(&left.iter().copied().collect()));
 }
 
-/// Waits for a fact; only a defect reaches the limit.
+/// Waits for a fact; only a defect reaches the deadline.
 #[track_caller]
 pub(super) fn until(mut is_so: impl FnMut() -> bool) {
-    let limit = soon();
+    let deadline = soon();
     while !is_so() {
-        assert!(Instant::now() < limit, "it has not come about");
+        assert!(Instant::now() < deadline, "it has not come about");
         thread::yield_now();
     }
 }

@@ -13,10 +13,10 @@ use rustix::event::PollFlags;
 use crate::carry::claim::{Claim, End, Usable};
 use crate::carry::memory::Memory;
 use crate::carry::send::Cancel;
-use crate::carry::set::{Carriage, Item, Parcel, State, descriptors_of};
-use crate::carry::wire::{Bytes, ItemWords, Note, SetWords, StateWords};
+use crate::carry::set::{Carriage, Item, Parcel, StateBytes, descriptors_of};
+use crate::carry::wire::{Bytes, Note, WireItem, WireSet, WireState};
 use crate::control::{
-    Connection, Greeting, Heard, LIVENESS_LIMIT, Link, connect, hear_hello, hello_ack,
+    Connection, Greeting, Heard, LIVENESS_TIMEOUT, Link, connect, hear_hello, hello_ack,
 };
 use crate::error::{CarryError, Error, FrameError, Result};
 use crate::protocol::{
@@ -49,7 +49,7 @@ impl Receiver {
             }
         };
         let asked = [hello_ack(version, handoff_id), Message::Fetch { handoff_id }];
-        connection.send_before(&asked, Instant::now() + LIVENESS_LIMIT)?;
+        connection.send_before(&asked, Instant::now() + LIVENESS_TIMEOUT)?;
         let give_up = move |error: &Error| {
             let reason = in_words(error);
             if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
@@ -65,7 +65,7 @@ impl Receiver {
         connection: Connection,
         give_up: impl FnOnce(&Error) + Send + 'static,
     ) -> Result<Self> {
-        let mut channel = Channel::new(connection)?;
+        let mut channel = ReceivingEnd::new(connection)?;
         let cancel = Arc::clone(&channel.cancel);
         let mut arrivals = channel.greet()?;
         let (sender, received) = mpsc::channel();
@@ -87,7 +87,7 @@ impl Receiver {
 
     /// The arrivals, once the incumbent has sealed or is dead.
     pub(crate) fn finish(self) -> Result<Arrivals> {
-        self.received.recv_timeout(LIVENESS_LIMIT).map_err(|error| match error {
+        self.received.recv_timeout(LIVENESS_TIMEOUT).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 Error::TimedOut("waiting for the end of what the incumbent carries")
             }
@@ -106,7 +106,7 @@ impl Drop for Receiver {
 
 /// A connection to the process that serves a control socket, and the hello that it said.
 fn greeted(control_socket: &Path) -> Result<(Connection, (Greeting, ProtoVersion))> {
-    let deadline = Instant::now() + LIVENESS_LIMIT;
+    let deadline = Instant::now() + LIVENESS_TIMEOUT;
     let (mut connection, peer) = connect(control_socket, deadline)?;
     let heard = hear_hello(&mut connection, Side::Incumbent, peer.pid, deadline, None)?;
     Ok((connection, heard))
@@ -146,7 +146,7 @@ impl Rest {
 
 #[derive(Debug)]
 struct ArrivedSet {
-    words: SetWords,
+    words: WireSet,
     parcels: Vec<Parcel>,
     count: u64,
     bytes: u64,
@@ -161,10 +161,14 @@ impl Arrivals {
     }
 
     /// Clears the sets that this process, which now holds the lock, may not use; see [`Usable`].
-    /// `is_kept`: it found the directory as the incumbent had sealed it for this swap.
-    pub(crate) fn settle(mut self, is_kept: bool, incumbent_is_dead: bool) -> Result<Self> {
+    /// `is_as_sealed`: it found the directory as the incumbent had sealed it for this swap.
+    pub(crate) fn discard_unusable(
+        mut self,
+        is_as_sealed: bool,
+        incumbent_is_dead: bool,
+    ) -> Result<Self> {
         let end = self.end.as_ref().copied().unwrap_or(End::Broken);
-        match Usable::of(end, is_kept, self.claim.held(), incumbent_is_dead) {
+        match Usable::of(end, is_as_sealed, self.claim.held(), incumbent_is_dead) {
             Some(Usable::All) => {}
             Some(Usable::Connections) => {
                 let is_memory = |set: &&mut ArrivedSet| set.words.kind == CarryKind::Memory;
@@ -187,7 +191,7 @@ impl Arrivals {
     }
 
     /// Hands everything to the sets of the same names; see
-    /// [`Successor::take_up`](crate::successor::Successor::take_up).
+    /// [`Successor::hand_on`](crate::successor::Successor::hand_on).
     pub(crate) fn hand_on(&mut self, carriage: &Carriage<'_>) -> Result<(), CarryError> {
         carriage.check()?;
         self.check_not_refused()?;
@@ -258,7 +262,7 @@ impl ArrivedSet {
     }
 
     fn report(&self) -> Result<CarriedSet, CarryError> {
-        let SetWords { name, kind, .. } = self.words.clone();
+        let WireSet { name, kind, .. } = self.words.clone();
         let fate = self.fate.clone().map_or_else(|| self.not_taken(), Ok)?;
         Ok(CarriedSet { name, kind, count: self.count, bytes: self.bytes, fate })
     }
@@ -274,7 +278,7 @@ impl ArrivedSet {
 impl Arrivals {
     /// Receives a whole stream, without a thread.
     pub(crate) fn of(connection: Connection) -> Result<Self> {
-        let mut channel = Channel::new(connection)?;
+        let mut channel = ReceivingEnd::new(connection)?;
         let mut arrivals = channel.greet()?;
         arrivals.end = channel.receive(&mut arrivals.sets);
         Ok(arrivals)
@@ -282,12 +286,12 @@ impl Arrivals {
 }
 
 /// The connection on which the incumbent alone speaks.
-struct Channel {
+struct ReceivingEnd {
     connection: Connection,
     cancel: Arc<Cancel>,
 }
 
-impl Channel {
+impl ReceivingEnd {
     fn new(connection: Connection) -> Result<Self> {
         let connection = connection.with_descriptors(usize::MAX);
         Ok(Self { connection, cancel: Arc::new(Cancel::new()?) })
@@ -295,7 +299,7 @@ impl Channel {
 
     /// Waits for the offer.
     fn greet(&mut self) -> Result<Arrivals> {
-        let deadline = Instant::now() + LIVENESS_LIMIT;
+        let deadline = Instant::now() + LIVENESS_TIMEOUT;
         let Some(Note::Offer { sets }) = self.next(Some(deadline))? else {
             return Err(CarryError::Channel("it did not begin with an offer".into()).into());
         };
@@ -327,7 +331,7 @@ impl Channel {
                     }
                     let items = items.into_iter().map(|item| self.item(&set.words, item));
                     set.add(Parcel { format, items: items.collect::<Result<_>>()? });
-                    reach!(SuccessorReceived)?;
+                    try_failpoint!(SuccessorReceived)?;
                 }
                 Some(Note::End { sent }) => {
                     let arrived = self.connection.descriptors();
@@ -350,8 +354,8 @@ impl Channel {
     }
 
     /// One item of a parcel. The caller has checked that its descriptors are there.
-    fn item(&mut self, set: &SetWords, item: ItemWords) -> Result<Item> {
-        let ItemWords { name, state } = item;
+    fn item(&mut self, set: &WireSet, item: WireItem) -> Result<Item> {
+        let WireItem { name, state } = item;
         let not_sealed = || CarryError::NotSealed { set: set.name.clone(), item: name.clone() };
         let sealed = |descriptor, length: u64| match Sealed::map(descriptor) {
             Ok(memory) if memory.len() as u64 == length => Ok(memory),
@@ -359,20 +363,20 @@ impl Channel {
             _ => Err(not_sealed().into()),
         };
         Ok(match (set.kind, state) {
-            (CarryKind::Connections, StateWords::Inline(Bytes(inline))) => {
-                let (descriptor, state) = (self.descriptor()?, State::Inline(inline));
+            (CarryKind::Connections, WireState::Inline(Bytes(inline))) => {
+                let (descriptor, state) = (self.descriptor()?, StateBytes::Inline(inline));
                 Item::Connection { name, descriptor, state }
             }
-            (CarryKind::Connections, StateWords::Apart { length }) => {
+            (CarryKind::Connections, WireState::Apart { length }) => {
                 let descriptor = self.descriptor()?;
-                let state = State::Apart(sealed(self.descriptor()?, length)?);
+                let state = StateBytes::Apart(sealed(self.descriptor()?, length)?);
                 Item::Connection { name, descriptor, state }
             }
-            (CarryKind::Memory, StateWords::Memory { length }) => {
+            (CarryKind::Memory, WireState::Memory { length }) => {
                 let memory = sealed(self.descriptor()?, length)?;
                 Item::Memory { key: name, memory }
             }
-            (CarryKind::Memory, _) | (CarryKind::Connections, StateWords::Memory { .. }) => {
+            (CarryKind::Memory, _) | (CarryKind::Connections, WireState::Memory { .. }) => {
                 let words = format!("{name:?} is not of the kind of {:?}", set.name);
                 return Err(CarryError::Channel(words).into());
             }

@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use crate::carry::claim::Claim;
 use crate::carry::set::{Carriage, Source};
-use crate::carry::wire::{Note, SetWords};
-use crate::control::{LIVENESS_LIMIT, send_some};
+use crate::carry::wire::{Note, WireSet};
+use crate::control::{LIVENESS_TIMEOUT, send_some};
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
 use crate::fence::fenced;
 use crate::frame::encode;
@@ -23,13 +23,13 @@ use crate::sys::poll::{self, Waker};
 
 /// A connection to the successor of a swap that is about to begin.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub(crate) struct SendingEnd {
     stream: UnixStream,
     claim: Arc<Claim>,
-    offered: Vec<SetWords>,
+    offered: Vec<WireSet>,
 }
 
-impl Channel {
+impl SendingEnd {
     /// Tells a successor which sets there are, without waiting: a peer that has read all earlier
     /// messages has room for the offer.
     pub(crate) fn open(stream: UnixStream, carriage: &Carriage<'_>) -> Result<Self> {
@@ -59,7 +59,7 @@ impl Channel {
                     Some(Errno::PIPE | Errno::CONNRESET) => return Err(CarryError::Closed.into()),
                     // So many descriptors are in flight that the kernel wants some to arrive first.
                     Some(Errno::TOOMANYREFS) => {
-                        if last_sent.elapsed() >= LIVENESS_LIMIT {
+                        if last_sent.elapsed() >= LIVENESS_TIMEOUT {
                             return Err(CarryError::TooManyInFlight.into());
                         }
                         let pause = Instant::now() + IN_FLIGHT_PAUSE;
@@ -73,7 +73,7 @@ impl Channel {
     }
 }
 
-as_fd!(Channel, stream);
+as_fd!(SendingEnd, stream);
 
 /// Ends a wait from another thread.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Shared {
 /// The channel, and how many items of each set went over it.
 #[derive(Debug)]
 struct Line {
-    channel: Channel,
+    channel: SendingEnd,
     sent: Vec<u64>,
 }
 
@@ -157,7 +157,7 @@ impl StopCarrier {
 }
 
 impl Carrier {
-    pub(crate) fn start<S: Source + 'static>(source: Arc<S>, channel: Channel) -> Result<Self> {
+    pub(crate) fn start<S: Source + 'static>(source: Arc<S>, channel: SendingEnd) -> Result<Self> {
         let line = Line { sent: vec![0; channel.offered.len()], channel };
         let (is_sealed, cancel) = (AtomicBool::new(false), Cancel::new()?);
         let shared = Arc::new(Shared { is_sealed, cancel, line: Mutex::new(Some(line)) });
@@ -239,7 +239,7 @@ impl Line {
                     return Err(CarryError::GivenUp.into());
                 }
                 let more = set.send_next(is_sealed, &mut |format, items, descriptors| {
-                    reach!(IncumbentCarries)?;
+                    try_failpoint!(IncumbentCarries)?;
                     let count = items.len() as u64;
                     let parcel = Note::Parcel { set: index, format, items };
                     channel.send(&parcel, descriptors, cancel)?;
@@ -256,7 +256,7 @@ impl Line {
 
     fn finish(&mut self, carriage: &Carriage<'_>, cancel: &Cancel) -> Result<()> {
         self.send(carriage, true, cancel)?;
-        reach!(IncumbentCarried)?;
+        try_failpoint!(IncumbentCarried)?;
         let sent = std::mem::take(&mut self.sent);
         self.channel.send(&Note::End { sent }, &[], cancel)
     }

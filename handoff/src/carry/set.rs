@@ -8,9 +8,9 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::carry::format::Format;
-use crate::carry::wire::{ItemWords, SetWords};
+use crate::carry::wire::{WireItem, WireSet};
 use crate::error::{CarryError, Result};
-use crate::protocol::{CarryFate, CarryKind, MOST_SETS};
+use crate::protocol::{CarryFate, CarryKind, MAX_SETS};
 use crate::sys::memory::Sealed;
 
 /// The type of a field with `#[handoff(carry)]`: [`Connections`](crate::carry::Connections),
@@ -97,8 +97,8 @@ pub(super) trait Set: Send + Sync {
     /// A drain is about to begin: idle connections park, while the others are still served.
     fn collect_idle(&self, _carrier: &Thread) {}
 
-    /// Waits until the idle connections are parked and sent, at most until the limit.
-    fn wait_idle(&self, _limit: Instant) {}
+    /// Waits until the idle connections are parked and sent, at most until the deadline.
+    fn wait_idle(&self, _deadline: Instant) {}
 
     /// A drain begins: the set keeps the connections that park for `carrier`, and wakes it.
     fn collect(&self, carrier: Option<&Thread>);
@@ -109,8 +109,8 @@ pub(super) trait Set: Send + Sync {
         Vec::new()
     }
 
-    /// Of the connections that have a handler now, the first `most` by name; and how many more.
-    fn not_parked(&self, _most: usize) -> (Vec<String>, usize) {
+    /// Of the connections that have a handler now, the first `max` by name; and how many more.
+    fn not_parked(&self, _max: usize) -> (Vec<String>, usize) {
         (Vec::new(), 0)
     }
 
@@ -146,7 +146,7 @@ pub(super) trait Set: Send + Sync {
 
 /// Sends a parcel: the format of its states, its items, and the descriptors.
 pub(super) type SendParcel<'a> =
-    dyn FnMut(Option<Format>, Vec<ItemWords>, &[BorrowedFd<'_>]) -> Result<()> + 'a;
+    dyn FnMut(Option<Format>, Vec<WireItem>, &[BorrowedFd<'_>]) -> Result<()> + 'a;
 
 /// One parcel, as it arrived.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ pub(super) struct Parcel {
 /// A connection with its state, or a piece of memory.
 #[derive(Debug)]
 pub(super) enum Item {
-    Connection { name: String, descriptor: OwnedFd, state: State },
+    Connection { name: String, descriptor: OwnedFd, state: StateBytes },
     Memory { key: String, memory: Sealed },
 }
 
@@ -174,17 +174,16 @@ impl Item {
     /// The state, or the contents of the memory.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Connection { state: State::Inline(bytes), .. } => bytes,
-            Self::Connection { state: State::Apart(memory), .. } | Self::Memory { memory, .. } => {
-                memory
-            }
+            Self::Connection { state: StateBytes::Inline(bytes), .. } => bytes,
+            Self::Connection { state: StateBytes::Apart(memory), .. }
+            | Self::Memory { memory, .. } => memory,
         }
     }
 }
 
 /// The state of a connection, as bytes.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum StateBytes {
     Inline(Vec<u8>),
     Apart(Sealed),
 }
@@ -237,7 +236,7 @@ impl<'a> Carriage<'a> {
 
     /// Whether the names tell the sets apart, and are not too many.
     pub(crate) fn check(&self) -> Result<(), CarryError> {
-        if self.len() > MOST_SETS {
+        if self.len() > MAX_SETS {
             return Err(CarryError::TooManySets(self.len()));
         }
         let mut names = HashSet::new();
@@ -247,8 +246,8 @@ impl<'a> Carriage<'a> {
         }
     }
 
-    pub(super) fn words(&self) -> Vec<SetWords> {
-        let words = |(name, set): &(String, AnySet<'_>)| SetWords {
+    pub(super) fn words(&self) -> Vec<WireSet> {
+        let words = |(name, set): &(String, AnySet<'_>)| WireSet {
             name: name.clone(),
             kind: set.0.kind(),
             may_be_lost: set.0.may_be_lost(),
@@ -277,8 +276,8 @@ impl<'a> Carriage<'a> {
     /// A drain is about to begin: idle connections go ahead, while the rest are still served.
     pub(crate) fn send_idle(&self, carrier: &Thread, deadline: Instant) {
         self.sets().for_each(|set| set.collect_idle(carrier));
-        let limit = deadline.min(Instant::now() + IDLE_LIMIT);
-        self.sets().for_each(|set| set.wait_idle(limit));
+        let deadline = deadline.min(Instant::now() + IDLE_TIMEOUT);
+        self.sets().for_each(|set| set.wait_idle(deadline));
     }
 
     /// A drain begins.
@@ -291,11 +290,11 @@ impl<'a> Carriage<'a> {
         self.sets().flat_map(|set| set.wait_parked(deadline)).collect()
     }
 
-    /// The connections that are neither parked nor over, at most so many by name; and how many
+    /// The connections that are neither parked nor over, at most `max` by name; and how many
     /// more.
-    pub(crate) fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
+    pub(crate) fn not_parked(&self, max: usize) -> (Vec<String>, usize) {
         self.sets().fold((Vec::new(), 0), |(mut names, mut more), set| {
-            let (named, unnamed) = set.not_parked(most - names.len());
+            let (named, unnamed) = set.not_parked(max - names.len());
             names.extend(named);
             more += unnamed;
             (names, more)
@@ -316,7 +315,7 @@ impl<'a> Carriage<'a> {
         self.sets().for_each(Set::forget);
     }
 
-    /// This process serves: connections that arrived, or came back, may be taken up.
+    /// This process serves: handlers may take the connections that arrived, or came back.
     pub(crate) fn release(&self) {
         self.sets().for_each(Set::release);
     }
@@ -339,7 +338,7 @@ impl fmt::Debug for Carriage<'_> {
 }
 
 /// The maximum wait for idle connections that are told to park while others are served.
-const IDLE_LIMIT: Duration = Duration::from_millis(250);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests;

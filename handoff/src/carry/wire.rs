@@ -15,35 +15,35 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::carry::format::Format;
-use crate::protocol::{CarryKind, MOST_SETS, bounded};
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::protocol::{CarryKind, MAX_SETS, bounded};
+use crate::sys::rights::MAX_DESCRIPTORS;
 
 /// One frame. The order of the variants is frozen, as that of the messages is.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// With one descriptor, the claim's.
     Offer {
-        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
-        sets: Vec<SetWords>,
+        #[serde(deserialize_with = "bounded::list::<MAX_SETS, _, _>")]
+        sets: Vec<WireSet>,
     },
     Parcel {
         /// In the order of the offer.
         set: u32,
         /// Of all states in it; none for memory of plain bytes.
         format: Option<Format>,
-        #[serde(deserialize_with = "bounded::list::<MOST_AT_ONCE, _, _>")]
-        items: Vec<ItemWords>,
+        #[serde(deserialize_with = "bounded::list::<MAX_DESCRIPTORS, _, _>")]
+        items: Vec<WireItem>,
     },
     End {
         /// In the order of the offer.
-        #[serde(deserialize_with = "bounded::list::<MOST_SETS, _, _>")]
+        #[serde(deserialize_with = "bounded::list::<MAX_SETS, _, _>")]
         sent: Vec<u64>,
     },
 }
 
 /// A set, as the incumbent has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SetWords {
+pub(crate) struct WireSet {
     pub(crate) name: String,
     pub(crate) kind: CarryKind,
     /// Whether a successor that has no set of that name may do without.
@@ -52,15 +52,15 @@ pub(crate) struct SetWords {
 
 /// A connection with its state, or a piece of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ItemWords {
+pub(crate) struct WireItem {
     /// The daemon's name for the connection, or the memory's key.
     pub(crate) name: String,
-    pub(crate) state: StateWords,
+    pub(crate) state: WireState,
 }
 
 /// Where a state is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum StateWords {
+pub(crate) enum WireState {
     /// Here. One descriptor comes, the connection's.
     Inline(Bytes),
     /// In memory, being too long for the frame. The memory's descriptor follows the connection's.
@@ -69,7 +69,7 @@ pub(crate) enum StateWords {
     Memory { length: u64 },
 }
 
-impl StateWords {
+impl WireState {
     /// How many descriptors come with it.
     pub(crate) const fn descriptors(&self) -> usize {
         match self {
@@ -121,7 +121,7 @@ impl CarryKind {
 }
 
 /// States up to this length go with the frame, longer ones in memory of their own.
-pub(crate) const LONGEST_INLINE: usize = 16 << 10;
+pub(crate) const MAX_INLINE_LEN: usize = 16 << 10;
 /// A parcel takes no more items once its names and states have more bytes than this.
 pub(crate) const PARCEL_BYTES: usize = 256 << 10;
 

@@ -25,7 +25,7 @@ use crate::sys::poll::{self, Waker};
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A peer that is silent for longer counts as hung.
-pub(crate) const LIVENESS_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One end of a control connection. Any thread may send; frames stay whole.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Link {
         self.echo.store(value, Ordering::Relaxed);
     }
 
-    /// Sends one frame whole. A peer that does not read for the liveness limit loses the
+    /// Sends one frame whole. A peer that does not read for the liveness timeout loses the
     /// connection.
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
         self.send_all(std::slice::from_ref(message))
@@ -123,7 +123,7 @@ impl Link {
 
     fn send_bytes(&self, frames: &[u8]) -> Result<()> {
         let _whole = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if send_before(&self.stream, frames, Instant::now() + LIVENESS_LIMIT)? {
+        if send_before(&self.stream, frames, Instant::now() + LIVENESS_TIMEOUT)? {
             return Ok(());
         }
         // Part of a frame may be sent: no other frame can follow it.
@@ -215,7 +215,7 @@ impl Inbox {
         self.is_dry = false;
         // A peer that never stops sending does not stop the clock.
         for _ in 0..FRAMES_AT_ONCE {
-            if self.end.is_some() || self.queue.len() >= QUEUE_LIMIT {
+            if self.end.is_some() || self.queue.len() >= MAX_QUEUED_MESSAGES {
                 return;
             }
             match self.incoming.next(&link.stream) {
@@ -233,7 +233,7 @@ impl Inbox {
     fn loss(&self) -> Option<Lost> {
         match self.end {
             Some(_) => Some(Lost::Closed),
-            None => (self.heard.elapsed() > LIVENESS_LIMIT).then_some(Lost::Silent),
+            None => (self.heard.elapsed() > LIVENESS_TIMEOUT).then_some(Lost::Silent),
         }
     }
 
@@ -259,7 +259,7 @@ impl Inbox {
 pub(crate) enum Lost {
     /// The link is over: the peer closed it, reading failed, or the peer broke the protocol.
     Closed,
-    /// Silent past the liveness limit.
+    /// Silent past the liveness timeout.
     Silent,
 }
 
@@ -348,7 +348,7 @@ fn epoch_ms() -> u64 {
 const NO_VERSION: ProtoVersion = 0;
 const NO_ECHO: u64 = u64::MAX;
 /// Messages that wait for their reader; beyond them the socket's buffer holds the peer back.
-const QUEUE_LIMIT: usize = 16;
+const MAX_QUEUED_MESSAGES: usize = 16;
 const FRAMES_AT_ONCE: usize = 1024;
 
 #[cfg(test)]
@@ -380,12 +380,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_behind_many_heartbeats_is_not_waited_for() {
+    fn what_was_read_after_many_heartbeats_is_not_waited_for() {
         for heartbeats in FRAMES_AT_ONCE - 1..=FRAMES_AT_ONCE + 16 {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             let link = Link::new(ours);
             let mut said = vec![Message::Heartbeat { ts_ms: 1 }; heartbeats];
-            // Its length sets those behind it off from the pieces that are read.
+            // Its length sets those after it off from the pieces that are read.
             said[0] = Message::Heartbeat { ts_ms: u64::MAX - 1 };
             said.push(Message::SealRequest { handoff_id: HandoffId::new() });
             let frames = encode_all(Some(1), &said).expect("they are short");

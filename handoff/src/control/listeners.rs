@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
 
 use crate::error::{LaunchError, ListenerError, Result};
-use crate::protocol::MOST_LISTENERS;
+use crate::protocol::MAX_LISTENERS;
 use crate::sys::inherited::{self, Kind};
 use crate::sys::rights;
 
@@ -51,7 +51,7 @@ impl Listeners {
     /// [`Error::Io`](crate::Error::Io) when the process has no descriptor left.
     pub fn keep(&mut self, name: &str, socket: impl AsFd) -> Result<()> {
         check_name(name)?;
-        if self.kept.len() >= MOST_LISTENERS {
+        if self.kept.len() >= MAX_LISTENERS {
             return Err(LaunchError::TooManyListeners(self.kept.len() + 1).into());
         }
         Ok(self.keep_duplicate(name, socket)?)
@@ -155,8 +155,8 @@ impl Passed {
     /// Parts that go into one message each; one that is empty where there are none at all.
     pub(crate) fn batches(&self) -> Vec<Self> {
         let last = self.all.len();
-        let part = |first| first..last.min(first + rights::MOST_AT_ONCE);
-        let firsts = (0..last.max(1)).step_by(rights::MOST_AT_ONCE);
+        let part = |first| first..last.min(first + rights::MAX_DESCRIPTORS);
+        let firsts = (0..last.max(1)).step_by(rights::MAX_DESCRIPTORS);
         firsts.map(|first| Self { all: Arc::clone(&self.all), part: part(first) }).collect()
     }
 

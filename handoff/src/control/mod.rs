@@ -18,7 +18,7 @@ pub(crate) use connection::{Connection, Heard, encode_all, send_some};
 pub(crate) use greeting::{
     Greeting, echo_value, greet, hear_hello, hello, hello_ack, judge_hello_ack,
 };
-pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_LIMIT, Link, Lost, Pulse, Received};
+pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_TIMEOUT, Link, Lost, Pulse, Received};
 pub use listeners::Listeners;
 pub(crate) use listeners::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, Passed, check_name};
 pub(crate) use socket::{bind_hidden, check_path, connect};

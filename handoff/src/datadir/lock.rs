@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FlockOperation;
 
 use super::manifest::sync_directory;
-use super::{OwnerRecord, Phase, SealManifest, Succession};
+use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
@@ -39,7 +39,7 @@ pub struct DataDirLock {
     /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
     /// Whether a drop leaves it held until the process ends (invariant 1).
-    is_kept: bool,
+    outlives_drop: bool,
 }
 
 /// Gives fencing tokens for as long as the daemon serves; see [`DataDirLock::fencing`].
@@ -87,7 +87,7 @@ impl Decision {
             Some(now) if now.generation <= own_generation && stands(Guard::NewerGeneration) => {
                 Self::Undecided { holder: ProcessId::default() }
             }
-            Some(now) if now.phase == Phase::Serving || !stands(Guard::ServingInRecord) => {
+            Some(now) if now.phase == RecordPhase::Serving || !stands(Guard::ServingInRecord) => {
                 Self::Replaced { generation: now.generation, holder: now.writer }
             }
             _ if is_free => Self::Retaken,
@@ -113,7 +113,7 @@ impl DataDirLock {
         let mut lock = Self::open(data_dir)?;
         lock.try_flock()?;
         lock.found = lock.read_record()?;
-        lock.take_over(Phase::Held, None)?;
+        lock.take_over(RecordPhase::Held, None)?;
         Ok(lock)
     }
 
@@ -132,9 +132,9 @@ impl DataDirLock {
         lock.try_flock()?;
         lock.refuse_if_reserved()?;
         lock.found = lock.read_record()?;
-        reach!(ColdStartLocked)?;
+        try_failpoint!(ColdStartLocked)?;
         lock.is_start = true;
-        lock.take_over(Phase::Held, None)?;
+        lock.take_over(RecordPhase::Held, None)?;
         Ok(lock)
     }
 
@@ -163,7 +163,7 @@ impl DataDirLock {
             }
         }
         self.found = self.read_record()?;
-        reach!(SuccessorLocked)?;
+        try_failpoint!(SuccessorLocked)?;
         let found = &self.found;
         let writer_died = || found.boot_id != boot_id() || !found.writer.is_alive();
         match found.succession(handoff_id, writer_died) {
@@ -172,14 +172,14 @@ impl DataDirLock {
             Succession::Stopped => return Err(Error::Stopped(self.data_dir.clone())),
         }
         self.is_start = true;
-        self.take_over(Phase::Opening, Some(handoff_id))?;
-        reach!(SuccessorRecordedOpening)?;
+        self.take_over(RecordPhase::Opening, Some(handoff_id))?;
+        try_failpoint!(SuccessorRecordedOpening)?;
         Ok(self)
     }
 
     /// Whether this successor found the directory as the incumbent had sealed it for that swap.
-    pub(crate) fn was_kept_for(&self, handoff_id: HandoffId) -> bool {
-        self.found.is_kept_for(handoff_id)
+    pub(crate) fn was_reserved_for(&self, handoff_id: HandoffId) -> bool {
+        self.found.is_reserved_for(handoff_id)
     }
 
     /// The process that serves a directory, or has sealed it, by the owner record; none where
@@ -187,7 +187,7 @@ impl DataDirLock {
     pub(crate) fn incumbent_of(data_dir: &Path) -> Option<ProcessId> {
         let path = data_dir.join(LOCK_FILE);
         let record = OwnerRecord::read(&File::open(&path).ok()?, &path).ok()?;
-        let serves = matches!(record.phase, Phase::Serving | Phase::Sealed);
+        let serves = matches!(record.phase, RecordPhase::Serving | RecordPhase::Sealed);
         (serves && record.boot_id == boot_id()).then_some(record.writer)
     }
 
@@ -217,7 +217,7 @@ impl DataDirLock {
         if let Err(Error::Damaged { path, .. }) = SealManifest::read(data_dir) {
             fs::remove_file(&path).map_err(Error::at("remove", &path))?;
         }
-        lock.record.phase = Phase::Released;
+        lock.record.phase = RecordPhase::Released;
         lock.record.write(&lock.file, &lock.path)
     }
 
@@ -256,15 +256,16 @@ impl DataDirLock {
         }
     }
 
-    /// From now on a drop does not release the lock, until [`let_go`](Self::let_go): after an
-    /// error or a panic the daemon's own threads may still write (invariant 1).
-    pub(crate) const fn keep(&mut self) {
-        self.is_kept = true;
+    /// From now on a drop does not release the lock, until
+    /// [`release_on_drop`](Self::release_on_drop): after an error or a panic the daemon's own
+    /// threads may still write (invariant 1).
+    pub(crate) const fn hold_past_drop(&mut self) {
+        self.outlives_drop = true;
     }
 
     /// A drop may release the lock: another process is the writer, or the data is sealed for good.
-    pub(crate) const fn let_go(&mut self) {
-        self.is_kept = false;
+    pub(crate) const fn release_on_drop(&mut self) {
+        self.outlives_drop = false;
     }
 
     /// The manifest of the previous writer's seal, if nothing can have been written since. The
@@ -295,13 +296,13 @@ impl DataDirLock {
 
     /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
-        self.record.phase = Phase::Serving;
+        self.record.phase = RecordPhase::Serving;
         self.record.sealed_generation = 0;
         self.record.build_id = build_id.to_vec();
         self.record.write(&self.file, &self.path)?;
         // A durable record of a seal must not come back by a crash of the machine, beside data
         // that was written since. The record of a swap was not durable.
-        if self.found.sealed_generation != 0 && self.found.phase != Phase::Sealed {
+        if self.found.sealed_generation != 0 && self.found.phase != RecordPhase::Sealed {
             self.file.sync_data().map_err(Error::at("sync", &self.path))?;
         }
         Ok(())
@@ -310,16 +311,17 @@ impl DataDirLock {
     /// Releases the lock and reserves it for that process (invariant 9).
     pub(crate) fn release_for(&mut self, handoff_id: HandoffId, reserved: ProcessId) -> Result<()> {
         let sealed = OwnerRecord {
-            phase: Phase::Sealed,
+            phase: RecordPhase::Sealed,
             sealed_generation: self.record.generation,
             reserved,
             handoff_id: Some(handoff_id),
             ..self.record.clone()
         };
-        reach!(IncumbentRecordsSealed)?;
+        try_failpoint!(IncumbentRecordsSealed)?;
         sealed.write(&self.file, &self.path)?;
         let before = std::mem::replace(&mut self.record, sealed);
-        let unlocked = reach!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
+        let unlocked =
+            try_failpoint!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
         if unlocked.is_err() {
             // This process serves again, so no later start may trust the seal.
             self.record = before;
@@ -331,7 +333,7 @@ impl DataDirLock {
     /// After [`release_for`](Self::release_for): takes the lock again if it is free, else says
     /// which process holds it. That is undecided if the record cannot be read (invariant 12).
     pub(crate) fn retake(&mut self) -> Result<Decision> {
-        reach!(IncumbentTriesLock)?;
+        try_failpoint!(IncumbentTriesLock)?;
         let is_free = match self.try_flock() {
             Ok(()) => true,
             Err(Error::LockHeld { .. }) => false,
@@ -341,17 +343,17 @@ impl DataDirLock {
         let own = self.record.generation;
         let decision = Decision::of(is_free, now.as_ref(), own);
         if decision == Decision::Retaken {
-            reach!(IncumbentRetook)?;
+            try_failpoint!(IncumbentRetook)?;
             self.found = OwnerRecord::default();
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
-            self.take_over(Phase::Serving, None)?;
+            self.take_over(RecordPhase::Serving, None)?;
         }
         Ok(decision)
     }
 
     /// A clean stop: makes the record durable, and releases the lock, reserved for nobody.
     pub(crate) fn release_sealed(&mut self) -> Result<()> {
-        self.record.phase = Phase::Released;
+        self.record.phase = RecordPhase::Released;
         self.record.sealed_generation = self.record.generation;
         self.record.write(&self.file, &self.path)?;
         self.file.sync_data().map_err(Error::at("sync", &self.path))?;
@@ -371,7 +373,7 @@ impl DataDirLock {
             generation: Arc::default(),
             is_held: false,
             is_start: false,
-            is_kept: false,
+            outlives_drop: false,
         })
     }
 
@@ -403,9 +405,9 @@ impl DataDirLock {
     }
 
     /// Writes this process into the record as the next generation (invariant 10).
-    fn take_over(&mut self, phase: Phase, handoff_id: Option<HandoffId>) -> Result<()> {
+    fn take_over(&mut self, phase: RecordPhase, handoff_id: Option<HandoffId>) -> Result<()> {
         // A start has not served yet: until it does, the seal holds (invariant 11).
-        let only_opens = self.is_start && matches!(phase, Phase::Held | Phase::Opening);
+        let only_opens = self.is_start && matches!(phase, RecordPhase::Held | RecordPhase::Opening);
         let keeps_seal = only_opens && !self.found_is_swap_of_another_boot();
         let record = OwnerRecord {
             phase,
@@ -425,7 +427,7 @@ impl DataDirLock {
 
     /// The manifest of a swap is not synced: after a reboot it may be anything (invariant 11).
     fn found_is_swap_of_another_boot(&self) -> bool {
-        self.found.phase == Phase::Sealed && self.found.boot_id != boot_id()
+        self.found.phase == RecordPhase::Sealed && self.found.boot_id != boot_id()
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
@@ -446,14 +448,16 @@ impl DataDirLock {
 impl Drop for DataDirLock {
     fn drop(&mut self) {
         static KEPT: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
-        if self.is_held && self.is_kept && stands(Guard::LockIsKept) {
+        if self.is_held && self.outlives_drop && stands(Guard::LockOutlivesDrop) {
             KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.file));
             return;
         }
         // Written only where this process put itself into the record.
         if self.is_held && self.record.writer == ProcessId::own() {
             let generation = self.record.generation;
-            if self.is_start && matches!(self.record.phase, Phase::Held | Phase::Opening) {
+            if self.is_start
+                && matches!(self.record.phase, RecordPhase::Held | RecordPhase::Opening)
+            {
                 // A start that failed: the last writer may have died, and its successor may yet
                 // come.
                 let found = std::mem::take(&mut self.found);
@@ -462,7 +466,7 @@ impl Drop for DataDirLock {
                 let reserved = ProcessId::default();
                 self.record = OwnerRecord { generation, sealed_generation, reserved, ..found };
             } else {
-                self.record.phase = Phase::Released;
+                self.record.phase = RecordPhase::Released;
             }
             if let Err(error) = self.record.write(&self.file, &self.path) {
                 tracing::warn!(%error, "the lock is free, and its record still names this process");

@@ -8,4 +8,4 @@ pub(crate) use lock::Decision;
 pub use lock::{DataDirLock, Fencing};
 pub(crate) use manifest::Draft;
 pub use manifest::SealManifest;
-pub(crate) use record::{OwnerRecord, Phase, Succession};
+pub(crate) use record::{OwnerRecord, RecordPhase, Succession};

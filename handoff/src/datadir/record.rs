@@ -29,8 +29,8 @@ use crate::protocol::HandoffId;
 use crate::sys::process::{ProcessId, boot_id};
 
 /// Where the data directory stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Phase {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) enum RecordPhase {
     /// No process writes: a clean stop, a dropped lock, or a directory never written.
     #[default]
     Released,
@@ -47,14 +47,14 @@ pub(crate) enum Phase {
 /// The decoded record. All zero describes a directory that never had a writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct OwnerRecord {
-    pub(crate) phase: Phase,
+    pub(crate) phase: RecordPhase,
     /// Grows with every change of writer.
     pub(crate) generation: u64,
     /// The generation of the manifest that holds; 0 if none does.
     pub(crate) sealed_generation: u64,
     /// The last process that was the writer, or took the lock to be it.
     pub(crate) writer: ProcessId,
-    /// The process for which the free lock is kept, in phase `Sealed` (invariant 9).
+    /// The process for which the free lock is reserved, in phase `Sealed` (invariant 9).
     pub(crate) reserved: ProcessId,
     pub(crate) handoff_id: Option<HandoffId>,
     pub(crate) build_id: Vec<u8>,
@@ -65,9 +65,9 @@ pub(crate) struct OwnerRecord {
 /// A record's verdict on a successor that has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Succession {
-    /// The lock was kept for it, or the writer is dead.
+    /// The lock was reserved for it, or the writer is dead.
     Admitted,
-    /// The last writer lives, and did not keep the lock for it.
+    /// The last writer lives, and did not reserve the lock for it.
     OfAnother,
     /// The last writer released the lock on purpose.
     Stopped,
@@ -99,7 +99,7 @@ impl OwnerRecord {
         file.write_all_at(&self.encode(), 0).map_err(Error::at("write", path))
     }
 
-    /// The process for which the free lock is kept, if it still lives (invariant 9).
+    /// The process for which the free lock is reserved, if it still lives (invariant 9).
     pub(crate) fn live_reservation(&self) -> Option<ProcessId> {
         self.reservation(boot_id(), ProcessId::is_alive)
     }
@@ -110,21 +110,22 @@ impl OwnerRecord {
         boot_id: [u8; 16],
         is_alive: impl FnOnce(ProcessId) -> bool,
     ) -> Option<ProcessId> {
-        let is_kept = self.phase == Phase::Sealed && self.boot_id == boot_id;
-        (is_kept && is_alive(self.reserved) && stands(Guard::Reservation)).then_some(self.reserved)
+        let is_reserved = self.phase == RecordPhase::Sealed && self.boot_id == boot_id;
+        (is_reserved && is_alive(self.reserved) && stands(Guard::Reservation))
+            .then_some(self.reserved)
     }
 
     /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
-    /// It asks `writer_died` only where the lock was not kept for that swap.
+    /// It asks `writer_died` only where the lock was not reserved for that swap.
     pub(crate) fn succession(
         &self,
         handoff_id: HandoffId,
         writer_died: impl FnOnce() -> bool,
     ) -> Succession {
-        if !self.is_kept_for(handoff_id) && !writer_died() {
+        if !self.is_reserved_for(handoff_id) && !writer_died() {
             return Succession::OfAnother;
         }
-        let was_released = self.phase == Phase::Released && self.generation != 0;
+        let was_released = self.phase == RecordPhase::Released && self.generation != 0;
         if was_released && stands(Guard::ReleasedIsFinal) {
             return Succession::Stopped;
         }
@@ -133,8 +134,8 @@ impl OwnerRecord {
 
     /// Whether its writer has sealed the directory for that swap, and no process has taken it over
     /// since.
-    pub(crate) fn is_kept_for(&self, handoff_id: HandoffId) -> bool {
-        self.phase == Phase::Sealed && self.handoff_id == Some(handoff_id)
+    pub(crate) fn is_reserved_for(&self, handoff_id: HandoffId) -> bool {
+        self.phase == RecordPhase::Sealed && self.handoff_id == Some(handoff_id)
     }
 
     pub(crate) fn encode(&self) -> [u8; LENGTH] {
@@ -179,11 +180,11 @@ impl OwnerRecord {
             return Err("its format is one that this build does not know");
         }
         let phase = match u32_at(12) {
-            0 => Phase::Released,
-            1 => Phase::Held,
-            2 => Phase::Serving,
-            3 => Phase::Sealed,
-            4 => Phase::Opening,
+            0 => RecordPhase::Released,
+            1 => RecordPhase::Held,
+            2 => RecordPhase::Serving,
+            3 => RecordPhase::Sealed,
+            4 => RecordPhase::Opening,
             _ => return Err("its phase is one that this build does not know"),
         };
         let build_id_length = usize::from(u16::from_le_bytes(array_at(block, 104)));
@@ -224,7 +225,7 @@ mod tests {
 
     fn record() -> OwnerRecord {
         OwnerRecord {
-            phase: Phase::Sealed,
+            phase: RecordPhase::Sealed,
             generation: 7,
             sealed_generation: 6,
             writer: ProcessId { pid: 11, start_time: 12 },
@@ -243,7 +244,13 @@ mod tests {
             OwnerRecord::read(file.as_file(), path).expect("empty is fine"),
             OwnerRecord::default()
         );
-        for phase in [Phase::Released, Phase::Held, Phase::Serving, Phase::Sealed, Phase::Opening] {
+        for phase in [
+            RecordPhase::Released,
+            RecordPhase::Held,
+            RecordPhase::Serving,
+            RecordPhase::Sealed,
+            RecordPhase::Opening,
+        ] {
             let written = OwnerRecord { phase, ..record() };
             written.write(file.as_file(), path).expect("it is written");
             assert_eq!(OwnerRecord::read(file.as_file(), path).expect("it is read"), written);

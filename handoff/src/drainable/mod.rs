@@ -1,15 +1,14 @@
 //! The daemon's side: the hooks, shards, gates and fingerprints.
 
 mod fingerprint;
-mod fleet;
 mod gate;
 mod hooks;
 mod reports;
 mod rolling;
 mod shard;
+mod shard_list;
 
 pub use fingerprint::{Fingerprint, digest_file, digest_reader};
-pub use fleet::Fleet;
 pub use gate::{Gate, GateClosed, OwnedPass, Pass};
 pub use hooks::Drainable;
 pub use reports::{
@@ -18,3 +17,4 @@ pub use reports::{
 };
 pub use rolling::{Checkpoint, NoCheckpoint, RollingDigest, digest_file_on_all_cores};
 pub use shard::{Shard, Shards};
+pub use shard_list::ShardList;

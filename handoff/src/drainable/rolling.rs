@@ -128,7 +128,7 @@ impl RollingDigest {
             return Err(was_cut(before));
         }
         let left = usize::try_from(there - before).unwrap_or(READ);
-        let mut buffer = vec![0; left.clamp(LEAST_READ, READ)];
+        let mut buffer = vec![0; left.clamp(MIN_READ_LEN, READ)];
         loop {
             let length = retry_on_intr(|| pread(file, &mut buffer[..], self.length))?;
             if length == 0 {
@@ -268,8 +268,8 @@ fn hash_piece(file: &File, start: u64, end: u64, buffer: &mut [u8]) -> io::Resul
     let mut hasher = hasher_at(start);
     let mut at = start;
     while at < end {
-        let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-        let length = retry_on_intr(|| pread(file, &mut buffer[..most], at))?;
+        let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let length = retry_on_intr(|| pread(file, &mut buffer[..length], at))?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -329,7 +329,7 @@ const GROUP: u64 = 64 << 10;
 /// The bytes that one thread hashes in one go.
 const PIECE: u64 = 1 << 20;
 const READ: usize = 256 << 10;
-const LEAST_READ: usize = 4 << 10;
+const MIN_READ_LEN: usize = 4 << 10;
 const CONTEXT: &str = "handoff 2026 checkpoint of a rolling digest, version 1";
 
 #[cfg(test)]

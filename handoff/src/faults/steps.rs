@@ -1,7 +1,7 @@
-//! The times at which the points were reached, to take a pause apart.
+//! The times at which the failpoints were reached, to take a pause apart.
 //!
 //! `HANDOFF_STEPS` names a file. Every process that has the variable appends a line for each
-//! point that it reaches. It writes a line whole, so that processes may share one file.
+//! failpoint that it reaches. It writes a line whole, so that processes may share one file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,14 +12,14 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Point;
 
-/// A point that was reached.
+/// A failpoint that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     /// In nanoseconds, by `CLOCK_MONOTONIC`, which all processes have in common.
     pub at: u64,
     /// The pid of the process that reached it.
     pub pid: u32,
-    /// The point.
+    /// The failpoint.
     pub point: Point,
 }
 

@@ -11,7 +11,7 @@ use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
 
 use super::Input;
-use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, Note, SetWords, StateWords};
+use crate::carry::wire::{Bytes, MAX_INLINE_LEN, Note, WireItem, WireSet, WireState};
 use crate::carry::{
     Arrivals, Carriage, Carried, CarryFate, CarryKind, Claim, Connections, Format, Memory,
     MemoryWriter, Reads,
@@ -23,16 +23,16 @@ use crate::protocol::PROTO_MIN;
 use crate::sys::{memory, poll, rights};
 
 /// The successor uses and reports no more than arrived, even from an incumbent that breaks the
-/// protocol. It takes up a sound arrival as it was parked. It leaves no descriptor open.
+/// protocol. It hands a sound arrival on as it was parked. It leaves no descriptor open.
 ///
 /// An input is a byte of circumstances, and the incumbent's steps: see `Incumbent::step`.
 pub fn carry(input: &[u8]) {
     let mut input = Input(input);
     let circumstances = input.byte();
-    let [offers, takes_back, is_kept, is_dead, may_lose] =
+    let [offers, takes_back, is_as_sealed, is_dead, may_lose] =
         [0, 1, 2, 3, 4].map(|bit| circumstances & (1 << bit) != 0);
     let (mut incumbent, theirs) = Incumbent::new(offers);
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         if input.is_empty() || incumbent.has_ended {
             break;
         }
@@ -45,16 +45,16 @@ pub fn carry(input: &[u8]) {
     match Arrivals::of(Connection::new(theirs)) {
         Ok(arrivals) => {
             assert!(arrivals.is_whole() || !is_whole);
-            match arrivals.settle(is_kept, is_dead) {
+            match arrivals.discard_unusable(is_as_sealed, is_dead) {
                 Ok(arrivals) => {
-                    let taken = take_up(arrivals, may_lose, bytes, descriptors);
-                    let has_all = is_whole && (is_kept || is_dead) && !takes_back;
+                    let taken = hand_on_all(arrivals, may_lose, bytes, descriptors);
+                    let has_all = is_whole && (is_as_sealed || is_dead) && !takes_back;
                     let has_none = taken.as_ref().is_none_or(Vec::is_empty);
                     assert!(has_none || !(offers && takes_back), "the incumbent serves");
                     assert!(!has_all || taken == Some(parked), "it is in order");
                 }
                 Err(error) => {
-                    assert!(!(is_whole && is_kept), "{error}");
+                    assert!(!(is_whole && is_as_sealed), "{error}");
                     assert!(!is_dead, "{error}");
                 }
             }
@@ -71,7 +71,7 @@ pub fn carry(input: &[u8]) {
 
 /// The states of all connections, in the order in which the incumbent sent them; none where the
 /// successor refuses them.
-fn take_up(
+fn hand_on_all(
     mut arrivals: Arrivals,
     may_lose: bool,
     bytes: usize,
@@ -157,7 +157,7 @@ impl Incumbent {
         };
         if offers {
             let words =
-                |name: &str, kind, may_be_lost| SetWords { name: name.into(), kind, may_be_lost };
+                |name: &str, kind, may_be_lost| WireSet { name: name.into(), kind, may_be_lost };
             let sets = vec![
                 words("clients", CarryKind::Connections, false),
                 words("lost", CarryKind::Connections, true),
@@ -199,11 +199,11 @@ impl Incumbent {
                 write_value(&client, &mut bytes).expect("it is written");
                 self.parked.push(client);
                 let mut descriptors = vec![self.socket()];
-                let state = if bytes.len() > LONGEST_INLINE {
+                let state = if bytes.len() > MAX_INLINE_LEN {
                     descriptors.push(self.sealed(&bytes));
-                    StateWords::Apart { length: bytes.len() as u64 }
+                    WireState::Apart { length: bytes.len() as u64 }
                 } else {
-                    StateWords::Inline(Bytes(bytes))
+                    WireState::Inline(Bytes(bytes))
                 };
                 self.parcel(0, Some(Format::of::<Client>()), state, descriptors);
             }
@@ -220,11 +220,11 @@ impl Incumbent {
                     _ => Some(Format { name: "another".into(), version: 1 }),
                 };
                 let state = match input.byte() % 4 {
-                    0 => StateWords::Apart { length: input.number() },
-                    1 => StateWords::Memory { length: input.byte().into() },
+                    0 => WireState::Apart { length: input.number() },
+                    1 => WireState::Memory { length: input.byte().into() },
                     _ => {
                         let length = usize::from(input.byte());
-                        StateWords::Inline(Bytes(input.bytes(length).to_vec()))
+                        WireState::Inline(Bytes(input.bytes(length).to_vec()))
                     }
                 };
                 let descriptors = self.descriptors(input);
@@ -234,8 +234,8 @@ impl Incumbent {
         }
     }
 
-    fn parcel(&mut self, set: u32, format: Option<Format>, state: StateWords, with: Vec<OwnedFd>) {
-        let items = vec![ItemWords { name: "key".into(), state }];
+    fn parcel(&mut self, set: u32, format: Option<Format>, state: WireState, with: Vec<OwnedFd>) {
+        let items = vec![WireItem { name: "key".into(), state }];
         self.say(&Note::Parcel { set, format, items }, with);
     }
 
@@ -313,7 +313,7 @@ impl From<OldClient> for Client {
 }
 
 /// So many steps leave room for descriptors in the process and for bytes in the socket.
-const MOST_STEPS: usize = 64;
+const MAX_STEPS: usize = 64;
 const LONG: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -335,9 +335,9 @@ mod tests {
             }
             let incumbent = incumbent.leave();
             let arrivals = Arrivals::of(Connection::new(theirs))
-                .and_then(|arrivals| arrivals.settle(true, false));
+                .and_then(|arrivals| arrivals.discard_unusable(true, false));
             let taken = arrivals.map(|all| {
-                take_up(all, false, incumbent.bytes, incumbent.descriptors).map(|all| all.len())
+                hand_on_all(all, false, incumbent.bytes, incumbent.descriptors).map(|all| all.len())
             });
             taken.map_err(|error| format!("{error:?}"))
         };

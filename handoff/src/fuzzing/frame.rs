@@ -7,7 +7,7 @@ use super::Input;
 use crate::control::{self, Connection, send_some};
 use crate::error::{Error, FrameError};
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode, read_message};
-use crate::protocol::{MOST_NAMED, MOST_SETS, Message, ProtoVersion};
+use crate::protocol::{MAX_NAMED_CONNECTIONS, MAX_SETS, Message, ProtoVersion};
 
 /// Cuts a stream into pieces and reads it in three ways. Each way finds the same messages and the
 /// same end, and holds no more than a frame. Each message is the same once written and read again.
@@ -183,10 +183,14 @@ fn stream(input: &mut Input<'_>) -> Vec<u8> {
 fn assert_bounded(message: &Message) {
     match message {
         Message::Carried { sets, .. } => {
-            assert!(sets.len() <= MOST_SETS, "{} sets", sets.len());
+            assert!(sets.len() <= MAX_SETS, "{} sets", sets.len());
         }
         Message::Late { connections, .. } | Message::Draining { connections, .. } => {
-            assert!(connections.len() <= MOST_NAMED, "{} connections", connections.len());
+            assert!(
+                connections.len() <= MAX_NAMED_CONNECTIONS,
+                "{} connections",
+                connections.len()
+            );
         }
         _ => {}
     }
@@ -198,9 +202,9 @@ fn assert_bounded(message: &Message) {
         Message::Adopted { listeners, .. } => (listeners.len(), 0),
         _ => (0, 0),
     };
-    let most = MAX_FRAME_LEN as usize;
-    assert!(revisions * size_of::<u64>() <= most, "{revisions} revisions");
-    assert!(names * size_of::<String>() <= most, "{names} names");
+    let max = MAX_FRAME_LEN as usize;
+    assert!(revisions * size_of::<u64>() <= max, "{revisions} revisions");
+    assert!(names * size_of::<String>() <= max, "{names} names");
 }
 
 const PREFIX: usize = 4;
@@ -222,13 +226,13 @@ mod tests {
             read_whole(&stream(&mut input))
         };
         for name in
-            ["longest", "most-shards", "most-listeners", "most-late", "most-draining", "most-sets"]
+            ["max-length", "max-shards", "max-listeners", "max-late", "max-draining", "max-sets"]
         {
             let Heard { frames, end } = heard(name);
             assert_eq!((frames.len(), end), (1, End::Closed), "{name}");
         }
         for (name, why) in [
-            ("longer-than-longest", "TooLong(1048577)"),
+            ("longer-than-max", "TooLong(1048577)"),
             ("too-long", "TooLong(1048577)"),
             ("too-short", "TooShort(1)"),
             ("too-many-shards", "invalid length 131073"),

@@ -3,7 +3,7 @@
 use super::Input;
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
-use crate::supervisor::journal::{Entry, OpenSwap, checksum, left, parse};
+use crate::supervisor::journal::{Entry, OpenSwap, checksum, parse, replay};
 use crate::sys::process::ProcessId;
 
 /// Entries are read back as they were written. An entry that is cut off or damaged is lost, and
@@ -26,7 +26,7 @@ pub fn journal(input: &[u8]) {
     let text: String = entries.iter().map(|entry| entry.to_line(u64::from(at))).collect();
     assert_eq!(parse(&text), entries, "{text}");
     assert_eq!(text.lines().count(), entries.len(), "{text}");
-    let of_this_boot = left(&entries, BOOT);
+    let of_this_boot = replay(&entries, BOOT);
     assert!(of_this_boot.swap.is_none() || of_this_boot.daemon.is_some(), "{text}");
 
     let mut bytes = text.into_bytes();
@@ -47,7 +47,7 @@ pub fn journal(input: &[u8]) {
 
 fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
-    while !input.is_empty() && entries.len() < MOST {
+    while !input.is_empty() && entries.len() < MAX_ENTRIES {
         entries.push(match input.byte() % 5 {
             0 => Entry::Supervisor {
                 process: process(input),
@@ -79,4 +79,4 @@ fn id(input: &mut Input<'_>) -> HandoffId {
 }
 
 const BOOT: [u8; 16] = [7; 16];
-const MOST: usize = 64;
+const MAX_ENTRIES: usize = 64;

@@ -1,7 +1,7 @@
 //! The owner record.
 
 use super::Input;
-use crate::datadir::{OwnerRecord, Phase};
+use crate::datadir::{OwnerRecord, RecordPhase};
 use crate::protocol::HandoffId;
 use crate::sys::process::ProcessId;
 
@@ -50,7 +50,13 @@ fn written(record: &OwnerRecord, Damage { at, by }: Damage) {
 }
 
 fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
-    let phases = [Phase::Released, Phase::Held, Phase::Serving, Phase::Sealed, Phase::Opening];
+    let phases = [
+        RecordPhase::Released,
+        RecordPhase::Held,
+        RecordPhase::Serving,
+        RecordPhase::Sealed,
+        RecordPhase::Opening,
+    ];
     let phase = phases[usize::from(input.byte()) % phases.len()];
     let handoff_id = input.array();
     let mut process =

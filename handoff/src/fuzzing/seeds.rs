@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::datadir::{OwnerRecord, Phase, SealManifest};
+use crate::datadir::{OwnerRecord, RecordPhase, SealManifest};
 use crate::drainable::{SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::machine::outcome::Outcome;
 use crate::protocol::{
-    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MOST_NAMED, MOST_SHARDS, Message,
-    Side,
+    Capabilities, CarriedSet, CarryFate, CarryKind, HandoffId, MAX_NAMED_CONNECTIONS, MAX_SHARDS,
+    Message, Side,
 };
 use crate::supervisor::journal::{Entry, OpenSwap};
 use crate::sys::process::ProcessId;
@@ -110,16 +110,16 @@ fn frames() -> Vec<(String, Vec<u8>)> {
     seeds.push(("too-long".into(), vec![1, 1, 3, 1, 0, 16, 0, 9]));
     seeds.push(("no-message".into(), vec![0, 1, 3, 1, 0, 200]));
     seeds.push(("trailing".into(), vec![0, 1, 5, 1, 0, 13, 7, 7]));
-    let longest = MAX_FRAME_LEN - 2 - 1 - 17 - 5;
+    let max_len = MAX_FRAME_LEN - 2 - 1 - 17 - 5;
     let mut abort =
         frame(&Message::Abort { handoff_id: id(), reason: String::new() })[4..].to_vec();
     abort.pop();
     abort.push(0xfc);
-    for (name, length) in [("longest", longest), ("longer-than-longest", longest + 1)] {
+    for (name, length) in [("max-length", max_len), ("longer-than-max", max_len + 1)] {
         let head = [&abort[..], &length.to_le_bytes()].concat();
         seeds.push((name.into(), stretched(255, &head, b'x', length)));
     }
-    for (name, count) in [("most-shards", MOST_SHARDS), ("too-many-shards", MOST_SHARDS + 1)] {
+    for (name, count) in [("max-shards", MAX_SHARDS), ("too-many-shards", MAX_SHARDS + 1)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 6;
         head.push(0xfc);
@@ -127,7 +127,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         // The fingerprint is zero, as the revisions are.
         seeds.push((name.into(), stretched(0, &head, 0, count as u32 + 32)));
     }
-    for (name, count) in [("most-listeners", 1024_u16), ("too-many-listeners", 1025)] {
+    for (name, count) in [("max-listeners", 1024_u16), ("too-many-listeners", 1025)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 9;
         head.push(0xfb);
@@ -135,21 +135,25 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         // Unhealthy, and without revisions.
         seeds.push((name.into(), stretched(7, &head, 0, u32::from(count) + 2)));
     }
-    for (name, count) in [("most-late", MOST_NAMED), ("too-many-late", MOST_NAMED + 1)] {
+    for (name, count) in
+        [("max-late", MAX_NAMED_CONNECTIONS), ("too-many-late", MAX_NAMED_CONNECTIONS + 1)]
+    {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 20;
         head.push(count as u8);
         // No further connections.
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
-    for (name, count) in [("most-draining", MOST_NAMED), ("too-many-draining", MOST_NAMED + 1)] {
+    for (name, count) in
+        [("max-draining", MAX_NAMED_CONNECTIONS), ("too-many-draining", MAX_NAMED_CONNECTIONS + 1)]
+    {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 22;
         // The daemon counts none as open.
         head.extend([0, count as u8]);
         seeds.push((name.into(), stretched(3, &head, 0, count as u32 + 1)));
     }
-    for (name, count) in [("most-sets", 256_u16), ("too-many-sets", 257)] {
+    for (name, count) in [("max-sets", 256_u16), ("too-many-sets", 257)] {
         let mut head = frame(&Message::SealRequest { handoff_id: id() })[4..].to_vec();
         head[2] = 21;
         head.push(0xfb);
@@ -183,7 +187,13 @@ fn records() -> Vec<(String, Vec<u8>)> {
         ("fields".to_owned(), [&[3, 5, 1], &[4; 80][..], b"build"].concat()),
         ("long-build-id".to_owned(), [&[3, 255, 128], &[4; 240][..]].concat()),
     ];
-    for phase in [Phase::Released, Phase::Held, Phase::Serving, Phase::Sealed, Phase::Opening] {
+    for phase in [
+        RecordPhase::Released,
+        RecordPhase::Held,
+        RecordPhase::Serving,
+        RecordPhase::Sealed,
+        RecordPhase::Opening,
+    ] {
         let name = format!("{phase:?}").to_lowercase();
         let block = record(phase).encode();
         seeds.push((name.clone(), [&[0, 0, 0], &block[..]].concat()));
@@ -191,7 +201,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
         seeds.push((format!("{name}-body"), [&[2, 30, 2], &[0; 12][..], &block[12..140]].concat()));
     }
     for (name, at, value) in [("phase", 12, 5), ("format", 8, 2), ("length", 104, 119)] {
-        let mut block = record(Phase::Held).encode();
+        let mut block = record(RecordPhase::Held).encode();
         block[at] = value;
         seeds.push((format!("bad-{name}"), [&[1, 0, 0], &block[..224]].concat()));
         seeds.push((format!("bad-{name}-unmended"), [&[0, 0, 0], &block[..]].concat()));
@@ -342,7 +352,7 @@ fn sessions() -> Vec<(String, Vec<u8>)> {
 fn carries() -> Vec<(String, Vec<u8>)> {
     // It offers, and the directory is as it was sealed.
     const USUAL: u8 = 0b101;
-    let [dead, not_kept, taken_back, lossy] = [0b1101, 0b1001, 0b1111, 0b1_0101];
+    let [dead, not_as_sealed, taken_back, lossy] = [0b1101, 0b1001, 0b1111, 0b1_0101];
     let of = |circumstances: u8, steps: &[&[u8]]| [&[circumstances][..], &steps.concat()].concat();
     let client = |length: u16| [&[2][..], &length.to_le_bytes()].concat();
     let (short, long, end) = (client(5), client(17_000), [3]);
@@ -363,7 +373,7 @@ fn carries() -> Vec<(String, Vec<u8>)> {
         ("nothing-to-carry".into(), of(USUAL, &[&end])),
         ("whole".into(), of(USUAL, &[&short, &long, &short, &end])),
         ("whole-and-dead".into(), of(dead, &[&short, &long, &end])),
-        ("whole-and-not-kept".into(), of(not_kept, &[&short, &end])),
+        ("whole-and-not-kept".into(), of(not_as_sealed, &[&short, &end])),
         ("taken-back".into(), of(taken_back, &[&short, &end])),
         ("cut-off".into(), of(USUAL, &[&short, &short])),
         ("cut-off-and-dead".into(), of(dead, &[&short, &long, &[0, 3, 9, 0, 0, 0]])),

@@ -7,7 +7,7 @@
 use super::Input;
 use crate::drainable::{DrainReport, SealReport};
 use crate::frame::{FrameReader, encode};
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{HandoffId, Message, PROTO_MAX};
 
@@ -30,7 +30,7 @@ struct Driver {
     lock: Lock,
     hook: Option<Hook>,
     /// The result of the last hook that succeeded, until another hook begins.
-    done: Option<Done>,
+    done: Option<HookEnd>,
     /// The session that drives the swap is connected.
     is_connected: bool,
     /// The swap in flight: begun, and neither undone nor committed.
@@ -66,7 +66,7 @@ enum Hook {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Done {
+enum HookEnd {
     Drained,
     Sealed(SealReport),
 }
@@ -135,7 +135,7 @@ impl Driver {
     /// The supervisor dies; every hook and every wait then succeeds.
     fn come_to_rest(&mut self) {
         self.lose_session();
-        for _ in 0..LONGEST_WAY {
+        for _ in 0..MAX_EVENTS_TO_REST {
             if self.hook.is_some() {
                 self.end_hook(Ok(0), false);
             } else if self.awaits_lock {
@@ -184,10 +184,10 @@ impl Driver {
             Hook::Resume => Event::ResumeEnded(result.map(|_| ())),
         };
         self.done = match &event {
-            Event::DrainEnded(Ok(_)) => Some(Done::Drained),
+            Event::DrainEnded(Ok(_)) => Some(HookEnd::Drained),
             // A clean stop seals also after a drain that failed.
-            Event::DrainEnded(Err(_)) if hook == Hook::LastDrain => Some(Done::Drained),
-            Event::SealEnded(Ok(report)) => Some(Done::Sealed(report.clone())),
+            Event::DrainEnded(Err(_)) if hook == Hook::LastDrain => Some(HookEnd::Drained),
+            Event::SealEnded(Ok(report)) => Some(HookEnd::Sealed(report.clone())),
             _ => None,
         };
         self.step(event);
@@ -232,13 +232,13 @@ impl Driver {
             Effect::RunLastDrain => self.start(Hook::LastDrain),
             Effect::InterruptDrain | Effect::SealNext => assert_eq!(self.hook, Some(Hook::Drain)),
             Effect::RunSeal => {
-                assert_eq!(self.done, Some(Done::Drained), "it was not drained");
+                assert_eq!(self.done, Some(HookEnd::Drained), "it was not drained");
                 self.start(Hook::Seal);
             }
             Effect::RunResume => self.start(Hook::Resume),
             Effect::ReleaseLock(report) => self.release(report),
             Effect::ReleaseForGood(report) => {
-                assert_eq!(self.done.take(), Some(Done::Sealed(report)), "it was not sealed");
+                assert_eq!(self.done.take(), Some(HookEnd::Sealed(report)), "it was not sealed");
                 assert_eq!(self.lock, Lock::Held);
                 self.lock = Lock::LetGo;
             }
@@ -278,7 +278,7 @@ impl Driver {
     }
 
     fn release(&mut self, report: SealReport) {
-        assert_eq!(self.done.take(), Some(Done::Sealed(report.clone())), "it was not sealed");
+        assert_eq!(self.done.take(), Some(HookEnd::Sealed(report.clone())), "it was not sealed");
         assert_eq!(self.lock, Lock::Held);
         if self.release_fails {
             self.step(Event::LockKept("the disk is full".to_owned()));
@@ -292,7 +292,7 @@ impl Driver {
     fn assert_true(&self, message: &Message) {
         match message {
             Message::Heartbeat { .. } => {}
-            Message::Drained { .. } => assert_eq!(self.done, Some(Done::Drained)),
+            Message::Drained { .. } => assert_eq!(self.done, Some(HookEnd::Drained)),
             Message::SealComplete { .. } => assert_eq!(self.lock, Lock::Released),
             Message::SealFailed { handoff_id, .. } | Message::Abort { handoff_id, .. } => {
                 assert_eq!(self.swap, Some(*handoff_id));
@@ -360,7 +360,9 @@ fn judge(before: &State, event: &Event, after: &State, effects: &[Effect]) {
             matches!((before, event), (State::Draining(..), Event::DrainEnded(Ok(_))))
         }
         State::Sealing(_) => match (before, event) {
-            (State::Draining(_, then), Event::DrainEnded(Ok(_))) => *then == Then::Seal,
+            (State::Draining(_, after_drain), Event::DrainEnded(Ok(_))) => {
+                *after_drain == AfterDrain::Seal
+            }
             (State::Drained(_), Event::Message(Message::SealRequest { .. })) => true,
             _ => false,
         },
@@ -458,7 +460,7 @@ fn late_event(kind: u8) -> Event {
 }
 
 /// The events until rest: the end of a hook, wait or pause, then of a resume or a last seal.
-const LONGEST_WAY: usize = 2;
+const MAX_EVENTS_TO_REST: usize = 2;
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,6 @@ pub(super) fn at_a_cold_start(drainable: &dyn Drainable) -> Result<()> {
         drainable.carriage().release();
         Ok(())
     })?;
-    pass!(ColdStartServes);
+    failpoint!(ColdStartServes);
     Ok(())
 }

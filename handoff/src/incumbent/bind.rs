@@ -72,7 +72,7 @@ impl Incumbent {
             }
         }
         socket.publish().map_err(at)?;
-        reach!(ColdStartBound)?;
+        try_failpoint!(ColdStartBound)?;
         Ok(Self::new(socket, lock, StopHandle::new()?))
     }
 

@@ -16,9 +16,9 @@ use crate::incumbent::look::{self, Open};
 use crate::incumbent::stop::Stop;
 use crate::sys::pool;
 
-/// A job for the thread of the hooks.
+/// A task for the thread of the hooks.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(super) enum Task {
     Drain(Instant),
     /// The drain before the process ends: it carries nothing.
     LastDrain(Instant),
@@ -28,10 +28,10 @@ pub(super) enum Job {
 
 /// News from the hooks.
 #[derive(Debug)]
-pub(super) enum Done {
+pub(super) enum HookNews {
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
-    /// A look at a drain that runs, from another thread: not the end of a job.
+    /// A look at a drain that runs, from another thread: not the end of a task.
     Open(Result<Open>),
     Drained(Result<DrainReport>, Next),
     Progress(SealProgress),
@@ -51,18 +51,18 @@ pub(super) struct Sealed {
 /// The thread's step after a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It waits for its next job.
+    /// It waits for its next task.
     Waits,
-    /// It seals, as the supervisor asked ahead: [`Done::Sealed`] comes without a job.
+    /// It seals, as the supervisor asked ahead: [`HookNews::Sealed`] comes without a task.
     Seals,
 }
 
 /// The hooks of one swap. Their thread ends with it.
 #[derive(Debug)]
 pub(super) struct Hooks {
-    jobs: Sender<Job>,
-    outcomes: Receiver<Done>,
-    results: Sender<Done>,
+    tasks: Sender<Task>,
+    outcomes: Receiver<HookNews>,
+    results: Sender<HookNews>,
     wake: Arc<Stop>,
     seals_next: Arc<AtomicBool>,
 }
@@ -75,11 +75,11 @@ impl Hooks {
         settling: Option<Settling>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::channel();
+        let (tasks, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
         let seals_next = Arc::new(AtomicBool::new(false));
         let hooks = Self {
-            jobs,
+            tasks,
             outcomes,
             results: results.clone(),
             wake: Arc::clone(&wake),
@@ -100,16 +100,16 @@ impl Hooks {
                 is_last: false,
                 tell: &tell,
             };
-            for job in queue {
-                let mut outcome = work.perform(job);
+            for task in queue {
+                let mut outcome = work.perform(task);
                 let seals = match &mut outcome {
-                    Done::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
+                    HookNews::Drained(Ok(_), next) if seals_next.load(Ordering::Acquire) => {
                         *next = Next::Seals;
                         true
                     }
                     _ => false,
                 };
-                if !tell(outcome) || seals && !tell(work.perform(Job::Seal)) {
+                if !tell(outcome) || seals && !tell(work.perform(Task::Seal)) {
                     return;
                 }
             }
@@ -117,12 +117,12 @@ impl Hooks {
         Ok(hooks)
     }
 
-    pub(super) fn run(&self, job: Job) {
+    pub(super) fn run(&self, task: Task) {
         // The thread ends only after this sender is gone.
-        let _ = self.jobs.send(job);
+        let _ = self.tasks.send(task);
     }
 
-    /// Sets whether the seal follows a drain that has not ended yet, without a job.
+    /// Sets whether the seal follows a drain that has not ended yet, without a task.
     pub(super) fn seal_next(&self, seals: bool) {
         self.seals_next.store(seals, Ordering::Release);
     }
@@ -131,12 +131,12 @@ impl Hooks {
     pub(super) fn look<D: Drainable + 'static>(&self, drainable: Arc<D>) -> std::io::Result<()> {
         let (results, wake) = (self.results.clone(), Arc::clone(&self.wake));
         look::begin(drainable, move |open| {
-            let _ = results.send(Done::Open(open));
+            let _ = results.send(HookNews::Open(open));
             wake.waker.wake();
         })
     }
 
-    pub(super) fn next(&self) -> Option<Done> {
+    pub(super) fn next(&self) -> Option<HookNews> {
         self.outcomes.try_recv().ok()
     }
 }
@@ -168,17 +168,17 @@ struct Work<'a, D> {
     resumed: bool,
     /// Whether this process ends, and no successor takes its place.
     is_last: bool,
-    tell: &'a (dyn Fn(Done) -> bool + Sync),
+    tell: &'a (dyn Fn(HookNews) -> bool + Sync),
 }
 
 impl<D: Drainable> Work<'_, D> {
-    fn perform(&mut self, job: Job) -> Done {
-        match job {
-            Job::Drain(deadline) => {
+    fn perform(&mut self, task: Task) -> HookNews {
+        match task {
+            Task::Drain(deadline) => {
                 let drained = fenced("drain", || self.drain(deadline));
-                Done::Drained(drained, Next::Waits)
+                HookNews::Drained(drained, Next::Waits)
             }
-            Job::LastDrain(deadline) => Done::Drained(
+            Task::LastDrain(deadline) => HookNews::Drained(
                 fenced("drain", || {
                     self.is_last = true;
                     let carriage = self.drainable.carriage();
@@ -190,13 +190,13 @@ impl<D: Drainable> Work<'_, D> {
                 }),
                 Next::Waits,
             ),
-            Job::Seal => Done::Sealed(fenced("seal", || self.seal())),
-            Job::Resume => Done::Resumed(self.resume()),
+            Task::Seal => HookNews::Sealed(fenced("seal", || self.seal())),
+            Task::Resume => HookNews::Resumed(self.resume()),
         }
     }
 
     fn drain(&mut self, deadline: Instant) -> Result<DrainReport> {
-        reach!(IncumbentDrains)?;
+        try_failpoint!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
         self.check_asked_for()?;
         self.end_settling()?;
@@ -219,11 +219,11 @@ impl<D: Drainable> Work<'_, D> {
         if !late.is_empty() {
             let count = u32::try_from(late.len()).unwrap_or(u32::MAX);
             report.open_conns_remaining = report.open_conns_remaining.max(count);
-            (self.tell)(Done::Late(late));
+            (self.tell)(HookNews::Late(late));
         }
         self.check_carrier()?;
         self.check_asked_for()?;
-        reach!(IncumbentDrained)?;
+        try_failpoint!(IncumbentDrained)?;
         Ok(report)
     }
 
@@ -244,10 +244,10 @@ impl<D: Drainable> Work<'_, D> {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
                 *last = Some(Instant::now());
-                (self.tell)(Done::Progress(progress));
+                (self.tell)(HookNews::Progress(progress));
             }
         };
-        reach!(IncumbentSeals)?;
+        try_failpoint!(IncumbentSeals)?;
         let mut settled = None;
         if self.is_last {
             // No successor will sync the writes that the seal leaves to a settling.
@@ -261,7 +261,7 @@ impl<D: Drainable> Work<'_, D> {
             let sealed = &report.last_revision_per_shard;
             settled.len() != sealed.len() || settled == *sealed
         });
-        reach!(IncumbentSealed)?;
+        try_failpoint!(IncumbentSealed)?;
         // A hook may have added something to carry.
         self.check_asked_for()?;
         if let Some(carrier) = self.carrying.carrier.take() {
@@ -290,13 +290,13 @@ impl<D: Drainable> Work<'_, D> {
         }
         if !self.resumed {
             fenced("resume_after_abort", || {
-                reach!(IncumbentResumes)?;
+                try_failpoint!(IncumbentResumes)?;
                 self.drainable.resume_after_abort()
             })?;
             self.resumed = true;
         }
         fenced("admit", || {
-            reach!(IncumbentResumed)?;
+            try_failpoint!(IncumbentResumed)?;
             self.drainable.admit()
         })?;
         fenced("release", || {
@@ -308,7 +308,7 @@ impl<D: Drainable> Work<'_, D> {
     /// Takes the claim back before this process reads or writes again: from here on the successor's
     /// copies are out of date, and the claim tells the successor so (invariant 13).
     fn take_back(&mut self) -> Result<()> {
-        reach!(IncumbentTakesBack)?;
+        try_failpoint!(IncumbentTakesBack)?;
         if let Some(carrier) = self.carrying.carrier.take() {
             carrier.give_up();
         }

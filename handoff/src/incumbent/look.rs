@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::drainable::Drainable;
 use crate::error::Result;
 use crate::fence::fenced;
-use crate::protocol::MOST_NAMED;
+use crate::protocol::MAX_NAMED_CONNECTIONS;
 
 /// The open connections.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) fn begin<D: Drainable + 'static>(
 
 fn look(drainable: &impl Drainable) -> Open {
     let open_conns = drainable.snapshot_state().open_conns;
-    let (connections, unnamed) = drainable.carriage().not_parked(MOST_NAMED);
+    let (connections, unnamed) = drainable.carriage().not_parked(MAX_NAMED_CONNECTIONS);
     let unnamed = u32::try_from(unnamed).unwrap_or(u32::MAX);
     Open { open_conns, connections, unnamed }
 }

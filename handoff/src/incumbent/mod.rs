@@ -3,6 +3,7 @@
 mod admit;
 mod bind;
 mod door;
+mod handover;
 mod hooks;
 mod look;
 mod offers;
@@ -12,11 +13,10 @@ mod session;
 mod sessions;
 mod standing;
 mod stop;
-mod swap;
 
 pub(crate) use admit::{Commit, Settling};
 pub use bind::Incumbent;
+pub(crate) use handover::{MAX_RETRY_PAUSE, RETRY_PAUSE};
 #[cfg(test)]
 pub(crate) use standing::{ROLLBACK_PATIENCE, Standing};
 pub use stop::{Ended, StopHandle};
-pub(crate) use swap::{MAX_RETRY_PAUSE, RETRY_PAUSE};

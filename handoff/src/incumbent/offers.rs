@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustix::event::PollFlags;
 
-use crate::carry::{Carrier, Channel, Source};
+use crate::carry::{Carrier, SendingEnd, Source};
 use crate::incumbent::hooks::Carrying;
 use crate::protocol::HandoffId;
 use crate::sys::poll;
@@ -17,21 +17,21 @@ pub(super) struct Offers(Vec<Asked>);
 struct Asked {
     handoff_id: HandoffId,
     pid: u32,
-    channel: Channel,
+    channel: SendingEnd,
 }
 
 impl Offers {
     /// A process has at most one channel, and the oldest goes where there are many.
-    pub(super) fn add(&mut self, handoff_id: HandoffId, pid: u32, channel: Channel) {
+    pub(super) fn add(&mut self, handoff_id: HandoffId, pid: u32, channel: SendingEnd) {
         self.0.retain(|asked| asked.pid != pid);
-        if self.0.len() >= MOST_ASKED {
+        if self.0.len() >= MAX_ASKED {
             self.0.remove(0);
         }
         self.0.push(Asked { handoff_id, pid, channel });
     }
 
     /// The channels, to be polled for the end of the successor that asked.
-    pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
+    pub(super) fn channels(&self) -> impl Iterator<Item = &SendingEnd> {
         self.0.iter().map(|asked| &asked.channel)
     }
 
@@ -64,4 +64,4 @@ impl Offers {
 }
 
 /// There is one successor, unless a supervisor is replaced.
-const MOST_ASKED: usize = 8;
+const MAX_ASKED: usize = 8;

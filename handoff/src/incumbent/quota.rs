@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Admits `most` lines a second, and counts the others.
+/// Admits `max` lines a second, and counts the others.
 #[derive(Debug)]
 pub(super) struct Quota {
-    most: u32,
+    max: u32,
     /// When the second began.
     since: Instant,
     said: u32,
@@ -15,8 +15,8 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    pub(super) const fn new(most: u32, now: Instant) -> Self {
-        Self { most, since: now, said: 0, unsaid: 0, due: None }
+    pub(super) const fn new(max: u32, now: Instant) -> Self {
+        Self { max, since: now, said: 0, unsaid: 0, due: None }
     }
 
     /// Whether a line may be said now.
@@ -24,7 +24,7 @@ impl Quota {
         if now >= self.since + SECOND {
             (self.since, self.said) = (now, 0);
         }
-        if self.said < self.most {
+        if self.said < self.max {
             self.said += 1;
             return true;
         }
@@ -53,7 +53,7 @@ pub(super) struct Quotas {
 
 impl Quotas {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { refusals: Quota::new(MOST_REFUSALS, now), steps: Quota::new(MOST_STEPS, now) }
+        Self { refusals: Quota::new(MAX_REFUSALS, now), steps: Quota::new(MAX_STEPS, now) }
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -71,8 +71,8 @@ impl Quotas {
 }
 
 /// Lines a second.
-const MOST_REFUSALS: u32 = 16;
-const MOST_STEPS: u32 = 64;
+const MAX_REFUSALS: u32 = 16;
+const MAX_STEPS: u32 = 64;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

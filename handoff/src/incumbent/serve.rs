@@ -16,15 +16,15 @@ use crate::fence::fenced;
 use crate::incumbent::admit::{Settling, at_a_cold_start};
 use crate::incumbent::bind::Incumbent;
 use crate::incumbent::door::Door;
-use crate::incumbent::hooks::Job;
+use crate::incumbent::handover::{Handover, News, after};
+use crate::incumbent::hooks::Task;
 use crate::incumbent::look::Open;
 use crate::incumbent::offers::Offers;
 use crate::incumbent::quota::Quotas;
 use crate::incumbent::sessions::{Key, Sessions};
 use crate::incumbent::stop::{Ended, Stop};
-use crate::incumbent::swap::{News, Swap, after};
 use crate::machine::incumbent::{Effect, Event, State};
-use crate::protocol::{Capabilities, MOST_NAMED, Message, Side};
+use crate::protocol::{Capabilities, MAX_NAMED_CONNECTIONS, Message, Side};
 use crate::sys::poll;
 
 impl Incumbent {
@@ -81,7 +81,7 @@ struct Server<D> {
     listeners: Passed,
     stop: Arc<Stop>,
     state: State,
-    swap: Option<Swap>,
+    handover: Option<Handover>,
     /// The settling after the commit by which this process came to serve, until the next drain.
     settling: Option<Settling>,
     door: Door,
@@ -96,7 +96,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn admitting(incumbent: Incumbent, drainable: Arc<D>) -> Result<Self> {
         let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit } = incumbent;
         let capabilities = capabilities_of(&*drainable, commit.is_some())?;
-        lock.keep();
+        lock.hold_past_drop();
         let settling = match commit {
             Some(commit) => {
                 let drainable: Arc<dyn Drainable> = Arc::<D>::clone(&drainable);
@@ -104,7 +104,7 @@ impl<D: Drainable + 'static> Server<D> {
             }
             None => {
                 lock.record_serving(&build_id)?;
-                reach!(ColdStartRecorded)?;
+                try_failpoint!(ColdStartRecorded)?;
                 at_a_cold_start(&*drainable)?;
                 None
             }
@@ -115,7 +115,7 @@ impl<D: Drainable + 'static> Server<D> {
             listeners: Passed::new(listeners),
             stop,
             state: State::Serving,
-            swap: None,
+            handover: None,
             settling,
             door: Door::new(socket),
             sessions: Sessions::new(hello(Side::Incumbent, &build_id, capabilities)),
@@ -158,10 +158,11 @@ impl<D: Drainable + 'static> Server<D> {
     fn next_due(&self) -> Option<Instant> {
         let sessions = self.sessions.iter();
         let sessions = sessions.filter_map(|(_, session)| session.greeting_deadline());
-        let swap = self.swap.as_ref();
-        let swap = swap.and_then(|swap| swap.next_due(self.looks(), self.beats(swap)));
+        let handover = self.handover.as_ref();
+        let handover =
+            handover.and_then(|handover| handover.next_due(self.looks(), self.beats(handover)));
         let door = self.door.due(self.state == State::Serving);
-        sessions.chain(swap).chain(door).chain(self.log.due()).min()
+        sessions.chain(handover).chain(door).chain(self.log.due()).min()
     }
 
     /// Whether this process may act upon messages now. During an undo they wait for its end
@@ -186,19 +187,19 @@ impl<D: Drainable + 'static> Server<D> {
             self.perform(effect, from);
         }
         if self.state == State::Serving {
-            (self.swap, self.sessions.holder) = (None, None);
+            (self.handover, self.sessions.holder) = (None, None);
         }
     }
 
     fn reach_state(&self) {
         match self.state {
             State::Interrupted(_) | State::Waiting(_) | State::Resuming(_) => {
-                if let Some(swap) = &self.swap {
-                    swap.stop_carrier();
+                if let Some(handover) = &self.handover {
+                    handover.stop_carrier();
                 }
-                pass!(IncumbentUndoes);
+                failpoint!(IncumbentUndoes);
             }
-            State::Serving => pass!(IncumbentServesAgain),
+            State::Serving => failpoint!(IncumbentServesAgain),
             _ => {}
         }
     }
@@ -214,58 +215,60 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::GiveListeners { handoff_id } => self.give_listeners(from, handoff_id),
             Effect::Offer { handoff_id } => self.offer(from, handoff_id),
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
-                pass!(IncumbentHeardPrepare);
+                failpoint!(IncumbentHeardPrepare);
                 self.sessions.holder = from;
                 let lease = after(deadline_ms);
                 let grace = after(drain_grace_ms).min(lease);
-                self.begin_swap(successor_pid, lease, Job::Drain(grace));
+                self.begin_handover(successor_pid, lease, Task::Drain(grace));
             }
             // A clean stop: no supervisor, no lease.
             Effect::RunLastDrain => {
                 self.tell_of_stop();
-                self.begin_swap(0, after(u64::MAX), Job::LastDrain(after(STOP_GRACE_MS)));
+                self.begin_handover(0, after(u64::MAX), Task::LastDrain(after(STOP_GRACE_MS)));
             }
             Effect::InterruptDrain => self.interrupt_drain(),
-            Effect::SealNext => self.with_swap(|swap| swap.seal_next(true)),
-            Effect::RunSeal => self.with_swap(Swap::run_seal),
-            Effect::RunResume => self.with_swap(|swap| swap.run(Job::Resume)),
+            Effect::SealNext => self.with_handover(|handover| handover.seal_next(true)),
+            Effect::RunSeal => self.with_handover(Handover::run_seal),
+            Effect::RunResume => self.with_handover(|handover| handover.run(Task::Resume)),
             Effect::ReleaseLock(report) => {
-                if let (Some(swap), Some(handoff_id)) = (&mut self.swap, self.state.handoff_id()) {
-                    let event = swap.release_lock(&mut self.lock, handoff_id, report);
+                if let (Some(handover), Some(handoff_id)) =
+                    (&mut self.handover, self.state.handoff_id())
+                {
+                    let event = handover.release_lock(&mut self.lock, handoff_id, report);
                     self.step(event, None);
                 }
             }
             Effect::ReleaseForGood(report) => {
-                if let Some(swap) = &mut self.swap
-                    && let Err(error) = swap.release_for_good(&mut self.lock, &report)
+                if let Some(handover) = &mut self.handover
+                    && let Err(error) = handover.release_for_good(&mut self.lock, &report)
                 {
                     self.ended = Some(Err(error));
                 }
             }
             Effect::AwaitLock => self.try_lock(),
-            Effect::RetryLater => self.with_swap(Swap::resume_later),
+            Effect::RetryLater => self.with_handover(Handover::resume_later),
             Effect::Leave(Ok(())) => self.leave(),
             Effect::Leave(Err(words)) => {
-                let error = self.swap.as_mut().and_then(Swap::take_error);
+                let error = self.handover.as_mut().and_then(Handover::take_error);
                 let error = error.unwrap_or_else(|| std::io::Error::other(words).into());
                 self.ended.get_or_insert(Err(error));
             }
         }
     }
 
-    fn with_swap(&mut self, act: impl FnOnce(&mut Swap)) {
-        if let Some(swap) = &mut self.swap {
-            act(swap);
+    fn with_handover(&mut self, act: impl FnOnce(&mut Handover)) {
+        if let Some(handover) = &mut self.handover {
+            act(handover);
         }
     }
 
-    fn begin_swap(&mut self, successor_pid: u32, lease: Instant, first: Job) {
+    fn begin_handover(&mut self, successor_pid: u32, lease: Instant, first: Task) {
         let handoff_id = self.state.handoff_id();
         let carrying = self.offers.carrying_for(handoff_id, successor_pid, &self.drainable);
         let (settling, limits) = (self.settling.take(), (successor_pid, lease));
         let (drainable, lock, stop) = (&self.drainable, &self.lock, &self.stop);
-        match Swap::begin(drainable, first, limits, carrying, settling, lock, stop) {
-            Ok(swap) => self.swap = Some(swap),
+        match Handover::begin(drainable, first, limits, carrying, settling, lock, stop) {
+            Ok(handover) => self.handover = Some(handover),
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
                 tracing::error!(%error, "the daemon cannot start the thread of its hooks");
@@ -292,7 +295,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn interrupt_drain(&mut self) {
-        self.with_swap(|swap| swap.seal_next(false));
+        self.with_handover(|handover| handover.seal_next(false));
         let interrupted = fenced("interrupt", || {
             self.drainable.carriage().interrupt();
             self.drainable.interrupt();
@@ -305,8 +308,8 @@ impl<D: Drainable + 'static> Server<D> {
 
     fn try_lock(&mut self) {
         let is_connected = self.sessions.holder.is_some();
-        let Some(swap) = &mut self.swap else { return };
-        let Some(event) = swap.try_lock(&mut self.lock, is_connected) else { return };
+        let Some(handover) = &mut self.handover else { return };
+        let Some(event) = handover.try_lock(&mut self.lock, is_connected) else { return };
         if event == Event::LockRetaken {
             self.door.take_path_back();
         }
@@ -315,13 +318,13 @@ impl<D: Drainable + 'static> Server<D> {
 
     /// The loop ends.
     fn leave(&mut self) {
-        pass!(IncumbentLeaves);
+        failpoint!(IncumbentLeaves);
         let is_replaced = self.state == State::Replaced;
         if is_replaced {
             self.part();
         }
         if !matches!(self.ended, Some(Err(_))) {
-            self.lock.let_go();
+            self.lock.release_on_drop();
             let ended = if is_replaced { Ended::Replaced } else { Ended::Stopped };
             self.ended = Some(Ok(ended));
         }
@@ -330,7 +333,9 @@ impl<D: Drainable + 'static> Server<D> {
     fn hear_hooks(&mut self) {
         let holder = self.sessions.holder;
         self.sessions.gather();
-        while let Some(news) = self.swap.as_mut().and_then(|swap| swap.next_news(&self.state)) {
+        while let Some(news) =
+            self.handover.as_mut().and_then(|handover| handover.next_news(&self.state))
+        {
             match news {
                 News::Event(event) => self.step(event, None),
                 News::Progress(SealProgress { shards_sealed, shards_total, last_revision }) => {
@@ -348,8 +353,9 @@ impl<D: Drainable + 'static> Server<D> {
 
     fn tell_of_late(&mut self, mut names: Vec<String>) {
         let Some(handoff_id) = self.state.handoff_id() else { return };
-        let unnamed = u32::try_from(names.len().saturating_sub(MOST_NAMED)).unwrap_or(u32::MAX);
-        names.truncate(MOST_NAMED);
+        let unnamed =
+            u32::try_from(names.len().saturating_sub(MAX_NAMED_CONNECTIONS)).unwrap_or(u32::MAX);
+        names.truncate(MAX_NAMED_CONNECTIONS);
         self.tell(Message::Late { handoff_id, connections: names, unnamed });
     }
 
@@ -363,7 +369,7 @@ impl<D: Drainable + 'static> Server<D> {
                 return;
             }
         };
-        self.with_swap(Swap::look_again);
+        self.with_handover(Handover::look_again);
         // A supervisor that reads late gets fewer of these, and keeps its session.
         if self.sessions.held().is_some_and(|session| !session.has_unsent()) {
             self.tell(Message::Draining { handoff_id, open_conns, connections, unnamed });
@@ -376,8 +382,8 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     /// Whether this process tells the supervisor that it lives, since something takes long.
-    fn beats(&self, swap: &Swap) -> bool {
-        self.sessions.holder.is_some() && swap.takes_long(&self.state)
+    fn beats(&self, handover: &Handover) -> bool {
+        self.sessions.holder.is_some() && handover.takes_long(&self.state)
     }
 
     fn tell(&mut self, message: Message) {
@@ -386,9 +392,9 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
-    /// Sends the message, or keeps it to go out with the others that are gathered.
+    /// Sends the message, or gathers it to go out with the others that are gathered.
     fn say(&mut self, key: Key, message: Message) {
-        if let Some(message) = self.sessions.keep(key, message) {
+        if let Some(message) = self.sessions.try_gather(key, message) {
             self.say_all(key, &[message]);
         }
     }
@@ -400,8 +406,8 @@ impl<D: Drainable + 'static> Server<D> {
         }
         for message in messages {
             match message {
-                Message::Drained { .. } => pass!(IncumbentSaidDrained),
-                Message::SealComplete { .. } => pass!(IncumbentSaidSealed),
+                Message::Drained { .. } => failpoint!(IncumbentSaidDrained),
+                Message::SealComplete { .. } => failpoint!(IncumbentSaidSealed),
                 _ => {}
             }
         }
@@ -425,16 +431,16 @@ impl<D: Drainable + 'static> Server<D> {
         }
         self.log.tell_unsaid(now);
         self.door.on_time(now, self.state == State::Serving);
-        let Some(swap) = &mut self.swap else { return };
-        let due = swap.due(now);
-        if due.beat && self.swap.as_ref().is_some_and(|swap| self.beats(swap)) {
+        let Some(handover) = &mut self.handover else { return };
+        let due = handover.due(now);
+        if due.beat && self.handover.as_ref().is_some_and(|handover| self.beats(handover)) {
             self.tell(Message::Heartbeat { ts_ms: 0 });
         }
         if due.look
             && self.looks()
-            && let Some(swap) = &mut self.swap
+            && let Some(handover) = &mut self.handover
         {
-            swap.look(&self.drainable);
+            handover.look(&self.drainable);
         }
         if due.lease {
             if self.log.steps.admits(now) {

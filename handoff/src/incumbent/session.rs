@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 
 use crate::control::{
-    Connection, Heard, LIVENESS_LIMIT, Passed, encode_all, judge_hello_ack, send_some,
+    Connection, Heard, LIVENESS_TIMEOUT, Passed, encode_all, judge_hello_ack, send_some,
 };
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::protocol::{HandoffId, Message};
@@ -62,7 +62,7 @@ impl Session {
 
     /// When the loop drops this session, if the peer has not greeted by then.
     pub(super) fn greeting_deadline(&self) -> Option<Instant> {
-        (!self.is_greeted()).then_some(self.opened + LIVENESS_LIMIT)
+        (!self.is_greeted()).then_some(self.opened + LIVENESS_TIMEOUT)
     }
 
     pub(super) const fn is_greeted(&self) -> bool {

@@ -83,17 +83,17 @@ impl Sessions {
     /// 6). It is the oldest that has not greeted, or else the one silent for longest, and never the
     /// holder. A supervisor that waits says twice a second that it lives.
     pub(super) fn one_too_many(&self) -> Option<Key> {
-        if self.open.len() < MOST_SESSIONS {
+        if self.open.len() < MAX_SESSIONS {
             return None;
         }
         let mut counts = BTreeMap::<u32, usize>::new();
         for session in self.open.values() {
             *counts.entry(session.peer().pid).or_default() += 1;
         }
-        let most = counts.values().max();
+        let max = counts.values().max();
         let candidates = || {
             self.iter().filter(|(key, session)| {
-                self.holder != Some(*key) && counts.get(&session.peer().pid) == most
+                self.holder != Some(*key) && counts.get(&session.peer().pid) == max
             })
         };
         let ungreeted = candidates().find(|(_, session)| !session.is_greeted());
@@ -107,9 +107,9 @@ impl Sessions {
         self.gathered = self.holder.map(|_| Vec::new());
     }
 
-    /// Keeps a message to the holder, if they are gathered; gives it back where it is to be sent
+    /// Gathers a message to the holder, if they are gathered; gives it back where it is to be sent
     /// now.
-    pub(super) fn keep(&mut self, key: Key, message: Message) -> Option<Message> {
+    pub(super) fn try_gather(&mut self, key: Key, message: Message) -> Option<Message> {
         match &mut self.gathered {
             Some(gathered) if self.holder == Some(key) => {
                 gathered.push(message);
@@ -124,4 +124,4 @@ impl Sessions {
     }
 }
 
-const MOST_SESSIONS: usize = 256;
+const MAX_SESSIONS: usize = 256;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::control::LIVENESS_LIMIT;
+use crate::control::LIVENESS_TIMEOUT;
 use crate::guard::{Guard, stands};
 
 /// How an incumbent that waits for the lock stands to its supervisor and its deadline.
@@ -28,7 +28,7 @@ impl Standing {
     /// Whether the incumbent ends an undecided successor: it is hung, with no supervisor to end it.
     pub(crate) fn ends_the_successor(self) -> bool {
         let is_overdue = self.overdue.is_some_and(|overdue| !overdue.is_zero());
-        is_overdue && !self.is_supervised(LIVENESS_LIMIT) && stands(Guard::HungIsEnded)
+        is_overdue && !self.is_supervised(LIVENESS_TIMEOUT) && stands(Guard::HungIsEnded)
     }
 
     /// Whether a supervisor may still end this swap by its word: it is connected, and the
@@ -38,6 +38,6 @@ impl Standing {
     }
 }
 
-/// The longest time that a supervisor takes to end a successor: a successor with very much memory
+/// The maximum time that a supervisor takes to end a successor: a successor with very much memory
 /// frees its lock late.
 pub(crate) const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);

@@ -1,10 +1,10 @@
-//! The adopter: a supervisor that settles the swap of one that died.
+//! The adopter: a supervisor that resolves the swap of one that died.
 //!
 //! ```text
-//!  Adopting -> Settled     the successor serves, or the incumbent confirms that it does
+//!  Adopting -> Resolved    the successor serves, or the incumbent confirms that it does
 //!           -> Confirming  the successor ended: the incumbent is asked
 //!           -> Ending      the successor is hung, and killed -> (it ended) -> Confirming
-//!  Confirming -> Settled   the incumbent confirms that it serves, refuses, or is dead
+//!  Confirming -> Resolved  the incumbent confirms that it serves, refuses, or is dead
 //! ```
 //!
 //! Both processes decide without a supervisor. The adopter waits for their decision, and ends a
@@ -12,7 +12,7 @@
 
 use crate::machine::outcome::Outcome;
 
-/// Where the settling stands.
+/// How far the adopter has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     /// Both processes may live.
@@ -21,10 +21,10 @@ pub(crate) enum State {
     Ending,
     /// The successor is dead; the adopter asks the incumbent to serve and to confirm it.
     Confirming,
-    Settled(Outcome),
+    Resolved(Outcome),
 }
 
-/// The settling: where it stands, and whether the incumbent may live.
+/// How far the adopter has come, and whether the incumbent may live.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     pub(crate) state: State,
@@ -68,17 +68,17 @@ impl Machine {
         self.incumbent_is_dead |= event == Event::IncumbentDied;
         match (self.state, event) {
             (Adopting, Event::SuccessorServes) => {
-                self.enter(State::Settled(Outcome::Committed), [])
+                self.enter(State::Resolved(Outcome::Committed), [])
             }
             (Adopting, Event::SuccessorSilent) => self.enter(Ending, [Effect::KillSuccessor]),
             (Adopting | Ending, Event::SuccessorEnded) if !self.incumbent_is_dead => {
                 self.enter(Confirming, [Effect::AskIncumbent])
             }
             (Adopting | Ending, Event::SuccessorEnded) | (Confirming, Event::IncumbentDied) => {
-                self.settle(Outcome::Lost)
+                self.resolve(Outcome::Lost)
             }
-            (Adopting | Confirming, Event::Echoed) => self.settle(Outcome::RolledBack),
-            (Adopting | Confirming, Event::Refused) => self.settle(Outcome::Unknown),
+            (Adopting | Confirming, Event::Echoed) => self.resolve(Outcome::RolledBack),
+            (Adopting | Confirming, Event::Refused) => self.resolve(Outcome::Unknown),
             (Adopting | Confirming, Event::IncumbentDisconnected) => vec![Effect::AskIncumbent],
             // In `Ending` an echo counts for nothing either: the successor may still hold the lock,
             // so the echo may be one from before.
@@ -86,8 +86,8 @@ impl Machine {
         }
     }
 
-    fn settle(&mut self, outcome: Outcome) -> Vec<Effect> {
-        self.enter(State::Settled(outcome), [Effect::KillSuccessor])
+    fn resolve(&mut self, outcome: Outcome) -> Vec<Effect> {
+        self.enter(State::Resolved(outcome), [Effect::KillSuccessor])
     }
 
     fn enter(&mut self, state: State, effects: impl Into<Vec<Effect>>) -> Vec<Effect> {

@@ -21,7 +21,7 @@ pub enum Cause {
     /// The successor said that it cannot go on.
     #[error("the successor gave up: {0}")]
     SuccessorGaveUp(String),
-    /// The successor was silent past the liveness limit.
+    /// The successor was silent past the liveness timeout.
     #[error("the successor was silent for too long while {0}")]
     SuccessorSilent(Phase),
     /// The successor said `Ready`, and the policy refused it.
@@ -33,7 +33,7 @@ pub enum Cause {
     /// The incumbent closed its connection.
     #[error("the incumbent closed its connection while {0}")]
     IncumbentDisconnected(Phase),
-    /// The incumbent was silent past the liveness limit.
+    /// The incumbent was silent past the liveness timeout.
     #[error("the incumbent was silent for too long while {0}")]
     IncumbentSilent(Phase),
     /// The incumbent's drain or seal failed.

@@ -25,7 +25,7 @@ use strum::IntoStaticStr;
 use crate::drainable::{DrainReport, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
-use crate::machine::{Then, misbehaviour};
+use crate::machine::{AfterDrain, misbehaviour};
 use crate::protocol::{HandoffId, Message};
 
 /// Where the incumbent stands.
@@ -35,7 +35,7 @@ pub(crate) enum State {
     /// It is the writer and admits work.
     Serving,
     /// The drain hook runs.
-    Draining(HandoffId, Then),
+    Draining(HandoffId, AfterDrain),
     /// It has drained, and admits nothing.
     Drained(HandoffId),
     /// The seal hook runs.
@@ -236,12 +236,12 @@ impl State {
             ) => {
                 let drain =
                     Effect::RunDrain { handoff_id, successor_pid, deadline_ms, drain_grace_ms };
-                self.enter(Self::Draining(handoff_id, Then::Wait), [drain])
+                self.enter(Self::Draining(handoff_id, AfterDrain::Wait), [drain])
             }
-            (&Self::Draining(id, Then::Wait), Message::SealRequest { handoff_id })
+            (&Self::Draining(id, AfterDrain::Wait), Message::SealRequest { handoff_id })
                 if id == *handoff_id =>
             {
-                self.enter(Self::Draining(id, Then::Seal), [Effect::SealNext])
+                self.enter(Self::Draining(id, AfterDrain::Seal), [Effect::SealNext])
             }
             (&Self::Drained(id), Message::SealRequest { handoff_id }) if id == *handoff_id => {
                 self.enter(Self::Sealing(id), [Effect::RunSeal])
@@ -290,13 +290,13 @@ impl State {
 
     fn on_drain_ended(&mut self, result: Result<DrainReport, String>) -> Vec<Effect> {
         match (self.clone(), result) {
-            (Self::Draining(id, then), Ok(report)) => {
+            (Self::Draining(id, after_drain), Ok(report)) => {
                 let DrainReport { open_conns_remaining, accept_closed } = report;
                 let drained =
                     Effect::Send(Message::Drained { open_conns_remaining, accept_closed });
-                match then {
-                    Then::Wait => self.enter(Self::Drained(id), [drained]),
-                    Then::Seal => self.enter(Self::Sealing(id), [drained, Effect::RunSeal]),
+                match after_drain {
+                    AfterDrain::Wait => self.enter(Self::Drained(id), [drained]),
+                    AfterDrain::Seal => self.enter(Self::Sealing(id), [drained, Effect::RunSeal]),
                 }
             }
             (Self::Draining(handoff_id, _), Err(error)) => {

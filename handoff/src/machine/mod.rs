@@ -18,7 +18,7 @@ use crate::protocol::{HandoffId, Message};
 
 /// The step that follows a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Then {
+pub(crate) enum AfterDrain {
     /// The incumbent waits for the supervisor's next message.
     Wait,
     /// The incumbent seals at once: the supervisor asked for it ahead, so that clients do not wait

@@ -13,14 +13,14 @@
 //!             -> Promoting  (it died, and the successor was not at fault and still lives)
 //! ```
 //!
-//! The [adopter](super::adopter) settles the swap of a supervisor that died.
+//! The [adopter](super::adopter) resolves the swap of a supervisor that died.
 
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::outcome::Outcome;
 use crate::machine::phase::Phase;
-use crate::machine::{Then, misbehaviour};
+use crate::machine::{AfterDrain, misbehaviour};
 use crate::protocol::{HandoffId, Message};
 
 /// Where the swap stands.
@@ -29,7 +29,7 @@ pub(crate) enum State {
     Paired,
     Warming,
     Warmed,
-    Draining(Then),
+    Draining(AfterDrain),
     Prepared,
     Sealing,
     Sealed,
@@ -88,12 +88,12 @@ pub(crate) enum Successor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Warm,
-    /// With [`Then::Seal`] it includes the request of [`Seal`](Self::Seal).
+    /// With [`AfterDrain::Seal`] it includes the request of [`Seal`](Self::Seal).
     Prepare {
         successor_pid: u32,
         deadline_ms: u64,
         drain_grace_ms: u64,
-        then: Then,
+        after_drain: AfterDrain,
     },
     Seal,
     Begin,
@@ -186,9 +186,9 @@ impl State {
 
     /// Whether the swap is still on its way forward.
     const fn is_forward(&self) -> bool {
-        let is_settled_otherwise =
+        let is_ending_otherwise =
             matches!(self, Self::Ending(_) | Self::Confirming(_) | Self::Promoting(..));
-        !is_settled_otherwise && !self.is_over()
+        !is_ending_otherwise && !self.is_over()
     }
 
     const fn successor_may_hold_the_lock(&self) -> bool {
@@ -263,7 +263,7 @@ impl Machine {
             },
             (
                 State::Warmed,
-                Command::Prepare { successor_pid, deadline_ms, drain_grace_ms, then },
+                Command::Prepare { successor_pid, deadline_ms, drain_grace_ms, after_drain },
             ) => {
                 let prepare = Message::PrepareHandoff {
                     handoff_id,
@@ -271,9 +271,10 @@ impl Machine {
                     deadline_ms,
                     drain_grace_ms,
                 };
-                let seal = (then == Then::Seal).then_some(Message::SealRequest { handoff_id });
+                let seal = (after_drain == AfterDrain::Seal)
+                    .then_some(Message::SealRequest { handoff_id });
                 let said = [prepare].into_iter().chain(seal).collect();
-                self.enter(State::Draining(then), [Effect::ToIncumbent(said)])
+                self.enter(State::Draining(after_drain), [Effect::ToIncumbent(said)])
             }
             (State::Prepared, Command::Seal) => {
                 let seal = vec![Message::SealRequest { handoff_id }];
@@ -311,10 +312,10 @@ impl Machine {
             (State::Draining(_), Message::Late { .. } | Message::Draining { .. }) if is_ours => {
                 Vec::new()
             }
-            (State::Draining(Then::Wait), Message::Drained { .. }) => {
+            (State::Draining(AfterDrain::Wait), Message::Drained { .. }) => {
                 self.enter(State::Prepared, [])
             }
-            (State::Draining(Then::Seal), Message::Drained { .. }) => {
+            (State::Draining(AfterDrain::Seal), Message::Drained { .. }) => {
                 self.enter(State::Sealing, [])
             }
             (State::Sealing, Message::SealComplete { .. }) if is_ours => {

@@ -44,7 +44,7 @@ impl Conversation {
     ) -> Result<(Self, DataDirLock)> {
         self.holds(lock);
         self.step(opened)?;
-        pass!(SuccessorSaidReady);
+        failpoint!(SuccessorSaidReady);
         self.wait_until(|state| matches!(state, State::Admitting(..)).then_some(()))?;
         let lock = self.gives_lock()?;
         Ok((self, lock))
@@ -53,9 +53,9 @@ impl Conversation {
 
 /// The commit point: writes the owner record, when the machine asks for it.
 pub(super) fn write_record(lock: &mut DataDirLock, build_id: &[u8]) -> Result<u64> {
-    reach!(SuccessorHeardCommit)?;
+    try_failpoint!(SuccessorHeardCommit)?;
     lock.record_serving(build_id)?;
-    pass!(SuccessorRecordedServing);
+    failpoint!(SuccessorRecordedServing);
     Ok(lock.generation())
 }
 
@@ -93,7 +93,7 @@ impl Commit for Committed {
             }
         };
         let admit = || {
-            reach!(SuccessorAdmits)?;
+            try_failpoint!(SuccessorAdmits)?;
             drainable.admit()
         };
         until_it_works("admit", ADMISSION_PATIENCE, &mut announce, admit);
@@ -108,7 +108,7 @@ impl Commit for Committed {
         until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
         announce();
         let settling = settle(drainable);
-        pass!(SuccessorServes);
+        failpoint!(SuccessorServes);
         settling
     }
 }
@@ -125,11 +125,11 @@ fn announce(mut conversation: Conversation, generation: u64, socket: &mut Contro
     if let Err(error) = socket.publish() {
         tracing::error!(%error, "this process serves, but cannot take the control socket's path");
     }
-    pass!(SuccessorTookPath);
+    failpoint!(SuccessorTookPath);
     if let Err(error) = conversation.step(Event::Admitted) {
         tracing::warn!(%error, "this process serves, but cannot tell its supervisor");
     }
-    pass!(SuccessorSaidServing);
+    failpoint!(SuccessorSaidServing);
     tracing::info!(generation, "committed");
 }
 
@@ -161,7 +161,7 @@ fn release(drainable: &dyn Drainable, is_ours: bool) -> Result<()> {
     if !is_ours {
         carriage.forget();
     }
-    pass!(SuccessorTakesUp);
+    failpoint!(SuccessorTakesUp);
     carriage.release();
     Ok(())
 }

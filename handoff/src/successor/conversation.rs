@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::control::{LIVENESS_LIMIT, Link, Lost, Pulse, Received, hello, judge_hello_ack};
+use crate::control::{LIVENESS_TIMEOUT, Link, Lost, Pulse, Received, hello, judge_hello_ack};
 use crate::datadir::DataDirLock;
 use crate::error::{Error, Result};
 use crate::machine::successor::{Effect, Event, GaveUp, State};
@@ -51,8 +51,8 @@ impl Conversation {
     pub(super) fn greet(&mut self, build_id: &[u8]) -> Result<()> {
         self.build_id = build_id.to_vec();
         self.link.send(&hello(Side::Successor, build_id, Capabilities::default()))?;
-        reach!(SuccessorSaidHello)?;
-        let received = self.link.attend().wait(Instant::now() + LIVENESS_LIMIT)?;
+        try_failpoint!(SuccessorSaidHello)?;
+        let received = self.link.attend().wait(Instant::now() + LIVENESS_TIMEOUT)?;
         let message = match received {
             Received::Message(message) => message,
             Received::Nothing => {
@@ -97,12 +97,12 @@ impl Conversation {
 
     /// A process that died and one that closed a connection look alike for a moment.
     pub(super) fn incumbent_is_dead(&self) -> bool {
-        let limit = Instant::now() + EXIT_PATIENCE;
+        let deadline = Instant::now() + EXIT_PATIENCE;
         loop {
             if is_dead(&self.incumbent) {
                 return true;
             }
-            if Instant::now() >= limit {
+            if Instant::now() >= deadline {
                 return false;
             }
             std::thread::sleep(EXIT_INTERVAL);
@@ -127,12 +127,12 @@ impl Conversation {
             let (received, heard) = {
                 let link = Arc::clone(&self.link);
                 let mut attending = link.attend();
-                let silent = attending.heard() + LIVENESS_LIMIT;
+                let silent = attending.heard() + LIVENESS_TIMEOUT;
                 (attending.wait(silent)?, attending.heard())
             };
             let event = match received {
                 Received::Message(message) => Event::Message(message),
-                Received::Nothing if heard.elapsed() < LIVENESS_LIMIT => continue,
+                Received::Nothing if heard.elapsed() < LIVENESS_TIMEOUT => continue,
                 Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
                 Received::Nothing => Event::SupervisorLost,
                 Received::Broken(error) => {

@@ -14,11 +14,11 @@
 
 mod commit;
 mod conversation;
-mod phases;
 mod role;
+mod stages;
 
 pub use crate::control::Listeners;
 pub use conversation::OnLoss;
-pub(crate) use phases::memory_of;
-pub use phases::{Arrived, Begun, Greeted, Phase, Successor, Warmed};
 pub use role::{ColdStart, Role, detect};
+pub(crate) use stages::memory_of;
+pub use stages::{Arrived, Begun, Greeted, Stage, Successor, Warmed};

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::control::{CONTROL_VARIABLE, Listeners};
 use crate::error::{Error, Result};
-use crate::protocol::MOST_LISTENERS;
+use crate::protocol::MAX_LISTENERS;
 use crate::successor::{Arrived, Successor};
 use crate::sys::inherited::{self, Kind};
 
@@ -87,7 +87,7 @@ fn inherited_listeners(variable: impl Fn(&str) -> Option<String>) -> Result<List
         return Ok(Listeners::default());
     }
     let wrong = |name, value: &str, why| Error::Environment { name, value: value.to_owned(), why };
-    let count = value.parse().ok().filter(|count| *count <= MOST_LISTENERS);
+    let count = value.parse().ok().filter(|count| *count <= MAX_LISTENERS);
     let count: usize = count.ok_or_else(|| wrong(FDS, &value, "is no number from 0 to 1024"))?;
     let names = match variable(NAMES) {
         Some(names) if count > 0 => {

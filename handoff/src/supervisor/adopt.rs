@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::control::{Connection, connect, greet};
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::machine::outcome::Outcome;
-use crate::protocol::{HandoffId, MOST_LISTENERS, Message, Side};
-use crate::supervisor::journal::{Entry, Left};
-use crate::supervisor::settle::{Settled, settle};
+use crate::protocol::{HandoffId, MAX_LISTENERS, Message, Side};
+use crate::supervisor::journal::{Entry, Replay};
+use crate::supervisor::resolve::{Resolved, resolve};
 use crate::supervisor::setup::deadline_of;
 use crate::supervisor::{AdoptedProcess, Supervisor};
 use crate::sys::process::{Process, ProcessId};
@@ -24,7 +24,7 @@ pub enum Adoption {
     /// No daemon serves, and none is left: [`Supervisor::start`] one.
     Nothing {
         /// The end of the swap that was in flight, if one was.
-        settled: Option<Settled>,
+        resolved: Option<Resolved>,
     },
 }
 
@@ -42,11 +42,11 @@ pub struct AdoptedDaemon {
     /// Compare them with those that the daemon needs: its successors get no others.
     pub listeners: Vec<String>,
     /// The end of the swap that was in flight, if one was.
-    pub settled: Option<Settled>,
+    pub resolved: Option<Resolved>,
 }
 
 impl Supervisor {
-    /// Takes over from the last supervisor: settles the swap that its
+    /// Takes over from the last supervisor: resolves the swap that its
     /// [journal](Self::with_journal) names, finds the daemon that serves, and gets the
     /// listening sockets back from it. From then on this supervisor passes them on, after its
     /// own sockets. Under a name that it has already, it keeps its own.
@@ -57,58 +57,60 @@ impl Supervisor {
     /// The daemon gives back every socket that it was passed, and each socket of its own that it
     /// has [kept](crate::successor::Listeners::keep).
     ///
-    /// The incumbent and the successor of a swap in flight settle it without a supervisor, as
+    /// The incumbent and the successor of a swap in flight decide it without a supervisor, as
     /// they do whenever theirs dies (invariant 3). This supervisor ends a successor that hangs,
     /// and the incumbent serves again. It leaves a successor that has committed alone.
     ///
     /// Without a journal this supervisor still finds the daemon and gets its listeners back. It
     /// leaves a swap in flight to the two processes, and does not end one that hangs.
     ///
-    /// `limit` is for the whole call, which waits for a daemon that is still opening its data.
+    /// `timeout` is for the whole call, which waits for a daemon that is still opening its data.
     ///
     /// # Errors
     ///
-    /// No error loses anything: the caller may call this again, and no swap is settled twice.
-    /// [`Error::Unanswered`] when a process that is there does not answer within the limit;
+    /// No error loses anything: the caller may call this again, and no swap is resolved twice.
+    /// [`Error::Unanswered`] when a process that is there does not answer within the timeout;
     /// [`Error::Aborted`] when another supervisor's swap is in flight;
     /// [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`]; [`Error::Path`] when the journal
     /// cannot be written.
-    pub fn adopt(&mut self, limit: Duration) -> Result<Adoption> {
-        let deadline = deadline_of(limit);
-        reach!(AdopterHasJournal)?;
-        let left = self.left.clone();
-        let settled = match left.swap {
-            Some(swap) => Some(settle(self.control_socket(), &swap, deadline)?),
+    pub fn adopt(&mut self, timeout: Duration) -> Result<Adoption> {
+        let deadline = deadline_of(timeout);
+        try_failpoint!(AdopterHasJournal)?;
+        let replayed = self.replayed.clone();
+        let resolved = match replayed.swap {
+            Some(swap) => Some(resolve(self.control_socket(), &swap, deadline)?),
             None => None,
         };
-        if let Some(settled) = &settled {
-            reach!(AdopterSettled)?;
-            self.note(&Entry::Ended { handoff_id: settled.handoff_id, how: settled.outcome })?;
+        if let Some(resolved) = &resolved {
+            try_failpoint!(AdopterResolved)?;
+            self.note(&Entry::Ended { handoff_id: resolved.handoff_id, how: resolved.outcome })?;
         }
-        let daemon = match (&settled, left.swap) {
-            (Some(Settled { outcome: Outcome::Committed, .. }), Some(swap)) => Some(swap.successor),
-            _ => left.daemon,
+        let daemon = match (&resolved, replayed.swap) {
+            (Some(Resolved { outcome: Outcome::Committed, .. }), Some(swap)) => {
+                Some(swap.successor)
+            }
+            _ => replayed.daemon,
         };
         // For the next call, if the daemon does not answer in this one.
-        self.left = Left { daemon, swap: None };
-        if settled.is_some() {
-            self.settled.clone_from(&settled);
+        self.replayed = Replay { daemon, swap: None };
+        if resolved.is_some() {
+            self.resolved.clone_from(&resolved);
             socket::sweep(self.control_socket());
-            reach!(AdopterNotedEnd)?;
+            try_failpoint!(AdopterNotedEnd)?;
         }
-        let settled = self.settled.clone();
+        let resolved = self.resolved.clone();
         let answered = self.find_daemon(daemon, deadline)?;
-        reach!(AdopterHasListeners)?;
-        (self.left, self.settled) = (Left::default(), None);
+        try_failpoint!(AdopterHasListeners)?;
+        (self.replayed, self.resolved) = (Replay::default(), None);
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {
-            return Ok(Adoption::Nothing { settled });
+            return Ok(Adoption::Nothing { resolved });
         };
         if let Err(error) = self.note(&Entry::Serves(id)) {
             tracing::error!(%error, "the journal cannot be told that the daemon serves");
         }
         let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
-        tracing::debug!(pid = id.pid, generation, ?settled, "adopted the daemon");
+        tracing::debug!(pid = id.pid, generation, ?resolved, "adopted the daemon");
         if names.is_empty() {
             tracing::warn!(pid = id.pid, "the daemon kept no listener: see Listeners::keep");
         }
@@ -117,7 +119,7 @@ impl Supervisor {
             build_id,
             generation,
             listeners: names,
-            settled,
+            resolved,
         }))
     }
 
@@ -185,7 +187,7 @@ struct Answer {
 
 /// Gets the listeners back.
 fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
-    let mut daemon = daemon.with_descriptors(MOST_LISTENERS);
+    let mut daemon = daemon.with_descriptors(MAX_LISTENERS);
     let during = "giving its listeners back";
     let lost = || Error::PeerLost { peer: "incumbent", during };
     // The descriptor first, so that the identity that is read next is of the same process.
@@ -193,7 +195,7 @@ fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
     let id = ProcessId::of(pid).ok_or_else(lost)?;
     let handoff_id = HandoffId::new();
     let greeting = greet(&mut daemon, Side::Incumbent, pid, handoff_id, deadline, None)?;
-    reach!(AdopterAsksForListeners)?;
+    try_failpoint!(AdopterAsksForListeners)?;
     daemon.send_before(&[Message::Adopt { handoff_id }], deadline)?;
     let mut listeners = Vec::new();
     loop {
@@ -204,7 +206,7 @@ fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
                 let sockets = daemon.take_descriptors(names.len());
                 let sockets = sockets.ok_or(PeerMisbehaved::DescriptorsMissing)?;
                 listeners.extend(names.into_iter().zip(sockets));
-                if listeners.len() > MOST_LISTENERS {
+                if listeners.len() > MAX_LISTENERS {
                     return Err(PeerMisbehaved::TooManyListeners(listeners.len()).into());
                 }
                 if left == 0 {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{Greeting, LIVENESS_LIMIT, Link, Pulse, connect, echo_value, greet};
+use crate::control::{Greeting, LIVENESS_TIMEOUT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
@@ -59,8 +59,8 @@ pub(super) struct Incumbent {
     pub(super) link: Arc<Link>,
     pub(super) process: Process,
     pub(super) pid: u32,
-    /// [`Then::Seal`] if it can be asked for the seal along with the drain.
-    pub(super) then: Then,
+    /// [`AfterDrain::Seal`] if it can be asked for the seal along with the drain.
+    pub(super) after_drain: AfterDrain,
     /// Whether its link is over.
     is_closed: bool,
     has_ended: bool,
@@ -102,9 +102,14 @@ pub(super) struct Terms {
 }
 
 impl Incumbent {
-    pub(super) const fn new(link: Arc<Link>, process: Process, pid: u32, then: Then) -> Self {
+    pub(super) const fn new(
+        link: Arc<Link>,
+        process: Process,
+        pid: u32,
+        after_drain: AfterDrain,
+    ) -> Self {
         let (is_closed, has_ended, asked_anew, ask_again) = (false, false, false, None);
-        Self { link, process, pid, then, is_closed, has_ended, asked_anew, ask_again }
+        Self { link, process, pid, after_drain, is_closed, has_ended, asked_anew, ask_again }
     }
 }
 
@@ -180,18 +185,18 @@ impl Swap {
         self.successor.pid
     }
 
-    /// [`Then::Seal`] if the incumbent can be asked for the seal along with the drain.
-    pub(super) const fn then(&self) -> Then {
-        self.incumbent.then
+    /// [`AfterDrain::Seal`] if the incumbent can be asked for the seal along with the drain.
+    pub(super) const fn after_drain(&self) -> AfterDrain {
+        self.incumbent.after_drain
     }
 
-    pub(super) fn prepare_command(&self, then: Then) -> Command {
+    pub(super) fn prepare_command(&self, after_drain: AfterDrain) -> Command {
         let left = self.clock.deadline.saturating_duration_since(Instant::now());
         Command::Prepare {
             successor_pid: self.successor.pid,
             deadline_ms: milliseconds(left),
             drain_grace_ms: milliseconds(self.clock.drain_grace),
-            then,
+            after_drain,
         }
     }
 
@@ -275,7 +280,7 @@ impl Swap {
                 tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
-                pass!(SupervisorGivesUp);
+                failpoint!(SupervisorGivesUp);
                 self.tell(&Progress::GivenUp { handoff_id, cause });
             }
             match self.machine.state {
@@ -309,24 +314,24 @@ impl Swap {
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
             tracing::error!(%error, "the journal cannot be told that the swap is over");
         }
-        pass!(SupervisorNotedEnd);
+        failpoint!(SupervisorNotedEnd);
     }
 
     fn reach_state(&self, before: Phase) {
         match self.machine.state {
-            State::Warmed => pass!(SupervisorWarmed),
-            State::Prepared => pass!(SupervisorHeardDrained),
-            State::Sealing if before == Phase::Draining => pass!(SupervisorHeardDrained),
-            State::Sealed => pass!(SupervisorHeardSealed),
-            State::Ready => pass!(SupervisorHeardReady),
-            State::RolledBack(IncumbentFate::Serving, _) => pass!(SupervisorHeardEcho),
+            State::Warmed => failpoint!(SupervisorWarmed),
+            State::Prepared => failpoint!(SupervisorHeardDrained),
+            State::Sealing if before == Phase::Draining => failpoint!(SupervisorHeardDrained),
+            State::Sealed => failpoint!(SupervisorHeardSealed),
+            State::Ready => failpoint!(SupervisorHeardReady),
+            State::RolledBack(IncumbentFate::Serving, _) => failpoint!(SupervisorHeardEcho),
             _ => {}
         }
     }
 
     fn tell_incumbent(&self, messages: &[Message]) {
         if messages.iter().any(|message| matches!(message, Message::Commit { .. })) {
-            pass!(SupervisorHeardServing);
+            failpoint!(SupervisorHeardServing);
         }
         if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
@@ -334,9 +339,9 @@ impl Swap {
         }
         for message in messages {
             match message {
-                Message::PrepareHandoff { .. } => pass!(SupervisorSentPrepare),
-                Message::SealRequest { .. } => pass!(SupervisorSentSeal),
-                Message::Commit { .. } => pass!(SupervisorToldIncumbent),
+                Message::PrepareHandoff { .. } => failpoint!(SupervisorSentPrepare),
+                Message::SealRequest { .. } => failpoint!(SupervisorSentSeal),
+                Message::Commit { .. } => failpoint!(SupervisorToldIncumbent),
                 _ => {}
             }
         }
@@ -347,7 +352,7 @@ impl Swap {
             Effect::ToIncumbent(messages) => self.tell_incumbent(&messages),
             Effect::ToSuccessor(message) => {
                 if matches!(message, Message::Commit { .. }) {
-                    pass!(SupervisorCommits);
+                    failpoint!(SupervisorCommits);
                 }
                 if let Err(error) = self.successor.link.send(&message) {
                     tracing::warn!(
@@ -356,8 +361,8 @@ impl Swap {
                     );
                 }
                 match message {
-                    Message::Begin { .. } => pass!(SupervisorSentBegin),
-                    Message::Commit { .. } => pass!(SupervisorSentCommit),
+                    Message::Begin { .. } => failpoint!(SupervisorSentBegin),
+                    Message::Commit { .. } => failpoint!(SupervisorSentCommit),
                     _ => {}
                 }
             }
@@ -376,7 +381,7 @@ impl Swap {
                     tracing::error!(%error, "the supervisor cannot kill the successor");
                 }
                 if matches!(self.machine.state, State::Ending(_)) {
-                    pass!(SupervisorKilledSuccessor);
+                    failpoint!(SupervisorKilledSuccessor);
                 }
             }
             Effect::AskIncumbent => self.ask_incumbent(),
@@ -392,7 +397,7 @@ impl Swap {
             self.incumbent.link.send(&Message::Heartbeat { ts_ms: echo_value(self.handoff_id()) })
         });
         if asked.is_ok() {
-            pass!(SupervisorAskedIncumbent);
+            failpoint!(SupervisorAskedIncumbent);
         }
         if let Err(error) = asked {
             tracing::debug!(%error, "the incumbent cannot be asked yet");
@@ -407,7 +412,7 @@ impl Swap {
             return Ok(());
         }
         self.incumbent.link.close();
-        let deadline = Instant::now() + LIVENESS_LIMIT;
+        let deadline = Instant::now() + LIVENESS_TIMEOUT;
         let (mut connection, peer) = connect(&self.terms.control_socket, deadline)?;
         if peer.pid != self.incumbent.pid {
             let (said, expected) = (peer.pid, self.incumbent.pid);

@@ -46,7 +46,7 @@ struct Appended {
 
 /// The daemon and the swap that the last supervisor left, if it ran in this boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Left {
+pub(crate) struct Replay {
     /// The process that served, or was started to serve.
     pub(crate) daemon: Option<ProcessId>,
     /// The swap that it began and did not end.
@@ -83,7 +83,7 @@ pub(crate) enum Entry {
 impl Journal {
     /// Opens the journal, or creates it, for this process alone. Also returns the daemon and the
     /// swap that its last writer left.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Left)> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Replay)> {
         let mut file = open_file(path).map_err(Error::at("open the journal", path))?;
         if !file.metadata().map_err(Error::at("look at", path))?.is_file() {
             return Err(Error::NotAJournal(path.to_owned()));
@@ -94,13 +94,13 @@ impl Journal {
         if entries.is_empty() && text.contains('\n') {
             return Err(Error::NotAJournal(path.to_owned()));
         }
-        let left = left(&entries, boot_id());
+        let replayed = replay(&entries, boot_id());
         // Its writer may have been killed in the middle of a line.
         let is_torn = !text.is_empty() && !text.ends_with('\n');
         let file = Mutex::new(Appended { file, is_torn });
         let journal = Self { path: path.to_owned(), file };
         journal.append(&Entry::this_process())?;
-        Ok((journal, left))
+        Ok((journal, replayed))
     }
 
     /// Writes one line, in one call.
@@ -115,9 +115,9 @@ impl Journal {
         written.map_err(Error::at("write", &self.path))
     }
 
-    /// Replaces a long journal by one that holds `keep` alone. No client waits meanwhile: the
+    /// Replaces a long journal by one that holds `entries` alone. No client waits meanwhile: the
     /// caller does this before it begins a swap.
-    pub(crate) fn shorten(&self, keep: &[Entry]) -> Result<()> {
+    pub(crate) fn shorten(&self, entries: &[Entry]) -> Result<()> {
         let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if appended.file.metadata().map_err(Error::at("look at", &self.path))?.len() < LONG {
             return Ok(());
@@ -127,7 +127,7 @@ impl Journal {
         let mut new = open_file(&beside).map_err(Error::at("create", &beside))?;
         lock(&new, &beside)?;
         let mut text = Entry::this_process().to_line(now_ms());
-        text.extend(keep.iter().map(|entry| entry.to_line(now_ms())));
+        text.extend(entries.iter().map(|entry| entry.to_line(now_ms())));
         new.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
         fs::rename(&beside, &self.path).map_err(Error::at("rename to", &self.path))?;
         *appended = Appended { file: new, is_torn: false };
@@ -206,30 +206,30 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
 }
 
 /// The daemon, and the swap that is still open, at the end of these entries.
-pub(crate) fn left(entries: &[Entry], boot: [u8; 16]) -> Left {
-    let mut left = Left::default();
+pub(crate) fn replay(entries: &[Entry], boot: [u8; 16]) -> Replay {
+    let mut replayed = Replay::default();
     let mut of_boot = None;
     for entry in entries {
         match *entry {
             Entry::Supervisor { boot_id, .. } => {
                 // No process survives a reboot.
                 if of_boot.replace(boot_id) != Some(boot_id) {
-                    left = Left::default();
+                    replayed = Replay::default();
                 }
             }
-            Entry::Started(process) | Entry::Serves(process) => left.daemon = Some(process),
+            Entry::Started(process) | Entry::Serves(process) => replayed.daemon = Some(process),
             Entry::Swap(swap) => {
-                left = Left { daemon: Some(swap.incumbent), swap: Some(swap) };
+                replayed = Replay { daemon: Some(swap.incumbent), swap: Some(swap) };
             }
             Entry::Ended { handoff_id, how } => {
-                let swap = left.swap.take_if(|swap| swap.handoff_id == handoff_id);
+                let swap = replayed.swap.take_if(|swap| swap.handoff_id == handoff_id);
                 if let Some(swap) = swap.filter(|_| how.successor_serves()) {
-                    left.daemon = Some(swap.successor);
+                    replayed.daemon = Some(swap.successor);
                 }
             }
         }
     }
-    if of_boot == Some(boot) { left } else { Left::default() }
+    if of_boot == Some(boot) { replayed } else { Replay::default() }
 }
 
 /// Milliseconds since the epoch.
@@ -338,37 +338,37 @@ mod tests {
 
     #[test]
     fn what_is_left_is_what_was_begun_and_did_not_end() {
-        let daemon = |pid| Left { daemon: Some(process(pid)), swap: None };
+        let daemon = |pid| Replay { daemon: Some(process(pid)), swap: None };
         let first = [supervisor(), Entry::Started(process(1))];
         let open = [&first[..], &[Entry::Swap(swap(3))]].concat();
-        let in_flight = Left { daemon: Some(process(1)), swap: Some(swap(3)) };
-        assert_eq!(left(&first, [7; 16]), daemon(1));
-        assert_eq!(left(&open, [7; 16]), in_flight);
+        let in_flight = Replay { daemon: Some(process(1)), swap: Some(swap(3)) };
+        assert_eq!(replay(&first, [7; 16]), daemon(1));
+        assert_eq!(replay(&open, [7; 16]), in_flight);
         for (how, pid) in
             [(Outcome::Committed, 2), (Outcome::Promoted, 2), (Outcome::RolledBack, 1)]
         {
             let over = [&open[..], &[ended(3, how)]].concat();
-            assert_eq!(left(&over, [7; 16]), daemon(pid), "{how:?}");
+            assert_eq!(replay(&over, [7; 16]), daemon(pid), "{how:?}");
         }
         // The end of another one ends nothing; and pids of another boot are nobody's.
         let other = [&open[..], &[ended(4, Outcome::Committed)]].concat();
-        assert_eq!(left(&other, [7; 16]), in_flight);
-        assert_eq!(left(&open, [8; 16]), Left::default());
-        assert_eq!(left(&[], [7; 16]), Left::default());
+        assert_eq!(replay(&other, [7; 16]), in_flight);
+        assert_eq!(replay(&open, [8; 16]), Replay::default());
+        assert_eq!(replay(&[], [7; 16]), Replay::default());
         let of_boot = |boot_id| Entry::Supervisor { process: process(9), boot_id };
         let rebooted = [&open[..], &[of_boot([8; 16]), of_boot([8; 16])]].concat();
-        assert_eq!(left(&rebooted, [8; 16]), Left::default());
-        // What a supervisor left that died before it had settled what its own had left.
+        assert_eq!(replay(&rebooted, [8; 16]), Replay::default());
+        // What a supervisor left that died before it had resolved what its own had left.
         let again = [&open[..], &[supervisor()]].concat();
-        assert_eq!(left(&again, [7; 16]), in_flight);
+        assert_eq!(replay(&again, [7; 16]), in_flight);
     }
 
     #[test]
     fn a_second_supervisor_is_refused_and_the_next_one_reads_on() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("journal");
-        let (journal, left) = Journal::open(&path).expect("it is created");
-        assert_eq!(left, Left::default());
+        let (journal, replayed) = Journal::open(&path).expect("it is created");
+        assert_eq!(replayed, Replay::default());
         journal.append(&Entry::Swap(swap(3))).expect("it is written");
         match Journal::open(&path) {
             Err(Error::Supervised(at)) => assert_eq!(at, path),
@@ -379,17 +379,17 @@ mod tests {
         let mut file = open_file(&path).expect("it opens");
         file.write_all(b"123 ended 03").expect("it is written");
         drop(file);
-        let (journal, left) = Journal::open(&path).expect("nobody has it");
-        assert_eq!(left.swap, Some(swap(3)));
+        let (journal, replayed) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(replayed.swap, Some(swap(3)));
         journal.append(&ended(3, Outcome::Lost)).expect("it is written");
         drop(journal);
-        let (_, left) = Journal::open(&path).expect("nobody has it");
-        assert_eq!((left.swap, left.daemon), (None, Some(process(1))));
+        let (_, replayed) = Journal::open(&path).expect("nobody has it");
+        assert_eq!((replayed.swap, replayed.daemon), (None, Some(process(1))));
     }
 
     /// A disk that was full in the middle of a line costs that line and not the next.
     #[test]
-    fn behind_a_line_that_was_not_written_whole_the_next_one_is() {
+    fn after_a_line_that_was_not_written_whole_the_next_one_is() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("journal");
         let (journal, _) = Journal::open(&path).expect("it is created");
@@ -400,8 +400,8 @@ mod tests {
         journal.file.lock().expect("no panic").file = file;
         journal.append(&Entry::Swap(swap(3))).expect("there is room again");
         drop(journal);
-        let (_, left) = Journal::open(&path).expect("nobody has it");
-        assert_eq!(left.swap, Some(swap(3)));
+        let (_, replayed) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(replayed.swap, Some(swap(3)));
     }
 
     #[test]
@@ -445,8 +445,8 @@ mod tests {
         assert!(matches!(Journal::open(&path), Err(Error::Supervised(_))));
         assert!(fs::metadata(&path).expect("it is there").len() < 1000);
         drop(journal);
-        let (_, left) = Journal::open(&path).expect("nobody has it");
-        assert_eq!(left, Left { daemon: Some(process(5)), swap: None });
+        let (_, replayed) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(replayed, Replay { daemon: Some(process(5)), swap: None });
     }
 
     #[test]
@@ -461,7 +461,7 @@ mod tests {
         journal.append(&Entry::Supervisor { process, boot_id }).expect("it is written");
         journal.append(&Entry::Swap(swap(3))).expect("it is written");
         drop(journal);
-        let (_, left) = Journal::open(&path).expect("nobody has it");
-        assert_eq!(left.swap, Some(swap(3)));
+        let (_, replayed) = Journal::open(&path).expect("nobody has it");
+        assert_eq!(replayed.swap, Some(swap(3)));
     }
 }

@@ -37,10 +37,10 @@ pub struct SpawnSpec {
     pub drain_grace: Duration,
     /// From the start of a successor to its hello, which comes before its slow start-up work.
     /// 10 seconds by default.
-    pub hello_limit: Duration,
+    pub hello_timeout: Duration,
     /// From the start of a first daemon until it serves: opening its data is part of it. 5
     /// minutes by default.
-    pub start_limit: Duration,
+    pub start_timeout: Duration,
     /// The identifier of the swap, for a caller that tells it to somebody before the swap begins.
     /// Each swap needs a [new](HandoffId::new) one, also where the swap before it failed. None
     /// by default: the supervisor makes a new one for each swap.
@@ -60,8 +60,8 @@ impl SpawnSpec {
             env: Vec::new(),
             deadline: Duration::from_secs(300),
             drain_grace: Duration::from_secs(60),
-            hello_limit: Duration::from_secs(10),
-            start_limit: Duration::from_secs(300),
+            hello_timeout: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(300),
             handoff_id: None,
             abort: None,
         }

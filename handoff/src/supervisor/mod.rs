@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A supervisor that is started after another one died begins with [`Supervisor::adopt`]: it
-//! finds the daemon that serves, gets the listening sockets back from it, and settles the swap
+//! finds the daemon that serves, gets the listening sockets back from it, and resolves the swap
 //! that was in flight.
 //!
 //! A transition that fails has rolled the swap back before it returns, and
@@ -26,8 +26,8 @@ mod observe;
 mod outcome;
 mod policy;
 mod process;
+mod resolve;
 mod session;
-mod settle;
 mod setup;
 
 pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
@@ -40,6 +40,6 @@ pub use outcome::{
 };
 pub use policy::{AsSealed, Candidate, ReadyPolicy};
 pub use process::{AdoptedProcess, ChildProcess, DaemonProcess};
+pub use resolve::Resolved;
 pub use session::{Drained, Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};
-pub use settle::Settled;
 pub use setup::Supervisor;

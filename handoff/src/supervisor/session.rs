@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::supervisor::Command;
 use crate::protocol::HandoffId;
 use crate::supervisor::drive::Swap;
@@ -103,7 +103,7 @@ impl Session<Warmed> {
     /// [`Failed`]. The incumbent held the lock throughout and was told to serve again. If it
     /// died, the successor may serve in its place: see [`Failed::promoted`].
     pub fn prepare(mut self) -> Result<Session<Prepared>, Failed> {
-        let command = self.swap.prepare_command(Then::Wait);
+        let command = self.swap.prepare_command(AfterDrain::Wait);
         self.swap.command(command)?;
         Ok(self.transition(Prepared(())))
     }
@@ -117,10 +117,10 @@ impl Session<Warmed> {
     ///
     /// As [`seal`](Session::seal).
     pub fn prepare_and_seal(mut self) -> Result<Session<Sealed>, Failed> {
-        match self.swap.then() {
-            Then::Wait => self.prepare()?.seal(),
-            Then::Seal => {
-                let command = self.swap.prepare_command(Then::Seal);
+        match self.swap.after_drain() {
+            AfterDrain::Wait => self.prepare()?.seal(),
+            AfterDrain::Seal => {
+                let command = self.swap.prepare_command(AfterDrain::Seal);
                 self.swap.command(command)?;
                 Ok(self.transition(Sealed(())))
             }

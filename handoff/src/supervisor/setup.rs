@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{self, Connection, Greeting, LIVENESS_LIMIT, Link, Pulse};
+use crate::control::{self, Connection, Greeting, LIVENESS_TIMEOUT, Link, Pulse};
 use crate::error::{ControlSocketError, Error, LaunchError, Result};
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::protocol::{HandoffId, Side};
 use crate::supervisor::drive::{Clock, Incumbent, Learnt, Successor, Swap, Terms};
-use crate::supervisor::journal::{Entry, Journal, Left, OpenSwap};
+use crate::supervisor::journal::{Entry, Journal, OpenSwap, Replay};
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
-    Observe, Paired, Progress, ReadyPolicy, Session, Settled, SpawnSpec, observe,
+    Observe, Paired, Progress, ReadyPolicy, Resolved, Session, SpawnSpec, observe,
 };
 use crate::sys::process::{Process, ProcessId};
 
@@ -49,10 +49,10 @@ pub struct Supervisor {
     observer: Option<Arc<dyn Observe>>,
     journal: Option<Arc<Journal>>,
     /// The daemon and the swap that the journal named when it was opened, until
-    /// [`adopt`](Self::adopt) has settled them.
-    pub(super) left: Left,
+    /// [`adopt`](Self::adopt) has resolved them.
+    pub(super) replayed: Replay,
     /// The end of that swap, until [`adopt`](Self::adopt) has returned it.
-    pub(super) settled: Option<Settled>,
+    pub(super) resolved: Option<Resolved>,
 }
 
 impl Supervisor {
@@ -70,8 +70,8 @@ impl Supervisor {
             policy: Arc::new(AsSealed),
             observer: None,
             journal: None,
-            left: Left::default(),
-            settled: None,
+            replayed: Replay::default(),
+            resolved: None,
         })
     }
 
@@ -88,8 +88,8 @@ impl Supervisor {
     /// [`Error::Supervised`] when another supervisor has it; [`Error::NotAJournal`];
     /// [`Error::Path`] when it cannot be opened, or is a symbolic link.
     pub fn with_journal(mut self, path: impl AsRef<Path>) -> Result<Self> {
-        let (journal, left) = Journal::open(path.as_ref())?;
-        (self.journal, self.left) = (Some(Arc::new(journal)), left);
+        let (journal, replayed) = Journal::open(path.as_ref())?;
+        (self.journal, self.replayed) = (Some(Arc::new(journal)), replayed);
         Ok(self)
     }
 
@@ -155,11 +155,11 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
-    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_limit`];
+    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_timeout`];
     /// [`Error::Path`] when the journal cannot be written; [`Error::Requested`] when
     /// [`SpawnSpec::abort`] was used. A process that was started is dead then.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
-        let deadline = deadline_of(spec.start_limit);
+        let deadline = deadline_of(spec.start_timeout);
         AbortHandle::check(spec.abort.as_ref())?;
         if let Ok((_, peer)) = control::connect(&self.control_socket, Instant::now()) {
             let (pid, path) = (peer.pid, self.control_socket.clone());
@@ -232,17 +232,17 @@ impl Supervisor {
         let begun = Instant::now();
         let deadline = deadline_of(spec.deadline);
         let handoff_id = spec.handoff_id.unwrap_or_else(HandoffId::new);
-        if self.left != Left::default() {
+        if self.replayed != Replay::default() {
             tracing::warn!("the journal names what another supervisor left: adopt it first");
         }
-        let hello_deadline = (begun + LIVENESS_LIMIT).min(deadline);
-        reach!(SupervisorPairs)?;
+        let hello_deadline = (begun + LIVENESS_TIMEOUT).min(deadline);
+        try_failpoint!(SupervisorPairs)?;
         let (mut incumbent, peer) = control::connect(&self.control_socket, hello_deadline)?;
         let incumbent_process = Process::open(peer.pid)?;
         let abort = spec.abort.as_ref();
         let incumbent_hello =
             greet(&mut incumbent, Side::Incumbent, peer.pid, handoff_id, hello_deadline, abort)?;
-        reach!(SupervisorGreetedIncumbent)?;
+        try_failpoint!(SupervisorGreetedIncumbent)?;
 
         if let Some(journal) = &self.journal {
             let serves = ProcessId::of(peer.pid).unwrap_or_default();
@@ -252,15 +252,15 @@ impl Supervisor {
         let request = LaunchRequest::new(&spec, &self.listeners, Some(theirs.into()));
         let mut child = ChildProcess::new(self.launch.launch(request)?)?;
         let mut successor = Connection::new(ours);
-        let hello_deadline = deadline_of(spec.hello_limit).min(deadline);
+        let hello_deadline = deadline_of(spec.hello_timeout).min(deadline);
         let mut greet_successor = || {
-            reach!(SupervisorLaunched)?;
+            try_failpoint!(SupervisorLaunched)?;
             self.note(&Entry::Swap(OpenSwap {
                 handoff_id,
                 incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
             }))?;
-            reach!(SupervisorJournaled)?;
+            try_failpoint!(SupervisorJournaled)?;
             let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
             let launched = Progress::Launched { handoff_id, successor_pid, elapsed };
             observe::tell(self.observer.as_ref(), &launched);
@@ -285,11 +285,11 @@ impl Supervisor {
             }
         };
         let seals_next = incumbent_hello.capabilities.seals_next();
-        let then = if seals_next { Then::Seal } else { Then::Wait };
+        let after_drain = if seals_next { AfterDrain::Seal } else { AfterDrain::Wait };
         let swap = Swap::new(
             Machine::new(handoff_id),
             (
-                Incumbent::new(incumbent, incumbent_process, peer.pid, then),
+                Incumbent::new(incumbent, incumbent_process, peer.pid, after_drain),
                 Successor::new(successor, child),
             ),
             Clock::new(begun, deadline, spec.drain_grace),
@@ -298,7 +298,7 @@ impl Supervisor {
             pulse,
             spec.abort,
         );
-        pass!(SupervisorPaired);
+        failpoint!(SupervisorPaired);
         Ok(Session::paired(swap))
     }
 

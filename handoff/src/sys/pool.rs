@@ -40,20 +40,20 @@ impl Drop for Hold {
     }
 }
 
-/// Calls `work` on this thread and, unless that is over soon, also on up to `most` others, and
+/// Calls `work` on this thread and, unless that is over soon, also on up to `max` others, and
 /// returns once it has returned on all of them. Each call takes pieces that no other has, until
 /// none is left: so once it has returned on one thread, the pool calls it on no further one.
 ///
 /// # Panics
 ///
 /// As `work` does, on any thread.
-pub(crate) fn side_by_side(most: usize, work: &(dyn Fn() + Sync)) {
+pub(crate) fn side_by_side(max: usize, work: &(dyn Fn() + Sync)) {
     // SAFETY: the reference is used by threads of the pool only between `begin` and `end` of a
     // running call, which are counted under the lock, and `Called::drop` waits until none runs and
     // lets none begin. That happens before this function returns, also by a panic, and so before
     // the borrow ends.
     let erased = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), Work>(work) };
-    let called = Called::begin(erased, most);
+    let called = Called::begin(erased, max);
     work();
     drop(called);
 }
@@ -62,14 +62,14 @@ pub(crate) fn side_by_side(most: usize, work: &(dyn Fn() + Sync)) {
 struct Called(u64);
 
 impl Called {
-    fn begin(work: Work, most: usize) -> Self {
+    fn begin(work: Work, max: usize) -> Self {
         let mut state = POOL.lock();
         state.last += 1;
-        // It exists before the job does, so that nothing can leave the job behind.
+        // It exists before the task does, so that nothing can leave the task behind.
         let called = Self(state.last);
         let since = Instant::now();
-        state.jobs.push(Job { id: called.0, work, since, seats: most, running: 0, panic: None });
-        if most > 0 {
+        state.tasks.push(Task { id: called.0, work, since, seats: max, running: 0, panic: None });
+        if max > 0 {
             state.call_one();
         }
         drop(state);
@@ -81,16 +81,16 @@ impl Drop for Called {
     fn drop(&mut self) {
         let mut state = POOL.lock();
         loop {
-            let place = state.jobs.iter().position(|job| job.id == self.0);
+            let place = state.tasks.iter().position(|task| task.id == self.0);
             let Some(place) = place else { return };
-            state.jobs[place].seats = 0;
-            if state.jobs[place].running > 0 {
+            state.tasks[place].seats = 0;
+            if state.tasks[place].running > 0 {
                 state = POOL.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let job = state.jobs.swap_remove(place);
+            let task = state.tasks.swap_remove(place);
             drop(state);
-            match job.panic {
+            match task.panic {
                 Some(panic) if !thread::panicking() => resume_unwind(panic),
                 _ => return,
             }
@@ -100,7 +100,7 @@ impl Drop for Called {
 
 type Work = &'static (dyn Fn() + Sync);
 
-struct Job {
+struct Task {
     id: u64,
     work: Work,
     since: Instant,
@@ -112,17 +112,17 @@ struct Job {
 }
 
 struct Pool {
-    state: Mutex<State>,
+    state: Mutex<Inner>,
     /// There is work for a thread that rests.
     called: Condvar,
     /// A thread waits on it to see whether a caller finishes alone; no thread signals it.
     patience: Condvar,
-    /// A thread has returned from a job.
+    /// A thread has returned from a task.
     ended: Condvar,
 }
 
-struct State {
-    jobs: Vec<Job>,
+struct Inner {
+    tasks: Vec<Task>,
     last: u64,
     threads: usize,
     /// Those that rest, and were not called.
@@ -133,22 +133,22 @@ struct State {
 }
 
 impl Pool {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn wait<'a>(on: &Condvar, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+fn wait<'a>(on: &Condvar, state: MutexGuard<'a, Inner>, time: Duration) -> MutexGuard<'a, Inner> {
     on.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-impl State {
-    /// Has one more thread look at the jobs.
+impl Inner {
+    /// Has one more thread look at the tasks.
     fn call_one(&mut self) {
         if self.idle > 0 {
             (self.idle, self.calls) = (self.idle - 1, self.calls + 1);
             POOL.called.notify_one();
-        } else if self.threads < MOST {
+        } else if self.threads < MAX_THREADS {
             // Where none can be started, the existing threads do the work.
             let _ = self.start_one();
         }
@@ -166,14 +166,14 @@ fn help() {
     let mut state = POOL.lock();
     let mut rested = Instant::now();
     loop {
-        let Some(job) = state.jobs.iter_mut().find(|job| job.seats > 0) else {
+        let Some(task) = state.tasks.iter_mut().find(|task| task.seats > 0) else {
             let left = REST.saturating_sub(rested.elapsed());
             if left.is_zero() && state.holds == 0 {
                 state.threads -= 1;
                 return;
             }
             state.idle += 1;
-            state = wait(&POOL.called, state, left.max(LEAST_REST));
+            state = wait(&POOL.called, state, left.max(MIN_REST));
             // No call is meant for one thread: as many get up as were called.
             match state.calls.checked_sub(1) {
                 Some(calls) => state.calls = calls,
@@ -181,25 +181,25 @@ fn help() {
             }
             continue;
         };
-        let left = PATIENCE.saturating_sub(job.since.elapsed());
+        let left = PATIENCE.saturating_sub(task.since.elapsed());
         if !left.is_zero() {
             // The caller may be done by then.
             state = wait(&POOL.patience, state, left);
             continue;
         }
-        (job.seats, job.running) = (job.seats - 1, job.running + 1);
-        let (id, work, seats) = (job.id, job.work, job.seats);
+        (task.seats, task.running) = (task.seats - 1, task.running + 1);
+        let (id, work, seats) = (task.id, task.work, task.seats);
         for _ in 0..seats.min(2) {
             state.call_one();
         }
         drop(state);
         let worked = catch_unwind(AssertUnwindSafe(work));
         state = POOL.lock();
-        if let Some(job) = state.jobs.iter_mut().find(|job| job.id == id) {
-            (job.running, job.seats) = (job.running - 1, 0);
+        if let Some(task) = state.tasks.iter_mut().find(|task| task.id == id) {
+            (task.running, task.seats) = (task.running - 1, 0);
             POOL.ended.notify_all();
-            if let (Err(panic), None) = (worked, &job.panic) {
-                job.panic = Some(panic);
+            if let (Err(panic), None) = (worked, &task.panic) {
+                task.panic = Some(panic);
             }
         }
         rested = Instant::now();
@@ -207,7 +207,14 @@ fn help() {
 }
 
 static POOL: Pool = Pool {
-    state: Mutex::new(State { jobs: Vec::new(), last: 0, threads: 0, idle: 0, calls: 0, holds: 0 }),
+    state: Mutex::new(Inner {
+        tasks: Vec::new(),
+        last: 0,
+        threads: 0,
+        idle: 0,
+        calls: 0,
+        holds: 0,
+    }),
     called: Condvar::new(),
     patience: Condvar::new(),
     ended: Condvar::new(),
@@ -217,9 +224,9 @@ const PATIENCE: Duration = Duration::from_micros(100);
 /// How long a thread waits for work.
 const REST: Duration = Duration::from_secs(5);
 /// The minimum time for which a thread without work sleeps.
-const LEAST_REST: Duration = Duration::from_secs(1);
+const MIN_REST: Duration = Duration::from_secs(1);
 /// More than any one caller asks for.
-const MOST: usize = 128;
+const MAX_THREADS: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -9,13 +9,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-/// The most descriptors that the kernel takes with one message.
-pub(crate) const MOST_AT_ONCE: usize = 253;
+/// The maximum number of descriptors that the kernel takes with one message.
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
-const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_AT_ONCE));
+const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
 /// Sends as many of `bytes` as it can without waiting, and returns how many. The descriptors, at
-/// most [`MOST_AT_ONCE`], go with the first.
+/// most [`MAX_DESCRIPTORS`], go with the first.
 pub(crate) fn send_with(
     socket: impl AsFd,
     bytes: &[u8],
@@ -75,12 +75,12 @@ mod tests {
     fn descriptors_arrive_with_the_first_byte_and_are_close_on_exec() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let file = File::open("/dev/null").expect("it is there");
-        let many = vec![file.as_fd(); MOST_AT_ONCE];
+        let many = vec![file.as_fd(); MAX_DESCRIPTORS];
         assert_eq!(send_with(&ours, b"first", &many).expect("it is sent"), 5);
         assert_eq!(send_with(&ours, b"second", &[]).expect("it is sent"), 6);
         let (mut bytes, mut received) = ([0; 64], Vec::new());
         let length = receive_with(&theirs, &mut bytes, &mut received).expect("it arrives");
-        assert_eq!((&bytes[..1], received.len()), (&b"f"[..], MOST_AT_ONCE));
+        assert_eq!((&bytes[..1], received.len()), (&b"f"[..], MAX_DESCRIPTORS));
         assert!(length >= 5);
         for descriptor in &received {
             let flags = fcntl_getfd(descriptor).expect("it is open");
@@ -124,7 +124,7 @@ mod tests {
     fn more_than_the_kernel_takes_are_refused() {
         let (ours, _theirs) = UnixStream::pair().expect("a pair");
         let file = File::open("/dev/null").expect("it is there");
-        let refused = send_with(&ours, b"x", &vec![file.as_fd(); MOST_AT_ONCE + 1]);
+        let refused = send_with(&ours, b"x", &vec![file.as_fd(); MAX_DESCRIPTORS + 1]);
         assert_eq!(refused.expect_err("too many").kind(), io::ErrorKind::InvalidInput);
     }
 }

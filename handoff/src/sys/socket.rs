@@ -13,7 +13,7 @@ use super::process::ProcessId;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
-/// The longest path that a Unix socket can be connected to by.
+/// The maximum length of a path that a Unix socket can be connected to by.
 pub(crate) const MAX_PATH: usize = 107;
 
 /// A listening Unix socket, mode 0600, that lies under a name of its own beside its path
@@ -136,7 +136,7 @@ fn parent_of(path: &Path) -> &Path {
 pub(crate) fn part_from(descriptor: OwnedFd) {
     if rustix::net::shutdown(&descriptor, Shutdown::Write).is_ok() {
         let mut unwanted = [0; 4096];
-        for _ in 0..MOST_UNWANTED {
+        for _ in 0..MAX_UNWANTED_READS {
             match rustix::net::recv(&descriptor, &mut unwanted, RecvFlags::DONTWAIT) {
                 Ok((_, length)) if length > 0 => {}
                 _ => break,
@@ -250,7 +250,7 @@ impl Peer {
 
 const BACKLOG: i32 = 1024;
 /// Reads of 4 KiB that may lie unread in a connection that is closed.
-const MOST_UNWANTED: usize = 256;
+const MAX_UNWANTED_READS: usize = 256;
 /// How unpublished sockets are called: this, the pid, a dash, a count.
 const HIDDEN: &str = ".handoff-";
 

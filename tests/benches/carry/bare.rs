@@ -43,5 +43,5 @@ fn measure(receiver: &mut UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Res
     Ok(taken)
 }
 
-/// The most that the kernel takes with one message.
+/// The maximum number of descriptors in one message.
 const AT_ONCE: usize = 253;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use crate::daemon::LIMIT;
+use crate::daemon::TIMEOUT;
 
 /// Connections to one daemon, and what they were answered.
 pub(crate) struct Clients {
@@ -98,7 +98,7 @@ impl Clients {
 
     /// Keeps the busy ones busy while `during` runs; how long each of them waited, from
     /// [`Watch::begin`] on.
-    pub(crate) fn keep_busy<T>(
+    pub(crate) fn under_load<T>(
         &mut self,
         during: impl FnOnce(&Watch) -> T,
     ) -> io::Result<(T, Vec<Waited>)> {
@@ -127,7 +127,7 @@ impl Client {
     fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let mut client = Self { stream, asked: 0, is_closed: false };
         client.ask()?;
         client.answer()?;
@@ -194,25 +194,25 @@ pub(crate) struct Watch {
     /// The process whose answers are counted.
     pid: AtomicU32,
     /// How many clients have had enough of those.
-    settled: AtomicUsize,
+    answered: AtomicUsize,
     is_over: AtomicBool,
 }
 
 impl Watch {
     /// Waits until every client gets answers from process `pid`, and forgets what was before.
     pub(crate) fn begin(&self, pid: u32) -> io::Result<()> {
-        self.settle(pid)?;
+        self.wait_answered(pid)?;
         self.pid.store(0, Ordering::SeqCst);
-        self.settled.store(0, Ordering::SeqCst);
+        self.answered.store(0, Ordering::SeqCst);
         self.round.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
     /// Waits until every client has had answers from process `pid` for a while.
-    pub(crate) fn settle(&self, pid: u32) -> io::Result<()> {
+    pub(crate) fn wait_answered(&self, pid: u32) -> io::Result<()> {
         self.pid.store(pid, Ordering::SeqCst);
-        let deadline = Instant::now() + LIMIT;
-        while self.settled.load(Ordering::SeqCst) < self.busy {
+        let deadline = Instant::now() + TIMEOUT;
+        while self.answered.load(Ordering::SeqCst) < self.busy {
             if Instant::now() >= deadline {
                 return Err(io::Error::other("busy connections are not answered"));
             }
@@ -248,7 +248,7 @@ fn ask_on_and_on(clients: &mut [Client], watch: &Watch) -> io::Result<(Vec<Waite
     }
     let (mut round, mut closed) = (0, 0);
     let mut events = Vec::with_capacity(busy.len().max(1));
-    let deadline = Timespec::try_from(LIMIT).expect("it is short");
+    let deadline = Timespec::try_from(TIMEOUT).expect("it is short");
     while busy.iter().any(|busy| busy.waits) {
         events.clear();
         epoll::wait(&poller, rustix::buffer::spare_capacity(&mut events), Some(&deadline))?;
@@ -269,7 +269,7 @@ fn ask_on_and_on(clients: &mut [Client], watch: &Watch) -> io::Result<(Vec<Waite
                 epoll::delete(&poller, &client.stream)?;
                 (client.is_closed, *waits) = (true, false);
                 closed += 1;
-                watch.settled.fetch_add(1, Ordering::SeqCst);
+                watch.answered.fetch_add(1, Ordering::SeqCst);
             }
         }
     }
@@ -286,8 +286,8 @@ impl Busy<'_> {
         self.answered = now;
         if answer.pid == watch.pid.load(Ordering::SeqCst) {
             self.count += 1;
-            if self.count == SETTLED {
-                watch.settled.fetch_add(1, Ordering::SeqCst);
+            if self.count == ENOUGH_ANSWERS {
+                watch.answered.fetch_add(1, Ordering::SeqCst);
             }
         }
         self.waits = !watch.is_over.load(Ordering::SeqCst);
@@ -297,4 +297,4 @@ impl Busy<'_> {
 
 const THREADS: usize = 2;
 /// After how many answers of a process the gap that its coming made is over.
-const SETTLED: u32 = 50;
+const ENOUGH_ANSWERS: u32 = 50;

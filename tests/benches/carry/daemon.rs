@@ -88,7 +88,7 @@ impl Swapped {
     /// Waits until the old process is gone, so that what it frees slows nothing down that is
     /// measured next.
     pub(crate) fn wait_ended(mut self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         while self.replaced.try_wait()?.is_none() {
             if Instant::now() >= deadline {
                 return Err(io::Error::other("the process that was replaced does not end").into());
@@ -125,4 +125,4 @@ fn directory() -> io::Result<TempDir> {
 
 pub(crate) const EXECUTABLE: &str = env!("CARGO_BIN_EXE_bench-carrier");
 /// What nothing takes longer than.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);

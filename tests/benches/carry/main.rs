@@ -110,10 +110,10 @@ impl Variant {
 
     fn swap(&mut self) -> Result<()> {
         let Self { daemon, clients, pause, slowest, before, after, longest, phases, .. } = self;
-        let (swapped, waited) = clients.keep_busy(|watch| -> Result<_> {
+        let (swapped, waited) = clients.under_load(|watch| -> Result<_> {
             watch.begin(daemon.pid())?;
             let swapped = daemon.swap()?;
-            watch.settle(daemon.pid())?;
+            watch.wait_answered(daemon.pid())?;
             Ok(swapped)
         })?;
         let swapped = swapped?;
@@ -139,7 +139,7 @@ impl Variant {
 fn run(effort: &Effort, measured: bool) -> Result<Verdict> {
     let start = Instant::now();
     let Effort { rounds, busy, large, .. } = *effort;
-    let idle = effort.idle.min(most_connections()?.saturating_sub(busy));
+    let idle = effort.idle.min(max_connections()?.saturating_sub(busy));
     if idle < effort.idle {
         println!("the limits of this machine leave {idle} of {} idle connections", effort.idle);
     }
@@ -204,11 +204,10 @@ fn run(effort: &Effort, measured: bool) -> Result<Verdict> {
 }
 
 /// As many as there may be descriptors in a process, and ports of one address.
-fn most_connections() -> io::Result<usize> {
+fn max_connections() -> io::Result<usize> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    let descriptors =
-        maximum.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let descriptors = maximum.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
     let mut ports = range.split_whitespace().filter_map(|port| port.parse::<usize>().ok());
     let ports = match (ports.next(), ports.next()) {

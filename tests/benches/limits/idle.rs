@@ -31,18 +31,18 @@ pub(crate) fn run(_: &Effort, results: &mut Results) -> io::Result<()> {
         .stdin(Stdio::piped())
         .spawn()
         .map(Sleeper)?;
-    let bare = settled(bare.0.id())?;
-    let started = settled(serving.process.pid())?;
+    let bare = usage_at_rest(bare.0.id())?;
+    let started = usage_at_rest(serving.process.pid())?;
     serving.swap()?;
-    let swapped = settled(serving.process.pid())?;
+    let swapped = usage_at_rest(serving.process.pid())?;
     for (name, of) in
         [("a bare process", bare), ("a daemon", started), ("... after a swap", swapped)]
     {
         let Usage { resident, threads } = of;
         results.figure(format!("idle: {name}"), format!("{resident} KiB, {threads} threads"));
     }
-    let most = started.resident.max(swapped.resident) as f64 / 1024.0;
-    let added = most - bare.resident as f64 / 1024.0;
+    let max = started.resident.max(swapped.resident) as f64 / 1024.0;
+    let added = max - bare.resident as f64 / 1024.0;
     results.check("resident memory that the library adds", added, " MiB", 2.0);
     // The bare process has its main thread; the daemon's is the one that serves, and one of the
     // bench ends it should it be forgotten.
@@ -59,8 +59,8 @@ struct Usage {
 }
 
 /// Once what helped with a swap or a start is gone: it stays for 5 s, should it be of use again.
-fn settled(pid: u32) -> io::Result<Usage> {
-    let limit = Instant::now() + Duration::from_secs(20);
+fn usage_at_rest(pid: u32) -> io::Result<Usage> {
+    let deadline = Instant::now() + Duration::from_secs(20);
     let (mut before, mut since) = (usage(pid)?, Instant::now());
     loop {
         std::thread::sleep(Duration::from_millis(100));
@@ -68,7 +68,7 @@ fn settled(pid: u32) -> io::Result<Usage> {
         if now != before {
             (before, since) = (now, Instant::now());
         }
-        if since.elapsed() >= Duration::from_secs(7) || Instant::now() >= limit {
+        if since.elapsed() >= Duration::from_secs(7) || Instant::now() >= deadline {
             return Ok(now);
         }
     }

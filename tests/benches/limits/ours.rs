@@ -82,7 +82,7 @@ impl Serving {
             spec.env.push((STEPS_VARIABLE.to_owned(), path.display().to_string()));
         }
         let process = supervisor.start(&spec).map_err(other)?;
-        told.wait_serving(LIMIT)?;
+        told.wait_serving(TIMEOUT)?;
         Ok(Self { supervisor, process, told, spec, _directory: directory })
     }
 
@@ -94,7 +94,7 @@ impl Serving {
         };
         let mut replaced = std::mem::replace(&mut self.process, committed.successor);
         replaced.wait()?;
-        let said = self.told.wait_serving(LIMIT)?;
+        let said = self.told.wait_serving(TIMEOUT)?;
         Ok(Duration::from_nanos(said.serving - said.drained))
     }
 }
@@ -176,6 +176,6 @@ fn other(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_millis(20);
 const IN_A_ROW: usize = 10;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use handoff::drainable::{Fleet, SealReport};
+use handoff::drainable::{SealReport, ShardList};
 use handoff::{Result, Shard};
 use handoff_tests::figures::{Spread, us};
 
@@ -77,7 +77,7 @@ fn nothing(effort: &Effort, results: &mut Results) -> io::Result<()> {
     for _ in 0..effort.rounds {
         let start = Instant::now();
         // As `#[derive(Drainable)]` does, from gathering the shards to the report.
-        let sealed = Fleet::new().with("shards", &shards).seal(&|_| ()).map_err(other)?;
+        let sealed = ShardList::new().with("shards", &shards).seal(&|_| ()).map_err(other)?;
         let report = SealReport::of_shards(&sealed);
         took.push(us(start.elapsed()));
         assert_eq!(report.last_revision_per_shard.len(), MANY);
@@ -98,7 +98,7 @@ fn synced(effort: &Effort, results: &mut Results) -> io::Result<()> {
     for _ in 0..effort.rounds {
         written()?;
         let start = Instant::now();
-        Fleet::new().with("shards", &shards).seal(&|_| ()).map_err(other)?;
+        ShardList::new().with("shards", &shards).seal(&|_| ()).map_err(other)?;
         sealed.push(us(start.elapsed()));
         written()?;
         let start = Instant::now();

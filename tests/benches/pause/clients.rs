@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
 
-use crate::LIMIT;
+use crate::TIMEOUT;
 use crate::tell::now;
 
 /// Whether a client keeps its connection.
@@ -83,7 +83,7 @@ impl Clients {
 
     /// Waits until each of them has had so many more answers.
     pub(crate) fn wait_answers(&self, more: u64) -> io::Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         let counts = || self.shared.answered.iter().map(|count| count.load(Ordering::SeqCst));
         let wanted: Vec<u64> = counts().map(|count| count + more).collect();
         while counts().zip(&wanted).any(|(count, wanted)| count < *wanted) {
@@ -175,7 +175,7 @@ impl Shared {
     fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(stream)
     }
 }

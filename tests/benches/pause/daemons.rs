@@ -15,7 +15,7 @@ use handoff::{Error, Gate, Result, Shard};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::LIMIT;
+use crate::TIMEOUT;
 use crate::log::{Contents, Log};
 use crate::server::{Client, Server};
 use crate::tell::Tell;
@@ -33,9 +33,9 @@ pub(crate) struct Settings {
 /// right moment; where a mechanism has no such moment, the daemon's author found one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Care {
-    /// Nothing: it syncs behind its last acknowledgement, and opens all of the log anew.
+    /// Nothing: it syncs after its last acknowledgement, and opens all of the log anew.
     Plain,
-    /// It syncs once before it stops admitting requests, and again behind the last.
+    /// It syncs once before it stops admitting requests, and again after the last.
     Settles,
     /// It syncs once before, and leaves the rest of the sync to its successor, since it never
     /// promised more than that a line is written. The successor has read all of the log but its
@@ -131,7 +131,7 @@ impl Settings {
     }
 
     /// What the old process left to be synced, where the mechanism does not see to it.
-    fn sync_behind(&self, log: &Arc<Log>) {
+    fn sync_after(&self, log: &Arc<Log>) {
         if self.care == Care::Ahead {
             let log = log.clone();
             thread::spawn(move || log.sync().expect("the disk is not full"));
@@ -143,7 +143,7 @@ impl Settings {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     // Nothing that a bench which was killed has left lives for long.
     thread::spawn(|| {
-        thread::sleep(LONGEST_LIFE);
+        thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
     let Some((mechanism, args)) = args.split_first() else { return Err(usage()) };
@@ -290,7 +290,7 @@ fn beyond(settings: &Settings) -> beyond::Result<()> {
     };
     let listener = listener.ok_or_else(|| io::Error::other("no listener was passed"))?;
     let server = serve(log, runtime.handle(), listener, &tell);
-    settings.sync_behind(&server.log);
+    settings.sync_after(&server.log);
     incumbent.serve(Closing { server, settles: settings.settles() })
 }
 
@@ -316,13 +316,13 @@ fn ecdysis(mut settings: Settings) -> io::Result<()> {
     lock.lock()?;
     let log = settings.open(contents, &tell)?;
     let server = serve(log, runtime.handle(), listener, &tell);
-    settings.sync_behind(&server.log);
+    settings.sync_after(&server.log);
     runtime.block_on(told.recv());
     ecdysis.upgrade().map_err(|error| io::Error::other(error.to_string()))?;
     if settings.settles() {
         server.log.sync()?;
     }
-    server.stop(Instant::now() + LIMIT)?;
+    server.stop(Instant::now() + TIMEOUT)?;
     lock.unlock()
 }
 
@@ -338,12 +338,12 @@ fn restart(settings: &Settings) -> io::Result<()> {
     };
     let log = settings.open(contents, &tell)?;
     let server = serve(log, runtime.handle(), standard_input()?, &tell);
-    settings.sync_behind(&server.log);
+    settings.sync_after(&server.log);
     runtime.block_on(told.recv());
     if settings.settles() {
         server.log.sync()?;
     }
-    server.stop(Instant::now() + LIMIT)?;
+    server.stop(Instant::now() + TIMEOUT)?;
     Ok(())
 }
 
@@ -367,4 +367,4 @@ pub(crate) fn create(data: &Path) -> io::Result<()> {
 
 pub(crate) const LISTENER: &str = "main";
 pub(crate) const SLOW: Duration = Duration::from_millis(200);
-const LONGEST_LIFE: Duration = Duration::from_secs(60);
+const MAX_LIFETIME: Duration = Duration::from_secs(60);

@@ -194,6 +194,6 @@ fn rows(slow_ms: u64) -> Vec<Row> {
 }
 
 /// Nothing takes longer.
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// How many answers each client has had when a swap is over for it.
 const ANSWERS_AFTER: u64 = 20;

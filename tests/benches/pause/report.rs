@@ -307,8 +307,8 @@ impl fmt::Display for Checks {
         table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["ratio of the medians", "", "at most", ""]);
         for Ratio { name, value, at_most } in &self.ratios {
-            let word = at_most.map_or("", |most| if *value <= most { "ok" } else { "missed" });
-            let at_most = at_most.map(|most| most.to_string()).unwrap_or_default();
+            let word = at_most.map_or("", |max| if *value <= max { "ok" } else { "missed" });
+            let at_most = at_most.map(|max| max.to_string()).unwrap_or_default();
             table.add_row([name.clone(), format!("{value:.3}"), at_most, word.to_owned()]);
         }
         align(&mut table);

@@ -39,7 +39,7 @@ pub(crate) struct Server {
 
 /// Why a conversation is over.
 #[derive(PartialEq, Eq)]
-enum Left {
+enum Ended {
     Told,
     Closed,
 }
@@ -49,7 +49,7 @@ impl Server {
     /// that, for all processes that have it): this process accepts only what is there.
     pub(crate) fn start(self, runtime: &Handle, listener: TcpListener) {
         if let Some(clients) = &self.carried {
-            runtime.spawn(take_up(self.clone(), clients.clone()));
+            runtime.spawn(serve_arrivals(self.clone(), clients.clone()));
         }
         let runtime = runtime.clone();
         thread::spawn(move || {
@@ -107,7 +107,7 @@ impl Server {
             ticket.served();
             self.gate.enter().ok()
         };
-        if let Ok(Left::Told) = self.converse(&mut stream, &mut client.unparsed, told, enter).await
+        if let Ok(Ended::Told) = self.converse(&mut stream, &mut client.unparsed, told, enter).await
             && let Ok(stream) = stream.into_std()
         {
             ticket.park(stream, client);
@@ -118,7 +118,7 @@ impl Server {
     async fn serve_held(&self, mut stream: TcpStream, _pass: OwnedPass) {
         let mut unparsed = Vec::new();
         let told = pin!(self.gate.closed());
-        if let Ok(Left::Told) = self.converse(&mut stream, &mut unparsed, told, || Some(())).await
+        if let Ok(Ended::Told) = self.converse(&mut stream, &mut unparsed, told, || Some(())).await
             && stream.try_read_buf(&mut unparsed).is_ok()
         {
             let told = pin!(std::future::ready(()));
@@ -132,10 +132,10 @@ impl Server {
         unparsed: &mut Vec<u8>,
         mut told: Pin<&mut impl Future<Output = ()>>,
         enter: impl Fn() -> Option<P>,
-    ) -> io::Result<Left> {
+    ) -> io::Result<Ended> {
         loop {
             while let Some(end) = unparsed.iter().position(|byte| *byte == b'\n') {
-                let Some(_pass) = enter() else { return Ok(Left::Told) };
+                let Some(_pass) = enter() else { return Ok(Ended::Told) };
                 let request: Vec<u8> = unparsed.drain(..=end).collect();
                 let reply = match request.strip_prefix(b"put ") {
                     Some(line) => format!("ok {}\n", self.log.append(line)?),
@@ -145,11 +145,11 @@ impl Server {
             }
             let read = tokio::select! {
                 biased;
-                () = &mut told => return Ok(Left::Told),
+                () = &mut told => return Ok(Ended::Told),
                 read = stream.read_buf(unparsed) => read?,
             };
             if read == 0 {
-                return Ok(Left::Closed);
+                return Ok(Ended::Closed);
             }
         }
     }
@@ -165,7 +165,7 @@ impl Server {
     }
 }
 
-async fn take_up(server: Server, clients: Arc<Connections<Client>>) {
+async fn serve_arrivals(server: Server, clients: Arc<Connections<Client>>) {
     loop {
         let Arrival { descriptor, state, ticket } = clients.arrival().await;
         let server = server.clone();

@@ -12,7 +12,7 @@ use handoff::{SpawnSpec, Supervisor};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
-use crate::LIMIT;
+use crate::TIMEOUT;
 use crate::daemons::{Care, LISTENER, SLOW, Settings, Slow, create};
 use crate::tell::{Said, Told};
 
@@ -119,7 +119,7 @@ impl Running {
             settings.slow = Slow::Never;
         }
         let running = Self { process, told, settings, address, _directory: directory };
-        running.told.wait_serving(LIMIT)?;
+        running.told.wait_serving(TIMEOUT)?;
         Ok(running)
     }
 
@@ -141,7 +141,7 @@ impl Running {
                     HandoffOutcome::Committed(Committed { successor, timings: took, .. }) => {
                         timings = Some(took);
                         let mut replaced = std::mem::replace(serving, successor);
-                        if replaced.wait_until(Instant::now() + LIMIT)?.is_none() {
+                        if replaced.wait_until(Instant::now() + TIMEOUT)?.is_none() {
                             replaced.kill()?;
                             return Err(io::Error::other("the old process does not end"));
                         }
@@ -159,7 +159,7 @@ impl Running {
             }
             Process::Ecdysis { first, serving } => {
                 kill_process(Pid::from_child(first), Signal::USR1)?;
-                let said = self.told.wait_serving(LIMIT)?;
+                let said = self.told.wait_serving(TIMEOUT)?;
                 *serving = i32::try_from(said.pid).ok().and_then(Pid::from_raw);
                 return Ok(Swapped { said, timings });
             }
@@ -174,7 +174,7 @@ impl Running {
                 *serving = command("restart", &self.settings)?.stdin(stdin).spawn()?;
             }
         }
-        Ok(Swapped { said: self.told.wait_serving(LIMIT)?, timings })
+        Ok(Swapped { said: self.told.wait_serving(TIMEOUT)?, timings })
     }
 }
 
@@ -206,7 +206,7 @@ impl Drop for Running {
 }
 
 fn end(mut process: Child) -> io::Result<()> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     while process.try_wait()?.is_none() {
         if Instant::now() >= deadline {
             process.kill()?;

@@ -70,8 +70,8 @@ impl Told {
     }
 
     /// Waits until a process says that it serves.
-    pub(crate) fn wait_serving(&self, limit: Duration) -> io::Result<Said> {
-        let deadline = Instant::now() + limit;
+    pub(crate) fn wait_serving(&self, timeout: Duration) -> io::Result<Said> {
+        let deadline = Instant::now() + timeout;
         let mut said = Said::default();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

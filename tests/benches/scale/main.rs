@@ -105,10 +105,10 @@ fn measure(size: Size, rounds: usize) -> Result<(Point, Faults)> {
     let mut swaps: Vec<(Phases, Duration)> = Vec::new();
     // The first one's old process has read everything at its start: it is not like the others.
     for _ in 0..=rounds {
-        let (swapped, waited) = clients.keep_busy(|watch| -> Result<_> {
+        let (swapped, waited) = clients.under_load(|watch| -> Result<_> {
             watch.begin(daemon.pid())?;
             let swapped = daemon.swap()?;
-            watch.settle(daemon.pid())?;
+            watch.wait_answered(daemon.pid())?;
             Ok(swapped)
         })?;
         let swapped = swapped?;

@@ -27,11 +27,11 @@ fn panel(svg: &mut Svg, axis: &Axis, left: f64) {
         left + share * (right - left)
     };
     let y = |ms: f64| {
-        let share = (ms.max(10_f64.powf(LEAST)).log10() - LEAST) / (MOST - LEAST);
+        let share = (ms.max(10_f64.powf(MIN_POWER)).log10() - MIN_POWER) / (MAX_POWER - MIN_POWER);
         HEIGHT - BOTTOM - share.clamp(0.0, 1.0) * (HEIGHT - TOP - BOTTOM)
     };
     svg.text((left, 24.0), TEXT.bold(), &format!("ms against {}", axis.name));
-    for power in LEAST as i32..=MOST as i32 {
+    for power in MIN_POWER as i32..=MAX_POWER as i32 {
         let ms = 10_f64.powi(power);
         svg.line((left, y(ms)), (right, y(ms)), r##"stroke="#dddddd""##);
         svg.text((left - 6.0, y(ms) + 4.0), GREY.ending(), &ms.to_string());
@@ -56,8 +56,8 @@ const COLOURS: [&str; COLUMNS.len()] =
 const TEXT: Font = Font::sized(12.0);
 const GREY: Font = TEXT.coloured("#666666");
 /// Powers of ten, of a millisecond.
-const LEAST: f64 = -2.0;
-const MOST: f64 = 4.0;
+const MIN_POWER: f64 = -2.0;
+const MAX_POWER: f64 = 4.0;
 const PANEL: f64 = 340.0;
 const LEGEND: f64 = 160.0;
 const HEIGHT: f64 = 360.0;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use handoff::faults::{Fault, Planned, Role, struck};
 use rustix::process::Signal;
 
-use super::kept::Connections;
+use super::connections::Connections;
 use super::supervisor::plan;
 use super::{DEADLINE, LiveSupervisor, Report};
 use crate::fixture::{MARKS, Options};
@@ -151,7 +151,7 @@ impl Arena {
     ///
     /// When that takes longer than it may, or a report is not true.
     pub fn until_sound(&mut self) {
-        let deadline = Instant::now() + SETTLE_LIMIT;
+        let deadline = Instant::now() + SOUND_TIMEOUT;
         loop {
             self.until_served(deadline);
             match self.one_serves() {
@@ -317,7 +317,7 @@ impl Arena {
             return;
         }
         let is_served = self.is_served(Duration::from_millis(250));
-        if !is_served && since < HUNG_LIMIT {
+        if !is_served && since < HUNG_TIMEOUT {
             return;
         }
         if !is_served {
@@ -361,6 +361,6 @@ pub(super) fn is_stopped(pid: u32) -> bool {
 /// How often it is looked what is to be done.
 const TURN: Duration = Duration::from_millis(5);
 /// Nothing takes longer than a process that hangs, twice.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+const SOUND_TIMEOUT: Duration = Duration::from_secs(60);
 /// By then whoever can serve without those that hang does.
-const HUNG_LIMIT: Duration = Duration::from_secs(3 + 5 + 5);
+const HUNG_TIMEOUT: Duration = Duration::from_secs(3 + 5 + 5);

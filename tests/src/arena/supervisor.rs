@@ -45,8 +45,8 @@ impl Report {
         let (word, rest) = line.split_once(' ')?;
         Some(match word {
             "adopted" => {
-                let (pid, settled) = rest.split_once(' ')?;
-                Self::Adopted(pid.parse().ok()?, settled.to_owned())
+                let (pid, resolved) = rest.split_once(' ')?;
+                Self::Adopted(pid.parse().ok()?, resolved.to_owned())
             }
             "nothing" => Self::Nothing(rest.to_owned()),
             "started" => Self::Started(rest.parse().ok()?),
@@ -109,13 +109,13 @@ impl LiveSupervisor {
         let _ = writeln!(self.orders, "{}", words.join("\t"));
     }
 
-    /// What it says next, if it does before the limit.
+    /// What it says next, if it does before the timeout.
     ///
     /// # Panics
     ///
     /// When it says what is no report.
-    pub fn report(&mut self, limit: Duration) -> Option<Report> {
-        match self.reports.recv_timeout(limit) {
+    pub fn report(&mut self, timeout: Duration) -> Option<Report> {
+        match self.reports.recv_timeout(timeout) {
             Ok(line) => {
                 let report = Report::of(&line);
                 let report = report.unwrap_or_else(|| panic!("{line:?} is no report"));

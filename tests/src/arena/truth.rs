@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::place::is_stopped;
 use super::{Arena, Daemon, Report};
 use crate::fixture::{DRAIN_BEGUN, DRAIN_UNDONE, struck as struck_in};
-use crate::harness::{Client, LIMIT, control_owner, eventually, lock_holders};
+use crate::harness::{Client, TIMEOUT, control_owner, eventually, lock_holders};
 
 impl Arena {
     /// Takes a report for true once it was seen to be.
@@ -22,9 +22,9 @@ impl Arena {
                 let build = successor.expect("it was ordered");
                 self.now_serves(Daemon { pid, build });
             }
-            Report::Adopted(pid, settled) => {
+            Report::Adopted(pid, resolved) => {
                 self.assert_undone(pid);
-                let build = match (settled.as_str(), successor, &self.incumbent) {
+                let build = match (resolved.as_str(), successor, &self.incumbent) {
                     // Of a swap, or of a first start that its supervisor did not live to see.
                     ("Committed", Some(build), _) | ("none", Some(build), None) => build,
                     ("RolledBack", _, Some(incumbent)) => incumbent.build.clone(),
@@ -95,7 +95,7 @@ impl Arena {
             is_true
         });
         assert!(is_true, "untrue: {daemon:?} is not the writer yet; {:?}", self.reports);
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if is_down() {
                 break;
@@ -122,13 +122,13 @@ impl Arena {
     }
 
     /// What a daemon answers to a new client in time.
-    pub(super) fn ask(&self, request: &str, limit: Duration) -> Option<String> {
-        Client::connect_within(self.address, limit).ok()?.ask(request).ok()
+    pub(super) fn ask(&self, request: &str, timeout: Duration) -> Option<String> {
+        Client::connect_within(self.address, timeout).ok()?.ask(request).ok()
     }
 
     /// Whether a new client can write.
-    pub(super) fn is_served(&self, limit: Duration) -> bool {
-        let reply = self.ask("put probe probed", limit);
+    pub(super) fn is_served(&self, timeout: Duration) -> bool {
+        let reply = self.ask("put probe probed", timeout);
         reply.is_some_and(|reply| reply.starts_with("ok "))
     }
 
@@ -197,7 +197,7 @@ impl Arena {
         let clients = self.clients.as_ref().expect("they run");
         let before = clients.acknowledged();
         let served = || (clients.acknowledged() > before + 2).then_some(());
-        eventually(&format!("clients are served; {:?}", self.reports), LIMIT, served);
+        eventually(&format!("clients are served; {:?}", self.reports), TIMEOUT, served);
     }
 }
 

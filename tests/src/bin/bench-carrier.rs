@@ -117,7 +117,7 @@ fn serve(control: &Path, data: &Path, load: &Load) -> handoff::Result<()> {
     raise_limit()?;
     // Nothing that a bench which was killed has left lives for long.
     thread::spawn(|| {
-        thread::sleep(LONGEST_LIFE);
+        thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
     let mut runtime = None;
@@ -161,7 +161,7 @@ fn open(
     let listener = opening.listeners().take_tcp("main")?;
     let _in_runtime = runtime.enter();
     runtime.spawn(server.clone().accept(TcpListener::from_std(listener)?));
-    runtime.spawn(server.take_up());
+    runtime.spawn(server.serve_arrivals());
     let shards = (0..shards).map(|_| Nothing).collect();
     Ok(Carrier { gate, clients, cache, log, shards })
 }
@@ -193,7 +193,7 @@ impl Server {
         }
     }
 
-    async fn take_up(self: Arc<Self>) {
+    async fn serve_arrivals(self: Arc<Self>) {
         loop {
             let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
             let server = self.clone();
@@ -333,4 +333,4 @@ const CACHE: &str = "cache";
 const PAGES: &str = "pages";
 const PAGE: usize = 4096;
 const CHOSEN: usize = 64;
-const LONGEST_LIFE: Duration = Duration::from_secs(180);
+const MAX_LIFETIME: Duration = Duration::from_secs(180);

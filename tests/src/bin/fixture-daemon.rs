@@ -48,7 +48,7 @@ fn run() -> Result<()> {
     File::create(options.state.join("pids").join(std::process::id().to_string()))?;
     // Nothing that a test forgot lives for long.
     thread::spawn(|| {
-        thread::sleep(LONGEST_LIFE);
+        thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
     let faults = Arc::new(Faults::parse(&options.faults, &options.state)?);
@@ -95,7 +95,7 @@ fn serve<C: Client>(options: &Options, faults: &Arc<Faults>) -> Result<()> {
         // Where they are told to close, none is waited for but to see the client close.
         server.connections.wait_ended();
         if let Some(clients) = &server.clients {
-            clients.wait_ended(Instant::now() + LONGEST_FINISH);
+            clients.wait_ended(Instant::now() + FINISH_TIMEOUT);
         }
     }
     ended
@@ -160,21 +160,21 @@ fn take_all(listeners: &mut Listeners) -> Result<Vec<String>> {
     let mut taken = Vec::new();
     while let Some(name) = listeners.names().into_iter().next() {
         let (kind, address) = if let Ok(tcp) = listeners.take_tcp(&name) {
-            ("tcp", keep(tcp, |tcp: &TcpListener| Ok(tcp.local_addr()?.port().to_string()))?)
+            ("tcp", leak(tcp, |tcp: &TcpListener| Ok(tcp.local_addr()?.port().to_string()))?)
         } else if let Ok(udp) = listeners.take_udp(&name) {
-            ("udp", keep(udp, |udp| Ok(udp.local_addr()?.port().to_string()))?)
+            ("udp", leak(udp, |udp| Ok(udp.local_addr()?.port().to_string()))?)
         } else if let Ok(unix) = listeners.take_unix(&name) {
-            ("unix", keep(unix, |unix| file_name(&unix.local_addr()?))?)
+            ("unix", leak(unix, |unix| file_name(&unix.local_addr()?))?)
         } else {
             let datagram = listeners.take_unix_datagram(&name)?;
-            ("datagram", keep(datagram, |datagram| file_name(&datagram.local_addr()?))?)
+            ("datagram", leak(datagram, |datagram| file_name(&datagram.local_addr()?))?)
         };
         taken.push(format!("{name} {kind} {address}"));
     }
     Ok(taken)
 }
 
-fn keep<T: Send + 'static>(
+fn leak<T: Send + 'static>(
     socket: T,
     address: impl FnOnce(&T) -> io::Result<String>,
 ) -> io::Result<String> {
@@ -207,7 +207,7 @@ fn take_steps<C: Client>(
     let (daemon, opened) = open::<C>(&options.data, successor.listeners(), cache, options, faults)?;
     *server = Some(opened);
     let fault = faults.due("ready");
-    successor.take_up(&daemon)?;
+    successor.hand_on(&daemon)?;
     match fault {
         Some("no-fingerprint") => {}
         Some("wrong-fingerprint") => successor.verified([0xff; 32]),
@@ -240,7 +240,7 @@ fn say_a_wrong_hello(faults: &Faults) -> Result<()> {
             }
             Some("never") => {
                 faults.due("hello");
-                thread::sleep(LONGEST_LIFE);
+                thread::sleep(MAX_LIFETIME);
             }
             _ => return Err(with_the_supervisor_on_standard_input().into()),
         }
@@ -299,5 +299,5 @@ const RAW: &str = "FIXTURE_SUPERVISOR_ON_STDIN";
 const LOCAL: &str = "local";
 /// The field of the daemon.
 const MEMORY: &str = "memory";
-const LONGEST_FINISH: Duration = Duration::from_secs(10);
-const LONGEST_LIFE: Duration = Duration::from_secs(180);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_LIFETIME: Duration = Duration::from_secs(180);

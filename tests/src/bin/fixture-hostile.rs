@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 /// Connects and says how much it is told before the connection is closed.
 fn listen(control: &Path) -> io::Result<()> {
     let mut stream = UnixStream::connect(control)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut told = Vec::new();
     match stream.read_to_end(&mut told) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => return Err(error),
@@ -55,7 +55,7 @@ fn crowd(control: &Path, count: usize) -> io::Result<()> {
     println!("open");
     let begun = Instant::now();
     let mut replaced = 0;
-    while begun.elapsed() < LIMIT && !is_over()? {
+    while begun.elapsed() < TIMEOUT && !is_over()? {
         for (index, stream) in crowd.iter_mut().enumerate() {
             let is_lost = match index % 4 {
                 2 => stream.write_all(&frame(&Message::Heartbeat { ts_ms: 1 })).is_err(),
@@ -76,7 +76,7 @@ fn crowd(control: &Path, count: usize) -> io::Result<()> {
 
 fn one_of_a_crowd(control: &Path, index: usize) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(control)?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let ack = ack();
     let said = match index % 4 {
         0 => Vec::new(),
@@ -98,7 +98,7 @@ fn hoard(control: &Path, count: usize, length: usize) -> io::Result<()> {
     let said = [&ack()[..], &prefix[..], &vec![0; length - 1]].concat();
     for _ in 0..count {
         let mut stream = UnixStream::connect(control)?;
-        stream.set_write_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         let _ = stream.write_all(&said);
         streams.push(stream);
     }
@@ -125,7 +125,7 @@ fn mute(control: &Path, count: usize, what: &str) -> io::Result<()> {
     }
     let begun = Instant::now();
     while streams.iter().any(|(.., is_closed)| !is_closed) {
-        if begun.elapsed() > LIMIT {
+        if begun.elapsed() > TIMEOUT {
             return Err(io::Error::other("they are not closed"));
         }
         for (stream, sent, is_closed) in streams.iter_mut().filter(|(.., closed)| !closed) {
@@ -172,5 +172,5 @@ fn raise_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const A_ROUND: usize = 32;

@@ -2,7 +2,7 @@
 //! as its standard input says, until that ends or somebody kills it.
 //!
 //! `fixture-live-supervisor CONTROL JOURNAL LISTEN LOG`. It says first what it found:
-//! `adopted PID SETTLED`, or `nothing SETTLED`, and then it has bound LISTEN itself; SETTLED is
+//! `adopted PID RESOLVED`, or `nothing RESOLVED`, and then it has bound LISTEN itself; RESOLVED is
 //! `none` where no swap was in flight. An order is words between tabs: `start FAULTS ARGS...` or
 //! `swap DEADLINE_MS FAULTS ARGS...`. Its answer is `started PID`, `committed PID`, `failed FATE
 //! PROMOTED CAUSE`, where PROMOTED is a pid or `none`, or `error WHY`. `collect` is answered by
@@ -16,7 +16,9 @@ use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
 use handoff::faults;
-use handoff::supervisor::{Adoption, ChildProcess, HandoffOutcome, Launch, LaunchRequest, Settled};
+use handoff::supervisor::{
+    Adoption, ChildProcess, HandoffOutcome, Launch, LaunchRequest, Resolved,
+};
 use handoff::{Result, SpawnSpec, Supervisor};
 use handoff_tests::harness::executable;
 
@@ -35,15 +37,15 @@ fn main() -> ExitCode {
 fn supervise(control: &Path, journal: &Path, listen: &str, log: PathBuf) -> Result<()> {
     let mut supervisor =
         Supervisor::new(control)?.with_launch(Logged(log)).with_journal(journal)?;
-    match supervisor.adopt(ADOPT_LIMIT)? {
+    match supervisor.adopt(ADOPT_TIMEOUT)? {
         Adoption::Daemon(daemon) => {
-            say(&format!("adopted {} {}", daemon.process.pid(), settled(daemon.settled)));
+            say(&format!("adopted {} {}", daemon.process.pid(), resolved(daemon.resolved)));
         }
-        Adoption::Nothing { settled: swap } => {
+        Adoption::Nothing { resolved: swap } => {
             let listener = bind(listen)?;
             listener.set_nonblocking(true)?;
             supervisor.add_listener("main", listener);
-            say(&format!("nothing {}", settled(swap)));
+            say(&format!("nothing {}", resolved(swap)));
         }
     }
     let mut children = Vec::new();
@@ -95,19 +97,19 @@ fn spec(args: &[&str], faults: &str) -> SpawnSpec {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         // Also where there are none: the successor does not inherit those of this process.
         env: vec![(faults::VARIABLE.to_owned(), faults.to_owned())],
-        hello_limit: START_LIMIT,
-        start_limit: START_LIMIT,
+        hello_timeout: START_TIMEOUT,
+        start_timeout: START_TIMEOUT,
         ..SpawnSpec::new(executable("fixture-daemon"))
     }
 }
 
-fn settled(settled: Option<Settled>) -> String {
-    settled.map_or("none".to_owned(), |settled| format!("{:?}", settled.outcome))
+fn resolved(resolved: Option<Resolved>) -> String {
+    resolved.map_or("none".to_owned(), |resolved| format!("{:?}", resolved.outcome))
 }
 
 /// Whoever had the address may be just about to end.
 fn bind(listen: &str) -> io::Result<TcpListener> {
-    let deadline = Instant::now() + ADOPT_LIMIT;
+    let deadline = Instant::now() + ADOPT_TIMEOUT;
     loop {
         match TcpListener::bind(listen) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
@@ -137,5 +139,5 @@ impl Launch for Logged {
     }
 }
 
-const ADOPT_LIMIT: Duration = Duration::from_secs(30);
-const START_LIMIT: Duration = Duration::from_secs(4);
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(4);

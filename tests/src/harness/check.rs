@@ -12,7 +12,7 @@ use handoff::protocol::{Message, Side};
 use handoff::{DataDirLock, Error};
 
 use super::process::eventually;
-use super::{Client, Cluster, LIMIT};
+use super::{Client, Cluster, TIMEOUT};
 
 impl Cluster {
     /// One process serves and is the writer, and it is the one that was reported; nothing
@@ -85,7 +85,7 @@ impl Cluster {
             assert_eq!(self.ask("pid"), serving.to_string(), "who answers clients");
         }
         // A process that was replaced, or killed, takes its time to end.
-        eventually("the others end", LIMIT, || (self.alive() == [serving]).then_some(()));
+        eventually("the others end", TIMEOUT, || (self.alive() == [serving]).then_some(()));
     }
 
     /// Asserts that this process is the writer, by the kernel and by the owner record.
@@ -97,7 +97,7 @@ impl Cluster {
         let file = fs::metadata(self.data().join(".handoff.lock")).expect("it is there");
         // The kernel's list may leave one out while others come and go.
         let is_it = || (lock_holders(file.ino()) == BTreeSet::from([pid])).then_some(());
-        eventually(&format!("{pid} alone holds the lock"), LIMIT, is_it);
+        eventually(&format!("{pid} alone holds the lock"), TIMEOUT, is_it);
         match DataDirLock::acquire(&self.data()) {
             Err(Error::LockHeld { holder_pid, .. }) => assert_eq!(holder_pid, pid),
             other => panic!("a second writer is not refused: {other:?}"),
@@ -111,7 +111,7 @@ impl Cluster {
     /// When the two differ.
     #[must_use]
     pub fn control_owner(&self) -> Option<u32> {
-        control_owner(&self.control(), LIMIT)
+        control_owner(&self.control(), TIMEOUT)
     }
 
     /// Finds who serves, where no report said.
@@ -120,7 +120,7 @@ impl Cluster {
     ///
     /// When nobody does.
     pub fn find_who_serves(&mut self) {
-        self.reported = Some(eventually("somebody serves", LIMIT, || {
+        self.reported = Some(eventually("somebody serves", TIMEOUT, || {
             let owner = self.control_owner()?;
             (Client::connect(self.address()).ok()?.ask("pid").ok()? == owner.to_string())
                 .then_some(owner)
@@ -141,9 +141,9 @@ impl Cluster {
 ///
 /// When the two differ.
 #[must_use]
-pub fn control_owner(control: &Path, limit: Duration) -> Option<u32> {
+pub fn control_owner(control: &Path, timeout: Duration) -> Option<u32> {
     let mut stream = UnixStream::connect(control).ok()?;
-    stream.set_read_timeout(Some(limit)).expect("it can be set");
+    stream.set_read_timeout(Some(timeout)).expect("it can be set");
     let peer = rustix::net::sockopt::socket_peercred(&stream).expect("the kernel tells").pid;
     let peer = peer.as_raw_nonzero().get().unsigned_abs();
     match read_message(&mut stream) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::LIMIT;
+use super::TIMEOUT;
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Client {
     ///
     /// As [`TcpStream::connect`].
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::connect_within(address, LIMIT)
+        Self::connect_within(address, TIMEOUT)
     }
 
     /// Connects, and waits no longer than that for a reply.
@@ -30,10 +30,10 @@ impl Client {
     /// # Errors
     ///
     /// As [`TcpStream::connect`].
-    pub fn connect_within(address: SocketAddr, limit: Duration) -> io::Result<Self> {
+    pub fn connect_within(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(limit))?;
+        stream.set_read_timeout(Some(timeout))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 
 use super::process::{eventually, executable, is_alive, kill, kill_and_wait};
 use super::spec::Logged;
-use super::{Client, Clients, LIMIT, SuccessorSpec, Tally};
+use super::{Client, Clients, SuccessorSpec, TIMEOUT, Tally};
 use crate::fixture::{MARKS, Options, struck};
 
 /// A daemon that serves, in directories of its own.
@@ -103,7 +103,7 @@ impl Cluster {
         };
         let first = cluster.successor(faults).spec();
         let child = cluster.supervisor.start(&first).expect("the first daemon starts");
-        cluster.keep(child);
+        cluster.track(child);
         cluster.clients = Some(Clients::start(cluster.address(), 2, "clients"));
         cluster.wait_for_progress();
         cluster
@@ -189,9 +189,9 @@ impl Cluster {
         };
         SuccessorSpec {
             options,
-            deadline: LIMIT,
-            hello_limit: Duration::from_secs(10),
-            drain_grace: LIMIT,
+            deadline: TIMEOUT,
+            hello_timeout: Duration::from_secs(10),
+            drain_grace: TIMEOUT,
             planned: owned(planned),
             prelude: None,
             abort: None,
@@ -243,7 +243,7 @@ impl Cluster {
     /// Remembers that a successor serves, as reported.
     pub fn commit(&mut self, committed: Committed) {
         self.carried = committed.carried;
-        self.keep(committed.successor);
+        self.track(committed.successor);
     }
 
     /// Remembers a successor that was promoted, as reported.
@@ -280,7 +280,7 @@ impl Cluster {
         let before = clients.acknowledged();
         // Each of the two may have had one request on its way.
         let served = || (clients.acknowledged() > before + 2).then_some(());
-        eventually("clients are served", LIMIT, served);
+        eventually("clients are served", TIMEOUT, served);
     }
 
     /// What a daemon answers to a new client.
@@ -290,7 +290,7 @@ impl Cluster {
     /// When it does not.
     #[must_use]
     pub fn ask(&self, request: &str) -> String {
-        eventually("the daemon answers", LIMIT, || {
+        eventually("the daemon answers", TIMEOUT, || {
             Client::connect(self.address()).ok()?.ask(request).ok()
         })
     }
@@ -336,12 +336,12 @@ impl Cluster {
     /// Waits until only the process that was reported to serve lives.
     pub fn wait_until_alone(&self) {
         let alone = || (self.alive() == [self.serving()]).then_some(());
-        eventually("the others end", LIMIT, alone);
+        eventually("the others end", TIMEOUT, alone);
     }
 
     /// Goes on with a daemon that was started where none was left.
     pub fn begin_anew(&mut self, first: ChildProcess) {
-        self.keep(first);
+        self.track(first);
     }
 
     /// Starts a daemon as a person would, with nothing passed, and waits for its end.
@@ -380,7 +380,7 @@ impl Cluster {
         self.resets_expected = true;
     }
 
-    fn keep(&mut self, child: ChildProcess) {
+    fn track(&mut self, child: ChildProcess) {
         self.reported = Some(child.pid());
         self.children.push(child);
     }
@@ -395,7 +395,7 @@ fn owned(texts: Vec<&str>) -> Vec<String> {
 
 /// Waits until a fault has struck.
 pub(super) fn wait_struck(state: &Path, at: &str) {
-    eventually(&format!("a fault strikes at {at}"), LIMIT, || {
+    eventually(&format!("a fault strikes at {at}"), TIMEOUT, || {
         (struck(state, at, None) > 0).then_some(())
     });
 }

@@ -8,7 +8,7 @@ use handoff::Phase;
 use rustix::process::Signal;
 
 use super::process::{eventually, executable, kill};
-use super::{Cluster, LIMIT, SuccessorSpec};
+use super::{Cluster, SuccessorSpec, TIMEOUT};
 
 /// The fixture supervisor, swapping the daemon of a cluster.
 #[derive(Debug)]
@@ -76,7 +76,9 @@ impl HelperSupervisor {
     ///
     /// When it does not.
     pub fn wait_for_its_phase(&mut self) {
-        eventually("the supervisor reaches its phase", LIMIT, || self.mark.exists().then_some(()));
+        eventually("the supervisor reaches its phase", TIMEOUT, || {
+            self.mark.exists().then_some(())
+        });
     }
 
     /// Waits until it was killed by its own hand.

@@ -31,7 +31,7 @@ pub fn cores() -> usize {
 }
 
 /// What nothing in a scenario takes longer than.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// After how long a silent peer is given up.
 pub const LIVENESS: Duration = Duration::from_secs(5);

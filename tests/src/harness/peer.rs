@@ -13,7 +13,7 @@ use handoff::frame::{read_message, write_message};
 use handoff::protocol::{HandoffId, Message, PROTO_MAX, Side};
 
 use super::process::{eventually, executable};
-use super::{Cluster, LIMIT};
+use super::{Cluster, TIMEOUT};
 
 /// A connection to the control socket, on which anything can be said.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ impl Peer {
     #[must_use]
     pub fn connect(control: &Path) -> Self {
         let stream = UnixStream::connect(control).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
-        stream.set_write_timeout(Some(LIMIT)).expect("it can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("it can be set");
         let mut peer = Self { stream, id: HandoffId::new() };
         match peer.read() {
             Some(Message::Hello { role: Side::Incumbent, .. }) => peer,
@@ -215,7 +215,7 @@ impl Cluster {
     /// Waits until such a line stands in the log.
     pub fn wait_logged(&self, words: &[&str]) {
         let logged = || (!self.logged(words).is_empty()).then_some(());
-        eventually(&format!("{words:?} stands in the log"), LIMIT, logged);
+        eventually(&format!("{words:?} stands in the log"), TIMEOUT, logged);
     }
 
     /// How many refusals the log tells of, one by one or by their count.
@@ -244,9 +244,9 @@ impl Cluster {
     }
 
     /// Waits until the process that serves has no more descriptors than that.
-    pub fn wait_for_descriptors(&self, most: usize) {
-        let few = || (self.descriptors() <= most).then_some(());
-        eventually(&format!("it has {most} descriptors again"), LIMIT, few);
+    pub fn wait_for_descriptors(&self, max: usize) {
+        let few = || (self.descriptors() <= max).then_some(());
+        eventually(&format!("it has {max} descriptors again"), TIMEOUT, few);
     }
 
     /// The most memory that the process that serves has had, in bytes.

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::LIMIT;
+use super::TIMEOUT;
 
 /// Waits until `probe` finds what it looks for, and panics with `what` when it does not
-/// within the limit.
+/// within the timeout.
 ///
 /// # Panics
 ///
 /// Then.
-pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + limit;
+pub fn eventually<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(found) = probe() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
         thread::sleep(PAUSE);
     }
 }
@@ -44,8 +44,8 @@ pub(super) fn kill_and_wait(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         let _ = pidfd_send_signal(&process, Signal::KILL);
-        let limit = Timespec::try_from(LIMIT).expect("it is short");
-        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit));
+        let timeout = Timespec::try_from(TIMEOUT).expect("it is short");
+        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout));
         assert_eq!(ended, Ok(1), "{pid:?} does not die");
     }
 }

@@ -20,7 +20,7 @@ pub struct SuccessorSpec {
     /// The swap's.
     pub deadline: Duration,
     /// From its start to its hello.
-    pub hello_limit: Duration,
+    pub hello_timeout: Duration,
     /// Of its incumbent.
     pub drain_grace: Duration,
     /// What is to go wrong in the library.
@@ -43,7 +43,7 @@ impl SuccessorSpec {
                 (faults::MARKS.to_owned(), marks.display().to_string()),
             ],
             deadline: self.deadline,
-            hello_limit: self.hello_limit,
+            hello_timeout: self.hello_timeout,
             drain_grace: self.drain_grace,
             abort: self.abort.clone(),
             ..SpawnSpec::new(executable("fixture-daemon"))

@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use super::{LIMIT, eventually};
+use super::{TIMEOUT, eventually};
 
 /// Ended with the value.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Terminal {
 
     /// Waits until that is shown.
     pub fn wait_to_show(&self, text: &str) {
-        let deadline = std::time::Instant::now() + LIMIT;
+        let deadline = std::time::Instant::now() + TIMEOUT;
         while !self.screen().contains(text) {
             let late = std::time::Instant::now() > deadline;
             assert!(!late, "{text:?} is not shown:\n{}", self.screen());
@@ -104,9 +104,9 @@ impl Terminal {
     ///
     /// # Panics
     ///
-    /// When it does not end within the limit.
+    /// When it does not end within the timeout.
     pub fn finish(&mut self) -> (Option<i32>, String) {
-        let status = eventually("it ends", LIMIT, || self.child.try_wait().expect("it is ours"));
+        let status = eventually("it ends", TIMEOUT, || self.child.try_wait().expect("it is ours"));
         // Its last words are on their way still.
         if let Some(reader) = self.reader.take() {
             reader.join().expect("it reads to the end");
@@ -116,14 +116,14 @@ impl Terminal {
 
     /// Waits for the prompt.
     pub fn wait_for(&self, prompt: &str) {
-        eventually("it prompts", LIMIT, || self.screen().ends_with(prompt).then_some(()));
+        eventually("it prompts", TIMEOUT, || self.screen().ends_with(prompt).then_some(()));
     }
 
-    /// Types a line; what is shown behind it until the next prompt.
+    /// Types a line; what is shown after it until the next prompt.
     pub fn ask(&mut self, line: &str, prompt: &str) -> String {
         let before = self.screen().len();
         writeln!(self.keyboard, "{line}").expect("it reads");
-        let shown = eventually("it answers", LIMIT, || {
+        let shown = eventually("it answers", TIMEOUT, || {
             let shown = self.screen().split_off(before);
             let answered = shown.strip_suffix(prompt)?;
             Some(answered.split_once("\r\n")?.1.trim_end().to_owned())

@@ -131,8 +131,8 @@ pub(crate) fn pairs() -> Vec<Case> {
         SupervisorHeardEcho,
     ];
     let adopting = [
-        AdopterSettles,
-        AdopterSettled,
+        AdopterResolves,
+        AdopterResolved,
         AdopterNotedEnd,
         AdopterAsksForListeners,
         AdopterHasListeners,
@@ -259,7 +259,7 @@ fn scene_of(point: Point) -> Vec<Planned> {
             let hangs = Planned { point: SuccessorLocked, fault: Fault::Hang };
             vec![lingers, supervisor_dies, hangs]
         }
-        AdopterSettles | AdopterAskedIncumbent | AdopterSettled | AdopterNotedEnd => {
+        AdopterResolves | AdopterAskedIncumbent | AdopterResolved | AdopterNotedEnd => {
             vec![supervisor_dies]
         }
         _ => Vec::new(),

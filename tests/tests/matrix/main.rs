@@ -6,7 +6,7 @@
 //! are. It ends with a table, also when the output of tests is captured.
 
 mod cases;
-mod kept;
+mod excuse;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use handoff::faults::{Fault, Planned, WHILE_OUT};
-use handoff_tests::arena::{Arena, Daemon, Kept, Report};
-use handoff_tests::harness::{LIMIT, cores, eventually};
+use handoff_tests::arena::{Arena, Daemon, Probed, Report};
+use handoff_tests::harness::{TIMEOUT, cores, eventually};
 
 use crate::cases::Case;
-use crate::kept::who_held_them_died;
+use crate::excuse::who_held_them_died;
 use crate::table::{Row, print};
 
 #[test]
@@ -65,13 +65,13 @@ fn run(title: &str, all: &[Case]) {
 /// What a case came to.
 pub(crate) struct Played {
     /// From the first strike until everybody was served and nothing was left to do.
-    pub(crate) settled_in: Duration,
+    pub(crate) sound_in: Duration,
     pub(crate) reports: Vec<Report>,
     pub(crate) acknowledged: usize,
     pub(crate) refused: usize,
     pub(crate) reset: usize,
     /// Of the connections that were open before a swap.
-    pub(crate) kept: Kept,
+    pub(crate) probed: Probed,
 }
 
 /// A first daemon, a swap, and one more, with clients all the while.
@@ -82,38 +82,38 @@ fn play(case: &Case) -> Played {
     arena.start_clients(2);
     arena.wait_for_progress();
     arena.open_connections(CONNECTIONS);
-    let (mut kept, mut excuses) = (Kept::default(), 0);
+    let (mut probed, mut excuses) = (Probed::default(), 0);
     if case.between_swaps {
         let served = arena.daemon.clone().expect("it is sound");
         arena.kill_supervisor();
         arena.until_sound();
-        probe(&mut arena, &served, &mut kept, &mut excuses);
+        probe(&mut arena, &served, &mut probed, &mut excuses);
     }
     let served = arena.daemon.clone().expect("it is sound");
     arena.order_swap();
     arena.until_sound();
-    let settled_in = arena.since_first_strike().unwrap_or_default();
+    let sound_in = arena.since_first_strike().unwrap_or_default();
     let hangs = faults.iter().any(|planned| planned.fault == Fault::Hang);
     let bound = if hangs { HUNG_BOUND } else { BOUND };
-    assert!(settled_in < bound, "it took {settled_in:?}: {:?}", arena.reports);
+    assert!(sound_in < bound, "it took {sound_in:?}: {:?}", arena.reports);
     arena.wait_for_progress();
     explain(case, &arena);
     let struck: Vec<Planned> = arena.struck().into_iter().map(|(planned, _)| planned).collect();
     for planned in &faults {
         assert!(struck.contains(planned), "{planned} did not strike: {:?}", arena.reports);
     }
-    probe(&mut arena, &served, &mut kept, &mut excuses);
+    probe(&mut arena, &served, &mut probed, &mut excuses);
 
     let runs_out = |planned: &Planned| matches!(planned.fault, Fault::Disk | Fault::Descriptors);
     if faults.iter().any(runs_out) {
         let is_over = || (arena.since_first_strike()? > 2 * WHILE_OUT).then_some(());
-        eventually("there is enough again", LIMIT, is_over);
+        eventually("there is enough again", TIMEOUT, is_over);
     }
     arena.order_swap();
     arena.until_sound();
     let after = arena.probe_connections();
     assert_eq!(after.closed(), 0, "connections were closed by a clean swap: {:?}", arena.reports);
-    kept.add(after);
+    probed.add(after);
     let last = arena.reports.last();
     assert!(matches!(last, Some(Report::Committed(_))), "the next swap: {:?}", arena.reports);
     arena.wait_for_progress();
@@ -133,12 +133,12 @@ fn play(case: &Case) -> Played {
         assert!(tally.failed.is_empty(), "{:?}: {:?}", tally.failed, arena.reports);
     }
     let (refused, reset) = (tally.refused, tally.reset);
-    Played { settled_in, reports: arena.reports.clone(), acknowledged, refused, reset, kept }
+    Played { sound_in, reports: arena.reports.clone(), acknowledged, refused, reset, probed }
 }
 
 /// The connections outlive whatever strikes a process that does not hold them. Then half of them
 /// are closed by their clients, which has to be seen, and others are opened.
-fn probe(arena: &mut Arena, served: &Daemon, kept: &mut Kept, excuses: &mut usize) {
+fn probe(arena: &mut Arena, served: &Daemon, sum: &mut Probed, excuses: &mut usize) {
     let probed = arena.probe_connections();
     let excuse = who_held_them_died(arena, served);
     assert!(
@@ -148,7 +148,7 @@ fn probe(arena: &mut Arena, served: &Daemon, kept: &mut Kept, excuses: &mut usiz
         arena.reports
     );
     *excuses += usize::from(excuse.is_some());
-    kept.add(probed);
+    sum.add(probed);
     arena.end_connections(probed.open / 2);
     arena.open_connections(CONNECTIONS);
 }
@@ -173,7 +173,7 @@ fn explain(case: &Case, arena: &Arena) {
     }
 }
 
-/// By then it is settled, however slow the machine: what dies is noticed at once, what is silent
+/// By then it is sound, however slow the machine: what dies is noticed at once, what is silent
 /// after 5 s, and the swap's deadline is 3 s.
 const BOUND: Duration = Duration::from_secs(60);
 /// Nobody waits longer for an incumbent that hangs: the deadline, as long again as whoever is

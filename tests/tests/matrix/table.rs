@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use handoff_tests::arena::{Kept, Report};
+use handoff_tests::arena::{Probed, Report};
 
 use crate::Played;
 use crate::cases::Case;
@@ -44,7 +44,7 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
     let _ = writeln!(
         text,
         "{:<62} {:>8} {:>7} {:>6} {:>5} {:>5} {:>6}  reports",
-        "case", "settled", "acked", "refus", "reset", "kept", "took"
+        "case", "sound", "acked", "refus", "reset", "kept", "took"
     );
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| a.case.cmp(&b.case));
@@ -54,11 +54,11 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
             Ok(played) => writeln!(
                 text,
                 "{case:<62} {:>6.2} s {:>7} {:>6} {:>5} {:>5} {took:>4.1} s  {}",
-                played.settled_in.as_secs_f64(),
+                played.sound_in.as_secs_f64(),
                 played.acknowledged,
                 played.refused,
                 played.reset,
-                format!("{}/{}", played.kept.open, played.kept.all),
+                format!("{}/{}", played.probed.open, played.probed.all),
                 played.reports.iter().map(word).collect::<Vec<_>>().join(", ")
             ),
             Err(why) => writeln!(text, "{case:<62} FAILED {took:.1} s: {why}"),
@@ -69,13 +69,13 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
         .filter_map(|row| Some(format!("{}: {}", row.case, row.outcome.as_ref().err()?)));
     let failed: Vec<String> = failed.collect();
     let fired = rows.len() - failed.len();
-    let mut kept = Kept::default();
-    rows.iter().flat_map(|row| &row.outcome).for_each(|played| kept.add(played.kept));
-    let Kept { all, open } = kept;
+    let mut probed = Probed::default();
+    rows.iter().flat_map(|row| &row.outcome).for_each(|played| probed.add(played.probed));
+    let Probed { all, open } = probed;
     let _ = writeln!(
         text,
         "{all} connections went through a swap: {open} were kept, {} closed, as whoever held them died",
-        kept.closed()
+        probed.closed()
     );
     let _ = writeln!(text, "{fired} of {} passed, each fault fired", rows.len());
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -84,8 +84,8 @@ pub(crate) fn print(title: &str, of: usize, rows: &[Row]) -> Vec<String> {
 
 fn word(report: &Report) -> String {
     match report {
-        Report::Adopted(_, settled) if settled == "none" => "adopted".to_owned(),
-        Report::Adopted(_, settled) => format!("adopted ({settled})"),
+        Report::Adopted(_, resolved) if resolved == "none" => "adopted".to_owned(),
+        Report::Adopted(_, resolved) => format!("adopted ({resolved})"),
         Report::Nothing(_) => "nothing".to_owned(),
         Report::Started(_) => "started".to_owned(),
         Report::Committed(_) => "committed".to_owned(),

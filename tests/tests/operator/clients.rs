@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use handoff_tests::harness::{LIMIT, eventually};
+use handoff_tests::harness::{TIMEOUT, eventually};
 
 /// Some clients, each on a connection of its own until it breaks.
 pub(crate) struct Clients {
@@ -43,7 +43,7 @@ impl Clients {
     pub(crate) fn wait_for_progress(&self) {
         let before = self.acknowledged.load(Ordering::SeqCst);
         let more = before + 4 * self.threads.len();
-        eventually("the clients go on", LIMIT, || {
+        eventually("the clients go on", TIMEOUT, || {
             (self.acknowledged.load(Ordering::SeqCst) >= more).then_some(())
         });
     }
@@ -119,7 +119,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn to(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use handoff_tests::harness::{LIMIT, eventually, kill};
+use handoff_tests::harness::{TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
 use crate::clients::Clients;
@@ -109,7 +109,7 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
 
     // What was replaced or died has been collected.
     let supervisor = world.supervisor().pid();
-    eventually("no child is a zombie", LIMIT, || zombies_of(supervisor).is_empty().then_some(()));
+    eventually("no child is a zombie", TIMEOUT, || zombies_of(supervisor).is_empty().then_some(()));
 
     // Stop.
     let tally = clients.stop();
@@ -136,7 +136,7 @@ fn a_swap_in_flight_is_shown_names_who_holds_it_up_keeps_others_out_and_is_abort
     let name = held.local_addr().expect("it is connected").to_string();
     let v2 = world.path("v2").display().to_string();
     world.said(&["swap", "--binary", &v2]);
-    let who = eventually("the drain says for whom it waits", LIMIT, || {
+    let who = eventually("the drain says for whom it waits", TIMEOUT, || {
         world.status()["swap"]["waits_for"].as_str().map(str::to_owned)
     });
     assert_eq!(who, name);
@@ -234,13 +234,13 @@ fn a_hangup_swaps_to_the_file_that_was_put_in_place_and_the_one_before_can_be_go
 
 /// A supervisor that dies in the midst of a swap leaves a history that says what became of it.
 #[test]
-fn a_swap_whose_supervisor_dies_is_settled_and_told_by_the_next() {
+fn a_swap_whose_supervisor_dies_is_resolved_and_told_by_the_next() {
     let mut world = World::with_fixture();
     world.supervise();
     let _held = hold(&world);
     let v2 = world.path("v2").display().to_string();
     world.said(&["swap", "--binary", &v2]);
-    eventually("it drains", LIMIT, || {
+    eventually("it drains", TIMEOUT, || {
         (world.status()["swap"]["phase"] == "draining").then_some(())
     });
     let served = world.daemon_pid();
@@ -248,7 +248,7 @@ fn a_swap_whose_supervisor_dies_is_settled_and_told_by_the_next() {
     world.supervise();
     let record = world.record("last");
     assert_eq!(record["end"]["outcome"], "rolled-back");
-    assert_eq!(record["end"]["cause"], "its supervisor died; the next one settled it");
+    assert_eq!(record["end"]["cause"], "its supervisor died; the next one resolved it");
     assert_eq!((world.daemon_pid(), world.build()), (served, "1".to_owned()));
 }
 

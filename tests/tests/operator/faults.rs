@@ -197,7 +197,7 @@ fn a_full_disk_under_the_history_is_told_and_keeps_nobody_from_swapping() {
     assert!(shown.contains("No space left on device"), "{shown}");
     // There is room again.
     fs::remove_file(world.path("state/history.jsonl")).expect("it is there");
-    handoff_tests::harness::eventually("it is written", handoff_tests::harness::LIMIT, || {
+    handoff_tests::harness::eventually("it is written", handoff_tests::harness::TIMEOUT, || {
         world.status()["warnings"].as_array().is_some_and(Vec::is_empty).then_some(())
     });
     let written = fs::read_to_string(world.path("state/history.jsonl")).expect("it is there");

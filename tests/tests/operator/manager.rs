@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 
 use command_fds::{CommandFdExt, FdMapping};
-use handoff_tests::harness::{LIMIT, kill};
+use handoff_tests::harness::{TIMEOUT, kill};
 use rustix::process::Signal;
 
 use crate::clients::{Clients, Connection};
@@ -46,7 +46,7 @@ fn a_service_manager_is_told_and_the_daemon_does_not_speak_to_it() {
     let mut world = World::new();
     let path = world.path("notify.sock");
     let manager = UnixDatagram::bind(&path).expect("it can be bound");
-    manager.set_read_timeout(Some(LIMIT)).expect("it can be set");
+    manager.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
     let mut command = world.command(&["run"]);
     command.env("NOTIFY_SOCKET", &path);
     world.supervise_by(&command);

@@ -6,19 +6,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use handoff_tests::harness::LIMIT;
+use handoff_tests::harness::TIMEOUT;
 
 use crate::world::World;
 
 fn connect(world: &World) -> UnixStream {
     let stream = UnixStream::connect(world.path("state/supervisor.sock")).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
     stream
 }
 
 fn answer(mut stream: UnixStream) -> String {
     let mut answer = String::new();
-    // What was sent and not read resets the connection behind the answer.
+    // What was sent and not read resets the connection after the answer.
     let _ = stream.read_to_string(&mut answer);
     answer
 }
@@ -104,7 +104,7 @@ fn a_state_directory_that_others_may_write_is_refused() {
 }
 
 #[test]
-fn a_file_that_was_changed_behind_the_configuration_is_not_executed() {
+fn a_file_that_is_not_the_one_pinned_is_not_executed() {
     let mut world = World::new();
     let hash = world.said(&["check"]);
     let hash = hash.lines().find(|line| line.ends_with("/v1")).expect("it is listed");

@@ -1,6 +1,6 @@
 //! A stop, whatever is being done.
 
-use handoff_tests::harness::{LIMIT, eventually, kill};
+use handoff_tests::harness::{TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
 use crate::world::World;
@@ -22,7 +22,9 @@ fn world() -> World {
 fn swap_until_it_opens(world: &World) {
     let slow = world.path("slow").display().to_string();
     world.said(&["swap", "--binary", &slow]);
-    eventually("it opens", LIMIT, || (world.status()["swap"]["phase"] == "opening").then_some(()));
+    eventually("it opens", TIMEOUT, || {
+        (world.status()["swap"]["phase"] == "opening").then_some(())
+    });
 }
 
 #[test]

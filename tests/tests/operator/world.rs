@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use handoff_tests::fixture::{NAP, struck};
-use handoff_tests::harness::{LIMIT, Terminal, eventually, executable, kill};
+use handoff_tests::harness::{TIMEOUT, Terminal, eventually, executable, kill};
 use rustix::process::Signal;
 
 /// All of it is ended and removed with the value.
@@ -77,7 +77,7 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Writes the configuration, with more behind it.
+    /// Writes the configuration, with more after it.
     pub(crate) fn configure(&self, more: &str) {
         let [first, second, broken] = &self.args;
         let text = format!(
@@ -193,7 +193,7 @@ address = "127.0.0.1:{}"
     /// Waits until the daemon is in that state.
     pub(crate) fn wait_for_daemon(&self, state: &str) -> serde_json::Value {
         let what = format!("the daemon is {state}");
-        eventually(&what, LIMIT, || {
+        eventually(&what, TIMEOUT, || {
             let output = self.run(&["status", "--json"]);
             let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
             (status["daemon"]["state"] == state).then_some(status)
@@ -204,7 +204,7 @@ address = "127.0.0.1:{}"
     pub(crate) fn kill_daemon(&self) {
         let dead = self.daemon_pid();
         kill(dead, Signal::KILL);
-        eventually("another one serves", LIMIT, || {
+        eventually("another one serves", TIMEOUT, || {
             let status = self.wait_for_daemon("serving");
             (status["daemon"]["party"]["pid"] != dead).then_some(())
         });
@@ -229,7 +229,7 @@ address = "127.0.0.1:{}"
 
     /// Waits until the last swap is over.
     pub(crate) fn wait_for_last_swap(&self, is_it: impl Fn(&serde_json::Value) -> bool) {
-        eventually("the swap that is waited for", LIMIT, || {
+        eventually("the swap that is waited for", TIMEOUT, || {
             // There may be none yet.
             let shown = self.run(&["show", "last", "--json"]).stdout;
             is_it(&serde_json::from_slice(&shown).ok()?).then_some(())
@@ -243,7 +243,7 @@ pub(crate) fn hold(world: &World) -> TcpStream {
     let before = struck(&marks, NAP, None);
     let mut stream = TcpStream::connect(("127.0.0.1", world.port)).expect("somebody listens");
     stream.write_all(b"nap 600000\n").expect("it is read");
-    eventually("the request is begun", LIMIT, || {
+    eventually("the request is begun", TIMEOUT, || {
         (struck(&marks, NAP, None) > before).then_some(())
     });
     stream
@@ -253,7 +253,7 @@ impl Drop for World {
     fn drop(&mut self) {
         drop(self.supervisor.take());
         // What the supervisor left: processes that were started in this directory.
-        eventually("they end", LIMIT, || {
+        eventually("they end", TIMEOUT, || {
             let left = processes_in(self.directory.path());
             left.iter().for_each(|pid| kill(*pid, Signal::KILL));
             left.is_empty().then_some(())

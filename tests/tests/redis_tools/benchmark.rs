@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use handoff_tests::harness::{LIMIT, eventually};
+use handoff_tests::harness::{TIMEOUT, eventually};
 
 use crate::kvd::{Kvd, number, words_of};
 
@@ -49,7 +49,7 @@ fn redis_benchmark_runs_through_swaps_and_notices_none() {
     while runs() {
         // Each process serves for a while before it is replaced.
         let before = Progress::of(&kvd);
-        eventually("the benchmark goes on, or ends", LIMIT, || {
+        eventually("the benchmark goes on, or ends", TIMEOUT, || {
             (Progress::of(&kvd).is_far_from(before) || !runs()).then_some(())
         });
         match (commits + rollbacks) % 5 {

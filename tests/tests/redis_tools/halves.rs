@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use handoff::carry::{CarriedSet, CarryFate, CarryKind};
 use handoff::supervisor::CarryReport;
-use handoff_tests::harness::{LIMIT, eventually};
+use handoff_tests::harness::{TIMEOUT, eventually};
 
 use crate::kvd::Kvd;
 
@@ -14,7 +14,7 @@ use crate::kvd::Kvd;
 fn send(kvd: &Kvd, stream: &mut TcpStream, bytes: &[u8]) {
     stream.write_all(bytes).expect("it is read");
     let port = stream.local_addr().expect("it is connected").port();
-    eventually("what was sent is read", LIMIT, || {
+    eventually("what was sent is read", TIMEOUT, || {
         kvd.connections().contains(&(port, 0)).then_some(())
     });
 }

@@ -12,7 +12,7 @@ use handoff::supervisor::{
     CarryReport, ChildProcess, HandoffOutcome, IncumbentFate, LateConnections,
 };
 use handoff::{SpawnSpec, Supervisor};
-use handoff_tests::harness::LIMIT;
+use handoff_tests::harness::TIMEOUT;
 
 /// A `kvd` behind a listener of the test's, ended with the value.
 pub(crate) struct Kvd {
@@ -100,7 +100,7 @@ impl Kvd {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("somebody listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
         stream
     }
 

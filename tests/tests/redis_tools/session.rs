@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use handoff_tests::harness::{LIMIT, Terminal, eventually};
+use handoff_tests::harness::{TIMEOUT, Terminal, eventually};
 
 use crate::kvd::Kvd;
 
@@ -18,7 +18,7 @@ fn a_session_of_redis_cli_at_a_terminal_outlives_commits_and_rollbacks() {
     assert_eq!(terminal.ask("set k v", &prompt), "OK");
 
     // It would connect again without a word, so what counts is whose connection it is.
-    let connections = eventually("it is connected", LIMIT, || {
+    let connections = eventually("it is connected", TIMEOUT, || {
         Some(kvd.connections()).filter(|connections| connections.len() == 1)
     });
     for n in 1..=6 {
@@ -33,7 +33,7 @@ fn a_session_of_redis_cli_at_a_terminal_outlives_commits_and_rollbacks() {
         assert_eq!(terminal.ask("get k", &prompt), "\"v\"");
         let info = terminal.ask("info", &prompt);
         assert!(info.contains(&format!("\nprocess_id:{}\n", kvd.pid())), "{info}");
-        eventually("it is the same connection", LIMIT, || {
+        eventually("it is the same connection", TIMEOUT, || {
             (kvd.connections() == connections).then_some(())
         });
     }

@@ -185,7 +185,7 @@ fn a_successor_that_never_says_hello_is_given_up_by_another_thread() {
     });
     let abort = AbortHandle::new().expect("a descriptor is left");
     let mut spec = cluster.successor(&["hello=never"]);
-    (spec.abort, spec.hello_limit) = (Some(abort.clone()), Duration::from_secs(60));
+    (spec.abort, spec.hello_timeout) = (Some(abort.clone()), Duration::from_secs(60));
     let aborts = cluster.abort_when("hello", &abort);
     let begun = Instant::now();
     match cluster.supervisor.pair(spec.spec()) {

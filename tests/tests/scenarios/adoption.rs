@@ -9,13 +9,13 @@ use handoff::error::ControlSocketError;
 use handoff::supervisor::{AdoptedDaemon, Adoption};
 use handoff::{Error, Supervisor};
 use handoff::{Outcome, Phase};
-use handoff_tests::harness::{Cluster, HelperSupervisor, LIMIT, eventually, kill};
+use handoff_tests::harness::{Cluster, HelperSupervisor, TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
 /// Adopts with a new supervisor, which the cluster goes on with.
 fn adopt(cluster: &mut Cluster) -> AdoptedDaemon {
     let mut supervisor = cluster.another_supervisor();
-    match supervisor.adopt(LIMIT).expect("what is there can be adopted") {
+    match supervisor.adopt(TIMEOUT).expect("what is there can be adopted") {
         Adoption::Daemon(daemon) => {
             cluster.go_on_with(supervisor, &daemon);
             daemon
@@ -30,14 +30,14 @@ fn a_daemon_gives_its_listeners_back_and_is_watched_and_swapped() {
     let (serving, address) = (cluster.serving(), cluster.address());
     let daemon = adopt(&mut cluster);
     assert_eq!((daemon.process.pid(), &*daemon.build_id), (serving, &b"build-1"[..]));
-    assert_eq!((&*daemon.listeners, daemon.settled), (&["main".to_owned()][..], None));
+    assert_eq!((&*daemon.listeners, daemon.resolved), (&["main".to_owned()][..], None));
     let listeners: Vec<_> = cluster.supervisor.listeners().collect();
     let [("main", listener)] = listeners[..] else { panic!("{listeners:?}") };
     let listener = TcpListener::from(listener.try_clone_to_owned().expect("a descriptor is left"));
     assert_eq!(listener.local_addr().expect("it is bound"), address);
     assert!(daemon.process.is_alive().expect("it can be polled"));
     cluster.swap(&[]).expect("it is swapped with the listener that it gave back");
-    assert!(daemon.process.wait_until(Instant::now() + LIMIT).expect("it can be polled"));
+    assert!(daemon.process.wait_until(Instant::now() + TIMEOUT).expect("it can be polled"));
     cluster.assert_sound();
 }
 
@@ -95,7 +95,7 @@ fn the_end_of_an_adopted_daemon_is_seen_although_it_is_no_child() {
     assert_eq!(cluster.ask("build"), "build-2");
     let watched = daemon.process.as_fd().try_clone_to_owned().expect("a descriptor is left");
     kill(daemon.process.pid(), Signal::KILL);
-    assert!(daemon.process.wait_until(Instant::now() + LIMIT).expect("it can be polled"));
+    assert!(daemon.process.wait_until(Instant::now() + TIMEOUT).expect("it can be polled"));
     assert!(!daemon.process.is_alive().expect("it can be polled"));
     drop(watched);
     let spec = cluster.successor(&[]).spec();
@@ -105,7 +105,7 @@ fn the_end_of_an_adopted_daemon_is_seen_although_it_is_no_child() {
 }
 
 #[test]
-fn a_swap_is_settled_in_whatever_phase_its_supervisor_died() {
+fn a_swap_is_resolved_in_whatever_phase_its_supervisor_died() {
     for (phase, build, outcome) in [
         (Phase::Paired, "build-1", Outcome::RolledBack),
         (Phase::Warming, "build-1", Outcome::RolledBack),
@@ -124,8 +124,8 @@ fn a_swap_is_settled_in_whatever_phase_its_supervisor_died() {
         let mut supervisor = HelperSupervisor::start(&cluster, &spec, phase, "kill");
         supervisor.wait_until_it_died();
         let daemon = adopt(&mut cluster);
-        let settled = daemon.settled.expect("a swap was in flight");
-        assert_eq!(settled.outcome, outcome, "killed when {phase}");
+        let resolved = daemon.resolved.expect("a swap was in flight");
+        assert_eq!(resolved.outcome, outcome, "killed when {phase}");
         assert_eq!(cluster.ask("build"), build, "killed when {phase}");
         cluster.assert_sound();
     }
@@ -146,10 +146,12 @@ fn a_successor_that_hangs_is_ended_and_the_incumbent_serves() {
         kill(successor, Signal::STOP);
         drop(supervisor);
         let daemon = adopt(&mut cluster);
-        let settled = daemon.settled.expect("a swap was in flight");
-        assert_eq!(settled.outcome, Outcome::RolledBack, "hung when {phase}");
+        let resolved = daemon.resolved.expect("a swap was in flight");
+        assert_eq!(resolved.outcome, Outcome::RolledBack, "hung when {phase}");
         assert_eq!(cluster.ask("build"), "build-1");
-        eventually("it is ended", LIMIT, || (!cluster.alive().contains(&successor)).then_some(()));
+        eventually("it is ended", TIMEOUT, || {
+            (!cluster.alive().contains(&successor)).then_some(())
+        });
         cluster.assert_sound();
     }
 }
@@ -172,11 +174,11 @@ fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
         Err(Error::Unanswered { .. }) => {}
         other => panic!("it does not answer yet: {other:?}"),
     }
-    match supervisor.adopt(LIMIT).expect("it answers in the end") {
+    match supervisor.adopt(TIMEOUT).expect("it answers in the end") {
         Adoption::Daemon(daemon) => {
-            let settled = daemon.settled.clone().expect("a swap was in flight");
-            assert_eq!(settled.outcome, Outcome::Committed);
-            assert_eq!(settled.successor_pid, daemon.process.pid());
+            let resolved = daemon.resolved.clone().expect("a swap was in flight");
+            assert_eq!(resolved.outcome, Outcome::Committed);
+            assert_eq!(resolved.successor_pid, daemon.process.pid());
             cluster.go_on_with(supervisor, &daemon);
         }
         other => panic!("it serves: {other:?}"),
@@ -203,8 +205,8 @@ fn a_successor_that_is_alone_serves() {
         drop(supervisor);
         cluster.lose_sight();
         let daemon = adopt(&mut cluster);
-        let settled = daemon.settled.expect("a swap was in flight");
-        assert_eq!(settled.outcome, Outcome::Committed, "alone when {phase}, {faults:?}");
+        let resolved = daemon.resolved.expect("a swap was in flight");
+        assert_eq!(resolved.outcome, Outcome::Committed, "alone when {phase}, {faults:?}");
         assert_eq!(cluster.ask("build"), "build-2");
         cluster.assert_sound();
     }
@@ -221,9 +223,9 @@ fn one_that_is_alone_and_unwell_does_not_serve_and_the_next_supervisor_is_told()
     drop(supervisor);
     cluster.lose_sight();
     let mut supervisor = cluster.another_supervisor();
-    match supervisor.adopt(LIMIT).expect("there is nothing to wait for") {
-        Adoption::Nothing { settled: Some(settled) } => {
-            assert_eq!(settled.outcome, Outcome::Lost);
+    match supervisor.adopt(TIMEOUT).expect("there is nothing to wait for") {
+        Adoption::Nothing { resolved: Some(resolved) } => {
+            assert_eq!(resolved.outcome, Outcome::Lost);
         }
         other => panic!("nobody serves: {other:?}"),
     }
@@ -243,8 +245,8 @@ fn where_nothing_is_left_nothing_is_adopted_and_a_second_supervisor_is_refused()
     let (control, journal) = (elsewhere.path().join("control"), elsewhere.path().join("journal"));
     let supervisor = || handoff::Supervisor::new(&control).expect("the path is short");
     let mut first = supervisor().with_journal(&journal).expect("nobody has it");
-    let found = first.adopt(LIMIT).expect("there is nothing to wait for");
-    assert!(matches!(found, Adoption::Nothing { settled: None }), "{found:?}");
+    let found = first.adopt(TIMEOUT).expect("there is nothing to wait for");
+    assert!(matches!(found, Adoption::Nothing { resolved: None }), "{found:?}");
     match supervisor().with_journal(&journal) {
         Err(Error::Supervised(path)) => assert_eq!(path, journal),
         other => panic!("one has it: {other:?}"),
@@ -263,7 +265,7 @@ fn a_daemon_that_hangs_is_not_taken_for_none() {
         other => panic!("it does not answer: {other:?}"),
     }
     kill(serving, Signal::CONT);
-    match supervisor.adopt(LIMIT).expect("it answers again") {
+    match supervisor.adopt(TIMEOUT).expect("it answers again") {
         Adoption::Daemon(daemon) => cluster.go_on_with(supervisor, &daemon),
         other => panic!("it serves: {other:?}"),
     }

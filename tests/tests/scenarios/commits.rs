@@ -36,7 +36,7 @@ fn the_next_swap_finds_a_successor_that_is_slow_to_serve() {
 }
 
 #[test]
-fn a_successor_that_opens_for_longer_than_the_liveness_limit_commits() {
+fn a_successor_that_opens_for_longer_than_the_liveness_timeout_commits() {
     let mut cluster = Cluster::start();
     let begun = Instant::now();
     cluster.swap(&["open=slow:6500"]).expect("it is busy, and not dead");
@@ -46,7 +46,7 @@ fn a_successor_that_opens_for_longer_than_the_liveness_limit_commits() {
 }
 
 #[test]
-fn a_warm_up_and_a_seal_longer_than_the_liveness_limit_commit() {
+fn a_warm_up_and_a_seal_longer_than_the_liveness_timeout_commit() {
     let mut cluster = Cluster::start_with(&["seal=slow:5500"]);
     cluster.swap(&["warm=slow:5500"]).expect("they are busy, and not dead");
     cluster.assert_struck("seal", 1);

@@ -65,7 +65,7 @@ fn a_settling_that_fails_or_panics_is_undone_before_anything_is_drained() {
 }
 
 #[test]
-fn what_was_taken_over_is_settled_behind_the_commit_and_a_failure_is_told() {
+fn what_was_taken_over_is_settled_after_the_commit_and_a_failure_is_told() {
     for fault in ["settle=error", "settle=panic"] {
         let mut cluster = Cluster::start();
         cluster.swap(&[fault]).expect("it commits");
@@ -82,7 +82,7 @@ fn what_was_taken_over_is_settled_behind_the_commit_and_a_failure_is_told() {
 }
 
 #[test]
-fn a_drain_waits_for_what_is_settled_behind_the_commit() {
+fn a_drain_waits_for_what_is_settled_after_the_commit() {
     let mut cluster = Cluster::start();
     cluster.swap(&["settle=slow:3000"]).expect("it commits");
     let session = cluster.paired(&[]).warm().expect("it warms up");

@@ -12,7 +12,7 @@ use handoff::Error;
 use handoff::error::PeerMisbehaved;
 use handoff::frame::{MAX_FRAME_LEN, write_message};
 use handoff::protocol::{Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, Side};
-use handoff_tests::harness::{Cluster, Hostile, LIMIT, LIVENESS, Peer, eventually, kill};
+use handoff_tests::harness::{Cluster, Hostile, LIVENESS, Peer, TIMEOUT, eventually, kill};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 
@@ -177,7 +177,7 @@ fn every_two_messages_are_answered_or_refused_as_they_should() {
     }
     assert_eq!(refused, 22 * 22 - 24, "the table says what is admitted");
     let told = || (cluster.refusals() == refused).then_some(());
-    eventually("each refusal is told, or counted", LIMIT, told);
+    eventually("each refusal is told, or counted", TIMEOUT, told);
     cluster.wait_for_progress();
     cluster.wait_for_descriptors(before + CLIENTS);
     cluster.assert_sound();
@@ -269,7 +269,7 @@ fn frames_of_any_size_are_refused_with_their_reason() {
         }
         peer.assert_refused();
         let logged = || cluster.logged(&["refusing a control connection", reason]).len();
-        eventually(reason, LIMIT, || (logged() == before + 1).then_some(()));
+        eventually(reason, TIMEOUT, || (logged() == before + 1).then_some(()));
     }
     cluster.assert_sound();
 }
@@ -360,7 +360,7 @@ fn a_swap_that_is_replayed_is_refused_and_undone() {
         peer.say(&said);
         peer.assert_refused();
         let logged = || cluster.logged(&["refusing", "Commit is not admitted"]).len();
-        eventually("it is told", LIMIT, || (logged() == times).then_some(()));
+        eventually("it is told", TIMEOUT, || (logged() == times).then_some(()));
     }
     // By one who waits for the answers, as far as nobody has been told of a commit.
     let mut peer = Peer::greeted(&cluster.control(), id);
@@ -387,7 +387,7 @@ fn a_thousand_connections_at_once_keep_no_swap_from_its_commit() {
         assert!(begun.elapsed() < LIVENESS, "they were waited for: {:?}", begun.elapsed());
         cluster.wait_for_progress();
         let descriptors = cluster.descriptors();
-        assert!(descriptors <= before + MOST_SESSIONS + CLIENTS + 1, "{descriptors}");
+        assert!(descriptors <= before + MAX_SESSIONS + CLIENTS + 1, "{descriptors}");
     }
     // One that says nothing for longer than the others keeps its place in the crowd, too.
     let session = cluster.warmed(&[]);
@@ -527,7 +527,7 @@ fn nothing_is_kept_beyond_the_limits_however_much_is_sent() {
     let cluster = Cluster::start();
     let (descriptors, memory) = (cluster.descriptors(), cluster.peak_memory());
     // Each is as much as one may send: more are closed, and the most stay open.
-    for length in [MOST_IN, MAX_FRAME_LEN as usize] {
+    for length in [MAX_PARTIAL_LEN, MAX_FRAME_LEN as usize] {
         let (count, sent) = ("600", length.to_string());
         let mut hoard = Hostile::start(&cluster, &["hoard", count, &sent]);
         assert_eq!(hoard.line(), "open");
@@ -538,7 +538,8 @@ fn nothing_is_kept_beyond_the_limits_however_much_is_sent() {
         assert_eq!(mute.line(), "all are closed", "{what}");
     }
     let grown = cluster.peak_memory().saturating_sub(memory);
-    let budget = MOST_SESSIONS * (MOST_IN + A_READ + MOST_OUT) + MAX_FRAME_LEN as usize + SPARE;
+    let budget =
+        MAX_SESSIONS * (MAX_PARTIAL_LEN + A_READ + MAX_UNREAD_LEN) + MAX_FRAME_LEN as usize + SPARE;
     println!("grown by {} KiB, of {} KiB", grown >> 10, budget >> 10);
     assert!(grown <= budget, "grown by {grown}, of {budget}");
     cluster.wait_for_descriptors(descriptors + CLIENTS);
@@ -562,7 +563,7 @@ fn whoever_is_refused_without_end_does_not_fill_the_log() {
         peer.assert_refused();
     }
     let told = || (cluster.refusals() == refused).then_some(());
-    eventually("each refusal is told, or counted", LIMIT, told);
+    eventually("each refusal is told, or counted", TIMEOUT, told);
     let seconds = begun.elapsed().as_secs() as usize + 2;
     let lines = cluster.logged(&["refusing"]).len();
     assert!(lines <= 16 * seconds, "{lines} lines in {seconds} s");
@@ -578,9 +579,9 @@ const NOBODY: u32 = 65534;
 const CLIENTS: usize = 2;
 /// What the library states of a control socket: connections, bytes that one may have sent of a
 /// frame, bytes of a read, and bytes that one may leave unread.
-const MOST_SESSIONS: usize = 256;
-const MOST_IN: usize = 64 << 10;
+const MAX_SESSIONS: usize = 256;
+const MAX_PARTIAL_LEN: usize = 64 << 10;
 const A_READ: usize = 4 << 10;
-const MOST_OUT: usize = 64 << 10;
+const MAX_UNREAD_LEN: usize = 64 << 10;
 /// For what clients write meanwhile, and for what an allocator keeps.
 const SPARE: usize = 8 << 20;

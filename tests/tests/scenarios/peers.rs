@@ -15,7 +15,7 @@ fn error_of(fault: &str) -> Error {
     let mut cluster = Cluster::start();
     let mut spec = cluster.successor(&[fault]);
     if fault == "hello=never" {
-        spec.hello_limit = Duration::from_millis(300);
+        spec.hello_timeout = Duration::from_millis(300);
     }
     let begun = Instant::now();
     let error = cluster.supervisor.pair(spec.spec()).expect_err("it says no good hello");

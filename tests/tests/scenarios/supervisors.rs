@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use handoff::supervisor::{Candidate, Cause, IncumbentFate, Progress, Unfit};
-use handoff_tests::harness::{Cluster, LIMIT, eventually};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// What an observer hears, in words.
@@ -98,7 +98,7 @@ fn a_daemon_that_is_stopped_is_not_replaced() {
     let incumbent = cluster.serving();
     assert_eq!(cluster.ask("stop"), "ok");
     cluster.resets_expected = true;
-    eventually("it stops", LIMIT, || (!cluster.alive().contains(&incumbent)).then_some(()));
+    eventually("it stops", TIMEOUT, || (!cluster.alive().contains(&incumbent)).then_some(()));
     let failed = session.prepare().expect_err("it was stopped on purpose");
     assert!(matches!(failed.cause, Cause::IncumbentStopped(_)), "{failed}");
     assert_eq!(failed.incumbent, IncumbentFate::Lost);

@@ -6,7 +6,7 @@ use std::io::Write;
 use handoff::Error;
 use handoff::error::LaunchError;
 use handoff::supervisor::{Cause, IncumbentFate, Unfit};
-use handoff_tests::harness::{Cluster, LIMIT, eventually};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 
 fn cause_of(fault: &str) -> Cause {
     let mut cluster = Cluster::start();
@@ -45,7 +45,7 @@ fn a_successor_that_did_not_verify_is_not_told_to_commit() {
 }
 
 #[test]
-fn data_that_was_changed_behind_the_seal_is_found_by_the_name_of_its_shard() {
+fn data_that_was_changed_after_the_seal_is_found_by_the_name_of_its_shard() {
     let mut cluster = Cluster::start();
     let session = cluster.sealed(&[]);
     let mut log = OpenOptions::new().append(true).open(cluster.data().join("1.log"));
@@ -62,7 +62,7 @@ fn data_that_was_changed_behind_the_seal_is_found_by_the_name_of_its_shard() {
 
 /// A start that has refused the data does not make the next one accept it.
 #[test]
-fn data_that_was_changed_behind_the_seal_is_found_by_every_start() {
+fn data_that_was_changed_after_the_seal_is_found_by_every_start() {
     let mut cluster = Cluster::start();
     let session = cluster.sealed(&[]);
     cluster.kill(cluster.serving());
@@ -140,6 +140,6 @@ fn a_successor_of_another_directory_does_not_serve_it() {
     let outcome = cluster.swap_to(&spec);
     let failed = outcome.expect_err("it opened something else than was sealed");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    eventually("it is gone", LIMIT, || (cluster.alive().len() == 1).then_some(()));
+    eventually("it is gone", TIMEOUT, || (cluster.alive().len() == 1).then_some(()));
     cluster.assert_sound();
 }

@@ -22,7 +22,7 @@ impl Visitor<'_> for Human {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
         match humantime::parse_duration(text) {
-            Ok(duration) if duration > LONGEST => {
+            Ok(duration) if duration > MAX_DURATION => {
                 Err(E::custom(format!("{text:?} is longer than 100 years")))
             }
             Ok(duration) => Ok(duration),
@@ -32,4 +32,4 @@ impl Visitor<'_> for Human {
 }
 
 /// A longer timeout is a slip, and no clock could be set to it.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

@@ -1,6 +1,6 @@
 use super::*;
 
-const LEAST: &str = r#"
+const MINIMAL: &str = r#"
 state_dir = "state"
 [daemon]
 binary = "bin/notesd"
@@ -16,12 +16,12 @@ fn fault(text: &str) -> String {
 }
 
 fn with(more: &str) -> String {
-    format!("{LEAST}{more}")
+    format!("{MINIMAL}{more}")
 }
 
 #[test]
 fn the_least_that_is_needed_has_defaults_and_paths_begin_at_the_file() {
-    let config = parse(LEAST);
+    let config = parse(MINIMAL);
     assert_eq!(config.state_dir, Path::new("/etc/notes/state"));
     assert_eq!(config.socket, Path::new("/etc/notes/state/supervisor.sock"));
     assert_eq!(config.control, Path::new("/etc/notes/run/control.sock"));
@@ -52,7 +52,7 @@ fn what_is_unknown_is_an_error_that_points_at_the_line() {
     for (text, line, word) in [
         (with("[limits]\ndeadlin = \"30s\"\n"), 7, "deadlin"),
         (with("[probation]\nfor = \"1s\"\ntcp = \"x\"\nshape = 1\n"), 9, "shape"),
-        (format!("grace = 1\n{LEAST}"), 1, "grace"),
+        (format!("grace = 1\n{MINIMAL}"), 1, "grace"),
         (with("color = true\n"), 6, "color"),
         (with("[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\nport = 1\n"), 9, "port"),
         (with("[log]\nlevel = \"loud\"\n"), 7, "loud"),
@@ -123,9 +123,9 @@ fn values_that_cannot_be_are_told_with_their_line() {
 #[test]
 fn a_path_that_no_socket_can_have_is_told() {
     let long = "d".repeat(120);
-    let text = LEAST.replace("run/control.sock", &long);
+    let text = MINIMAL.replace("run/control.sock", &long);
     assert!(fault(&text).contains("line 5: the path /etc/notes/ddd"), "{}", fault(&text));
-    let text = LEAST.replace("\"state\"", &format!("{long:?}"));
+    let text = MINIMAL.replace("\"state\"", &format!("{long:?}"));
     assert!(fault(&text).ends_with("107 bytes): set `socket`"), "{}", fault(&text));
     let more = format!("[[listeners]]\nname = \"a\"\naddress = \"unix:{long}\"\n");
     assert!(fault(&with(&more)).contains("is too long for a socket"));
@@ -144,7 +144,7 @@ fn each_kind_of_address_is_shown_as_it_is_written() {
 
 #[test]
 fn a_binary_has_the_daemon_s_arguments_unless_it_has_its_own() {
-    let text = LEAST.replace("[daemon]", "[daemon]\nargs = [\"serve\"]");
+    let text = MINIMAL.replace("[daemon]", "[daemon]\nargs = [\"serve\"]");
     let text = format!("{text}[[binaries]]\npath = \"b\"\n[[binaries]]\npath = \"c\"\nargs = []\n");
     let config = parse(&text);
     let args: Vec<_> = config.programs.iter().map(|program| program.args.clone()).collect();
@@ -157,7 +157,8 @@ fn a_program_is_found_by_any_path_that_leads_to_it() {
     let real = directory.path().join("v1");
     fs::write(&real, "").unwrap();
     std::os::unix::fs::symlink(&real, directory.path().join("current")).unwrap();
-    let text = LEAST.replace("bin/notesd", &directory.path().join("current").display().to_string());
+    let text =
+        MINIMAL.replace("bin/notesd", &directory.path().join("current").display().to_string());
     let config = parse(&text);
     assert_eq!(config.program(&real), Some(&config.programs[0]));
     assert_eq!(config.program(&directory.path().join("./current")), Some(&config.programs[0]));
@@ -166,12 +167,12 @@ fn a_program_is_found_by_any_path_that_leads_to_it() {
 
 #[test]
 fn what_a_running_supervisor_cannot_change_is_named() {
-    let config = parse(LEAST);
+    let config = parse(MINIMAL);
     let listener = with("[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\n");
     assert_eq!(config.fixed_difference(&parse(&listener)), Some("listeners"));
-    let moved = LEAST.replace("run/", "var/");
+    let moved = MINIMAL.replace("run/", "var/");
     assert_eq!(config.fixed_difference(&parse(&moved)), Some("daemon.control"));
-    assert_eq!(config.fixed_difference(&parse(&LEAST.replace("notesd", "v2"))), None);
+    assert_eq!(config.fixed_difference(&parse(&MINIMAL.replace("notesd", "v2"))), None);
 }
 
 #[test]

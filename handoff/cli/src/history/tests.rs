@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Outcome, Phase, Trigger, What};
+use crate::record::{Outcome, Phase, SwapEventKind, Trigger};
 
 fn record(id: &str) -> SwapRecord {
     SwapRecord {
@@ -15,8 +15,8 @@ fn record(id: &str) -> SwapRecord {
     }
 }
 
-fn step(phase: Phase, at_us: u64) -> Step {
-    Step { at_us, what: What::Entered { phase } }
+fn step(phase: Phase, at_us: u64) -> SwapEvent {
+    SwapEvent { at_us, what: SwapEventKind::Entered { phase } }
 }
 
 fn end() -> End {
@@ -148,9 +148,9 @@ fn a_long_one_is_begun_anew_with_the_last_entries() {
 #[test]
 fn only_so_many_are_kept_in_memory() {
     let mut entries = VecDeque::new();
-    for number in 0..2 * MOST_ENTRIES {
+    for number in 0..2 * MAX_ENTRIES {
         fold(&mut entries, Line::Begun(record(&number.to_string())));
     }
-    assert_eq!(entries.len(), MOST_ENTRIES);
-    assert_eq!(entries.back(), Some(&Entry::Swap(record(&(2 * MOST_ENTRIES - 1).to_string()))));
+    assert_eq!(entries.len(), MAX_ENTRIES);
+    assert_eq!(entries.back(), Some(&Entry::Swap(record(&(2 * MAX_ENTRIES - 1).to_string()))));
 }

@@ -13,7 +13,7 @@ use anyhow::{anyhow, bail, ensure};
 use handoff::Supervisor;
 use handoff::error::ListenerError;
 use handoff::successor::{Role, detect};
-use handoff::supervisor::{Adoption, Settled};
+use handoff::supervisor::{Adoption, Resolved};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::daemon::Daemon;
@@ -180,11 +180,11 @@ impl Runner {
         adoption: handoff::Result<Adoption>,
     ) -> anyhow::Result<()> {
         let adoption = adoption?;
-        let (settled, serves) = match &adoption {
-            Adoption::Daemon(daemon) => (&daemon.settled, Some(daemon.process.pid())),
-            Adoption::Nothing { settled } => (settled, None),
+        let (resolved, serves) = match &adoption {
+            Adoption::Daemon(daemon) => (&daemon.resolved, Some(daemon.process.pid())),
+            Adoption::Nothing { resolved } => (resolved, None),
         };
-        settle(&mut self.swaps.history, settled.as_ref(), serves);
+        end_open_swaps(&mut self.swaps.history, resolved.as_ref(), serves);
         if serves.is_none() && self.stopping.is_some() {
             self.jobs.end(supervisor);
             return Ok(()); // there is nobody to stop
@@ -205,7 +205,7 @@ impl Runner {
                 let daemon = Daemon::new(adopted.process, binary, said, since);
                 tracing::info!(
                     pid, build = daemon.said.build, generation = daemon.said.generation,
-                    settled = ?adopted.settled.map(|settled| settled.outcome),
+                    resolved = ?adopted.resolved.map(|resolved| resolved.outcome),
                     "adopted the daemon that serves"
                 );
                 self.serve(daemon, DaemonEventKind::Adopted);
@@ -298,20 +298,20 @@ impl Runner {
 }
 
 /// Ends, in the history, the swaps that the supervisor before this one left open.
-fn settle(history: &mut History, settled: Option<&Settled>, serves: Option<u32>) {
+fn end_open_swaps(history: &mut History, resolved: Option<&Resolved>, serves: Option<u32>) {
     let now_ms = to_ms(SystemTime::now());
     let open: Vec<_> = history.swaps().filter(|record| record.end.is_none()).cloned().collect();
     for SwapRecord { id, begun_ms, from, to, .. } in open {
-        let settled = settled.filter(|settled| settled.handoff_id.to_string() == id);
-        let outcome = match settled.map(|settled| settled.outcome) {
+        let resolved = resolved.filter(|resolved| resolved.handoff_id.to_string() == id);
+        let outcome = match resolved.map(|resolved| resolved.outcome) {
             Some(outcome) => outcome,
             // The supervisor died before its journal had the swap, or after the swap was over.
             None if serves.is_some() && serves == to.pid => Outcome::Committed,
             None if serves.is_some() && serves == from.pid => Outcome::RolledBack,
             None => Outcome::Unknown,
         };
-        let cause = match (settled, outcome) {
-            (Some(_), _) => "its supervisor died; the next one settled it",
+        let cause = match (resolved, outcome) {
+            (Some(_), _) => "its supervisor died; the next one resolved it",
             (None, Outcome::Unknown) => "its supervisor died, and left no word of it",
             (None, _) => "its supervisor died; the next one found this process serving",
         };

@@ -101,10 +101,10 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn asked(check: &Check) -> Result<(), String> {
-        ask(check, Path::new("/"), LIMIT)
+        ask(check, Path::new("/"), TIMEOUT)
     }
 
     /// Answers one request with that status line, and says what was asked.
@@ -149,7 +149,7 @@ mod tests {
         let words = loop {
             match asked(&Check::Tcp(address.clone())) {
                 Err(words) => break words,
-                Ok(()) => assert!(since.elapsed() < LIMIT, "still somebody listens"),
+                Ok(()) => assert!(since.elapsed() < TIMEOUT, "still somebody listens"),
             }
         };
         assert!(words.ends_with("Connection refused (os error 111)"), "{words}");
@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn a_prober_asks_until_it_is_dropped() {
         let config = ProbationConfig {
-            length: LIMIT,
+            length: TIMEOUT,
             every: Duration::from_millis(1),
-            timeout: LIMIT,
+            timeout: TIMEOUT,
             failures: 1,
             check: Check::Command(vec!["true".into()]),
         };
@@ -179,9 +179,9 @@ mod tests {
             Prober::start(&config, Path::new("/"), move |result| tell.send(result).is_ok())
                 .unwrap();
         for _ in 0..3 {
-            assert_eq!(told.recv_timeout(LIMIT).unwrap(), Ok(()));
+            assert_eq!(told.recv_timeout(TIMEOUT).unwrap(), Ok(()));
         }
         drop(prober);
-        while told.recv_timeout(LIMIT) != Err(RecvTimeoutError::Disconnected) {}
+        while told.recv_timeout(TIMEOUT) != Err(RecvTimeoutError::Disconnected) {}
     }
 }

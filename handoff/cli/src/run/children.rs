@@ -20,9 +20,9 @@ use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 /// so that no command is reaped before it stands here.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Runs a command to its end, or kills it at the limit; the rest of its process group is killed in
-/// either case. Returns its output, and does not wait for a process that still holds its streams.
-pub(super) fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
+/// Runs a command to its end, or kills it at the timeout; the rest of its process group is killed
+/// in either case. Returns its output, and does not wait for a process that still holds its streams.
+pub(super) fn output(command: &mut Command, timeout: Duration) -> io::Result<Output> {
     let written = || Ok::<_, io::Error>(File::from(memfd_create("output", MemfdFlags::CLOEXEC)?));
     let (stdout, stderr) = (written()?, written()?);
     command.process_group(0).stdin(Stdio::null());
@@ -34,31 +34,31 @@ pub(super) fn output(command: &mut Command, limit: Duration) -> io::Result<Outpu
         child
     };
     let pid = child.id();
-    let ended = wait(child, limit);
+    let ended = wait(child, timeout);
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
     Ok(Output { status: ended?, stdout: read_back(stdout)?, stderr: read_back(stderr)? })
 }
 
-fn wait(mut child: Child, limit: Duration) -> io::Result<ExitStatus> {
+fn wait(mut child: Child, timeout: Duration) -> io::Result<ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
     let ended = pidfd_open(pid, PidfdFlags::empty())
         .map_err(io::Error::from)
-        .and_then(|process| wait_readable(&process, Some(Instant::now() + limit)));
+        .and_then(|process| wait_readable(&process, Some(Instant::now() + timeout)));
     // The number is the child's until it is waited for, so this is its own group.
     let _ = kill_process_group(pid, Signal::KILL);
     let status = child.wait()?;
     if ended? {
         return Ok(status);
     }
-    let words = format!("it did not end within {}", humantime::format_duration(limit));
+    let words = format!("it did not end within {}", humantime::format_duration(timeout));
     Err(io::Error::new(io::ErrorKind::TimedOut, words))
 }
 
 fn read_back(mut written: File) -> io::Result<Vec<u8>> {
     written.rewind()?;
     let mut bytes = Vec::new();
-    written.take(MOST_OUTPUT).read_to_end(&mut bytes)?;
+    written.take(MAX_OUTPUT_LEN).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -121,26 +121,26 @@ pub(super) fn words_of(status: ExitStatus) -> String {
 }
 
 /// The maximum that is read of each stream of a command, in bytes.
-const MOST_OUTPUT: u64 = 64 * 1024;
+const MAX_OUTPUT_LEN: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_killed_at_its_limit_with_what_it_started() {
+    fn a_command_is_killed_at_its_timeout_with_what_it_started() {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
-        // Long enough to write the pid; it ends by the limit alone.
-        let mut limit = Duration::from_millis(100);
+        // Long enough to write the pid; it ends by the timeout alone.
+        let mut timeout = Duration::from_millis(100);
         let started = loop {
-            let ended = output(Command::new("sh").args(["-c", &script]), limit);
+            let ended = output(Command::new("sh").args(["-c", &script]), timeout);
             assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
             let said = std::fs::read_to_string(&pid).unwrap_or_default();
             match said.trim().parse::<i32>() {
                 Ok(pid) => break pid,
-                Err(_) => limit *= 2,
+                Err(_) => timeout *= 2,
             }
         };
         let stat = std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
@@ -148,8 +148,8 @@ mod tests {
         assert!(matches!(state, None | Some('Z' | 'X' | 'R' | 'S')), "{stat}");
         let process = rustix::process::Pid::from_raw(started).unwrap();
         if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
-            let limit = Instant::now() + Duration::from_secs(20);
-            assert!(wait_readable(&process, Some(limit)).unwrap(), "it was killed");
+            let deadline = Instant::now() + Duration::from_secs(20);
+            assert!(wait_readable(&process, Some(deadline)).unwrap(), "it was killed");
         }
     }
 

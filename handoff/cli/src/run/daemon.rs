@@ -13,7 +13,7 @@ use handoff::supervisor::DaemonProcess;
 use nix::unistd::Pid;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::job::{self, Done, Job, Said, Started};
+use super::job::{self, Job, JobEnd, Said, Started};
 use super::{Event, Runner, broken, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
@@ -176,19 +176,19 @@ impl Runner {
         self.jobs.start(binary, spec)
     }
 
-    pub(super) fn on_job_done(&mut self, done: Done) -> anyhow::Result<Option<ExitCode>> {
+    pub(super) fn on_job_done(&mut self, done: JobEnd) -> anyhow::Result<Option<ExitCode>> {
         match done {
-            Done::Lost(job) => Err(broken(&format!("the thread that does {job:?} is lost"))),
-            Done::Adopted(supervisor, adoption) => {
+            JobEnd::Lost(job) => Err(broken(&format!("the thread that does {job:?} is lost"))),
+            JobEnd::Adopted(supervisor, adoption) => {
                 self.on_adopted(supervisor, adoption)?;
                 Ok(self.go_on_stopping())
             }
-            Done::Started(supervisor, started, binary) => {
+            JobEnd::Started(supervisor, started, binary) => {
                 self.jobs.end(supervisor);
                 self.on_started(started, binary)?;
                 Ok(self.go_on_stopping())
             }
-            Done::Swapped(supervisor, swapped) => {
+            JobEnd::Swapped(supervisor, swapped) => {
                 self.jobs.end(supervisor);
                 self.on_swapped(swapped);
                 // It may have died during the swap, when `on_ended` did not act on it.

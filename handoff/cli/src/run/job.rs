@@ -23,7 +23,7 @@ pub(super) enum Job {
 }
 
 /// A job that has ended, and the supervisor back.
-pub(super) enum Done {
+pub(super) enum JobEnd {
     Adopted(Box<Supervisor>, handoff::Result<Adoption>),
     Started(Box<Supervisor>, handoff::Result<Started>, Arc<Binary>),
     Swapped(Box<Supervisor>, Swapped),
@@ -109,11 +109,11 @@ impl Jobs {
         self.work = Work::Idle(supervisor);
     }
 
-    /// Adopts the daemon, and settles the swap, that the supervisor before this one left.
-    pub(super) fn adopt(&mut self, limit: Duration) -> anyhow::Result<()> {
+    /// Adopts the daemon, and resolves the swap, that the supervisor before this one left.
+    pub(super) fn adopt(&mut self, timeout: Duration) -> anyhow::Result<()> {
         self.begin(Job::Adopt, move |mut supervisor, _| {
-            let adopted = supervisor.adopt(limit);
-            Done::Adopted(supervisor, adopted)
+            let adopted = supervisor.adopt(timeout);
+            JobEnd::Adopted(supervisor, adopted)
         })
     }
 
@@ -125,7 +125,7 @@ impl Jobs {
                 let said = ask(&mut supervisor);
                 Started { child, said }
             });
-            Done::Started(supervisor, started, binary)
+            JobEnd::Started(supervisor, started, binary)
         })
     }
 
@@ -141,14 +141,14 @@ impl Jobs {
         self.begin(Job::Swap, move |mut supervisor, abort| {
             let spec = SpawnSpec { abort: Some(abort), ..spec };
             let swapped = swap(&mut supervisor, spec, dry_run, &tell);
-            Done::Swapped(supervisor, swapped)
+            JobEnd::Swapped(supervisor, swapped)
         })
     }
 
     fn begin(
         &mut self,
         job: Job,
-        run: impl FnOnce(Box<Supervisor>, AbortHandle) -> Done + Send + 'static,
+        run: impl FnOnce(Box<Supervisor>, AbortHandle) -> JobEnd + Send + 'static,
     ) -> anyhow::Result<()> {
         let Some((supervisor, abort)) = self.take_supervisor(job) else {
             return Err(broken("two jobs at a time"));
@@ -156,11 +156,11 @@ impl Jobs {
         let tell = self.tell();
         let work = move || {
             let done = catch_unwind(AssertUnwindSafe(|| run(supervisor, abort)));
-            tell(Event::JobDone(done.unwrap_or(Done::Lost(job))));
+            tell(Event::JobDone(done.unwrap_or(JobEnd::Lost(job))));
         };
         // A thread that does not start drops its closure, and the supervisor in it.
         thread::Builder::new().name("job".into()).spawn(work).map_err(|error| {
-            let _ = self.sender.send(Event::JobDone(Done::Lost(job)));
+            let _ = self.sender.send(Event::JobDone(JobEnd::Lost(job)));
             anyhow!("cannot start a thread: {error}")
         })?;
         Ok(())
@@ -188,8 +188,8 @@ pub(super) fn spec(config: &Config, binary: &Binary) -> SpawnSpec {
         env: config.env.clone().into_iter().collect(),
         deadline: limits.deadline,
         drain_grace: limits.drain_grace,
-        hello_limit: limits.hello,
-        start_limit: limits.start,
+        hello_timeout: limits.hello,
+        start_timeout: limits.start,
         ..SpawnSpec::new(&binary.path)
     }
 }
@@ -226,7 +226,7 @@ fn swap(
 
 /// Asks the daemon for the name of its build and for its generation.
 fn ask(supervisor: &mut Supervisor) -> Said {
-    match supervisor.adopt(ANSWER_LIMIT) {
+    match supervisor.adopt(ANSWER_TIMEOUT) {
         Ok(Adoption::Daemon(daemon)) => said_of(&daemon.build_id, daemon.generation),
         Ok(Adoption::Nothing { .. }) => Said::default(),
         Err(error) => {
@@ -241,4 +241,4 @@ pub(super) fn said_of(build_id: &[u8], generation: u64) -> Said {
     Said { build: Some(build).filter(|build| !build.is_empty()), generation: Some(generation) }
 }
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ pub(super) struct Watch {
     /// Failed checks in a row.
     pub(super) failures: u32,
     pub(super) last_failure: Option<String>,
-    most_failures: u32,
+    max_failures: u32,
     /// Whether the last check that came to an end was passed.
     is_well: bool,
     _prober: Prober,
@@ -70,7 +70,7 @@ impl Runner {
                     until: Instant::now() + left,
                     failures: 0,
                     last_failure: None,
-                    most_failures: config.failures,
+                    max_failures: config.failures,
                     is_well: false,
                     _prober: prober,
                 });
@@ -114,7 +114,7 @@ impl Swaps {
         watch.failures += 1;
         tracing::warn!(swap, failures = watch.failures, why, "a health check has failed");
         watch.last_failure = Some(why.clone());
-        (watch.failures >= watch.most_failures).then_some(why)
+        (watch.failures >= watch.max_failures).then_some(why)
     }
 
     /// Ends the probation, if there is one, and returns the swap by which the successor came.

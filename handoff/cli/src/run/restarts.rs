@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_death_costs_no_pause_and_those_behind_it_twice_the_last_one() {
+    fn the_first_death_costs_no_pause_and_those_after_it_twice_the_last_one() {
         let mut restarts = Restarts::new(Restart::default());
         let pauses: Vec<Next> = (0..12).map(|_| restarts.on_death(SHORT, false)).collect();
         let expected = [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000];

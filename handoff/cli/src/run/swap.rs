@@ -17,7 +17,9 @@ use crate::binary::Binary;
 use crate::config::Config;
 use crate::history::{DaemonEventKind, History, Line};
 use crate::metrics;
-use crate::record::{End, Outcome, Party, Probation, Step, SwapRecord, Trigger, What};
+use crate::record::{
+    End, Outcome, Party, Probation, SwapEvent, SwapEventKind, SwapRecord, Trigger,
+};
 use crate::trigger::{Asker, Reply};
 use crate::units::{duration_us, to_ms};
 
@@ -33,25 +35,25 @@ pub(super) struct InFlight {
     pub(super) phase: String,
     /// The requests or connections that the drain waits for, as the incumbent last told.
     pub(super) waits_for: Option<String>,
-    sealing_kept_us: u64,
-    waiting_kept: Option<What>,
+    sealing_recorded_us: u64,
+    waiting_recorded: Option<SwapEventKind>,
 }
 
 impl InFlight {
     /// Whether the history keeps a step. It keeps a count of sealed shards once a second, and the
     /// last one; it keeps a drain that waits when the step has changed.
-    fn is_worth_keeping(&mut self, step: &Step) -> bool {
+    fn is_worth_keeping(&mut self, step: &SwapEvent) -> bool {
         match &step.what {
-            What::Sealing { sealed, total } if sealed < total => {
-                let is_due = step.at_us >= self.sealing_kept_us.saturating_add(1_000_000);
+            SwapEventKind::Sealing { sealed, total } if sealed < total => {
+                let is_due = step.at_us >= self.sealing_recorded_us.saturating_add(1_000_000);
                 if is_due {
-                    self.sealing_kept_us = step.at_us;
+                    self.sealing_recorded_us = step.at_us;
                 }
                 is_due
             }
-            What::Waiting { .. } => {
-                let is_news = self.waiting_kept.as_ref() != Some(&step.what);
-                self.waiting_kept = Some(step.what.clone());
+            SwapEventKind::Waiting { .. } => {
+                let is_news = self.waiting_recorded.as_ref() != Some(&step.what);
+                self.waiting_recorded = Some(step.what.clone());
                 is_news
             }
             _ => true,
@@ -72,12 +74,12 @@ impl Swaps {
         let what = match progress {
             Progress::Launched { successor_pid, .. } => {
                 swap.phase = "starting the successor".into();
-                What::Launched { pid: successor_pid }
+                SwapEventKind::Launched { pid: successor_pid }
             }
             Progress::Entered { phase, .. } => {
                 swap.phase = phase.to_string();
                 swap.waits_for = None;
-                What::Entered { phase }
+                SwapEventKind::Entered { phase }
             }
             Progress::Draining { open_conns, waiting, .. } => {
                 let words = match waiting.count() {
@@ -87,25 +89,26 @@ impl Swaps {
                 tracing::info!(id = swap.id, open_conns, %waiting, "the drain waits");
                 swap.waits_for = Some(words);
                 let (connections, unnamed) = (waiting.connections, waiting.unnamed);
-                What::Waiting { open_conns, connections, unnamed }
+                SwapEventKind::Waiting { open_conns, connections, unnamed }
             }
             Progress::Late { late, .. } => {
-                What::Late { connections: late.connections, unnamed: late.unnamed }
+                SwapEventKind::Late { connections: late.connections, unnamed: late.unnamed }
             }
-            Progress::Sealing { progress, .. } => {
-                What::Sealing { sealed: progress.shards_sealed, total: progress.shards_total }
-            }
-            Progress::GivenUp { cause, .. } => What::GivenUp { cause: cause.to_string() },
+            Progress::Sealing { progress, .. } => SwapEventKind::Sealing {
+                sealed: progress.shards_sealed,
+                total: progress.shards_total,
+            },
+            Progress::GivenUp { cause, .. } => SwapEventKind::GivenUp { cause: cause.to_string() },
             _ => return,
         };
-        let step = Step { at_us: duration_us(at.saturating_duration_since(swap.begun)), what };
+        let step = SwapEvent { at_us: duration_us(at.saturating_duration_since(swap.begun)), what };
         swap.followers.retain(|follower| follower.send(Reply::Step(step.clone())).is_ok());
         if !swap.is_worth_keeping(&step) {
             return;
         }
         let id = swap.id.clone();
         let launched = match &step.what {
-            What::Launched { pid } => Some(*pid),
+            SwapEventKind::Launched { pid } => Some(*pid),
             _ => None,
         };
         self.history.add(Line::Step { id: id.clone(), step });
@@ -280,8 +283,8 @@ impl Runner {
             followers: Vec::new(),
             phase: "connecting".into(),
             waits_for: None,
-            sealing_kept_us: 0,
-            waiting_kept: None,
+            sealing_recorded_us: 0,
+            waiting_recorded: None,
         });
         let spec = SpawnSpec { handoff_id: Some(handoff_id), ..job::spec(&self.config, &binary) };
         if let Err(error) = self.jobs.swap(binary, spec, dry_run) {

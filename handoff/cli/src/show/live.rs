@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{meaning, what};
 use crate::commands::print;
-use crate::record::{Outcome, What};
+use crate::record::{Outcome, SwapEventKind};
 use crate::trigger::Reply;
 use crate::units::exact;
 
@@ -41,7 +41,7 @@ impl Live {
                 let words = what(&step.what);
                 match &step.what {
                     // It changes many times a second: it gets no line of its own.
-                    What::Sealing { sealed, total } if sealed < total => {}
+                    SwapEventKind::Sealing { sealed, total } if sealed < total => {}
                     _ => self.line(&format!("{:>12}  {words}", exact(step.at_us)))?,
                 }
                 self.spinner.set_message(words);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{End, Phase, Step};
+use crate::record::{End, Phase, SwapEvent};
 use crate::status::{DaemonState, DaemonStatus, LastSwap, ProbationStatus, SwapStatus};
 
 fn served() -> Party {
@@ -26,7 +26,9 @@ fn rolled_back() -> SwapRecord {
         dry_run: false,
         from: served(),
         to: Party { build: Some("8".into()), pid: Some(42), generation: None, ..served() },
-        steps: steps.map(|(at_us, phase)| Step { at_us, what: What::Entered { phase } }).into(),
+        steps: steps
+            .map(|(at_us, phase)| SwapEvent { at_us, what: SwapEventKind::Entered { phase } })
+            .into(),
         end: Some(End {
             outcome: Outcome::RolledBack,
             took_us: 15_000,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use handoff_svg::{Font, Svg};
 
-use crate::record::{Outcome, Party, Probation, SwapRecord, Trigger, What};
+use crate::record::{Outcome, Party, Probation, SwapEventKind, SwapRecord, Trigger};
 use crate::timeline::{BOLD, MARGIN, PLAIN, WIDTH};
 use crate::units::{brief, time_with_ms};
 
@@ -36,9 +36,9 @@ pub(super) fn heading(svg: &mut Svg, record: &SwapRecord) -> f64 {
     }
     let mut lines = vec![(when(record), 1)];
     lines.extend(why(record).map(|why| (why, 3)));
-    for (text, most) in lines {
+    for (text, max) in lines {
         svg.tooltip(&text, |svg| {
-            for line in PLAIN.wrap(&text, room, most) {
+            for line in PLAIN.wrap(&text, room, max) {
                 svg.text((MARGIN, y), PLAIN, &line);
                 y += 16.0;
             }
@@ -88,7 +88,7 @@ fn why(record: &SwapRecord) -> Option<String> {
         };
     }
     let given_up = record.steps.iter().rev().find_map(|step| match &step.what {
-        What::GivenUp { cause } => Some(cause),
+        SwapEventKind::GivenUp { cause } => Some(cause),
         _ => None,
     });
     let cause = record.end.as_ref().and_then(|end| end.cause.as_ref()).or(given_up)?;

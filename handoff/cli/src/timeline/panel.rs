@@ -2,7 +2,7 @@
 
 use handoff_svg::{Font, Svg};
 
-use crate::timeline::story::{Message, Mood, Peer, Scene, State, Story};
+use crate::timeline::story::{Activity, Message, Mood, Peer, Scene, Story};
 use crate::timeline::{INK, LEFT, MARGIN, OUTLINE, PAUSE, RIGHT, SMALL, WIDTH};
 use crate::units::brief;
 
@@ -65,7 +65,7 @@ impl Panel<'_> {
     }
 
     /// The states of a process, one bar for as long as the state stays the same.
-    fn draw_peer(&self, svg: &mut Svg, top: f64, who: &str, state: impl Fn(&Scene) -> State) {
+    fn draw_peer(&self, svg: &mut Svg, top: f64, who: &str, state: impl Fn(&Scene) -> Activity) {
         let columns: Vec<_> = self.columns().collect();
         for run in
             columns.chunk_by(|(_, a, ..), (_, b, ..)| state(a) == state(b) && a.is_cut == b.is_cut)

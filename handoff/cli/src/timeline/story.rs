@@ -19,8 +19,8 @@ pub(super) struct Scene {
     pub(super) of: Of,
     /// Microseconds since the swap began.
     pub(super) from: u64,
-    pub(super) incumbent: State,
-    pub(super) successor: State,
+    pub(super) incumbent: Activity,
+    pub(super) successor: Activity,
     /// The messages at its beginning.
     pub(super) messages: Vec<Message>,
     /// The time of its end is unknown: the supervisor died before it recorded one.
@@ -39,7 +39,7 @@ pub(super) enum Of {
 
 /// The state of a process in a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct Activity {
     pub(super) label: &'static str,
     /// For a narrow bar.
     pub(super) short: &'static str,
@@ -101,7 +101,7 @@ impl Story {
                 before.is_cut = is_cut;
             }
             story.enter(Of::end(end.outcome), end.took_us, Some(end.outcome));
-            // The record does not tell the messages by which it was settled.
+            // The record does not tell the messages by which it was resolved.
             if let Some(last) = story.scenes.last_mut() {
                 last.messages.clear();
             }
@@ -139,7 +139,7 @@ impl Story {
         self.scenes.push(Scene { of, from, incumbent, successor, messages, is_cut: false });
     }
 
-    fn states(&self, of: Of, end: Option<Outcome>, before: &Scene) -> (State, State) {
+    fn states(&self, of: Of, end: Option<Outcome>, before: &Scene) -> (Activity, Activity) {
         let is_touched = self.has(Phase::Draining);
         let phase = match of {
             Of::Phase(phase) => phase,
@@ -277,7 +277,7 @@ impl Of {
     }
 }
 
-impl State {
+impl Activity {
     const fn new(label: &'static str, short: &'static str, mood: Mood) -> Self {
         Self { label, short, mood }
     }
@@ -288,25 +288,25 @@ impl State {
     }
 }
 
-const SERVES: State = State::new("serves", "serves", Mood::Serves);
-const SERVES_AGAIN: State = State::new("serves again", "serves", Mood::Serves);
-const DRAINS: State = State::new("drains", "drains", Mood::Works);
-const DRAINED: State = State::new("drained", "drained", Mood::Waits);
-const SEALS: State = State::new("seals", "seals", Mood::Works);
-const LOCK_FREE: State = State::new("sealed, lock free", "sealed", Mood::Waits);
-const SEALED: State = State::new("sealed", "sealed", Mood::Waits);
-const LEAVES: State = State::new("leaves", "leaves", Mood::Gone);
-const ASKED: State = State::new("is asked to serve", "resumes", Mood::Works);
-const DEAD: State = State::new("dead", "dead", Mood::Gone);
-const UNCONFIRMED: State = State::new("has not confirmed", "not known", Mood::Unknown);
-const NOT_STARTED: State = State::new("not started", "-", Mood::Gone);
-const STARTS: State = State::new("starts", "starts", Mood::Works);
-const WARMS: State = State::new("warms up", "warms", Mood::Works);
-const WARM: State = State::new("waits, warm", "waits", Mood::Waits);
-const OPENS: State = State::new("takes the lock, opens, verifies", "opens", Mood::Works);
-const READY: State = State::new("ready", "ready", Mood::Waits);
-const COMMITS: State = State::new("commits", "commits", Mood::Works);
-const GIVEN_UP: State = State::new("given up", "given up", Mood::Waits);
-const IS_ENDED: State = State::new("is ended", "is ended", Mood::Works);
-const ENDED: State = State::new("ended", "ended", Mood::Gone);
-const UNKNOWN: State = State::new("not known", "not known", Mood::Unknown);
+const SERVES: Activity = Activity::new("serves", "serves", Mood::Serves);
+const SERVES_AGAIN: Activity = Activity::new("serves again", "serves", Mood::Serves);
+const DRAINS: Activity = Activity::new("drains", "drains", Mood::Works);
+const DRAINED: Activity = Activity::new("drained", "drained", Mood::Waits);
+const SEALS: Activity = Activity::new("seals", "seals", Mood::Works);
+const LOCK_FREE: Activity = Activity::new("sealed, lock free", "sealed", Mood::Waits);
+const SEALED: Activity = Activity::new("sealed", "sealed", Mood::Waits);
+const LEAVES: Activity = Activity::new("leaves", "leaves", Mood::Gone);
+const ASKED: Activity = Activity::new("is asked to serve", "resumes", Mood::Works);
+const DEAD: Activity = Activity::new("dead", "dead", Mood::Gone);
+const UNCONFIRMED: Activity = Activity::new("has not confirmed", "not known", Mood::Unknown);
+const NOT_STARTED: Activity = Activity::new("not started", "-", Mood::Gone);
+const STARTS: Activity = Activity::new("starts", "starts", Mood::Works);
+const WARMS: Activity = Activity::new("warms up", "warms", Mood::Works);
+const WARM: Activity = Activity::new("waits, warm", "waits", Mood::Waits);
+const OPENS: Activity = Activity::new("takes the lock, opens, verifies", "opens", Mood::Works);
+const READY: Activity = Activity::new("ready", "ready", Mood::Waits);
+const COMMITS: Activity = Activity::new("commits", "commits", Mood::Works);
+const GIVEN_UP: Activity = Activity::new("given up", "given up", Mood::Waits);
+const IS_ENDED: Activity = Activity::new("is ended", "is ended", Mood::Works);
+const ENDED: Activity = Activity::new("ended", "ended", Mood::Gone);
+const UNKNOWN: Activity = Activity::new("not known", "not known", Mood::Unknown);

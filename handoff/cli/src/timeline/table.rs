@@ -2,7 +2,7 @@
 
 use handoff_svg::{Font, Svg};
 
-use crate::record::{SwapRecord, What};
+use crate::record::{SwapEventKind, SwapRecord};
 use crate::timeline::story::{Mood, Story};
 use crate::timeline::{MARGIN, OUTLINE, PAUSE, SMALL, WIDTH};
 use crate::units::{brief, column_ms};
@@ -16,7 +16,7 @@ pub(super) fn table(svg: &mut Svg, story: &Story, record: &SwapRecord, top: f64)
         y += 15.0;
     };
     row(svg, SMALL.bold(), ["#", "phase", "start, ms", "length", "incumbent", "successor"]);
-    for (index, phase) in story.scenes.iter().enumerate().take(MOST_ROWS) {
+    for (index, phase) in story.scenes.iter().enumerate().take(MAX_ROWS) {
         let (number, start) = ((index + 1).to_string(), column_ms(phase.from));
         let took = match story.length(index) {
             Some(us) if phase.is_cut => format!("up to {}", brief(us)),
@@ -60,21 +60,23 @@ fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     for step in &record.steps {
         let at = brief(step.at_us);
         match &step.what {
-            What::Waiting { open_conns, connections, unnamed } => {
+            SwapEventKind::Waiting { open_conns, connections, unnamed } => {
                 let open =
                     format!("{open_conns} connections open ({})", list(connections, *unnamed));
                 waiting = Some(format!("Drain, at {at}: {open}"));
             }
-            What::Late { connections, unnamed } => {
+            SwapEventKind::Late { connections, unnamed } => {
                 late = Some(format!("Late, at {at}: {}", list(connections, *unnamed)));
             }
-            What::Sealing { sealed: done, total } => {
+            SwapEventKind::Sealing { sealed: done, total } => {
                 sealed = Some(format!("Seal, at {at}: {done} of {total} shards sealed"));
             }
-            What::Launched { .. } | What::Entered { .. } | What::GivenUp { .. } => {}
+            SwapEventKind::Launched { .. }
+            | SwapEventKind::Entered { .. }
+            | SwapEventKind::GivenUp { .. } => {}
         }
     }
-    let more = story.scenes.len().saturating_sub(MOST_ROWS);
+    let more = story.scenes.len().saturating_sub(MAX_ROWS);
     let more = (more > 0).then(|| format!("and {more} phases more"));
     let cut = story.scenes.iter().position(|phase| phase.is_cut).map(|index| index + 1);
     let cut = cut.map(|number| {
@@ -82,7 +84,7 @@ fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     });
     let mut notes: Vec<_> = [more, waiting, late, sealed, cut].into_iter().flatten().collect();
     let carried = record.end.iter().flat_map(|end| &end.carried);
-    notes.extend(carried.take(MOST_CARRIED).map(|carried| format!("Carried: {carried}")));
+    notes.extend(carried.take(MAX_CARRIED_NOTES).map(|carried| format!("Carried: {carried}")));
     notes
 }
 
@@ -93,5 +95,5 @@ fn list(names: &[String], unnamed: u32) -> String {
 
 /// The left edges of the columns, and the right one of the last.
 const COLUMNS: [f64; 7] = [MARGIN, 34.0, 190.0, 268.0, 372.0, 502.0, WIDTH];
-const MOST_ROWS: usize = 24;
-const MOST_CARRIED: usize = 4;
+const MAX_ROWS: usize = 24;
+const MAX_CARRIED_NOTES: usize = 4;

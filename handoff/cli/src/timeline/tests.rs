@@ -3,7 +3,9 @@
 use handoff_svg::Font;
 
 use super::draw;
-use crate::record::{End, Outcome, Party, Phase, Probation, Step, SwapRecord, Trigger, What};
+use crate::record::{
+    End, Outcome, Party, Phase, Probation, SwapEvent, SwapEventKind, SwapRecord, Trigger,
+};
 
 #[test]
 fn a_committed_swap() {
@@ -115,9 +117,13 @@ fn one_that_touched_nothing() {
 #[test]
 fn one_in_flight() {
     let mut record = swap(&WAY[..4], None);
-    record.steps.push(Step {
+    record.steps.push(SwapEvent {
         at_us: 18_000_030,
-        what: What::Waiting { open_conns: 3, connections: vec!["backup".into()], unnamed: 2 },
+        what: SwapEventKind::Waiting {
+            open_conns: 3,
+            connections: vec!["backup".into()],
+            unnamed: 2,
+        },
     });
     let svg = drawn(&record);
     shows(&svg, &["is in flight", "clients wait, 15000 ms so far", "in flight"]);
@@ -321,10 +327,11 @@ fn shows(svg: &str, expected: &[&str]) {
 }
 
 fn swap(way: &[(u64, Phase)], outcome: Option<Outcome>) -> SwapRecord {
-    let launched = Step { at_us: 800, what: What::Launched { pid: 101 } };
-    let entered = way
-        .iter()
-        .map(|(at_us, phase)| Step { at_us: *at_us, what: What::Entered { phase: *phase } });
+    let launched = SwapEvent { at_us: 800, what: SwapEventKind::Launched { pid: 101 } };
+    let entered = way.iter().map(|(at_us, phase)| SwapEvent {
+        at_us: *at_us,
+        what: SwapEventKind::Entered { phase: *phase },
+    });
     let party = |binary: &str, build: &str, pid| Party {
         binary: binary.into(),
         build: Some(build.into()),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::{LONGEST_REQUEST, Reply, Request};
+use super::{MAX_REQUEST_LEN, Reply, Request};
 use crate::metrics;
 
 /// A request, its client, and the channel of its replies. The connection ends with the sender.
@@ -52,9 +52,9 @@ impl Open {
 }
 
 /// One of these connections, until it is dropped.
-struct Place(Arc<Open>);
+struct Slot(Arc<Open>);
 
-impl Place {
+impl Slot {
     fn take(open: &Arc<Open>) -> Option<Self> {
         let mut count = open.count();
         if *count >= MAX_CONNECTIONS {
@@ -65,7 +65,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         *self.0.count() -= 1;
         self.0.closed.notify_all();
@@ -93,8 +93,8 @@ impl Trigger {
     }
 
     /// Waits until the last answers have gone out.
-    pub(crate) fn drain(&self, limit: Duration) {
-        let _ = self.open.closed.wait_timeout_while(self.open.count(), limit, |count| *count > 0);
+    pub(crate) fn drain(&self, timeout: Duration) {
+        let _ = self.open.closed.wait_timeout_while(self.open.count(), timeout, |count| *count > 0);
     }
 
     /// Removes the socket of a supervisor that stops for good.
@@ -127,7 +127,7 @@ fn accept(
                 continue;
             }
         };
-        let Some(place) = Place::take(open) else {
+        let Some(place) = Slot::take(open) else {
             refuse(&stream, None, "too many connections are open; try again");
             continue;
         };
@@ -184,11 +184,11 @@ fn refuse(stream: &UnixStream, asker: Option<Asker>, why: &str) {
 /// Reads one line, within the maximum length and the timeout.
 fn read_request(stream: &UnixStream) -> Result<Request, String> {
     let deadline = Instant::now() + PATIENCE;
-    let mut reader = BufReader::new(Within { stream, deadline }).take(LONGEST_REQUEST as u64 + 1);
+    let mut reader = BufReader::new(Within { stream, deadline }).take(MAX_REQUEST_LEN as u64 + 1);
     let mut line = Vec::new();
     let read = reader.read_until(b'\n', &mut line);
-    if line.len() > LONGEST_REQUEST {
-        return Err(format!("a request has at most {LONGEST_REQUEST} bytes"));
+    if line.len() > MAX_REQUEST_LEN {
+        return Err(format!("a request has at most {MAX_REQUEST_LEN} bytes"));
     }
     read.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {

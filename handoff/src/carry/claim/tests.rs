@@ -72,7 +72,7 @@ fn what_a_successor_may_use_follows_from_how_the_channel_ended() {
     use End::{Broken, CutOff, Whole};
     use Held::{Parked, TakenBack};
     use Usable::{All, Connections, Nothing};
-    for (end, is_kept, held, is_dead, expected) in [
+    for (end, is_as_sealed, held, is_dead, expected) in [
         (Whole, true, Parked, false, Some(All)),
         (Whole, true, Parked, true, Some(All)),
         (Whole, false, Parked, true, Some(Connections)),
@@ -88,7 +88,7 @@ fn what_a_successor_may_use_follows_from_how_the_channel_ended() {
         (Broken, true, Parked, false, None),
         (Broken, true, TakenBack, false, None),
     ] {
-        let usable = Usable::of(end, is_kept, held, is_dead);
-        assert_eq!(usable, expected, "{end:?}, {is_kept}, {held:?}, {is_dead}");
+        let usable = Usable::of(end, is_as_sealed, held, is_dead);
+        assert_eq!(usable, expected, "{end:?}, {is_as_sealed}, {held:?}, {is_dead}");
     }
 }

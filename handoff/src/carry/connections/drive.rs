@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use event_listener::Listener;
 
-use super::{Connections, Parked, Phase, State, WOKEN_AT_ONCE};
+use super::{Connections, Inner, Mode, Parked, WOKEN_AT_ONCE};
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format};
 use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
-use crate::carry::wire::{Bytes, ItemWords, LONGEST_INLINE, PARCEL_BYTES, StateWords};
+use crate::carry::wire::{Bytes, MAX_INLINE_LEN, PARCEL_BYTES, WireItem, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::{CarryFate, CarryKind};
-use crate::sys::rights::MOST_AT_ONCE;
+use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
 use crate::wait;
 
@@ -44,7 +44,7 @@ impl<S: Carried> Set for Connections<S> {
             return;
         }
         let mut state = self.state();
-        let State { live, awaited, unwoken, .. } = &mut *state;
+        let Inner { live, awaited, unwoken, .. } = &mut *state;
         unwoken.clear();
         for live in live.values_mut() {
             live.is_awaited = self.told.is_idle(&live.served);
@@ -53,21 +53,21 @@ impl<S: Carried> Set for Connections<S> {
             }
         }
         *awaited = unwoken.len();
-        self.enter_phase(&mut state, Phase::CollectingIdle);
+        self.enter_mode(&mut state, Mode::CollectingIdle);
         state.carrier = Some(carrier.clone());
         state.send_waiting();
     }
 
-    fn wait_idle(&self, limit: Instant) {
+    fn wait_idle(&self, deadline: Instant) {
         let mut turns_of_nobody = 0;
         loop {
             let changed = self.changed.listen();
             let woken = {
                 let mut state = self.state();
-                let is_sent = state.unsent.len() < MOST_AT_ONCE;
+                let is_sent = state.unsent.len() < MAX_DESCRIPTORS;
                 let is_over = state.awaited == 0 && is_sent || state.interrupted;
                 let is_told = state.unwoken.is_empty() && turns_of_nobody >= TURNS_OF_NOBODY;
-                if is_over || is_told || state.phase != Phase::CollectingIdle {
+                if is_over || is_told || state.mode != Mode::CollectingIdle {
                     return;
                 }
                 let left = state.unwoken.len().saturating_sub(WOKEN_AT_ONCE);
@@ -76,8 +76,8 @@ impl<S: Carried> Set for Connections<S> {
             // A few at a time: those that are busy have their turn in between.
             woken.iter().for_each(|served| served.wake());
             let turn = Instant::now() + A_FEW_PARK;
-            if changed.wait_deadline(turn.min(limit)).is_none() {
-                if Instant::now() >= limit {
+            if changed.wait_deadline(turn.min(deadline)).is_none() {
+                if Instant::now() >= deadline {
                     return;
                 }
                 turns_of_nobody += 1;
@@ -91,7 +91,7 @@ impl<S: Carried> Set for Connections<S> {
     fn collect(&self, carrier: Option<&Thread>) {
         {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Collecting);
+            self.enter_mode(&mut state, Mode::Collecting);
             state.carrier = carrier.cloned();
             // From here on all of them are woken.
             state.unwoken.clear();
@@ -108,15 +108,15 @@ impl<S: Carried> Set for Connections<S> {
         wait::blocking(&self.changed, Some(deadline), over).unwrap_or_else(|| self.state().names())
     }
 
-    fn not_parked(&self, most: usize) -> (Vec<String>, usize) {
+    fn not_parked(&self, max: usize) -> (Vec<String>, usize) {
         let state = self.state();
         let mut names: Vec<_> = state.live.values().map(|live| live.name.as_str()).collect();
         // Under the lock, so the names that are left out are neither copied nor sorted.
-        if names.len() > most {
-            names.select_nth_unstable(most);
+        if names.len() > max {
+            names.select_nth_unstable(max);
         }
-        let more = names.len().saturating_sub(most);
-        names.truncate(most);
+        let more = names.len().saturating_sub(max);
+        names.truncate(max);
         names.sort_unstable();
         (names.into_iter().map(str::to_owned).collect(), more)
     }
@@ -140,23 +140,23 @@ impl<S: Carried> Set for Connections<S> {
                 |why| CarryError::Unwritable { set: S::NAME.to_owned(), item: name.clone(), why };
             let mut bytes = Vec::new();
             write_value(state, &mut bytes).map_err(unwritable)?;
-            let state = if bytes.len() > LONGEST_INLINE {
+            let state = if bytes.len() > MAX_INLINE_LEN {
                 let length = bytes.len() as u64;
                 let memory = SealedMemory::of_bytes(&bytes).map_err(|source| {
                     CarryError::NoMemory { set: S::NAME.to_owned(), item: name.clone(), source }
                 })?;
                 apart.push((index, memory));
-                StateWords::Apart { length }
+                WireState::Apart { length }
             } else {
                 length += bytes.len();
-                StateWords::Inline(Bytes(bytes))
+                WireState::Inline(Bytes(bytes))
             };
             descriptors += state.descriptors();
-            if descriptors > MOST_AT_ONCE {
+            if descriptors > MAX_DESCRIPTORS {
                 break;
             }
             length += name.len();
-            items.push(ItemWords { name: name.clone(), state });
+            items.push(WireItem { name: name.clone(), state });
             if length > PARCEL_BYTES {
                 break;
             }
@@ -177,9 +177,9 @@ impl<S: Carried> Set for Connections<S> {
     fn take_back(&self, kept_off: bool) {
         let closed = {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Held);
+            self.enter_mode(&mut state, Mode::Held);
             state.carrier = None;
-            let State { sent, unsent, waiting, .. } = &mut *state;
+            let Inner { sent, unsent, waiting, .. } = &mut *state;
             if kept_off {
                 waiting.append(sent);
             }
@@ -201,7 +201,7 @@ impl<S: Carried> Set for Connections<S> {
     fn stop(&self) {
         let waiting = {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Stopping);
+            self.enter_mode(&mut state, Mode::Stopping);
             std::mem::take(&mut state.waiting)
         };
         self.wake_all();
@@ -211,7 +211,7 @@ impl<S: Carried> Set for Connections<S> {
     fn release(&self) {
         {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Serving);
+            self.enter_mode(&mut state, Mode::Serving);
             state.interrupted = false;
         }
         self.arrived.notify(usize::MAX);
@@ -220,7 +220,7 @@ impl<S: Carried> Set for Connections<S> {
     fn part(&self) {
         let (sent, unsent, live) = {
             let mut state = self.state();
-            self.enter_phase(&mut state, Phase::Parted);
+            self.enter_mode(&mut state, Mode::Parted);
             state.carrier = None;
             let sent = std::mem::take(&mut state.sent);
             (sent, std::mem::take(&mut state.unsent), state.live.len())
@@ -247,7 +247,7 @@ impl<S: Carried> Set for Connections<S> {
             Item::Memory { .. } => None,
         });
         let mut state = self.state();
-        self.enter_phase(&mut state, Phase::Arrived);
+        self.enter_mode(&mut state, Mode::Arrived);
         state.waiting.extend(parked);
         drop(state);
         Ok(older.map_or(CarryFate::Taken, |from| CarryFate::Converted { from }))
@@ -258,7 +258,7 @@ impl<S: Carried> Connections<S> {
     /// Stops waiting for connections that got a request since they were counted among the idle.
     fn let_go_of_the_busy(&self) {
         let mut state = self.state();
-        let State { live, awaited, .. } = &mut *state;
+        let Inner { live, awaited, .. } = &mut *state;
         for live in live.values_mut().filter(|live| live.is_awaited) {
             live.is_awaited = self.told.is_idle(&live.served);
             *awaited -= usize::from(!live.is_awaited);
@@ -293,8 +293,8 @@ impl<S: Carried> Connections<S> {
 
     fn take_unsent(&self, is_last: bool) -> Taken<'_, S> {
         let mut state = self.state();
-        let count = state.unsent.len().min(MOST_AT_ONCE);
-        let count = if is_last || count == MOST_AT_ONCE { count } else { 0 };
+        let count = state.unsent.len().min(MAX_DESCRIPTORS);
+        let count = if is_last || count == MAX_DESCRIPTORS { count } else { 0 };
         Taken { set: self, parked: state.unsent.drain(..count).collect() }
     }
 }
@@ -320,7 +320,7 @@ impl<S> Drop for Taken<'_, S> {
         let is_sent = {
             let mut state = self.set.state();
             state.sent.append(&mut self.parked);
-            state.phase == Phase::CollectingIdle && state.unsent.len() < MOST_AT_ONCE
+            state.mode == Mode::CollectingIdle && state.unsent.len() < MAX_DESCRIPTORS
         };
         if is_sent {
             self.set.changed.notify(usize::MAX);

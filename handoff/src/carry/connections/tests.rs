@@ -13,7 +13,7 @@ use crate::Error;
 use crate::carry::format::Format;
 use crate::carry::pair::{Client, Inode, assert_closed, inode, socket, soon};
 use crate::carry::set::{Item, Parcel};
-use crate::carry::wire::{LONGEST_INLINE, StateWords};
+use crate::carry::wire::{MAX_INLINE_LEN, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
 use crate::protocol::CarryFate;
@@ -36,15 +36,15 @@ fn draining<S: Carried>() -> Shared<S> {
 }
 
 /// What is parked, by its name.
-type Kept = BTreeMap<String, (Inode, Client)>;
+type Parked = BTreeMap<String, (Inode, Client)>;
 
-fn park(set: &Shared, number: u32, length: usize, kept: &mut Kept) {
+fn park(set: &Shared, number: u32, length: usize, parked: &mut Parked) {
     let (name, descriptor, state) = (format!("{number:04}"), socket(), Client::new(number, length));
-    kept.insert(name.clone(), (inode(&descriptor), state.clone()));
+    parked.insert(name.clone(), (inode(&descriptor), state.clone()));
     set.enter(name).park(descriptor, state);
 }
 
-/// All that waits, in the order in which it is taken up; with the names.
+/// All that waits, in the order in which handlers take it; with the names.
 fn take_all(set: &Shared) -> Vec<(String, (Inode, Client))> {
     let mut taken = Vec::new();
     while let Some(Arrival { descriptor, state, ticket }) = set.try_arrival() {
@@ -54,27 +54,27 @@ fn take_all(set: &Shared) -> Vec<(String, (Inode, Client))> {
     taken
 }
 
-/// Sends parcels until `most` are out, and then fails; the names of what a peer got.
-fn send_parcels(set: &Shared, most: usize) -> Result<Vec<String>> {
+/// Sends parcels until `max` are out, and then fails; the names of what a peer got.
+fn send_parcels(set: &Shared, max: usize) -> Result<Vec<String>> {
     let (mut sent, mut names) = (0, Vec::new());
     while set.send_next(true, &mut |_, items, descriptors| {
-        assert!(descriptors.len() <= MOST_AT_ONCE);
+        assert!(descriptors.len() <= MAX_DESCRIPTORS);
         names.extend(items.into_iter().map(|item| item.name));
         sent += 1;
-        if sent > most { Err(CarryError::GivenUp.into()) } else { Ok(()) }
+        if sent > max { Err(CarryError::GivenUp.into()) } else { Ok(()) }
     })? {}
     Ok(names)
 }
 
 /// Full parcels of each kind: by the count, by the bytes, and by what goes beside.
-fn many(set: &Shared) -> Kept {
-    let mut kept = Kept::new();
-    let lengths = [(0, 300), (LONGEST_INLINE - 16, 40), (LONGEST_INLINE + 1, 140)];
+fn many(set: &Shared) -> Parked {
+    let mut parked = Parked::new();
+    let lengths = [(0, 300), (MAX_INLINE_LEN - 16, 40), (MAX_INLINE_LEN + 1, 140)];
     let lengths = lengths.iter().flat_map(|(length, count)| std::iter::repeat_n(*length, *count));
     for (number, length) in (0..).zip(lengths) {
-        park(set, number, length, &mut kept);
+        park(set, number, length, &mut parked);
     }
-    kept
+    parked
 }
 
 #[test]
@@ -89,26 +89,26 @@ fn an_abort_at_any_frame_gives_back_each_connection_once() {
         frames
     };
     assert!(frames >= 5, "{frames} frames");
-    for most in 0..=frames {
+    for max in 0..=frames {
         let set = draining();
-        let kept = many(&set);
-        let sent = send_parcels(&set, most);
-        assert_eq!(sent.is_ok(), most == frames);
+        let parked = many(&set);
+        let sent = send_parcels(&set, max);
+        assert_eq!(sent.is_ok(), max == frames);
         set.take_back(true);
         set.release();
         let taken = take_all(&set);
-        assert_eq!(taken.len(), kept.len());
-        assert!(taken.into_iter().eq(kept.into_iter().rev()), "in {most} of {frames} frames");
+        assert_eq!(taken.len(), parked.len());
+        assert!(taken.into_iter().eq(parked.into_iter().rev()), "in {max} of {frames} frames");
     }
 }
 
 #[test]
-fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
-    for most in [0, 1, 3] {
+fn what_a_successor_has_received_is_closed_and_nothing_else() {
+    for max in [0, 1, 3] {
         let set = draining();
-        let mut kept = many(&set);
+        let mut parked = many(&set);
         let mut sent = Vec::new();
-        for _ in 0..most {
+        for _ in 0..max {
             let more = set.send_next(true, &mut |_, items, _| {
                 sent.extend(items.into_iter().map(|item| item.name));
                 Ok(())
@@ -116,11 +116,11 @@ fn what_a_successor_has_taken_up_is_closed_and_nothing_else() {
             assert!(more.expect("it is sent"));
         }
         let closed: Vec<Inode> =
-            sent.iter().map(|name| kept.remove(name).expect("once").0).collect();
+            sent.iter().map(|name| parked.remove(name).expect("once").0).collect();
         set.take_back(false);
         assert_closed(&closed);
         set.release();
-        assert!(take_all(&set).into_iter().eq(kept.into_iter().rev()), "after {most} frames");
+        assert!(take_all(&set).into_iter().eq(parked.into_iter().rev()), "after {max} frames");
     }
 }
 
@@ -179,7 +179,7 @@ fn a_state_that_cannot_be_written_loses_no_connection() {
 }
 
 #[test]
-fn what_parks_after_its_drain_was_given_up_is_taken_up_here() {
+fn what_parks_after_its_drain_was_given_up_is_served_here() {
     let set = draining();
     let (before, late, later) = (set.enter("before"), set.enter("late"), set.enter("later"));
     before.park(socket(), Client::new(1, 0));
@@ -193,10 +193,10 @@ fn what_parks_after_its_drain_was_given_up_is_taken_up_here() {
 }
 
 #[test]
-fn what_nobody_has_taken_up_goes_on_with_the_next_swap() {
+fn what_no_handler_has_taken_goes_on_with_the_next_swap() {
     let set = draining();
-    let mut kept = Kept::new();
-    (0..3).for_each(|number| park(&set, number, 10, &mut kept));
+    let mut parked = Parked::new();
+    (0..3).for_each(|number| park(&set, number, 10, &mut parked));
     set.take_back(true);
     set.release();
     assert!(!set.is_vacant());
@@ -211,7 +211,7 @@ fn what_nobody_has_taken_up_goes_on_with_the_next_swap() {
 #[test]
 fn a_parcel_that_is_not_full_waits_for_the_seal() {
     let set = draining();
-    let mut kept = Kept::new();
+    let mut parked = Parked::new();
     let mut lengths = Vec::new();
     let mut send = |is_last| {
         set.send_next(is_last, &mut |format, items, descriptors| {
@@ -222,33 +222,33 @@ fn a_parcel_that_is_not_full_waits_for_the_seal() {
         })
         .expect("it is sent")
     };
-    let most = u32::try_from(MOST_AT_ONCE).expect("few");
-    (0..most - 1).for_each(|number| park(&set, number, 1, &mut kept));
+    let max = u32::try_from(MAX_DESCRIPTORS).expect("few");
+    (0..max - 1).for_each(|number| park(&set, number, 1, &mut parked));
     assert!(!send(false));
-    (most - 1..most + 1).for_each(|number| park(&set, number, 1, &mut kept));
+    (max - 1..max + 1).for_each(|number| park(&set, number, 1, &mut parked));
     assert!(send(false));
     assert!(!send(false));
     assert!(send(true));
     assert!(!send(true));
-    assert_eq!(lengths, [MOST_AT_ONCE, 1]);
+    assert_eq!(lengths, [MAX_DESCRIPTORS, 1]);
 }
 
 #[test]
 fn a_state_goes_with_its_frame_unless_it_is_too_long() {
     let bare = {
         let mut bytes = Vec::new();
-        write_value(&Client::new(1, LONGEST_INLINE / 2), &mut bytes).expect("it is written");
-        bytes.len() - LONGEST_INLINE / 2
+        write_value(&Client::new(1, MAX_INLINE_LEN / 2), &mut bytes).expect("it is written");
+        bytes.len() - MAX_INLINE_LEN / 2
     };
     for (beyond, is_inline) in [(0, true), (1, false)] {
         let set = draining();
-        park(&set, 1, LONGEST_INLINE - bare + beyond, &mut Kept::new());
+        park(&set, 1, MAX_INLINE_LEN - bare + beyond, &mut Parked::new());
         let sent = set.send_next(true, &mut |_, items, descriptors| {
             assert_eq!(items[0].state.descriptors(), descriptors.len());
-            let length = (LONGEST_INLINE + beyond) as u64;
+            let length = (MAX_INLINE_LEN + beyond) as u64;
             match &items[0].state {
-                StateWords::Inline(bytes) => assert_eq!(bytes.0.len() as u64, length),
-                other => assert_eq!(other, &StateWords::Apart { length }),
+                WireState::Inline(bytes) => assert_eq!(bytes.0.len() as u64, length),
+                other => assert_eq!(other, &WireState::Apart { length }),
             }
             assert_eq!(descriptors.len(), if is_inline { 1 } else { 2 });
             Ok(())
@@ -299,7 +299,7 @@ fn what_was_not_sent_is_closed_so_that_its_peer_reads_an_end() {
 
 /// A clean stop, soon after a swap.
 #[test]
-fn what_nobody_has_taken_up_is_closed_so_that_its_peer_reads_an_end() {
+fn what_no_handler_has_taken_is_closed_so_that_its_peer_reads_an_end() {
     for (descriptor, peer) in with_unread() {
         let set = serving();
         set.enter("waits").park(descriptor, Client::new(1, 1));

@@ -9,7 +9,7 @@ use super::told::Served;
 use super::{Connections, Late};
 use crate::carry::format::Carried;
 
-/// A connection to be taken up: another process parked it, or this one did for a swap that was
+/// A connection for a handler: another process parked it, or this one did for a swap that was
 /// given up.
 #[derive(Debug)]
 pub struct Arrival<S> {

@@ -101,15 +101,15 @@ fn each_piece_is_sent_once_in_each_swap_and_none_before_the_seal() {
     for key in ["b", "a", "c"] {
         memory.put(key, SealedMemory::of_bytes(key.as_bytes()).expect("memory"));
     }
-    let swap = |most: usize| {
+    let swap = |max: usize| {
         let mut sent = Vec::new();
         memory.collect(None);
         assert!(!memory.send_next(false, &mut |_, _, _| panic!("too early")).expect("nothing"));
-        while sent.len() < most
+        while sent.len() < max
             && memory
                 .send_next(true, &mut |format, items, descriptors| {
                     assert_eq!((format, items.len(), descriptors.len()), (None, 1, 1));
-                    assert_eq!(items[0].state, StateWords::Memory { length: 1 });
+                    assert_eq!(items[0].state, WireState::Memory { length: 1 });
                     sent.extend(items.into_iter().map(|item| item.name));
                     Ok(())
                 })

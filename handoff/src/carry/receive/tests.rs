@@ -11,9 +11,9 @@ use crate::carry::format::Format;
 use crate::carry::pair::{Client, Daemon, Inode, assert_closed, inode, receive, socket, until};
 use crate::carry::{Connections, SealedMemory};
 use crate::frame::{MAX_FRAME_LEN, encode, write_value};
-use crate::protocol::{MOST_SETS, PROTO_MIN};
+use crate::protocol::{MAX_SETS, PROTO_MIN};
 use crate::sys::memory;
-use crate::sys::rights::{self, MOST_AT_ONCE};
+use crate::sys::rights::{self, MAX_DESCRIPTORS};
 
 mod asking;
 
@@ -83,24 +83,24 @@ fn state(number: u32) -> Vec<u8> {
     bytes
 }
 
-fn inline(number: u32) -> ItemWords {
-    ItemWords { name: number.to_string(), state: StateWords::Inline(Bytes(state(number))) }
+fn inline(number: u32) -> WireItem {
+    WireItem { name: number.to_string(), state: WireState::Inline(Bytes(state(number))) }
 }
 
-fn apart(length: u64) -> ItemWords {
-    ItemWords { name: "apart".into(), state: StateWords::Apart { length } }
+fn apart(length: u64) -> WireItem {
+    WireItem { name: "apart".into(), state: WireState::Apart { length } }
 }
 
-fn piece(length: u64) -> ItemWords {
-    ItemWords { name: "key".into(), state: StateWords::Memory { length } }
+fn piece(length: u64) -> WireItem {
+    WireItem { name: "key".into(), state: WireState::Memory { length } }
 }
 
 /// Of the first set of connections.
-fn parcel(items: Vec<ItemWords>) -> Note {
+fn parcel(items: Vec<WireItem>) -> Note {
     Note::Parcel { set: CLIENTS, format: format(), items }
 }
 
-fn of_cache(items: Vec<ItemWords>) -> Note {
+fn of_cache(items: Vec<WireItem>) -> Note {
     Note::Parcel { set: CACHE, format: None, items }
 }
 
@@ -124,10 +124,10 @@ fn assert_refused(says: impl Fn(&mut Incumbent), expected: impl Into<Error>) {
         let (mut incumbent, receiver, told) = Incumbent::heard();
         says(&mut incumbent);
         let sent = incumbent.sent.clone();
-        assert_eq!(told.recv_timeout(LIVENESS_LIMIT), Ok(expected.clone()));
+        assert_eq!(told.recv_timeout(LIVENESS_TIMEOUT), Ok(expected.clone()));
         let arrivals = receiver.finish().expect("it ends");
         assert!(!arrivals.is_whole());
-        match arrivals.settle(true, is_dead) {
+        match arrivals.discard_unusable(true, is_dead) {
             Err(error) => {
                 assert!(!is_dead);
                 assert_eq!(format!("{error:?}"), expected);
@@ -163,7 +163,7 @@ fn what_is_in_order_is_whole_however_it_is_cut() {
         }
         let sent = incumbent.sent.clone();
         let mut arrivals =
-            receiver.finish().expect("it ends").settle(true, false).expect("it is whole");
+            receiver.finish().expect("it ends").discard_unusable(true, false).expect("it is whole");
         let daemon = Daemon::new();
         arrivals.hand_on(&daemon.carriage()).expect("it has the same sets");
         daemon.carriage().release();
@@ -202,7 +202,7 @@ fn a_channel_that_is_cut_at_any_byte_is_not_whole() {
         assert!(matches!(arrivals.end, Ok(End::CutOff)), "at {cut} of {all}: {:?}", arrivals.end);
         let counts: Vec<_> = arrivals.sets.iter().map(|set| set.count).collect();
         assert_eq!(counts, [if cut < first { 0 } else { 2 }, 0, 0]);
-        let error = arrivals.settle(true, false).expect_err("it is not whole");
+        let error = arrivals.discard_unusable(true, false).expect_err("it is not whole");
         assert!(matches!(error, Error::Frame(FrameError::Truncated)), "{error}");
         assert_closed(&sent);
     }
@@ -210,12 +210,13 @@ fn a_channel_that_is_cut_at_any_byte_is_not_whole() {
 
 #[test]
 fn memory_is_of_use_only_if_the_directory_is_as_it_was_sealed() {
-    for (is_kept, keys) in [(true, 1), (false, 0)] {
+    for (is_as_sealed, keys) in [(true, 1), (false, 0)] {
         let (mut incumbent, receiver) = Incumbent::offering();
         incumbent.say(&parcel(vec![inline(1)]), sockets(1));
         incumbent.say(&of_cache(vec![piece(8)]), vec![sealed(8)]);
         incumbent.say(&Note::End { sent: vec![1, 0, 1] }, Vec::new());
-        let mut arrivals = receiver.finish().expect("it ends").settle(is_kept, true).expect("dead");
+        let mut arrivals =
+            receiver.finish().expect("it ends").discard_unusable(is_as_sealed, true).expect("dead");
         assert_eq!(arrivals.memory("cache").expect("it is memory").keys().len(), keys);
         let counts: Vec<_> = arrivals.sets.iter().map(|set| set.count).collect();
         assert_eq!(counts, [1, 0, keys as u64]);
@@ -388,9 +389,9 @@ fn what_is_no_frame_is_refused() {
 /// Before they take more memory than the longest frame.
 #[test]
 fn lists_that_are_too_long_are_refused() {
-    let words = SetWords { name: String::new(), kind: CarryKind::Memory, may_be_lost: true };
-    let (sets, items) = (vec![words; MOST_SETS + 1], vec![inline(1); MOST_AT_ONCE + 1]);
-    for note in [parcel(items), Note::End { sent: vec![0; MOST_SETS + 1] }] {
+    let words = WireSet { name: String::new(), kind: CarryKind::Memory, may_be_lost: true };
+    let (sets, items) = (vec![words; MAX_SETS + 1], vec![inline(1); MAX_DESCRIPTORS + 1]);
+    for note in [parcel(items), Note::End { sent: vec![0; MAX_SETS + 1] }] {
         let (mut incumbent, receiver) = Incumbent::offering();
         incumbent.say(&note, Vec::new());
         let end = receiver.finish().expect("it ends").end;
@@ -465,7 +466,7 @@ fn arrived() -> Arrivals {
     incumbent.say(&parcel(vec![inline(1)]), sockets(1));
     incumbent.say(&of_cache(vec![piece(8)]), vec![sealed(8)]);
     incumbent.say(&Note::End { sent: vec![1, 0, 1] }, Vec::new());
-    receiver.finish().expect("it ends").settle(true, false).expect("it is whole")
+    receiver.finish().expect("it ends").discard_unusable(true, false).expect("it is whole")
 }
 
 fn fates(arrivals: &Arrivals) -> Result<Vec<CarryFate>, CarryError> {
@@ -531,11 +532,12 @@ fn connections_that_this_build_does_without_are_closed_once_it_serves() {
         peer.set_read_timeout(Some(Duration::from_secs(20))).expect("it is set");
         peer.write_all(b"unread").expect("it is sent");
         let copy = carried.try_clone().expect("a descriptor is left");
-        let words = ItemWords { name: "1".into(), state: StateWords::Inline(Bytes(vec![])) };
+        let words = WireItem { name: "1".into(), state: WireState::Inline(Bytes(vec![])) };
         incumbent.say(&parcel(vec![words]), vec![carried.into()]);
         incumbent.say(&Note::End { sent: vec![1, 0, 0] }, Vec::new());
         let claim = incumbent.claim;
-        let mut arrivals = receiver.finish().expect("it ends").settle(true, false).expect("whole");
+        let mut arrivals =
+            receiver.finish().expect("it ends").discard_unusable(true, false).expect("whole");
         let lossy = Connections::<Client>::new().may_be_lost();
         arrivals.hand_on(&Carriage::new().with("clients", &lossy)).expect("it may be lost");
         let CarryFate::Dropped { why } = fates(&arrivals).expect("it was handed on").remove(0)

@@ -10,7 +10,7 @@ use crate::carry::pair::{
     Client, Daemon, Inode, Pair, assert_closed, incumbent, inode, receive, socket, until,
 };
 use crate::carry::receive::Arrivals;
-use crate::carry::wire::{LONGEST_INLINE, PARCEL_BYTES};
+use crate::carry::wire::{MAX_INLINE_LEN, PARCEL_BYTES};
 use crate::carry::{Arrival, Connections, Reads, SealedMemory};
 use crate::protocol::{CarriedSet, CarryFate, CarryKind};
 
@@ -25,7 +25,7 @@ fn park(set: &Arc<Connections<Client>>, state: Client) -> (Inode, Client) {
 }
 
 /// All that arrived, in the order in which it was sent; it still has its handlers then.
-fn take_up(set: &Arc<Connections<Client>>) -> (Parked, Vec<Arrival<Client>>) {
+fn take_arrivals(set: &Arc<Connections<Client>>) -> (Parked, Vec<Arrival<Client>>) {
     let mut arrivals: Vec<_> = std::iter::from_fn(|| set.try_arrival()).collect();
     arrivals.reverse();
     let parked = |arrival: &Arrival<Client>| (inode(&arrival.descriptor), arrival.state.clone());
@@ -43,7 +43,7 @@ fn opened(arrivals: &mut Arrivals) -> Arc<Daemon> {
 
 /// Lengths about the bounds: of a state that goes with its frame, and of a parcel.
 fn lengths() -> impl Strategy<Value = usize> {
-    let inline = LONGEST_INLINE;
+    let inline = MAX_INLINE_LEN;
     prop_oneof![
         3 => 0..300_usize,
         // A number and a length come before the bytes.
@@ -60,12 +60,12 @@ fn groups() -> impl Strategy<Value = Vec<Group>> {
     // About what fills a parcel, by count and by what goes beside.
     let count = prop_oneof![1..5_usize, 14..19_usize, 120..130_usize, 250..258_usize];
     let group = (0..2_usize, count, lengths());
-    let bounded =
-        group.prop_map(|(set, count, length)| (set, count.min(MOST_BYTES / (length + 1)), length));
+    let bounded = group
+        .prop_map(|(set, count, length)| (set, count.min(MAX_TOTAL_LEN / (length + 1)), length));
     prop::collection::vec(bounded, 0..5)
 }
 
-const MOST_BYTES: usize = 3 << 20;
+const MAX_TOTAL_LEN: usize = 3 << 20;
 
 fn check_carried(groups: &[Group], memory: &[Vec<u8>]) -> Result<(), TestCaseError> {
     let daemon = Daemon::new();
@@ -85,7 +85,7 @@ fn check_carried(groups: &[Group], memory: &[Vec<u8>]) -> Result<(), TestCaseErr
     let mut arrivals = pair.finish().expect("nothing is wrong");
     let successor = opened(&mut arrivals);
     for (set, parked) in successor.sets().into_iter().zip(&parked) {
-        let (arrived, _handlers) = take_up(set);
+        let (arrived, _handlers) = take_arrivals(set);
         prop_assert_eq!(&arrived, parked);
         let mut names: Vec<_> =
             parked.iter().map(|(_, state)| format!("client {}", state.number)).collect();
@@ -155,7 +155,7 @@ fn what_many_threads_park_while_it_is_sent_arrives_once() {
                 let numbers = (0..EACH).map(|number| thread * EACH + number);
                 let park = |number| {
                     let set = daemon.sets()[number as usize % 2];
-                    let length = if number % 50 == 7 { LONGEST_INLINE } else { number as usize };
+                    let length = if number % 50 == 7 { MAX_INLINE_LEN } else { number as usize };
                     park(set, Client::new(number, length))
                 };
                 numbers.map(park).collect::<Parked>()
@@ -169,8 +169,8 @@ fn what_many_threads_park_while_it_is_sent_arrives_once() {
         .collect();
     assert_eq!(daemon.names(), [""; 0]);
     let successor = opened(&mut pair.finish().expect("nothing is wrong"));
-    let (mut arrived, handlers) = take_up(&successor.clients);
-    let (others, more_handlers) = take_up(&successor.others[0]);
+    let (mut arrived, handlers) = take_arrivals(&successor.clients);
+    let (others, more_handlers) = take_arrivals(&successor.others[0]);
     arrived.extend(others);
     assert_eq!(arrived.len(), parked.len());
     let arrived: BTreeMap<_, _> =
@@ -223,7 +223,7 @@ fn a_swap_is_given_up_although_nobody_reads_what_is_sent() {
     let kept_off = claim.take_back();
     daemon.carriage().take_back(kept_off);
     daemon.carriage().release();
-    assert_eq!(take_up(&daemon.clients).0, parked);
+    assert_eq!(take_arrivals(&daemon.clients).0, parked);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_successor_that_is_gone_is_an_error_and_no_loss() {
     assert!(matches!(error, Error::Carry(CarryError::Closed)), "{error}");
     daemon.carriage().take_back(true);
     daemon.carriage().release();
-    assert_eq!(take_up(&daemon.clients).0, parked);
+    assert_eq!(take_arrivals(&daemon.clients).0, parked);
 }
 
 #[test]
@@ -263,11 +263,11 @@ fn an_abort_at_any_moment_leaves_each_connection_in_one_place() {
         daemon.carriage().take_back(true);
         parked.extend((pause..pause + 3).map(|n| park(&daemon.clients, Client::new(n, 9))));
         daemon.carriage().release();
-        assert_eq!(take_up(&daemon.clients).0, parked);
+        assert_eq!(take_arrivals(&daemon.clients).0, parked);
         // The successor sees both: that it is not whole, and that it was taken back.
         let arrivals = receiver.finish().expect("the channel is closed");
         assert!(!arrivals.is_whole());
-        let arrivals = arrivals.settle(true, false).expect("nothing of it is used");
+        let arrivals = arrivals.discard_unusable(true, false).expect("nothing of it is used");
         let counts = arrivals.report().expect("there is nothing to take");
         assert!(counts.into_iter().all(|set| (set.count, set.bytes) == (0, 0)));
     }
@@ -280,7 +280,7 @@ fn a_successor_has_the_connections_of_an_incumbent_that_died_if_it_had_not_taken
         daemon.carriage().release();
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let carriage = daemon.carriage();
-        let channel = Channel::open(ours, &carriage).expect("the kernel has room");
+        let channel = SendingEnd::open(ours, &carriage).expect("the kernel has room");
         let receiver = receive(theirs).expect("it is offered");
         carriage.collect(None);
         let parked: Parked = (0..300).map(|n| park(&daemon.others[0], Client::new(n, 9))).collect();
@@ -299,13 +299,13 @@ fn a_successor_has_the_connections_of_an_incumbent_that_died_if_it_had_not_taken
         drop(channel);
         carriage.part();
         let arrivals = receiver.finish().expect("the channel is closed");
-        let mut arrivals = arrivals.settle(true, true).expect("it is dead");
+        let mut arrivals = arrivals.discard_unusable(true, true).expect("it is dead");
         let successor = opened(&mut arrivals);
         let (inodes, expected) = match is_taken_back {
             true => (parked.iter().map(|(inode, _)| *inode).collect(), Parked::new()),
             false => (Vec::new(), parked),
         };
-        assert_eq!(take_up(&successor.others[0]).0, expected);
+        assert_eq!(take_arrivals(&successor.others[0]).0, expected);
         assert_eq!(successor.cache.keys(), [""; 0], "memory is of use only when it is whole");
         let counts: Vec<_> =
             arrivals.report().expect("taken").iter().map(|set| set.count).collect();
@@ -335,6 +335,6 @@ fn a_peer_that_has_no_room_for_the_offer_is_refused() {
     ours.set_nonblocking(true).expect("it is set");
     while ours.write(&[0; 4096]).is_ok() {}
     let daemon = Daemon::new();
-    let error = Channel::open(ours, &daemon.carriage()).expect_err("there is no room");
+    let error = SendingEnd::open(ours, &daemon.carriage()).expect_err("there is no room");
     assert!(matches!(error, Error::PeerMisbehaved(PeerMisbehaved::DoesNotRead)), "{error}");
 }

@@ -49,7 +49,7 @@ fn two_sets_of_one_name_are_found_wherever_the_name_comes_from() {
 
 #[test]
 fn there_may_be_so_many_sets_and_no_more() {
-    let mut many: Vec<_> = (0..MOST_SETS).map(|_| Memory::new()).collect();
+    let mut many: Vec<_> = (0..MAX_SETS).map(|_| Memory::new()).collect();
     assert!(Carriage::new().with("many", &many).check().is_ok());
     many.push(Memory::new());
     let error = Carriage::new().with("many", &many).check().expect_err("one too many");
@@ -81,7 +81,7 @@ fn a_successor_that_does_not_ask_is_refused_while_there_is_something_to_lose() {
     assert_eq!(refused(of()), None);
     let ticket = clients.enter("client");
     assert_eq!(refused(of()), not_asked_for("clients"));
-    // One that waits to be taken up counts as one that has a handler.
+    // One that waits for a handler counts as one that has a handler.
     ticket.park(socket(), Client::new(1, 0));
     assert_eq!(refused(of()), not_asked_for("clients"));
     cache.put("key", bytes());

@@ -13,7 +13,7 @@ fn assert_frozen(note: &Note, bytes: &[u8]) {
 
 #[test]
 fn the_bytes_of_an_offer_are_frozen() {
-    let words = |name: &str, kind, may_be_lost| SetWords { name: name.into(), kind, may_be_lost };
+    let words = |name: &str, kind, may_be_lost| WireSet { name: name.into(), kind, may_be_lost };
     let sets = vec![
         words("clients", CarryKind::Connections, false),
         words("a.0", CarryKind::Memory, true),
@@ -29,11 +29,11 @@ fn the_bytes_of_an_offer_are_frozen() {
 
 #[test]
 fn the_bytes_of_a_parcel_are_frozen() {
-    let item = |name: &str, state| ItemWords { name: name.into(), state };
+    let item = |name: &str, state| WireItem { name: name.into(), state };
     let items = vec![
-        item("ab", StateWords::Inline(Bytes(vec![0xff, 0, 251]))),
-        item("", StateWords::Apart { length: 1 << 32 }),
-        item("k", StateWords::Memory { length: 300 }),
+        item("ab", WireState::Inline(Bytes(vec![0xff, 0, 251]))),
+        item("", WireState::Apart { length: 1 << 32 }),
+        item("k", WireState::Memory { length: 300 }),
     ];
     let bytes = [
         &[36, 0, 0, 0, 1, 0, 1, 250][..],
@@ -58,5 +58,5 @@ fn the_bytes_of_the_end_are_frozen() {
 /// Whatever else grows, a parcel has to go with a frame.
 #[test]
 fn the_fullest_parcel_is_shorter_than_a_frame_may_be() {
-    const { assert!(PARCEL_BYTES + LONGEST_INLINE + (4 << 10) < 1 << 20) };
+    const { assert!(PARCEL_BYTES + MAX_INLINE_LEN + (4 << 10) < 1 << 20) };
 }

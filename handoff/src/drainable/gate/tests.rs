@@ -192,8 +192,8 @@ fn threads_wait_for_the_gate_to_open() {
     assert!(!gate.wait_open(Some(deadline)));
     assert_eq!(gate.enter_blocking(Some(deadline)).err(), Some(GateClosed));
     assert!(Instant::now() >= deadline);
-    for limit in [None, Some(never())] {
-        let waiter = Waiter::start(&gate, move |gate| gate.enter_blocking(limit).is_ok());
+    for deadline in [None, Some(never())] {
+        let waiter = Waiter::start(&gate, move |gate| gate.enter_blocking(deadline).is_ok());
         gate.open();
         assert!(waiter.finish());
         gate.close();
@@ -204,8 +204,8 @@ fn threads_wait_for_the_gate_to_open() {
 fn threads_wait_for_the_gate_to_close() {
     let gate = Arc::new(open_gate());
     assert!(!gate.wait_closed(Some(Instant::now() + Duration::from_millis(5))));
-    for limit in [None, Some(never())] {
-        let waiter = Waiter::start(&gate, move |gate| gate.wait_closed(limit));
+    for deadline in [None, Some(never())] {
+        let waiter = Waiter::start(&gate, move |gate| gate.wait_closed(deadline));
         gate.close();
         assert!(waiter.finish());
         gate.open();
@@ -278,7 +278,7 @@ fn nobody_is_inside_once_a_closed_gate_is_empty() {
                         thread::yield_now();
                         continue;
                     };
-                    assert!(!sealed.load(SeqCst), "entered behind a seal");
+                    assert!(!sealed.load(SeqCst), "entered after a seal");
                     std::hint::spin_loop();
                     assert!(!sealed.load(SeqCst), "sealed while one was inside");
                     passes.fetch_add(1, Relaxed);

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::Server;
-use crate::carry::Channel;
+use crate::carry::SendingEnd;
 use crate::drainable::Drainable;
 use crate::error::{Error, PeerMisbehaved};
 use crate::fence::fenced;
@@ -38,7 +38,7 @@ impl<D: Drainable + 'static> Server<D> {
                 self.lose(key, &Error::TimedOut("waiting while others came"));
             }
             let open = || {
-                reach!(IncumbentAccepted)?;
+                try_failpoint!(IncumbentAccepted)?;
                 self.sessions.open(stream, peer)
             };
             if let Err(error) = open() {
@@ -173,7 +173,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     pub(super) fn give_listeners(&mut self, from: Option<Key>, handoff_id: HandoffId) {
-        pass!(IncumbentGivesListeners);
+        failpoint!(IncumbentGivesListeners);
         let generation = self.lock.generation();
         for batch in self.listeners.batches() {
             let (listeners, left) = (batch.names(), batch.left());
@@ -205,7 +205,7 @@ impl<D: Drainable + 'static> Server<D> {
                     let (message, state) = ("Fetch", "carrying nothing");
                     Err(PeerMisbehaved::Unexpected { message, state }.into())
                 }
-                carriage => Channel::open(stream, &carriage),
+                carriage => SendingEnd::open(stream, &carriage),
             })
         });
         match opened {

@@ -1,5 +1,5 @@
 //! The supervisor that is started when the first one has died: its machine, driven as
-//! `supervisor::settle` does.
+//! `supervisor::resolve` does.
 
 use super::line::{Heard, Line, Word};
 use super::witness::{Sight, Witness};
@@ -10,12 +10,12 @@ use crate::machine::outcome::Outcome;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Adopter {
     Absent,
-    Settling { machine: Machine, is_calling: bool, successor_ended: bool, incumbent_ended: bool },
-    Settled(Outcome),
+    Resolving { machine: Machine, is_calling: bool, successor_ended: bool, incumbent_ended: bool },
+    Resolved(Outcome),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Move {
     Start,
     SeeSuccessorEnd,
     SeeIncumbentEnd,
@@ -25,19 +25,19 @@ pub(super) enum Step {
     SuccessorIsSilent,
 }
 
-pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     match &world.adopter {
-        Adopter::Absent if world.supervisor.left_a_swap() => steps.push(Step::Start),
-        Adopter::Absent | Adopter::Settled(_) => {}
-        Adopter::Settling { machine, is_calling, successor_ended, incumbent_ended } => {
+        Adopter::Absent if world.supervisor.left_a_swap() => moves.push(Move::Start),
+        Adopter::Absent | Adopter::Resolved(_) => {}
+        Adopter::Resolving { machine, is_calling, successor_ended, incumbent_ended } => {
             if !successor_ended && world.successor.life == Life::Dead {
-                steps.push(Step::SeeSuccessorEnd);
+                moves.push(Move::SeeSuccessorEnd);
             }
             if !incumbent_ended && world.incumbent.life == Life::Dead {
-                steps.push(Step::SeeIncumbentEnd);
+                moves.push(Move::SeeIncumbentEnd);
             }
             if *is_calling && world.lines[OF_ADOPTER].next_for_supervisor() != Heard::Nothing {
-                steps.push(Step::Hear);
+                moves.push(Move::Hear);
             }
             let finds_successor = world.path == Who::Successor && world.successor.serves();
             let finds_incumbent = world.path == Who::Incumbent
@@ -45,53 +45,53 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
                 && !is_calling
                 && world.lines[OF_ADOPTER].is_over();
             if finds_incumbent || finds_successor && machine.state == State::Adopting {
-                steps.push(Step::Look);
+                moves.push(Move::Look);
             }
             if machine.state == State::Adopting {
-                steps.push(Step::SuccessorIsSilent);
+                moves.push(Move::SuccessorIsSilent);
             }
         }
     }
 }
 
-pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
-    match step {
-        Step::Start => {
-            world.adopter = Adopter::Settling {
+pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
+    match chosen {
+        Move::Start => {
+            world.adopter = Adopter::Resolving {
                 machine: Machine::new(),
                 is_calling: false,
                 successor_ended: false,
                 incumbent_ended: false,
             };
         }
-        Step::SeeSuccessorEnd => {
-            if let Adopter::Settling { successor_ended, .. } = &mut world.adopter {
+        Move::SeeSuccessorEnd => {
+            if let Adopter::Resolving { successor_ended, .. } = &mut world.adopter {
                 *successor_ended = true;
             }
             feed(world, Event::SuccessorEnded, witness);
         }
-        Step::SeeIncumbentEnd => {
-            if let Adopter::Settling { incumbent_ended, is_calling, .. } = &mut world.adopter {
+        Move::SeeIncumbentEnd => {
+            if let Adopter::Resolving { incumbent_ended, is_calling, .. } = &mut world.adopter {
                 (*incumbent_ended, *is_calling) = (true, false);
             }
             world.lines[OF_ADOPTER].close_supervisor();
             feed(world, Event::IncumbentDied, witness);
         }
-        Step::Hear => hear(world, witness),
-        Step::Look if world.path == Who::Successor => {
+        Move::Hear => hear(world, witness),
+        Move::Look if world.path == Who::Successor => {
             feed(world, Event::SuccessorServes, witness);
         }
-        Step::Look => {
+        Move::Look => {
             let line = &mut world.lines[OF_ADOPTER];
             *line = Line::open();
             for word in [Word::HelloAck, Word::Resume, Word::Ask] {
                 line.tell_daemon(word);
             }
-            if let Adopter::Settling { is_calling, .. } = &mut world.adopter {
+            if let Adopter::Resolving { is_calling, .. } = &mut world.adopter {
                 *is_calling = true;
             }
         }
-        Step::SuccessorIsSilent => {
+        Move::SuccessorIsSilent => {
             world.successor.is_blamed |= world.incumbent.life != Life::Live;
             feed(world, Event::SuccessorSilent, witness);
         }
@@ -115,7 +115,7 @@ fn hear(world: &mut World, witness: &Witness) {
         }
         _ => {
             world.lines[OF_ADOPTER].close_supervisor();
-            if let Adopter::Settling { is_calling, .. } = &mut world.adopter {
+            if let Adopter::Resolving { is_calling, .. } = &mut world.adopter {
                 *is_calling = false;
             }
             Event::IncumbentDisconnected
@@ -125,7 +125,7 @@ fn hear(world: &mut World, witness: &Witness) {
 }
 
 fn feed(world: &mut World, event: Event, witness: &Witness) {
-    let Adopter::Settling { machine, .. } = &mut world.adopter else { return };
+    let Adopter::Resolving { machine, .. } = &mut world.adopter else { return };
     let effects = machine.on(event);
     let state = machine.state;
     if state == State::Ending {
@@ -134,12 +134,12 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
     for effect in effects {
         match effect {
             Effect::KillSuccessor => world.successor.kill(),
-            // `Step::Look` asks it, as soon as the incumbent can be reached.
-            Effect::AskIncumbent => assert!(!matches!(state, State::Settled(_))),
+            // `Move::Look` asks it, as soon as the incumbent can be reached.
+            Effect::AskIncumbent => assert!(!matches!(state, State::Resolved(_))),
         }
     }
-    if let State::Settled(outcome) = state {
-        world.adopter = Adopter::Settled(outcome);
+    if let State::Resolved(outcome) = state {
+        world.adopter = Adopter::Resolved(outcome);
         world.lines[OF_ADOPTER].close_supervisor();
     }
 }

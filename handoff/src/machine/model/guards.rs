@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use super::Swap;
+use super::SwapModel;
 use super::properties::{
     BIDDEN, NOT_GIVEN_UP, NOT_STALE, NOT_STOLEN, NOTHING_LOST, ONE_READER, ONE_WRITER,
     SOMEONE_SERVES, STOP_IS_A_STOP, TRUE_REPORT, UNDONE,
@@ -28,7 +28,7 @@ macro_rules! without {
 
 without! {
     // The lock.
-    a_lock_that_is_not_kept: LockIsKept, 0 faults, ONE_WRITER;
+    a_lock_that_a_drop_releases: LockOutlivesDrop, 0 faults, ONE_WRITER;
     a_resume_without_the_lock: LockBeforeResume, 0 faults, NOTHING_LOST;
     no_reservation: Reservation, 0 faults, NOT_STOLEN;
     // The undo.
@@ -60,7 +60,7 @@ without! {
 
 fn finds(guard: Guard, faults: u8, property: &'static str) {
     let begun = Instant::now();
-    let swap = Swap { faults, without: Some(guard), witness: Witness::default() };
+    let swap = SwapModel { faults, without: Some(guard), witness: Witness::default() };
     let wanted = HasDiscoveries::AnyOf(BTreeSet::from([property]));
     let checker = swap.checker().threads(THREADS).finish_when(wanted).spawn_dfs().join();
     let found = checker.discovery(property);

@@ -35,7 +35,7 @@ pub(super) struct Incumbent {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Move {
     Hear(usize),
     HookEnds {
         well: bool,
@@ -109,27 +109,27 @@ impl Incumbent {
     }
 }
 
-pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     let incumbent = &world.incumbent;
     match incumbent.life {
         Life::Live => {}
-        Life::Leaving => return steps.push(Step::Exit),
+        Life::Leaving => return moves.push(Move::Exit),
         Life::Hung | Life::Killed | Life::Dead => return,
     }
     if let Some(line) = first_with_news(world) {
-        steps.push(Step::Hear(line));
+        moves.push(Move::Hear(line));
     }
     if incumbent.hook_runs() {
-        steps.push(Step::HookEnds { well: true });
+        moves.push(Move::HookEnds { well: true });
         if !matches!(incumbent.state, State::Interrupted(_) | State::Stopping) {
-            steps.push(Step::HookEnds { well: false });
+            moves.push(Move::HookEnds { well: false });
         }
     }
     if incumbent.retries {
-        steps.push(Step::Retry);
+        moves.push(Move::Retry);
     }
     if matches!(incumbent.state, State::Waiting(_)) {
-        steps.push(Step::TryLock);
+        moves.push(Move::TryLock);
     }
     let has_swap = incumbent.state.handoff_id().is_some();
     let waits = matches!(incumbent.state, State::Waiting(_));
@@ -140,21 +140,21 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
         Lease::Over => false,
     };
     if passes {
-        steps.push(Step::TimePasses);
+        moves.push(Move::TimePasses);
     }
     // A stop that is requested at another time waits until the incumbent serves.
     if incumbent.serves() {
-        steps.push(Step::Stop);
+        moves.push(Move::Stop);
     }
 }
 
-pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
-    match step {
-        Step::Hear(line) => hear(world, line, witness),
-        Step::HookEnds { well } => hook_ends(world, well, witness),
-        Step::Retry => feed(world, Event::RetryDue, None, witness),
-        Step::TryLock => try_lock(world, witness),
-        Step::TimePasses => {
+pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
+    match chosen {
+        Move::Hear(line) => hear(world, line, witness),
+        Move::HookEnds { well } => hook_ends(world, well, witness),
+        Move::Retry => feed(world, Event::RetryDue, None, witness),
+        Move::TryLock => try_lock(world, witness),
+        Move::TimePasses => {
             world.incumbent.lease = match world.incumbent.lease {
                 Lease::Runs => Lease::Passed,
                 Lease::Passed => Lease::LongPassed,
@@ -164,11 +164,11 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 feed(world, Event::DeadlinePassed, None, witness);
             }
         }
-        Step::Stop => {
+        Move::Stop => {
             world.incumbent.is_stopping = true;
             feed(world, Event::StopRequested, None, witness);
         }
-        Step::Exit => end(world),
+        Move::Exit => end(world),
     }
 }
 

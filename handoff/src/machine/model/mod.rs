@@ -57,7 +57,7 @@ use world::{Life, World};
 
 /// One swap, with at most so many faults.
 #[derive(Debug, Clone)]
-struct Swap {
+struct SwapModel {
     faults: u8,
     /// A guard that does not stand.
     without: Option<Guard>,
@@ -67,11 +67,11 @@ struct Swap {
 /// One step of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    Supervisor(supervisor::Step),
-    Adopter(adopter::Step),
-    Incumbent(incumbent::Step),
-    Successor(successor::Step),
-    Stray(stray::Step),
+    Supervisor(supervisor::Move),
+    Adopter(adopter::Move),
+    Incumbent(incumbent::Move),
+    Successor(successor::Move),
+    Stray(stray::Move),
     Dies(Victim),
     Hangs(Victim),
 }
@@ -89,14 +89,14 @@ impl Action {
             self,
             Self::Dies(_)
                 | Self::Hangs(_)
-                | Self::Adopter(adopter::Step::Start)
-                | Self::Incumbent(incumbent::Step::Stop)
-                | Self::Stray(stray::Step::Try)
+                | Self::Adopter(adopter::Move::Start)
+                | Self::Incumbent(incumbent::Move::Stop)
+                | Self::Stray(stray::Move::Try)
         )
     }
 }
 
-impl Model for Swap {
+impl Model for SwapModel {
     type State = World;
     type Action = Action;
 
@@ -106,11 +106,11 @@ impl Model for Swap {
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
         take_out(self.without);
-        collect(world, actions, supervisor::steps, Action::Supervisor);
-        collect(world, actions, adopter::steps, Action::Adopter);
-        collect(world, actions, incumbent::steps, Action::Incumbent);
-        collect(world, actions, successor::steps, Action::Successor);
-        collect(world, actions, stray::steps, Action::Stray);
+        collect(world, actions, supervisor::moves, Action::Supervisor);
+        collect(world, actions, adopter::moves, Action::Adopter);
+        collect(world, actions, incumbent::moves, Action::Incumbent);
+        collect(world, actions, successor::moves, Action::Successor);
+        collect(world, actions, stray::moves, Action::Stray);
         if world.faults_left > 0 {
             let victims = [
                 (Victim::Supervisor, world.supervisor.life),
@@ -130,11 +130,11 @@ impl Model for Swap {
         let mut world = last.clone();
         let witness = &self.witness;
         match action {
-            Action::Supervisor(step) => supervisor::take(&mut world, step, witness),
-            Action::Adopter(step) => adopter::take(&mut world, step, witness),
-            Action::Incumbent(step) => incumbent::take(&mut world, step, witness),
-            Action::Successor(step) => successor::take(&mut world, step, witness),
-            Action::Stray(step) => stray::take(&mut world, step, witness),
+            Action::Supervisor(chosen) => supervisor::take(&mut world, chosen, witness),
+            Action::Adopter(chosen) => adopter::take(&mut world, chosen, witness),
+            Action::Incumbent(chosen) => incumbent::take(&mut world, chosen, witness),
+            Action::Successor(chosen) => successor::take(&mut world, chosen, witness),
+            Action::Stray(chosen) => stray::take(&mut world, chosen, witness),
             Action::Dies(victim) => dies(&mut world, victim),
             Action::Hangs(victim) => hangs(&mut world, victim),
         }
@@ -147,14 +147,14 @@ impl Model for Swap {
     }
 }
 
-fn collect<Step>(
+fn collect<Move>(
     world: &World,
     actions: &mut Vec<Action>,
-    steps: fn(&World, &mut Vec<Step>),
-    action: fn(Step) -> Action,
+    moves: fn(&World, &mut Vec<Move>),
+    action: fn(Move) -> Action,
 ) {
     let mut found = Vec::new();
-    steps(world, &mut found);
+    moves(world, &mut found);
     actions.extend(found.into_iter().map(action));
 }
 

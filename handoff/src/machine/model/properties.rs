@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::adopter::Adopter;
 use super::world::{Life, Who, World, Wrong};
-use super::{Action, Swap};
+use super::{Action, SwapModel};
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::State;
@@ -13,23 +13,23 @@ pub(super) const ONE_WRITER: &str = "whoever has the data open has the lock";
 pub(super) const NOTHING_LOST: &str = "whoever serves has seen all that was acknowledged";
 pub(super) const SOMEONE_SERVES: &str = "in the end exactly one serves, where one lives";
 pub(super) const TRUE_REPORT: &str = "what is reported is what happened";
-pub(super) const UNDONE: &str = "nobody admits work behind a drain that was not undone";
+pub(super) const UNDONE: &str = "nobody admits work after a drain that was not undone";
 pub(super) const NOT_GIVEN_UP: &str = "a successor that could serve is not given up with the rest";
 pub(super) const BIDDEN: &str = "no successor commits unbidden while the incumbent lives";
-pub(super) const NOT_STOLEN: &str = "what is kept for a live successor is not taken";
+pub(super) const NOT_STOLEN: &str = "a lock that is reserved for a live successor is not taken";
 pub(super) const ONE_READER: &str = "a connection is read by one process after it was sent";
 pub(super) const NOT_STALE: &str = "memory that is used is of the moment of the last write";
 pub(super) const STOP_IS_A_STOP: &str = "a daemon that is stopped on purpose is not replaced";
 
-pub(super) fn properties() -> Vec<Property<Swap>> {
+pub(super) fn properties() -> Vec<Property<SwapModel>> {
     vec![
         Property::always(ONE_WRITER, |_, world: &World| one_writer(world)),
         Property::always(NOTHING_LOST, |_, world: &World| world.wrong != Some(Wrong::Lost)),
         // Not as `eventually`: if two ways reach a state, stateright assumes that the second
         // satisfied the same as the first. Here it is a property of every state in which nothing
         // more happens by itself, so the model overlooks none.
-        Property::always(SOMEONE_SERVES, |swap: &Swap, world| {
-            is_settled(world) || swap.goes_on(world)
+        Property::always(SOMEONE_SERVES, |swap: &SwapModel, world| {
+            is_rightly_served(world) || swap.goes_on(world)
         }),
         Property::always(TRUE_REPORT, |_, world: &World| true_report(world)),
         Property::always(UNDONE, |_, world: &World| {
@@ -61,16 +61,16 @@ pub(super) fn properties() -> Vec<Property<Swap>> {
             reported(world, IncumbentFate::Unknown)
         }),
         Property::sometimes("adopted: committed", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::Committed)
+            world.adopter == Adopter::Resolved(Outcome::Committed)
         }),
         Property::sometimes("adopted: rolled back", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::RolledBack)
+            world.adopter == Adopter::Resolved(Outcome::RolledBack)
         }),
         Property::sometimes("adopted: rolled back over a killed successor", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::RolledBack) && world.successor.was_killed
+            world.adopter == Adopter::Resolved(Outcome::RolledBack) && world.successor.was_killed
         }),
         Property::sometimes("adopted: lost", |_, world: &World| {
-            world.adopter == Adopter::Settled(Outcome::Lost)
+            world.adopter == Adopter::Resolved(Outcome::Lost)
         }),
         Property::sometimes("the stray serves where all are dead", |_, world: &World| {
             let is_empty = !world.is_alive(Who::Incumbent) && !world.is_alive(Who::Successor);
@@ -93,7 +93,7 @@ fn one_writer(world: &World) -> bool {
 }
 
 /// Whether the right process serves, when nothing more happens (invariant 3).
-fn is_settled(world: &World) -> bool {
+fn is_rightly_served(world: &World) -> bool {
     let (incumbent, successor) = (&world.incumbent, &world.successor);
     let lives = incumbent.life == Life::Live || successor.life == Life::Live;
     if lives {
@@ -118,8 +118,8 @@ fn true_report(world: &World) -> bool {
         _ => true,
     };
     let by_adopter = match world.adopter {
-        Adopter::Settled(Outcome::Committed) => committed,
-        Adopter::Settled(Outcome::Lost) => lost,
+        Adopter::Resolved(Outcome::Committed) => committed,
+        Adopter::Resolved(Outcome::Lost) => lost,
         _ => true,
     };
     by_supervisor && by_adopter && world.wrong != Some(Wrong::FalseReport)
@@ -149,7 +149,7 @@ fn stop_is_a_stop(world: &World) -> bool {
     !is_promoted && !is_taken_over
 }
 
-impl Swap {
+impl SwapModel {
     /// Whether something happens by itself: no fault, no wish, no stray, no new supervisor.
     fn goes_on(&self, world: &World) -> bool {
         let mut actions = Vec::new();

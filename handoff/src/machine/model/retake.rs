@@ -16,7 +16,7 @@ use crate::machine::successor;
 pub(super) enum Lease {
     Runs,
     Passed,
-    /// By more than the liveness limit.
+    /// By more than the liveness timeout.
     LongPassed,
     /// By more than a supervisor takes to end a successor.
     Over,

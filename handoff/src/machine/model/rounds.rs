@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use stateright::Model;
 
 use super::witness::Witness;
-use super::{Action, Swap, incumbent};
+use super::{Action, SwapModel, incumbent};
 
 #[test]
 fn nothing_goes_round_for_ever_without_a_fault() {
@@ -23,7 +23,7 @@ fn nothing_goes_round_for_ever_with_two_faults() {
 }
 
 fn no_rounds(faults: u8) {
-    let graph = Graph::of(&Swap { faults, without: None, witness: Witness::default() });
+    let graph = Graph::of(&SwapModel { faults, without: None, witness: Witness::default() });
     println!("{} states, {} steps", graph.arrivals.len(), graph.steps.len());
     assert_eq!(graph.left_in_rounds(), 0);
 }
@@ -38,7 +38,7 @@ struct Graph {
 
 impl Graph {
     /// A resume may fail as often as the daemon likes: that is the one round there is.
-    fn of(swap: &Swap) -> Self {
+    fn of(swap: &SwapModel) -> Self {
         let hasher = RandomState::new();
         let mut numbers = HashMap::new();
         let (mut arrivals, mut steps) = (Vec::new(), Vec::new());
@@ -51,7 +51,7 @@ impl Graph {
             let from = numbers[&hasher.hash_one(&world)];
             let mut actions = Vec::new();
             swap.actions(&world, &mut actions);
-            let fails = Action::Incumbent(incumbent::Step::HookEnds { well: false });
+            let fails = Action::Incumbent(incumbent::Move::HookEnds { well: false });
             let resumes = world.incumbent.resumes();
             for action in actions.into_iter().filter(|action| !resumes || *action != fails) {
                 let Some(next) = swap.next_state(&world, action) else { continue };

@@ -20,7 +20,7 @@ pub(super) enum Stray {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Move {
     Try,
     /// It looks at the control path, and serves or gives up.
     Start,
@@ -47,17 +47,17 @@ impl Stray {
     }
 }
 
-pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     match world.stray {
-        Stray::Idle => steps.push(Step::Try),
-        Stray::Holds { .. } => steps.push(Step::Start),
+        Stray::Idle => moves.push(Move::Try),
+        Stray::Holds { .. } => moves.push(Move::Start),
         Stray::Serves { .. } | Stray::Gone => {}
     }
 }
 
-pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
-    match step {
-        Step::Try => {
+pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
+    match chosen {
+        Move::Try => {
             let record = world.record.as_owner_record();
             let reservation = record.reservation([0; 16], |_| world.is_alive(Who::Successor));
             if world.lock.is_some() || reservation.is_some() {
@@ -71,7 +71,7 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             world.take_over(RecordPhase::Held, Who::Stray);
             world.stray = Stray::Holds { is_behind: false, found };
         }
-        Step::Start => {
+        Move::Start => {
             let answers = match world.path {
                 Who::Incumbent => {
                     matches!(world.incumbent.life, Life::Live | Life::Hung)

@@ -49,7 +49,7 @@ enum Opening {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Move {
     WarmUpEnds,
     Hear,
     SupervisorIsSilent,
@@ -106,54 +106,54 @@ impl Successor {
     }
 }
 
-pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     let successor = &world.successor;
     match successor.life {
         Life::Live => {}
-        Life::Leaving | Life::Killed => return steps.push(Step::End),
+        Life::Leaving | Life::Killed => return moves.push(Move::End),
         Life::Hung | Life::Dead => return,
     }
     match successor.state {
-        State::Warming(_) => steps.extend([Step::WarmUpEnds, Step::Fail, Step::Exit]),
+        State::Warming(_) => moves.extend([Move::WarmUpEnds, Move::Fail, Move::Exit]),
         State::Warm(_) | State::Ready(_) => {
             if world.lines[TO_SUCCESSOR].next_for_daemon() != Heard::Nothing {
-                steps.push(Step::Hear);
+                moves.push(Move::Hear);
             }
-            steps.push(Step::SupervisorIsSilent);
+            moves.push(Move::SupervisorIsSilent);
         }
         State::Opening(_) => {
             match successor.opening {
-                Opening::Nothing if world.lock.is_none() => steps.push(Step::Lock),
-                Opening::Nothing => steps.push(Step::LockPatienceEnds),
-                Opening::Locked => steps.push(Step::Name),
+                Opening::Nothing if world.lock.is_none() => moves.push(Move::Lock),
+                Opening::Nothing => moves.push(Move::LockPatienceEnds),
+                Opening::Locked => moves.push(Move::Name),
                 Opening::Named | Opening::Open | Opening::Admitting => {
-                    steps.extend([
-                        Step::Open { is_fit: true },
-                        Step::Open { is_fit: false },
-                        Step::Fail,
+                    moves.extend([
+                        Move::Open { is_fit: true },
+                        Move::Open { is_fit: false },
+                        Move::Fail,
                     ]);
                 }
             }
             let closed = world.lines[TO_SUCCESSOR].is_hung_up();
             if !(closed && Event::of_closed(true, is_alone(world)) == Event::Alone) {
-                steps.push(Step::Exit);
+                moves.push(Move::Exit);
             }
         }
-        State::Admitting(..) if successor.serves() => steps.push(Step::Serve),
-        State::Admitting(..) => steps.push(Step::Admit),
-        State::Committing(_) => steps.extend([Step::Write, Step::Fail]),
+        State::Admitting(..) if successor.serves() => moves.push(Move::Serve),
+        State::Admitting(..) => moves.push(Move::Admit),
+        State::Committing(_) => moves.extend([Move::Write, Move::Fail]),
         State::Greeting | State::LastLook(_) | State::Serving | State::Gone(_) => {}
     }
 }
 
-pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
-    match step {
-        Step::WarmUpEnds => {
+pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
+    match chosen {
+        Move::WarmUpEnds => {
             let serves = matches!(world.record.phase, RecordPhase::Serving | RecordPhase::Sealed);
             world.successor.knows_incumbent = serves && world.record.writer == Who::Incumbent;
             feed(world, Event::WarmUpDone, witness);
         }
-        Step::Hear => match world.lines[TO_SUCCESSOR].next_for_daemon() {
+        Move::Hear => match world.lines[TO_SUCCESSOR].next_for_daemon() {
             Heard::Word(word) => {
                 world.lines[TO_SUCCESSOR].daemon_has_read();
                 feed(world, Event::Message(word.message()), witness);
@@ -169,23 +169,23 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 feed(world, event, witness);
             }
         },
-        Step::SupervisorIsSilent => feed(world, Event::SupervisorLost, witness),
-        Step::Exit => {
+        Move::SupervisorIsSilent => feed(world, Event::SupervisorLost, witness),
+        Move::Exit => {
             world.successor.has_failed = true;
             end(world);
         }
-        Step::End => end(world),
-        Step::Lock => lock(world, witness),
-        Step::LockPatienceEnds | Step::Fail => fail(world, witness),
-        Step::Name => {
+        Move::End => end(world),
+        Move::Lock => lock(world, witness),
+        Move::LockPatienceEnds | Move::Fail => fail(world, witness),
+        Move::Name => {
             let found = world.record;
             world.take_over(RecordPhase::Opening, Who::Successor);
             world.successor.opening = Opening::Named;
-            if !carry::settle(world, found) {
+            if !carry::find_usable(world, found) {
                 fail(world, witness);
             }
         }
-        Step::Open { is_fit } => {
+        Move::Open { is_fit } => {
             carry::open(world);
             let successor = &mut world.successor;
             (successor.opening, successor.is_fit) = (Opening::Open, is_fit);
@@ -193,16 +193,16 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
             let ready = ready_words(is_fit);
             feed(world, Event::Opened { carried: None, verified: None, ready }, witness);
         }
-        Step::Write => {
+        Move::Write => {
             world.record.phase = RecordPhase::Serving;
             world.successor.has_committed = true;
             feed(world, Event::RecordWritten { generation: 2 }, witness);
         }
-        Step::Admit => {
+        Move::Admit => {
             world.carry.take_up();
             world.successor.opening = Opening::Admitting;
         }
-        Step::Serve => {
+        Move::Serve => {
             world.path = Who::Successor;
             feed(world, Event::Admitted, witness);
             world.lines[TO_SUCCESSOR].close_daemon();
@@ -252,7 +252,7 @@ fn feed(world: &mut World, event: Event, witness: &Witness) {
                 }
             }
             Effect::ShutAndLook => look(world, witness),
-            // `Step::Write` does it: the successor may be slow, or die, before that.
+            // `Move::Write` does it: the successor may be slow, or die, before that.
             Effect::WriteRecord => {
                 assert!(matches!(world.successor.state, State::Committing(_)));
             }
@@ -275,7 +275,7 @@ fn look(world: &mut World, witness: &Witness) {
 fn give_up(world: &mut World) {
     world.lines[TO_SUCCESSOR].close_daemon();
     (world.successor.life, world.successor.has_failed) = (Life::Leaving, true);
-    if !stands(Guard::LockIsKept) {
+    if !stands(Guard::LockOutlivesDrop) {
         world.free_lock(Who::Successor);
     }
 }

@@ -4,7 +4,7 @@
 use super::line::{Heard, Line, SWAP, Word};
 use super::witness::{Sight, Witness};
 use super::world::{ANEW, Life, TO_INCUMBENT, TO_SUCCESSOR, Who, World, Wrong};
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, Unfit};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{self as machine, Command, Effect, Event, Machine, State};
@@ -24,7 +24,7 @@ pub(super) struct Supervisor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Move {
     GoOn,
     /// Prepares, and asks for the seal ahead.
     PrepareToSeal,
@@ -63,21 +63,21 @@ impl Supervisor {
     }
 }
 
-pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
+pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     let supervisor = &world.supervisor;
     if supervisor.life != Life::Live {
         return;
     }
     let state = &supervisor.machine.state;
     if state.is_over() {
-        steps.push(Step::Leave);
+        moves.push(Move::Leave);
         return;
     }
     if state.is_at_rest() {
-        steps.extend([Step::GoOn, Step::Abort]);
+        moves.extend([Move::GoOn, Move::Abort]);
     }
     if *state == State::Warmed {
-        steps.push(Step::PrepareToSeal);
+        moves.push(Move::PrepareToSeal);
     }
     let said = |line: usize, closed: bool| match world.lines[line].next_for_supervisor() {
         heard if !closed => heard,
@@ -85,58 +85,58 @@ pub(super) fn steps(world: &World, steps: &mut Vec<Step>) {
     };
     let by_successor = said(TO_SUCCESSOR, supervisor.successor_closed);
     if by_successor != Heard::Nothing {
-        steps.push(Step::HearSuccessor);
+        moves.push(Move::HearSuccessor);
     }
     let by_incumbent = said(supervisor.line, supervisor.incumbent_closed);
     if by_incumbent != Heard::Nothing {
-        steps.push(Step::HearIncumbent);
+        moves.push(Move::HearIncumbent);
     }
     // The supervisor reads the words of a process before it sees the end of that process.
     let is_dead = world.successor.life == Life::Dead && !matches!(by_successor, Heard::Word(_));
     if is_dead && !supervisor.successor_ended {
-        steps.push(Step::SeeSuccessorEnd);
+        moves.push(Move::SeeSuccessorEnd);
     }
     let is_dead = world.incumbent.life == Life::Dead && !matches!(by_incumbent, Heard::Word(_));
     if is_dead && !supervisor.incumbent_ended {
-        steps.push(Step::SeeIncumbentEnd);
+        moves.push(Move::SeeIncumbentEnd);
     }
     // The supervisor hears that the incumbent has gone before it looks at the clock.
     if by_incumbent != Heard::End && (!is_dead || supervisor.incumbent_ended) {
-        time_limits(supervisor, steps);
+        time_limits(supervisor, moves);
     }
     if supervisor.asks_again {
-        steps.push(Step::AskAgain);
+        moves.push(Move::AskAgain);
     }
 }
 
-fn time_limits(supervisor: &Supervisor, steps: &mut Vec<Step>) {
+fn time_limits(supervisor: &Supervisor, moves: &mut Vec<Move>) {
     let state = &supervisor.machine.state;
     if matches!(state, State::Ending(_) | State::Confirming(_)) {
-        return steps.push(Step::PatienceEnds);
+        return moves.push(Move::PatienceEnds);
     }
     if !supervisor.deadline_told {
-        steps.push(Step::DeadlinePasses);
+        moves.push(Move::DeadlinePasses);
     }
     if !state.is_at_rest() {
-        steps.push(Step::SuccessorIsSilent);
+        moves.push(Move::SuccessorIsSilent);
     }
     if matches!(state, State::Draining(_) | State::Sealing) {
-        steps.push(Step::IncumbentIsSilent);
+        moves.push(Move::IncumbentIsSilent);
     }
 }
 
-pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
-    let event = match step {
-        Step::PrepareToSeal => Event::Command(prepare(Then::Seal)),
-        Step::GoOn => Event::Command(match world.supervisor.machine.state {
+pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
+    let event = match chosen {
+        Move::PrepareToSeal => Event::Command(prepare(AfterDrain::Seal)),
+        Move::GoOn => Event::Command(match world.supervisor.machine.state {
             State::Paired => Command::Warm,
-            State::Warmed => prepare(Then::Wait),
+            State::Warmed => prepare(AfterDrain::Wait),
             State::Prepared => Command::Seal,
             State::Sealed => Command::Begin,
             _ => Command::Commit,
         }),
-        Step::Abort => Event::Command(Command::Abort(String::new())),
-        Step::HearSuccessor => match world.lines[TO_SUCCESSOR].next_for_supervisor() {
+        Move::Abort => Event::Command(Command::Abort(String::new())),
+        Move::HearSuccessor => match world.lines[TO_SUCCESSOR].next_for_supervisor() {
             Heard::Word(word) => {
                 world.lines[TO_SUCCESSOR].supervisor_has_read();
                 Event::Successor(word.message())
@@ -146,34 +146,34 @@ pub(super) fn take(world: &mut World, step: Step, witness: &Witness) {
                 Event::SuccessorLost
             }
         },
-        Step::HearIncumbent => hear_incumbent(world),
-        Step::SeeSuccessorEnd => {
+        Move::HearIncumbent => hear_incumbent(world),
+        Move::SeeSuccessorEnd => {
             world.supervisor.successor_ended = true;
             Event::SuccessorEnded
         }
-        Step::SeeIncumbentEnd => {
+        Move::SeeIncumbentEnd => {
             world.supervisor.incumbent_ended = true;
             Event::IncumbentDied
         }
-        Step::DeadlinePasses => {
+        Move::DeadlinePasses => {
             world.supervisor.deadline_told = true;
             Event::DeadlinePassed
         }
-        Step::SuccessorIsSilent => {
+        Move::SuccessorIsSilent => {
             world.successor.is_blamed |= world.incumbent.life != Life::Live;
             Event::SuccessorSilent
         }
-        Step::IncumbentIsSilent => Event::IncumbentSilent,
-        Step::PatienceEnds => Event::PatienceEnded,
-        Step::AskAgain => return ask(world),
-        Step::Leave => return end(world, Life::Leaving),
+        Move::IncumbentIsSilent => Event::IncumbentSilent,
+        Move::PatienceEnds => Event::PatienceEnded,
+        Move::AskAgain => return ask(world),
+        Move::Leave => return end(world, Life::Leaving),
     };
     let is_unfit = event == Event::Successor(Word::Ready { is_fit: false }.message());
     feed(world, event, is_unfit, witness);
 }
 
-const fn prepare(then: Then) -> Command {
-    Command::Prepare { successor_pid: 2, deadline_ms: 1, drain_grace_ms: 1, then }
+const fn prepare(after_drain: AfterDrain) -> Command {
+    Command::Prepare { successor_pid: 2, deadline_ms: 1, drain_grace_ms: 1, after_drain }
 }
 
 fn hear_incumbent(world: &mut World) -> Event {
@@ -291,7 +291,7 @@ fn witness_step(before: &State, after: &State, witness: &Witness) {
     let gives_up = |state: &State| {
         matches!(state, State::Ending(_) | State::Confirming(_) | State::Promoting(..))
     };
-    if matches!(before, State::Draining(Then::Seal)) && *after == State::Sealing {
+    if matches!(before, State::Draining(AfterDrain::Seal)) && *after == State::Sealing {
         witness.saw(Sight::SealFollows);
     }
     if gives_up(after) && !gives_up(before) && !before.is_over() && *before != State::Paired {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use stateright::{Checker, Expectation, Model};
 
-use super::Swap;
+use super::SwapModel;
 use super::witness::{Sight, Witness};
 
 #[test]
@@ -27,7 +27,7 @@ fn a_swap_with_two_faults() {
 /// The unique states; everything that is looked for was found, and nothing else.
 fn explore(faults: u8) -> usize {
     let begun = Instant::now();
-    let swap = Swap { faults, without: None, witness: Witness::default() };
+    let swap = SwapModel { faults, without: None, witness: Witness::default() };
     let witness = swap.witness.clone();
     let checker = swap.checker().threads(THREADS).spawn_bfs().join();
     let found = checker.discoveries();

@@ -7,7 +7,8 @@ use super::line::{Line, SWAP};
 use super::stray::Stray;
 use super::successor::Successor;
 use super::supervisor::Supervisor;
-use crate::datadir::{OwnerRecord, Phase};
+use crate::datadir::OwnerRecord;
+pub(super) use crate::datadir::RecordPhase;
 use crate::sys::process::ProcessId;
 
 /// All of it at one moment.
@@ -65,17 +66,6 @@ pub(super) struct Record {
     pub(super) writer: Who,
 }
 
-/// [`Phase`] has no need of a hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum RecordPhase {
-    Released,
-    Held,
-    Serving,
-    /// Reserved for the successor.
-    Sealed,
-    Opening,
-}
-
 /// A violation that shows in a step rather than in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Wrong {
@@ -85,7 +75,7 @@ pub(super) enum Wrong {
     FalseReport,
     /// The successor went on without the supervisor's word, although the incumbent lived.
     Unbidden,
-    /// The stray got the lock that was kept for a live successor.
+    /// The stray got the lock that was reserved for a live successor.
     Stolen,
     /// The successor used memory that was out of date.
     Stale,
@@ -156,13 +146,7 @@ impl Record {
     /// The record itself, for the library's own decisions about it.
     pub(super) fn as_owner_record(self) -> OwnerRecord {
         OwnerRecord {
-            phase: match self.phase {
-                RecordPhase::Released => Phase::Released,
-                RecordPhase::Held => Phase::Held,
-                RecordPhase::Serving => Phase::Serving,
-                RecordPhase::Sealed => Phase::Sealed,
-                RecordPhase::Opening => Phase::Opening,
-            },
+            phase: self.phase,
             generation: self.generation.into(),
             writer: self.writer.id(),
             reserved: match self.phase {

@@ -14,28 +14,30 @@ const EVENTS: [Event; 7] = [
 /// The state that follows, with its effects; none for a pair that changes nothing.
 fn legal(state: State, is_dead: bool, event: Event) -> Option<(State, Vec<Effect>)> {
     use Effect::{AskIncumbent, KillSuccessor};
-    use State::{Adopting, Confirming, Ending, Settled};
+    use State::{Adopting, Confirming, Ending, Resolved};
     Some(match (state, event) {
-        (Adopting, Event::SuccessorServes) => (Settled(Outcome::Committed), vec![]),
+        (Adopting, Event::SuccessorServes) => (Resolved(Outcome::Committed), vec![]),
         (Adopting, Event::SuccessorSilent) => (Ending, vec![KillSuccessor]),
         (Adopting | Ending, Event::SuccessorEnded) if is_dead => {
-            (Settled(Outcome::Lost), vec![KillSuccessor])
+            (Resolved(Outcome::Lost), vec![KillSuccessor])
         }
         (Adopting | Ending, Event::SuccessorEnded) => (Confirming, vec![AskIncumbent]),
         (Adopting | Confirming, Event::Echoed) => {
-            (Settled(Outcome::RolledBack), vec![KillSuccessor])
+            (Resolved(Outcome::RolledBack), vec![KillSuccessor])
         }
-        (Adopting | Confirming, Event::Refused) => (Settled(Outcome::Unknown), vec![KillSuccessor]),
+        (Adopting | Confirming, Event::Refused) => {
+            (Resolved(Outcome::Unknown), vec![KillSuccessor])
+        }
         (Adopting | Confirming, Event::IncumbentDisconnected) => (state, vec![AskIncumbent]),
-        (Confirming, Event::IncumbentDied) => (Settled(Outcome::Lost), vec![KillSuccessor]),
+        (Confirming, Event::IncumbentDied) => (Resolved(Outcome::Lost), vec![KillSuccessor]),
         _ => return None,
     })
 }
 
 #[test]
 fn every_event_matters_where_it_belongs() {
-    let settled = Outcome::ALL.iter().copied().map(State::Settled);
-    let states = [State::Adopting, State::Ending, State::Confirming].into_iter().chain(settled);
+    let resolved = Outcome::ALL.iter().copied().map(State::Resolved);
+    let states = [State::Adopting, State::Ending, State::Confirming].into_iter().chain(resolved);
     let mut legal_pairs = 0;
     for state in states {
         for incumbent_is_dead in [false, true] {
@@ -61,7 +63,7 @@ fn a_hung_successor_is_killed_and_only_then_is_the_incumbent_s_word_awaited() {
     assert_eq!(machine.on(Event::Echoed), [], "it may be an echo from before");
     assert_eq!(machine.on(Event::SuccessorEnded), [Effect::AskIncumbent]);
     assert_eq!(machine.on(Event::Echoed), [Effect::KillSuccessor]);
-    assert_eq!(machine.state, State::Settled(Outcome::RolledBack));
+    assert_eq!(machine.state, State::Resolved(Outcome::RolledBack));
 }
 
 #[test]
@@ -74,7 +76,7 @@ fn of_both_dead_in_either_order_nobody_is_left() {
         for event in events {
             machine.on(event);
         }
-        assert_eq!(machine.state, State::Settled(Outcome::Lost));
+        assert_eq!(machine.state, State::Resolved(Outcome::Lost));
     }
 }
 
@@ -83,5 +85,5 @@ fn a_successor_that_is_alone_goes_on_without_the_incumbent() {
     let mut machine = Machine::new();
     assert_eq!(machine.on(Event::IncumbentDied), []);
     assert_eq!(machine.on(Event::SuccessorServes), []);
-    assert_eq!(machine.state, State::Settled(Outcome::Committed));
+    assert_eq!(machine.state, State::Resolved(Outcome::Committed));
 }

@@ -1,7 +1,7 @@
 use super::{foreign, messages, ours};
 use crate::drainable::{DrainReport, SealReport};
 use crate::error::PeerMisbehaved;
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::incumbent::{Effect, Event, Reply, State, Undo};
 use crate::protocol::Message;
 
@@ -24,8 +24,8 @@ fn states() -> Vec<State> {
     let deadline = || undo(Some(Reply::DeadlinePassed));
     vec![
         State::Serving,
-        State::Draining(ours(), Then::Wait),
-        State::Draining(ours(), Then::Seal),
+        State::Draining(ours(), AfterDrain::Wait),
+        State::Draining(ours(), AfterDrain::Seal),
         State::Drained(ours()),
         State::Sealing(ours()),
         State::Sealed(ours()),
@@ -65,7 +65,7 @@ fn legal(state: &State, message: &Message) -> Option<(State, Vec<Effect>)> {
                 deadline_ms: 3,
                 drain_grace_ms: 4,
             };
-            (State::Draining(handoff_id, Then::Wait), vec![drain])
+            (State::Draining(handoff_id, AfterDrain::Wait), vec![drain])
         }
         (State::Serving, "Abort" | "ResumeAfterAbort") => (State::Serving, vec![]),
         (State::Serving, "Adopt") => {
@@ -76,8 +76,8 @@ fn legal(state: &State, message: &Message) -> Option<(State, Vec<Effect>)> {
             let handoff_id = message.handoff_id()?;
             (State::Serving, vec![Effect::Offer { handoff_id }])
         }
-        (State::Draining(id, Then::Wait), "SealRequest") if about_ours => {
-            (State::Draining(*id, Then::Seal), vec![Effect::SealNext])
+        (State::Draining(id, AfterDrain::Wait), "SealRequest") if about_ours => {
+            (State::Draining(*id, AfterDrain::Seal), vec![Effect::SealNext])
         }
         (State::Drained(_), "SealRequest") if about_ours => {
             (State::Sealing(ours()), vec![Effect::RunSeal])
@@ -164,22 +164,22 @@ fn the_ends_of_hooks_and_of_waits_matter_where_they_were_begun() {
     let table: Vec<(Event, State, (State, Vec<Effect>))> = vec![
         (
             Event::DrainEnded(Ok(drain_report())),
-            State::Draining(ours(), Then::Wait),
+            State::Draining(ours(), AfterDrain::Wait),
             (State::Drained(ours()), vec![Effect::Send(drained.clone())]),
         ),
         (
             Event::DrainEnded(Ok(drain_report())),
-            State::Draining(ours(), Then::Seal),
+            State::Draining(ours(), AfterDrain::Seal),
             (State::Sealing(ours()), vec![Effect::Send(drained), Effect::RunSeal]),
         ),
         (
             Event::DrainEnded(failed()),
-            State::Draining(ours(), Then::Seal),
+            State::Draining(ours(), AfterDrain::Seal),
             resuming(Some(Reply::DrainFailed("e".into()))),
         ),
         (
             Event::DrainEnded(failed()),
-            State::Draining(ours(), Then::Wait),
+            State::Draining(ours(), AfterDrain::Wait),
             resuming(Some(Reply::DrainFailed("e".into()))),
         ),
         (Event::DrainEnded(failed()), State::Stopping, (State::Closing, vec![Effect::RunSeal])),

@@ -1,5 +1,5 @@
 use super::{foreign, messages, ours};
-use crate::machine::Then;
+use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{
@@ -16,8 +16,8 @@ fn states() -> Vec<State> {
         State::Paired,
         State::Warming,
         State::Warmed,
-        State::Draining(Then::Wait),
-        State::Draining(Then::Seal),
+        State::Draining(AfterDrain::Wait),
+        State::Draining(AfterDrain::Seal),
         State::Prepared,
         State::Sealing,
         State::Sealed,
@@ -133,14 +133,23 @@ const COMMIT: usize = 10;
 
 #[test]
 fn a_command_moves_the_phase_it_belongs_to() {
-    let prepare =
-        |then| Command::Prepare { successor_pid: 2, deadline_ms: 3, drain_grace_ms: 4, then };
+    let prepare = |after_drain| Command::Prepare {
+        successor_pid: 2,
+        deadline_ms: 3,
+        drain_grace_ms: 4,
+        after_drain,
+    };
     let both = [2, SEAL_REQUEST].map(|index| messages(ours()).swap_remove(index)).to_vec();
     let both = vec![Effect::ToIncumbent(both)];
     let table = [
         (State::Paired, Command::Warm, State::Warming, vec![]),
-        (State::Warmed, prepare(Then::Wait), State::Draining(Then::Wait), vec![to_incumbent(2)]),
-        (State::Warmed, prepare(Then::Seal), State::Draining(Then::Seal), both),
+        (
+            State::Warmed,
+            prepare(AfterDrain::Wait),
+            State::Draining(AfterDrain::Wait),
+            vec![to_incumbent(2)],
+        ),
+        (State::Warmed, prepare(AfterDrain::Seal), State::Draining(AfterDrain::Seal), both),
         (State::Prepared, Command::Seal, State::Sealing, vec![to_incumbent(SEAL_REQUEST)]),
         (State::Sealed, Command::Begin, State::Opening, vec![to_successor(BEGIN)]),
         (State::Ready, Command::Commit, State::Committing, vec![to_successor(COMMIT)]),
@@ -181,8 +190,8 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
                 }
                 (_, "Heartbeat") | (State::Sealing, "SealProgress") => state.clone(),
                 (State::Draining(_), "Late" | "Draining") if about_ours => state.clone(),
-                (State::Draining(Then::Wait), "Drained") => State::Prepared,
-                (State::Draining(Then::Seal), "Drained") => State::Sealing,
+                (State::Draining(AfterDrain::Wait), "Drained") => State::Prepared,
+                (State::Draining(AfterDrain::Seal), "Drained") => State::Sealing,
                 (State::Sealing, "SealComplete") if about_ours => State::Sealed,
                 (State::Draining(_) | State::Prepared | State::Sealing, "SealFailed")
                     if about_ours =>
@@ -499,7 +508,7 @@ fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed(
     assert!(matches!(machine.state, State::Promoting(Promotion::Opening, _)));
 
     // One that is at fault is ended at once, and nobody is left when the incumbent dies.
-    let (mut machine, effects) = step(&State::Draining(Then::Wait), Event::SuccessorSilent);
+    let (mut machine, effects) = step(&State::Draining(AfterDrain::Wait), Event::SuccessorSilent);
     assert_eq!(effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
     assert_eq!(machine.on(Event::IncumbentDied), [Effect::KillSuccessor]);
     assert!(matches!(machine.state, State::RolledBack(IncumbentFate::Lost, _)));

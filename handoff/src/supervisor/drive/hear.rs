@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{ROLLBACK_PATIENCE, Swap};
-use crate::control::{LIVENESS_LIMIT, Link, Received};
+use crate::control::{LIVENESS_TIMEOUT, Link, Received};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
 use crate::machine::supervisor::{Command, Event, State};
 use crate::protocol::Message;
@@ -15,11 +15,12 @@ use crate::sys::poll;
 use crate::sys::process::Process;
 
 impl Swap {
-    /// The next event, or a time limit that has passed. With `until`, none if no event came by
-    /// then.
+    /// The next event, or a deadline or timeout that has passed. With `until`, none if no event
+    /// came by then.
     pub(super) fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
         loop {
-            // The incumbent's end comes before an abort or a limit: only the successor may be left.
+            // The incumbent's end comes before an abort or a deadline: only the successor may be
+            // left.
             let event = self.heard_event().or_else(|| self.abort_event());
             if let Some(event) = event.or_else(|| self.overdue_event()) {
                 return Some(event);
@@ -101,8 +102,9 @@ impl Swap {
     /// An incumbent that died and one that closed its connection look alike for a moment.
     fn on_incumbent_closed(&mut self) -> Event {
         self.incumbent.is_closed = true;
-        let limit = Instant::now() + EXIT_PATIENCE;
-        if !self.incumbent.has_ended && self.incumbent.process.wait_for_end(limit).unwrap_or(false)
+        let deadline = Instant::now() + EXIT_PATIENCE;
+        if !self.incumbent.has_ended
+            && self.incumbent.process.wait_for_end(deadline).unwrap_or(false)
         {
             self.incumbent.has_ended = true;
             return Event::IncumbentDied;
@@ -114,14 +116,14 @@ impl Swap {
         let now = Instant::now();
         let silent = |link: &Link| {
             now.saturating_duration_since(link.attend().heard().max(self.clock.entered))
-                > LIVENESS_LIMIT
+                > LIVENESS_TIMEOUT
         };
         match &self.machine.state {
             State::Confirming(_) | State::Ending(_) => {
                 let too_long = now >= self.clock.entered + ROLLBACK_PATIENCE;
                 let hung = matches!(self.machine.state, State::Confirming(_))
                     && (self.incumbent.is_closed || silent(&self.incumbent.link))
-                    && now > self.clock.entered + LIVENESS_LIMIT;
+                    && now > self.clock.entered + LIVENESS_TIMEOUT;
                 (too_long || hung).then_some(Event::PatienceEnded)
             }
             state if state.is_at_rest() => None,
@@ -136,16 +138,16 @@ impl Swap {
         }
     }
 
-    /// Waits for the next event, at most until a time limit may have passed.
+    /// Waits for the next event, at most until a deadline or timeout may have passed.
     fn poll(&self) {
         let now = Instant::now();
         let soon = now + SILENCE_CHECK;
-        let limit = match self.machine.state {
+        let deadline = match self.machine.state {
             State::Confirming(_) | State::Ending(_) => self.clock.entered + ROLLBACK_PATIENCE,
             _ if self.clock.deadline_told => soon,
             _ => self.clock.deadline,
         };
-        let due = self.incumbent.ask_again.unwrap_or(soon).min(limit).min(soon);
+        let due = self.incumbent.ask_again.unwrap_or(soon).min(deadline).min(soon);
         let mut fds = Vec::with_capacity(5);
         fds.extend(self.abort.iter().map(|abort| PollFd::new(abort.waker(), PollFlags::IN)));
         if !self.incumbent.is_closed {

@@ -10,7 +10,7 @@ use std::path::Path;
 use handoff::Session;
 use handoff::supervisor::IncumbentFate;
 use handoff_tests::fixture::bring;
-use handoff_tests::harness::{Cluster, LIMIT, eventually};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -50,12 +50,12 @@ impl End {
     /// All that was sent by now was answered, in order and once.
     fn assert_answered(&mut self) {
         while self.answers && self.received.matches('\n').count() < self.sent {
-            let limit = Timespec::try_from(LIMIT).expect("it is short");
-            let ready = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&limit));
-            assert_eq!(ready, Ok(1), "{}: nothing comes behind {:?}", self.kind, self.received);
+            let timeout = Timespec::try_from(TIMEOUT).expect("it is short");
+            let ready = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&timeout));
+            assert_eq!(ready, Ok(1), "{}: nothing comes after {:?}", self.kind, self.received);
             let mut bytes = [0; 4096];
             let length = self.file.read(&mut bytes).expect("it is open");
-            assert_ne!(length, 0, "{}: it was closed behind {:?}", self.kind, self.received);
+            assert_ne!(length, 0, "{}: it was closed after {:?}", self.kind, self.received);
             self.received.push_str(&String::from_utf8_lossy(&bytes[..length]));
         }
         assert!(self.received.lines().all(|line| line.starts_with("ok ")), "{:?}", self.received);
@@ -110,7 +110,7 @@ fn descriptors_of_every_kind_go_on_with_what_lies_unread_in_them() {
     let pipe = ends.iter().find(|end| !end.answers).expect("there is one");
     // What came through it was not answered.
     let last = format!("value {}", pipe.sent - 1);
-    eventually("the pipe is read to its end", LIMIT, || {
+    eventually("the pipe is read to its end", TIMEOUT, || {
         (cluster.ask(&format!("get {}", pipe.kind)) == last).then_some(())
     });
     ends.iter().for_each(|end| end.assert_read_once_and_in_order(&cluster.data()));

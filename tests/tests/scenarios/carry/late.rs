@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use handoff::Session;
 use handoff::supervisor::{AbortHandle, Cause, IncumbentFate, LateConnections, Prepared, Progress};
 use handoff_tests::fixture::NAP;
-use handoff_tests::harness::{Cluster, LIMIT, eventually};
+use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 
-use super::{Fleet, Line};
+use super::{Line, OpenLines};
 
 /// A connection that is busy for so many milliseconds while a swap is prepared, and the session
 /// in which it was found late.
@@ -42,7 +42,7 @@ fn prepared_while_busy(
 #[test]
 fn a_late_connection_is_named_and_told_to_close_once_another_process_serves() {
     let mut cluster = Cluster::start_carrying(&[]);
-    let mut fleet = Fleet::open(&cluster);
+    let mut open_lines = OpenLines::open(&cluster);
     let (mut busy, session) = prepared_while_busy(&mut cluster, &[], 60_000);
     let committed = session.seal().and_then(|sealed| sealed.begin()?.commit());
     cluster.commit(committed.expect("nobody waits for it"));
@@ -51,23 +51,23 @@ fn a_late_connection_is_named_and_told_to_close_once_another_process_serves() {
     // The old process gives it longer than that to end by itself.
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     assert_eq!(cluster.carried.late.connections, [busy.name()]);
-    assert_eq!(cluster.carried.sets[0].count, fleet.count() as u64);
-    fleet.assert_served(&cluster);
-    fleet.assert_sound(cluster, &[]);
+    assert_eq!(cluster.carried.sets[0].count, open_lines.count() as u64);
+    open_lines.assert_served(&cluster);
+    open_lines.assert_sound(cluster, &[]);
 }
 
 #[test]
 fn a_late_connection_that_may_finish_has_its_reply_from_the_old_process() {
     let mut cluster = Cluster::start_carrying(&["carry=finish"]);
     let old = cluster.serving().to_string();
-    let mut fleet = Fleet::open(&cluster);
+    let mut open_lines = OpenLines::open(&cluster);
     let (mut busy, session) = prepared_while_busy(&mut cluster, &[], 1500);
     let committed = session.seal().and_then(|sealed| sealed.begin()?.commit());
     cluster.commit(committed.expect("nobody waits for it"));
-    fleet.assert_served(&cluster);
+    open_lines.assert_served(&cluster);
     assert_eq!(busy.reply(), old);
     busy.assert_closed();
-    fleet.assert_sound(cluster, &[]);
+    open_lines.assert_sound(cluster, &[]);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_late_connection_goes_on_where_the_swap_is_given_up() {
     for late in ["carry=close", "carry=finish"] {
         let mut cluster = Cluster::start_carrying(&[late]);
         let serving = cluster.serving().to_string();
-        let mut fleet = Fleet::open(&cluster);
+        let mut open_lines = OpenLines::open(&cluster);
         let (mut of_the_drained, session) = prepared_while_busy(&mut cluster, &[], 1000);
         let rolled_back = session.abort("as planned");
         assert_eq!(rolled_back.incumbent, IncumbentFate::Serving);
@@ -86,9 +86,9 @@ fn a_late_connection_goes_on_where_the_swap_is_given_up() {
         let failed = failed.expect_err("it is not well");
         assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
         assert_eq!(of_the_sealed.reply(), serving);
-        fleet.idle.extend([of_the_drained, of_the_sealed]);
-        fleet.assert_served(&cluster);
-        fleet.assert_sound(cluster, &[]);
+        open_lines.idle.extend([of_the_drained, of_the_sealed]);
+        open_lines.assert_served(&cluster);
+        open_lines.assert_sound(cluster, &[]);
     }
 }
 
@@ -96,16 +96,16 @@ fn a_late_connection_goes_on_where_the_swap_is_given_up() {
 fn a_late_connection_that_parks_before_all_is_sealed_is_carried() {
     let mut cluster = Cluster::start_carrying(&["seal=slow:3000"]);
     let old = cluster.serving().to_string();
-    let mut fleet = Fleet::open(&cluster);
+    let mut open_lines = OpenLines::open(&cluster);
     let (busy, session) = prepared_while_busy(&mut cluster, &[], 800);
-    fleet.idle.push(busy);
+    open_lines.idle.push(busy);
     let committed = session.seal().and_then(|sealed| sealed.begin()?.commit());
     cluster.commit(committed.expect("nobody waits for it"));
     cluster.assert_struck("seal", 1);
-    assert_eq!(cluster.carried.sets[0].count, fleet.count() as u64);
-    assert_eq!(fleet.idle.last_mut().map(Line::reply), Some(old));
-    fleet.assert_served(&cluster);
-    fleet.assert_sound(cluster, &[]);
+    assert_eq!(cluster.carried.sets[0].count, open_lines.count() as u64);
+    assert_eq!(open_lines.idle.last_mut().map(Line::reply), Some(old));
+    open_lines.assert_served(&cluster);
+    open_lines.assert_sound(cluster, &[]);
 }
 
 /// Idle connections park within it on a loaded machine too; a busy one takes longer.
@@ -134,7 +134,7 @@ fn busy_for(cluster: &Cluster, milliseconds: u32) -> Line {
     let (mut line, before) = (Line::open(cluster), cluster.struck(NAP, None));
     line.send(&format!("nap {milliseconds}\n"));
     let begun = || (cluster.struck(NAP, None) > before).then_some(());
-    eventually("the request is begun", LIMIT, begun);
+    eventually("the request is begun", TIMEOUT, begun);
     line
 }
 
@@ -142,10 +142,10 @@ fn busy_for(cluster: &Cluster, milliseconds: u32) -> Line {
 fn who_holds_a_drain_up_is_named_while_it_does() {
     let mut cluster = Cluster::start_carrying(&[]);
     let told = hears_of_drains(&mut cluster, None);
-    let mut fleet = Fleet::open(&cluster);
+    let mut open_lines = OpenLines::open(&cluster);
     // Quick drains have nothing to tell.
     cluster.swap(&[]).expect("it commits");
-    fleet.assert_served(&cluster);
+    open_lines.assert_served(&cluster);
     assert_eq!(*told.lock().expect("nobody panics"), []);
     let old = cluster.serving().to_string();
     let busy = busy_for(&cluster, 3000);
@@ -154,10 +154,10 @@ fn who_holds_a_drain_up_is_named_while_it_does() {
     let waiting = LateConnections { connections: vec![busy.name()], unnamed: 0 };
     assert!((1..=3).contains(&told.len()), "about every second: {told:?}");
     assert!(told.iter().all(|told| *told == (1, waiting.clone())), "{told:?}");
-    fleet.idle.push(busy);
-    assert_eq!(fleet.idle.last_mut().map(Line::reply), Some(old));
-    fleet.assert_served(&cluster);
-    fleet.assert_sound(cluster, &[]);
+    open_lines.idle.push(busy);
+    assert_eq!(open_lines.idle.last_mut().map(Line::reply), Some(old));
+    open_lines.assert_served(&cluster);
+    open_lines.assert_sound(cluster, &[]);
 }
 
 #[test]
@@ -166,16 +166,16 @@ fn a_drain_is_given_up_by_who_sees_whom_it_waits_for() {
     let serving = cluster.serving().to_string();
     let abort = AbortHandle::new().expect("a descriptor is left");
     let told = hears_of_drains(&mut cluster, Some(abort.clone()));
-    let mut fleet = Fleet::open(&cluster);
+    let mut open_lines = OpenLines::open(&cluster);
     let busy = busy_for(&cluster, 5000);
     let mut spec = cluster.successor(&[]);
     spec.abort = Some(abort);
     let begun = Instant::now();
-    let failed = fleet.assert_swap_fails(&mut cluster, &spec);
+    let failed = open_lines.assert_swap_fails(&mut cluster, &spec);
     assert!(begun.elapsed() < Duration::from_secs(4), "it was waited for: {:?}", begun.elapsed());
     assert_eq!(failed.cause, Cause::Requested(busy.name()), "{failed}");
     assert_eq!(told.lock().expect("nobody panics").len(), 1);
-    fleet.idle.push(busy);
-    assert_eq!(fleet.idle.last_mut().map(Line::reply), Some(serving));
-    fleet.assert_sound(cluster, &[]);
+    open_lines.idle.push(busy);
+    assert_eq!(open_lines.idle.last_mut().map(Line::reply), Some(serving));
+    open_lines.assert_sound(cluster, &[]);
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use handoff_tests::fixture::{MARKS, Options};
-use handoff_tests::harness::{Client, LIMIT, eventually, executable, is_alive, kill};
+use handoff_tests::harness::{Client, TIMEOUT, eventually, executable, is_alive, kill};
 use rustix::process::Signal;
 
 /// What a process has.
@@ -38,8 +38,8 @@ impl Belongings {
         }
     }
 
-    /// Whether there is no more than there was before that many swaps. An allocator settles over
-    /// hundreds of them, by tens of KiB, so half a page for each of them is granted.
+    /// Whether there is no more than there was before that many swaps. An allocator comes to rest
+    /// over hundreds of them, by tens of KiB, so half a page for each of them is granted.
     const fn is_at_most(&self, before: &Self, swaps: usize) -> bool {
         self.descriptors <= before.descriptors
             && self.threads <= before.threads
@@ -49,7 +49,7 @@ impl Belongings {
 }
 
 /// A supervisor that is a process of its own, with a daemon that carries connections and memory.
-struct Place {
+struct World {
     directory: tempfile::TempDir,
     supervisor: Child,
     orders: ChildStdin,
@@ -58,7 +58,7 @@ struct Place {
     clients: Vec<Client>,
 }
 
-impl Place {
+impl World {
     fn start() -> Self {
         static COUNT: AtomicU16 = AtomicU16::new(7000);
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -143,7 +143,7 @@ impl Place {
 
     fn wait_for_the_end_of(&self, pid: u32) {
         let word = self.directory.path().display().to_string();
-        eventually("it ends", LIMIT, || (!is_alive(pid, &word)).then_some(()));
+        eventually("it ends", TIMEOUT, || (!is_alive(pid, &word)).then_some(()));
     }
 
     /// What the daemon and the supervisor have: every connection has its handler.
@@ -153,7 +153,7 @@ impl Place {
             assert_eq!(client.ask("pid").expect("it is open"), serving);
         }
         // One that has ended is the supervisor's until that collects it.
-        eventually("it has collected its children", LIMIT, || {
+        eventually("it has collected its children", TIMEOUT, || {
             (self.say("collect") == "children 1").then_some(())
         });
         [self.serving, self.supervisor.id()].map(Belongings::of)
@@ -169,7 +169,7 @@ impl Place {
         let is_left = |now: &[Belongings; 2]| {
             now.iter().zip(&before).any(|(now, before)| !now.is_at_most(before, MANY))
         };
-        let now = eventually("they come to rest", LIMIT, || {
+        let now = eventually("they come to rest", TIMEOUT, || {
             let now = self.belongings();
             (!is_left(&now) || Instant::now() > deadline).then_some(now)
         });
@@ -178,7 +178,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for World {
     fn drop(&mut self) {
         let _ = self.supervisor.kill();
         let _ = self.supervisor.wait();
@@ -205,12 +205,12 @@ fn pid_of(answer: &str, word: &str) -> u32 {
 
 #[test]
 fn two_hundred_rollbacks_leave_no_more_than_two() {
-    Place::start().assert_leaves_nothing(Place::abort);
+    World::start().assert_leaves_nothing(World::abort);
 }
 
 #[test]
 fn two_hundred_commits_leave_no_more_than_two() {
-    Place::start().assert_leaves_nothing(Place::commit);
+    World::start().assert_leaves_nothing(World::commit);
 }
 
 const MANY: usize = 198;

@@ -5,7 +5,7 @@ use handoff::error::CarryError;
 use handoff::supervisor::{CarryReport, Cause};
 use handoff_tests::harness::{Cluster, SuccessorSpec};
 
-use super::{Fleet, Line};
+use super::{Line, OpenLines};
 
 const UNREADABLE: fn() -> CarryError = || CarryError::Unreadable {
     set: "clients".to_owned(),
@@ -49,11 +49,11 @@ fn a_successor_that_cannot_have_the_connections_is_refused() {
     ];
     for (another, cause) in ways {
         let mut cluster = Cluster::start_carrying(&[]);
-        let mut fleet = Fleet::open(&cluster);
+        let mut open_lines = OpenLines::open(&cluster);
         let spec = another(&mut cluster, &[]);
-        let failed = fleet.assert_swap_fails(&mut cluster, &spec);
+        let failed = open_lines.assert_swap_fails(&mut cluster, &spec);
         assert_eq!(failed.cause, cause);
-        fleet.assert_sound(cluster, &[]);
+        open_lines.assert_sound(cluster, &[]);
     }
 }
 
@@ -63,18 +63,18 @@ fn where_they_may_be_lost_they_are_closed_in_order_and_the_report_says_why() {
         [(stranger, Some(UNREADABLE())), (without, Some(NOT_TAKEN())), (unasking, None)];
     for (another, why) in ways {
         let mut cluster = Cluster::start_carrying(&["carry=may-be-lost"]);
-        let mut fleet = Fleet::open(&cluster);
+        let mut open_lines = OpenLines::open(&cluster);
         let spec = another(&mut cluster, &["carry=may-be-lost"]);
         let prepared = cluster.supervisor.pair(spec.spec()).expect("both say hello");
         let prepared = prepared.warm().expect("it warms up").prepare().expect("it drains");
         // Requests that nobody reads any more: a close over them would be a reset.
-        fleet.idle[..5].iter_mut().for_each(|line| line.send("get unread\n"));
+        open_lines.idle[..5].iter_mut().for_each(|line| line.send("get unread\n"));
         let committed = prepared.seal().and_then(|sealed| sealed.begin()?.commit());
         cluster.commit(committed.expect("they may be lost"));
-        fleet.idle.iter_mut().for_each(Line::assert_closed);
-        fleet.halves[0].line.assert_closed();
+        open_lines.idle.iter_mut().for_each(Line::assert_closed);
+        open_lines.halves[0].line.assert_closed();
         match why {
-            Some(why) => assert_dropped(&cluster.carried, fleet.count(), &why),
+            Some(why) => assert_dropped(&cluster.carried, open_lines.count(), &why),
             None => {
                 let not_asked_for = true;
                 assert_eq!(

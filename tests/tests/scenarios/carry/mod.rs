@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 
 use handoff::supervisor::{Failed, IncumbentFate};
-use handoff_tests::harness::{Cluster, LIMIT, SuccessorSpec, eventually};
+use handoff_tests::harness::{Cluster, SuccessorSpec, TIMEOUT, eventually};
 
 /// What one connection was answered, however many processes answered it.
 struct Line {
@@ -22,7 +22,7 @@ struct Line {
 impl Line {
     fn open(cluster: &Cluster) -> Self {
         let stream = TcpStream::connect(cluster.address()).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("it can be set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
         Self { stream: BufReader::new(stream) }
     }
 
@@ -37,7 +37,7 @@ impl Line {
     fn reply(&mut self) -> String {
         let mut reply = String::new();
         self.stream.read_line(&mut reply).expect("it answers");
-        assert!(reply.ends_with('\n'), "the connection was closed behind {reply:?}");
+        assert!(reply.ends_with('\n'), "the connection was closed after {reply:?}");
         reply.trim_end().to_owned()
     }
 
@@ -63,7 +63,7 @@ impl Line {
 }
 
 /// Connections of which none may end: idle ones, and some with half a command sent.
-struct Fleet {
+struct OpenLines {
     idle: Vec<Line>,
     halves: Vec<Half>,
 }
@@ -74,7 +74,7 @@ struct Half {
     value: String,
 }
 
-impl Fleet {
+impl OpenLines {
     /// Fifty idle ones, one with half a command.
     fn open(cluster: &Cluster) -> Self {
         Self::of(cluster, 50, &[4])
@@ -82,19 +82,19 @@ impl Fleet {
 
     /// So many, one at least, and those whose commands are half sent with that many bytes of a value.
     fn of(cluster: &Cluster, idle: usize, halves: &[usize]) -> Self {
-        let mut fleet =
+        let mut open_lines =
             Self { idle: (0..idle).map(|_| Line::open(cluster)).collect(), halves: vec![] };
-        for line in &mut fleet.idle {
+        for line in &mut open_lines.idle {
             assert_eq!(line.ask("pid"), cluster.serving().to_string());
         }
         for (index, length) in halves.iter().enumerate() {
             let (key, value) = (format!("half.{index}"), "x".repeat(*length));
             let mut half = Half { line: Line::open(cluster), key, value };
             half.send_half();
-            fleet.halves.push(half);
+            open_lines.halves.push(half);
         }
-        fleet.wait_until_read();
-        fleet
+        open_lines.wait_until_read();
+        open_lines
     }
 
     /// Waits until what is half sent is in the daemon's state. It asks over an idle one: another
@@ -103,7 +103,7 @@ impl Fleet {
         let length = |half: &Half| format!("put {} {}", half.key, half.value).len();
         let sent: usize = self.halves.iter().map(length).sum();
         let asking = &mut self.idle[0];
-        eventually("the daemon reads what was half sent", LIMIT, || {
+        eventually("the daemon reads what was half sent", TIMEOUT, || {
             (asking.ask("unparsed").parse::<usize>().ok()? >= sent).then_some(())
         });
     }
@@ -187,14 +187,14 @@ fn connections_stay_open_through_commits_and_rollbacks() {
 #[test]
 fn a_long_line_that_is_half_sent_goes_on_in_the_next_process() {
     let mut cluster = Cluster::start_carrying(&[]);
-    let mut fleet = Fleet::of(&cluster, 3, &[4, 1 << 20, 20_000]);
+    let mut open_lines = OpenLines::of(&cluster, 3, &[4, 1 << 20, 20_000]);
     for faults in [&[][..], &["open=error"], &[]] {
         assert_eq!(cluster.swap(faults).is_ok(), faults.is_empty());
-        fleet.assert_served(&cluster);
+        open_lines.assert_served(&cluster);
         if faults.is_empty() {
             let clients = &cluster.carried.sets[0];
             assert!(clients.bytes > (1 << 20) + 20_000, "it was not in the state: {clients:?}");
         }
     }
-    fleet.assert_sound(cluster, &[]);
+    open_lines.assert_sound(cluster, &[]);
 }

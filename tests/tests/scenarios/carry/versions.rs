@@ -5,41 +5,41 @@ use handoff::error::CarryError;
 use handoff::supervisor::Cause;
 use handoff_tests::harness::Cluster;
 
-use super::{Fleet, Line};
+use super::{Line, OpenLines};
 
 #[test]
 fn a_newer_build_reads_the_older_state_and_the_older_one_refuses_the_newer() {
     let mut cluster = Cluster::start_carrying(&[]);
-    let mut fleet = Fleet::open(&cluster);
-    assert_eq!(fleet.idle[1].ask("requests"), "uncounted");
+    let mut open_lines = OpenLines::open(&cluster);
+    assert_eq!(open_lines.idle[1].ask("requests"), "uncounted");
 
     cluster.swap(&["carry=v2"]).expect("it reads what the older one wrote");
     let from = "fixture.client version 1".to_owned();
     assert_eq!(cluster.carried.sets[0].fate, CarryFate::Converted { from });
-    assert_eq!(cluster.carried.sets[0].count, fleet.count() as u64);
-    assert_eq!(fleet.idle[1].ask("requests"), "1");
-    fleet.assert_served(&cluster);
+    assert_eq!(cluster.carried.sets[0].count, open_lines.count() as u64);
+    assert_eq!(open_lines.idle[1].ask("requests"), "1");
+    open_lines.assert_served(&cluster);
 
     cluster.swap(&["carry=v2"]).expect("it reads what it writes");
     assert_eq!(cluster.carried.sets[0].fate, CarryFate::Taken);
-    assert_eq!(fleet.idle[1].ask("requests"), "3", "the count goes on");
-    fleet.assert_served(&cluster);
+    assert_eq!(open_lines.idle[1].ask("requests"), "3", "the count goes on");
+    open_lines.assert_served(&cluster);
 
     let back = cluster.successor(&[]);
-    let failed = fleet.assert_swap_fails(&mut cluster, &back);
+    let failed = open_lines.assert_swap_fails(&mut cluster, &back);
     assert_eq!(failed.cause, Cause::SuccessorGaveUp(too_new().to_string()));
-    assert_eq!(fleet.idle[1].ask("requests"), "6", "the count goes on");
-    fleet.assert_sound(cluster, &["carry=v2"]);
+    assert_eq!(open_lines.idle[1].ask("requests"), "6", "the count goes on");
+    open_lines.assert_sound(cluster, &["carry=v2"]);
 }
 
 #[test]
 fn an_older_build_may_lose_what_it_cannot_read() {
     let mut cluster = Cluster::start_carrying(&["carry=v2"]);
-    let mut fleet = Fleet::open(&cluster);
+    let mut open_lines = OpenLines::open(&cluster);
     cluster.swap(&["carry=may-be-lost"]).expect("they may be lost");
     let why = too_new().to_string();
     assert_eq!(cluster.carried.sets[0].fate, CarryFate::Dropped { why });
-    fleet.idle.iter_mut().for_each(Line::assert_closed);
+    open_lines.idle.iter_mut().for_each(Line::assert_closed);
     cluster.assert_sound();
 }
 

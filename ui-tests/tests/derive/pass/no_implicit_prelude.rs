@@ -7,14 +7,14 @@ struct Result;
 struct Vec;
 struct Option;
 struct Box;
-struct Fleet;
+struct ShardList;
 struct Carriage;
 struct Connections;
 struct Memory;
 struct Drainable;
 struct Ok;
 struct Some;
-const fleet: u8 = 0;
+const shard_list: u8 = 0;
 const gates: u8 = 0;
 const carriage: u8 = 0;
 const moment: u8 = 0;
@@ -78,7 +78,7 @@ impl<S> Kv<S> {
         ::std::result::Result::Ok(())
     }
 
-    fn fleet(&self) {}
+    fn shard_list(&self) {}
     fn with(&self) {}
 }
 

@@ -1,7 +1,7 @@
 //! What came from another process.
 
 use super::*;
-use crate::carry::set::{State as Bytes, descriptors_of};
+use crate::carry::set::{StateBytes, descriptors_of};
 
 fn good() -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -17,7 +17,7 @@ fn arrive(set: &Shared, mut parcels: Vec<Parcel>) -> Result<CarryFate, CarryErro
 
 fn parcel(format: Format, descriptor: impl Into<OwnedFd>, state: Vec<u8>) -> Parcel {
     let (name, descriptor) = ("one".to_owned(), descriptor.into());
-    let item = Item::Connection { name, descriptor, state: Bytes::Inline(state) };
+    let item = Item::Connection { name, descriptor, state: StateBytes::Inline(state) };
     Parcel { format: Some(format), items: vec![item] }
 }
 

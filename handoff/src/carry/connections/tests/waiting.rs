@@ -62,14 +62,14 @@ fn every_waiter_gets_what_comes() {
     drop(tell);
     let all_wait = || set.arrived.total_listeners() == THREADS && set.state().waiting.is_empty();
     until(all_wait);
-    let mut kept = Kept::new();
-    (0..100).for_each(|number| park(&set, number, 0, &mut kept));
+    let mut parked = Parked::new();
+    (0..100).for_each(|number| park(&set, number, 0, &mut parked));
     set.take_back(true);
     set.release();
     until(all_wait);
-    (100..200).for_each(|number| park(&set, number, 0, &mut kept));
+    (100..200).for_each(|number| park(&set, number, 0, &mut parked));
     until(all_wait);
-    (0..THREADS).for_each(|_| park(&set, LAST, 0, &mut kept));
+    (0..THREADS).for_each(|_| park(&set, LAST, 0, &mut parked));
     let mut numbers: Vec<_> = told.iter().collect();
     numbers.sort_unstable();
     assert!(numbers.into_iter().eq(0..200));
@@ -84,7 +84,7 @@ fn a_drain_waits_for_those_that_have_a_handler_and_names_them() {
     let tickets = [set.enter("b"), set.enter("a"), set.enter(long.clone()), set.enter("a")];
     let late = set.wait_parked(Instant::now());
     assert_eq!(late[..3], ["a", "a", "b"]);
-    assert!(long.starts_with(&late[3]) && (100..=LONGEST_NAME).contains(&late[3].len()));
+    assert!(long.starts_with(&late[3]) && (100..=MAX_NAME_LEN).contains(&late[3].len()));
     let waiting = Arc::clone(&set);
     let wait = thread::spawn(move || waiting.wait_parked(soon()));
     until(|| set.changed.total_listeners() == 1);
@@ -189,7 +189,8 @@ fn a_handler_is_told_to_park_once_a_drain_has_begun_and_until_it_is_given_up() {
         set.collect(None);
         assert!(told.as_mut().poll(&mut context).is_ready());
         assert!(ticket.is_told_to_park() && !ticket.is_told_to_close());
-        // Nothing is admitted yet: who finds the gate closed parks, and is taken up later.
+        // Nothing is admitted yet: a handler that finds the gate closed parks, and another one
+        // goes on later.
         set.take_back(true);
         assert!(ticket.is_told_to_park());
         set.release();
@@ -276,10 +277,10 @@ fn those_that_are_idle_are_waited_for_until_the_limit_or_an_abort() {
     // Where nobody listens there is nothing to wait for.
     set.collect_idle(&thread::current());
     set.wait_idle(soon());
-    assert_eq!(set.state().phase, Phase::Serving);
+    assert_eq!(set.state().mode, Mode::Serving);
     assert!(!ticket.is_told_to_park());
     set.collect_idle(&thread::current());
-    assert_eq!(set.state().phase, Phase::CollectingIdle);
+    assert_eq!(set.state().mode, Mode::CollectingIdle);
     set.wait_idle(Instant::now());
     let waiting = Arc::clone(&set);
     let never = Instant::now() + Duration::from_secs(3600);
@@ -296,9 +297,9 @@ fn those_that_are_idle_are_waited_for_until_the_limit_or_an_abort() {
 #[test]
 fn a_set_that_is_opened_gives_what_was_parked() {
     let set = Shared::default();
-    let mut kept = Kept::new();
-    park(&set, 1, 0, &mut kept);
+    let mut parked = Parked::new();
+    park(&set, 1, 0, &mut parked);
     assert!(set.try_arrival().is_none());
     set.open();
-    assert!(take_all(&set).into_iter().eq(kept));
+    assert!(take_all(&set).into_iter().eq(parked));
 }

@@ -1,4 +1,4 @@
-//! `Successor<Phase>`: the order of a new process's steps, in the types.
+//! `Successor<Stage>`: the order of a new process's steps, in the types.
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
@@ -25,14 +25,14 @@ use crate::sys::socket::ControlSocket;
 /// From [`greet`](Successor::greet) on a thread says that this process lives, also while its
 /// own code is busy.
 #[must_use = "dropping a successor gives the handoff up"]
-pub struct Successor<P: Phase> {
+pub struct Successor<P: Stage> {
     conversation: Conversation,
     inherited: Listeners,
     /// Receives the carried connections and memory; none if this process did not ask for them, or
     /// the incumbent carries none.
     receiver: Option<Receiver>,
     ahead: Option<Box<Ahead>>,
-    phase: P,
+    stage: P,
 }
 
 /// The resources that this process makes ready before it needs them.
@@ -47,7 +47,7 @@ struct Ahead {
 impl Ahead {
     fn make(control_socket: &Path, data_dir: &Path) -> Result<Self> {
         let socket = bind_hidden(control_socket)?;
-        reach!(SuccessorBound)?;
+        try_failpoint!(SuccessorBound)?;
         let lock = DataDirLock::ahead(data_dir)?;
         // For the shards' fingerprints, should they take long.
         let threads = pool::hold();
@@ -62,10 +62,10 @@ impl Ahead {
 
 /// A step of a successor's way. Sealed: there are no others.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no phase of a successor",
-    note = "the phases are Arrived, Greeted, Warmed and Begun; each is reached from the one before"
+    message = "`{Self}` is no stage of a successor",
+    note = "the stages are Arrived, Greeted, Warmed and Begun; each is reached from the one before"
 )]
-pub trait Phase: sealed::Sealed {}
+pub trait Stage: sealed::Sealed {}
 
 mod sealed {
     pub trait Sealed {}
@@ -95,10 +95,10 @@ pub struct Begun {
     threads: pool::Hold,
 }
 
-impl Phase for Arrived {}
-impl Phase for Greeted {}
-impl Phase for Warmed {}
-impl Phase for Begun {}
+impl Stage for Arrived {}
+impl Stage for Greeted {}
+impl Stage for Warmed {}
+impl Stage for Begun {}
 impl sealed::Sealed for Arrived {}
 impl sealed::Sealed for Greeted {}
 impl sealed::Sealed for Warmed {}
@@ -107,8 +107,8 @@ impl sealed::Sealed for Begun {}
 impl Successor<Arrived> {
     pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {
         let conversation = Conversation::new(stream);
-        let (inherited, phase) = (listeners, Arrived(()));
-        Self { conversation, inherited, receiver: None, ahead: None, phase }
+        let (inherited, stage) = (listeners, Arrived(()));
+        Self { conversation, inherited, receiver: None, ahead: None, stage }
     }
 
     /// Says hello and learns which swap this is.
@@ -118,11 +118,11 @@ impl Successor<Arrived> {
     /// The supervisor is gone, silent, or speaks no version in common. This process has touched
     /// nothing; nor has it after an error of the next two steps.
     pub fn greet(self, build_id: &[u8], on_loss: OnLoss) -> Result<Successor<Greeted>> {
-        let mut greeted = self.into_phase(Greeted(()));
-        reach!(SuccessorDetected)?;
+        let mut greeted = self.into_stage(Greeted(()));
+        try_failpoint!(SuccessorDetected)?;
         greeted.conversation.greet(build_id)?;
         greeted.conversation.start_pulse(on_loss)?;
-        reach!(SuccessorGreeted)?;
+        try_failpoint!(SuccessorGreeted)?;
         Ok(greeted)
     }
 }
@@ -142,7 +142,7 @@ impl Successor<Greeted> {
         if let Some(handoff_id) = self.conversation.handoff_id {
             let supervisor = Arc::clone(&self.conversation.link);
             self.receiver = Receiver::ask(control_socket, handoff_id, supervisor)?;
-            reach!(SuccessorFetched)?;
+            try_failpoint!(SuccessorFetched)?;
         }
         Ok(())
     }
@@ -166,10 +166,10 @@ impl Successor<Greeted> {
     ///
     /// As [`greet`](Successor::greet).
     pub fn warmed(mut self) -> Result<Successor<Warmed>> {
-        reach!(SuccessorWarm)?;
+        try_failpoint!(SuccessorWarm)?;
         self.conversation.step(Event::WarmUpDone)?;
-        reach!(SuccessorSaidWarmed)?;
-        Ok(self.into_phase(Warmed(())))
+        try_failpoint!(SuccessorSaidWarmed)?;
+        Ok(self.into_stage(Warmed(())))
     }
 }
 
@@ -201,7 +201,7 @@ impl Successor<Warmed> {
         })?;
         self.conversation.watch();
         let acquire = || {
-            reach!(SuccessorHeardBegin)?;
+            try_failpoint!(SuccessorHeardBegin)?;
             // An incumbent that is ending may have much memory to free before its lock is free.
             let is_alone = || is_dead(&self.conversation.incumbent);
             let patience = || if is_alone() { END_PATIENCE } else { LOCK_PATIENCE };
@@ -210,14 +210,14 @@ impl Successor<Warmed> {
         match acquire() {
             Ok(mut lock) => {
                 if self.conversation.on_loss == OnLoss::Exit {
-                    lock.keep();
+                    lock.hold_past_drop();
                 }
                 let arrivals = self.receiver.take();
-                let arrivals = arrivals.map(|receiver| self.settle(receiver, &lock));
+                let arrivals = arrivals.map(|receiver| self.usable_arrivals(receiver, &lock));
                 match arrivals.transpose() {
                     Ok(arrivals) => {
                         let verified = None;
-                        Ok(self.into_phase(Begun { lock, socket, arrivals, verified, threads }))
+                        Ok(self.into_stage(Begun { lock, socket, arrivals, verified, threads }))
                     }
                     Err(error) => Err(self.fail(error)),
                 }
@@ -227,15 +227,15 @@ impl Successor<Warmed> {
     }
 }
 
-impl<P: Phase> Successor<P> {
+impl<P: Stage> Successor<P> {
     /// Ends the receiving: the incumbent is sealed and has sent all, or it is dead.
-    fn settle(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
+    fn usable_arrivals(&self, receiver: Receiver, lock: &DataDirLock) -> Result<Arrivals> {
         let arrivals = receiver.finish()?;
-        let is_kept = self.conversation.handoff_id.is_some_and(|id| lock.was_kept_for(id));
+        let is_as_sealed = self.conversation.handoff_id.is_some_and(|id| lock.was_reserved_for(id));
         // The check for a death takes a moment, so it runs only where it matters.
-        let is_all = is_kept && arrivals.is_whole();
+        let is_all = is_as_sealed && arrivals.is_whole();
         let incumbent_is_dead = !is_all && self.conversation.incumbent_is_dead();
-        arrivals.settle(is_kept, incumbent_is_dead)
+        arrivals.discard_unusable(is_as_sealed, incumbent_is_dead)
     }
 }
 
@@ -248,13 +248,13 @@ impl Successor<Begun> {
     /// The lock that this process holds.
     #[must_use]
     pub const fn lock(&self) -> &DataDirLock {
-        &self.phase.lock
+        &self.stage.lock
     }
 
     pub(crate) const fn at_hand(
         &mut self,
     ) -> (&DataDirLock, &mut Listeners, Option<&mut Arrivals>) {
-        (&self.phase.lock, &mut self.inherited, self.phase.arrivals.as_mut())
+        (&self.stage.lock, &mut self.inherited, self.stage.arrivals.as_mut())
     }
 
     /// The memory that the old process carried under that name; empty where it carried none, or
@@ -264,7 +264,7 @@ impl Successor<Begun> {
     ///
     /// [`CarryError::WrongKind`](crate::error::CarryError) for a set of connections.
     pub fn memory(&mut self, name: &str) -> Result<Memory> {
-        memory_of(self.phase.arrivals.as_mut(), name)
+        memory_of(self.stage.arrivals.as_mut(), name)
     }
 
     /// Hands the connections and the memory that arrived to the sets of the same names in
@@ -274,9 +274,9 @@ impl Successor<Begun> {
     ///
     /// [`Error::Carry`] for a set that this build does not have, or cannot read, and that must not
     /// be lost.
-    pub fn take_up(&mut self, opened: &impl Drainable) -> Result<()> {
+    pub fn hand_on(&mut self, opened: &impl Drainable) -> Result<()> {
         let carriage = opened.carriage();
-        match &mut self.phase.arrivals {
+        match &mut self.stage.arrivals {
             Some(arrivals) => Ok(arrivals.hand_on(&carriage)?),
             None => Ok(carriage.check()?),
         }
@@ -288,7 +288,7 @@ impl Successor<Begun> {
     ///
     /// As [`DataDirLock::manifest`].
     pub fn manifest(&self) -> Result<Option<SealManifest>> {
-        self.phase.lock.manifest()
+        self.stage.lock.manifest()
     }
 
     /// Compares the opened state with the seal manifest, shard by shard (invariant 11), and tells
@@ -304,7 +304,7 @@ impl Successor<Begun> {
             manifest.verify(&shards)?;
         }
         if !shards.is_empty() {
-            self.phase.verified = Some(Fingerprint::of_shards(&shards));
+            self.stage.verified = Some(Fingerprint::of_shards(&shards));
         }
         Ok(())
     }
@@ -312,7 +312,7 @@ impl Successor<Begun> {
     /// Tells the supervisor the fingerprint of the opened state, for a daemon that computes
     /// its own; see [`SealReport::data_dir_fingerprint`](crate::SealReport).
     pub const fn verified(&mut self, fingerprint: [u8; 32]) {
-        self.phase.verified = Some(fingerprint);
+        self.stage.verified = Some(fingerprint);
     }
 
     /// Says that this process could serve, and waits for `Commit`. The daemon admits nothing
@@ -324,16 +324,16 @@ impl Successor<Begun> {
     ///
     /// [`Error::Aborted`] or [`Error::PeerLost`]; [`Error::Path`] when this process cannot write
     /// the owner record; [`Error::Carry`] when something arrived that must not be lost and was not
-    /// [taken up](Self::take_up). After each the old process serves again, once it has the lock:
+    /// [handed on](Self::hand_on). After each the old process serves again, once it has the lock:
     /// see [`OnLoss`] for how long this process keeps it.
     pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
-        let carried = self.phase.arrivals.as_ref().map(Arrivals::report).transpose();
+        let carried = self.stage.arrivals.as_ref().map(Arrivals::report).transpose();
         let carried = match carried {
             Ok(carried) => carried,
             Err(error) => return Err(self.fail(error.into())),
         };
-        let Self { mut conversation, mut inherited, phase, .. } = self;
-        let Begun { lock, socket, arrivals, verified, threads: _threads } = phase;
+        let Self { mut conversation, mut inherited, stage, .. } = self;
+        let Begun { lock, socket, arrivals, verified, threads: _threads } = stage;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
         // Made before `Ready` is said: here it may fail, after the commit it may not.
@@ -355,7 +355,7 @@ impl Successor<Begun> {
     }
 }
 
-impl<P: Phase> Successor<P> {
+impl<P: Stage> Successor<P> {
     /// The swap; none before the greeting.
     #[must_use]
     pub const fn handoff_id(&self) -> Option<HandoffId> {
@@ -374,16 +374,16 @@ impl<P: Phase> Successor<P> {
         error
     }
 
-    fn into_phase<Q: Phase>(self, phase: Q) -> Successor<Q> {
+    fn into_stage<Q: Stage>(self, stage: Q) -> Successor<Q> {
         let Self { conversation, inherited, receiver, ahead, .. } = self;
-        Successor { conversation, inherited, receiver, ahead, phase }
+        Successor { conversation, inherited, receiver, ahead, stage }
     }
 }
 
-impl<P: Phase + fmt::Debug> fmt::Debug for Successor<P> {
+impl<P: Stage + fmt::Debug> fmt::Debug for Successor<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Successor")
-            .field("phase", &self.phase)
+            .field("stage", &self.stage)
             .field("listeners", &self.inherited.names())
             .finish_non_exhaustive()
     }

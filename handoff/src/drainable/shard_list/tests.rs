@@ -66,8 +66,8 @@ fn mocks<'a>(calls: &'a Calls, faults: &[(&'static str, Fault)]) -> Vec<Mock<'a>
     faults.iter().map(|&(name, fault)| Mock { name, fault, calls }).collect()
 }
 
-fn fleet<'a>(mocks: &'a [Mock<'a>]) -> Fleet<'a> {
-    mocks.iter().fold(Fleet::new(), |fleet, mock| fleet.with(mock.name, mock))
+fn shard_list<'a>(mocks: &'a [Mock<'a>]) -> ShardList<'a> {
+    mocks.iter().fold(ShardList::new(), |shard_list, mock| shard_list.with(mock.name, mock))
 }
 
 /// The calls that begin with this word, in order.
@@ -92,14 +92,14 @@ fn blame<T: fmt::Debug>(result: Result<T>) -> (String, String) {
 fn every_shard_is_sealed_and_reported_in_declared_order() {
     let calls = Calls::default();
     let mocks = mocks(&calls, &[("log", Fault::None), ("index", Fault::None), ("b", Fault::None)]);
-    let sealed = fleet(&mocks).seal(&|_| {}).expect("sealed");
+    let sealed = shard_list(&mocks).seal(&|_| {}).expect("sealed");
     let report = SealReport::of_shards(&sealed);
     assert_eq!(sealed.iter().map(|shard| &*shard.name).collect::<Vec<_>>(), ["log", "index", "b"]);
     assert_eq!(report.last_revision_per_shard, [3, 5, 1]);
     assert_eq!(sealed[1].digest, *blake3::hash(b"index").as_bytes());
     assert_eq!(report.data_dir_fingerprint, Fingerprint::of_shards(&sealed));
-    assert_eq!(fleet(&mocks).inspect().expect("readable"), sealed);
-    assert_eq!(fleet(&mocks).revisions(), report.last_revision_per_shard);
+    assert_eq!(shard_list(&mocks).inspect().expect("readable"), sealed);
+    assert_eq!(shard_list(&mocks).revisions(), report.last_revision_per_shard);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn progress_counts_up_one_at_a_time() {
     let names = ["a", "bb", "ccc", "dddd"].map(|name| (name, Fault::None));
     let mocks = mocks(&calls, &names);
     let told: Mutex<Vec<SealProgress>> = Mutex::default();
-    fleet(&mocks)
+    shard_list(&mocks)
         .seal(&|progress| told.try_lock().expect("nobody else tells").push(progress))
         .expect("sealed");
     let told = told.into_inner().expect("whole");
@@ -121,7 +121,7 @@ fn progress_counts_up_one_at_a_time() {
 
 #[test]
 fn no_shard_at_all_is_sealed_without_a_fingerprint() {
-    let sealed = Fleet::new().seal(&|_| panic!("there is no progress")).expect("sealed");
+    let sealed = ShardList::new().seal(&|_| panic!("there is no progress")).expect("sealed");
     assert_eq!(SealReport::of_shards(&sealed), SealReport::default());
 }
 
@@ -137,7 +137,7 @@ fn a_failed_seal_names_the_shard_and_resumes_those_sealed() {
             &calls,
             &[("one", Fault::None), ("two", Fault::None), ("bad", fault), ("four", Fault::None)],
         );
-        let failure = blame(fleet(&mocks).seal(&|_| {}));
+        let failure = blame(shard_list(&mocks).seal(&|_| {}));
         assert_eq!(failure, ("bad".to_owned(), words.to_owned()));
         let mut expected = called(&calls, "seal");
         expected.retain(|name| name != "bad" || sealed);
@@ -150,7 +150,10 @@ fn a_failed_seal_names_the_shard_and_resumes_those_sealed() {
 fn a_failed_undo_does_not_hide_why_the_seal_failed() {
     let calls = Calls::default();
     let mocks = mocks(&calls, &[("bad", Fault::FingerprintAndResume)]);
-    assert_eq!(blame(fleet(&mocks).seal(&|_| {})), ("bad".to_owned(), "unreadable".to_owned()));
+    assert_eq!(
+        blame(shard_list(&mocks).seal(&|_| {})),
+        ("bad".to_owned(), "unreadable".to_owned())
+    );
     assert_eq!(called(&calls, "resume"), ["bad"]);
 }
 
@@ -159,12 +162,12 @@ fn of_several_that_fail_the_first_declared_is_named() {
     let calls = Calls::default();
     let mocks = mocks(&calls, &[("good", Fault::None), ("one", Fault::Seal), ("two", Fault::Seal)]);
     for _ in 0..50 {
-        assert_eq!(blame(fleet(&mocks).seal(&|_| {})).0, "one");
+        assert_eq!(blame(shard_list(&mocks).seal(&|_| {})).0, "one");
     }
 }
 
 #[test]
-fn behind_a_shard_that_failed_no_further_one_is_begun() {
+fn after_a_shard_that_failed_no_further_one_is_begun() {
     /// The first fails at once, and the others wait for it.
     struct Later<'a> {
         first: bool,
@@ -198,7 +201,7 @@ fn behind_a_shard_that_failed_no_further_one_is_begun() {
     let shards: Vec<_> = (0..20_000)
         .map(|place| Later { first: place == 0, begun: &begun, failed: &failed })
         .collect();
-    assert_eq!(blame(Fleet::new().with("shards", &shards).seal(&|_| {})).0, "shards.0");
+    assert_eq!(blame(ShardList::new().with("shards", &shards).seal(&|_| {})).0, "shards.0");
     assert!(begun.into_inner() < 20_000);
 }
 
@@ -214,7 +217,7 @@ fn all_are_resumed_in_reverse_and_the_first_failure_is_returned() {
             ("four", Fault::None),
         ],
     );
-    assert_eq!(blame(fleet(&mocks).resume()).0, "three");
+    assert_eq!(blame(shard_list(&mocks).resume()).0, "three");
     assert_eq!(called(&calls, "resume"), ["four", "three", "two", "one"]);
 }
 
@@ -223,8 +226,8 @@ fn two_shards_of_one_name_are_an_error_before_anything_is_sealed() {
     let calls = Calls::default();
     let one = mocks(&calls, &[("one", Fault::None)]);
     let clash = mocks(&calls, &[("two", Fault::None)]);
-    let fleet = Fleet::new().with("logs", &one).with("logs.0", &clash[0]);
-    for result in [fleet.seal(&|_| {}), fleet.inspect()] {
+    let shard_list = ShardList::new().with("logs", &one).with("logs.0", &clash[0]);
+    for result in [shard_list.seal(&|_| {}), shard_list.inspect()] {
         assert!(matches!(result, Err(Error::DuplicateShard { name }) if name == "logs.0"));
     }
     assert_eq!(called(&calls, "seal"), [""; 0]);
@@ -269,7 +272,7 @@ impl Shard for Together<'_> {
 fn those_of_a_collection_are_resumed_side_by_side() {
     let arrived = AtomicU32::new(0);
     let shards: Vec<_> = (0..8).map(|_| Together { arrived: &arrived, expected: 8 }).collect();
-    Fleet::new().with("shards", &shards).resume().expect("resumed");
+    ShardList::new().with("shards", &shards).resume().expect("resumed");
     assert_eq!(arrived.load(Relaxed), 8);
 }
 
@@ -278,7 +281,7 @@ fn shards_are_sealed_side_by_side_also_where_there_are_more_than_threads() {
     for (count, expected) in [(2, 2), (8, 8), (MAX_WORKERS * 2, 64)] {
         let arrived = AtomicU32::new(0);
         let shards: Vec<_> = (0..count).map(|_| Together { arrived: &arrived, expected }).collect();
-        let sealed = Fleet::new().with("shards", &shards).seal(&|_| {}).expect("sealed");
+        let sealed = ShardList::new().with("shards", &shards).seal(&|_| {}).expect("sealed");
         assert_eq!(sealed.len(), count);
         assert_eq!(sealed[count - 1].name, format!("shards.{}", count - 1));
     }
@@ -303,19 +306,19 @@ fn one_shard_is_sealed_on_the_thread_that_asks() {
         }
     }
     let here = Here(thread::current().id());
-    assert_eq!(Fleet::new().with("here", &here).seal(&|_| {}).expect("sealed").len(), 1);
+    assert_eq!(ShardList::new().with("here", &here).seal(&|_| {}).expect("sealed").len(), 1);
 }
 
 #[test]
 fn all_are_settled_and_the_first_that_fails_is_named() {
     let calls = Calls::default();
     let shards = mocks(&calls, &[("a", Fault::None), ("b", Fault::None)]);
-    Fleet::new().with("logs", &shards).settle().expect("none fails");
+    ShardList::new().with("logs", &shards).settle().expect("none fails");
     let mut called = calls.lock().expect("whole").clone();
     called.sort();
     assert_eq!(called, ["settle a", "settle b"]);
     let shards = mocks(&calls, &[("a", Fault::None), ("b", Fault::Settle)]);
-    match Fleet::new().with("logs", &shards).settle() {
+    match ShardList::new().with("logs", &shards).settle() {
         Err(Error::Shard { name, source }) => {
             assert_eq!((name.as_str(), source.to_string().as_str()), ("logs.1", "settle of b"));
         }

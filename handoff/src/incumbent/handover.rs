@@ -1,5 +1,5 @@
 //! The state from a drain until the daemon serves again, or is gone: the hooks, their results, and
-//! the time limits. The server asks it for news, and tells the machine.
+//! the timers. The server asks it for news, and tells the machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settling;
-use crate::incumbent::hooks::{Carrying, Done, Hooks, Job, Next, Sealed};
+use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::standing::Standing;
 use crate::incumbent::stop::Stop;
@@ -19,7 +19,7 @@ use crate::protocol::{HandoffId, in_words};
 use crate::sys::process::ProcessId;
 
 /// One swap, or the last drain of a clean stop.
-pub(super) struct Swap {
+pub(super) struct Handover {
     hooks: Hooks,
     hook_runs: bool,
     next: Next,
@@ -27,7 +27,7 @@ pub(super) struct Swap {
     carrier: Option<StopCarrier>,
     successor: Successor,
     timers: Timers,
-    left: Left,
+    results: HookResults,
 }
 
 /// The process for which the incumbent releases the lock.
@@ -51,7 +51,7 @@ struct Timers {
 }
 
 /// The results of the hooks.
-struct Left {
+struct HookResults {
     /// The seal manifest, begun ahead. None for a last drain, where no client waits for it, and
     /// where it could not be begun.
     draft: Option<Draft>,
@@ -82,11 +82,11 @@ pub(super) struct Due {
     pub(super) retry: bool,
 }
 
-impl Swap {
-    /// Starts the thread of the hooks, with its first job.
+impl Handover {
+    /// Starts the thread of the hooks, with its first task.
     pub(super) fn begin<D: Drainable + 'static>(
         drainable: &Arc<D>,
-        first: Job,
+        first: Task,
         (successor_pid, lease): (u32, Instant),
         carrying: Carrying,
         settling: Option<Settling>,
@@ -97,10 +97,10 @@ impl Swap {
         let hooks = Hooks::start(Arc::clone(drainable), carrying, settling, Arc::clone(stop))?;
         // Both are done while the daemon still serves all.
         let id = ProcessId::of(successor_pid).unwrap_or_default();
-        let is_swap = matches!(first, Job::Drain(_));
+        let is_swap = matches!(first, Task::Drain(_));
         let draft = is_swap.then(|| Draft::begin(lock.data_dir()));
         let now = Instant::now();
-        let mut swap = Self {
+        let mut handover = Self {
             hooks,
             hook_runs: false,
             next: Next::Waits,
@@ -115,24 +115,24 @@ impl Swap {
                 retry: None,
                 retry_pause: RETRY_PAUSE,
             },
-            left: Left {
+            results: HookResults {
                 draft: draft.and_then(Result::ok),
                 shards: Vec::new(),
                 is_durable: true,
                 error: None,
             },
         };
-        swap.run(first);
-        Ok(swap)
+        handover.run(first);
+        Ok(handover)
     }
 
-    pub(super) fn run(&mut self, job: Job) {
+    pub(super) fn run(&mut self, task: Task) {
         self.timers.retry = None;
         self.hook_runs = true;
-        self.hooks.run(job);
+        self.hooks.run(task);
     }
 
-    /// Sets whether the seal follows the drain without a job: the supervisor asked for it ahead.
+    /// Sets whether the seal follows the drain without a task: the supervisor asked for it ahead.
     pub(super) fn seal_next(&self, seals: bool) {
         self.hooks.seal_next(seals);
     }
@@ -140,7 +140,7 @@ impl Swap {
     pub(super) fn run_seal(&mut self) {
         match self.next {
             Next::Seals => self.hook_runs = true,
-            Next::Waits => self.run(Job::Seal),
+            Next::Waits => self.run(Task::Seal),
         }
     }
 
@@ -155,23 +155,23 @@ impl Swap {
     pub(super) fn next_news(&mut self, state: &State) -> Option<News> {
         loop {
             let event = match self.hooks.next()? {
-                Done::Progress(progress) => return Some(News::Progress(progress)),
-                Done::Late(names) => return Some(News::Late(names)),
-                Done::Open(open) => return Some(News::Open(open)),
-                Done::Drained(result, next) => {
+                HookNews::Progress(progress) => return Some(News::Progress(progress)),
+                HookNews::Late(names) => return Some(News::Late(names)),
+                HookNews::Open(open) => return Some(News::Open(open)),
+                HookNews::Drained(result, next) => {
                     self.next = next;
                     Event::DrainEnded(self.in_words("drain", result))
                 }
                 // The seal was under way when the swap was given up: the undo covers it.
-                Done::Sealed(_) if matches!(state, State::Resuming(_)) => continue,
-                Done::Sealed(result) => {
+                HookNews::Sealed(_) if matches!(state, State::Resuming(_)) => continue,
+                HookNews::Sealed(result) => {
                     let result = self.in_words("seal", result);
                     Event::SealEnded(result.map(|Sealed { report, shards, is_durable }| {
-                        (self.left.shards, self.left.is_durable) = (shards, is_durable);
+                        (self.results.shards, self.results.is_durable) = (shards, is_durable);
                         report
                     }))
                 }
-                Done::Resumed(result) => {
+                HookNews::Resumed(result) => {
                     Event::ResumeEnded(self.in_words("resume_after_abort", result))
                 }
             };
@@ -188,14 +188,14 @@ impl Swap {
                 tracing::error!(hook, %error, "a hook of the daemon failed");
             }
             let words = in_words(&error);
-            self.left.error = Some(error);
+            self.results.error = Some(error);
             words
         })
     }
 
     /// The last error of a hook.
     pub(super) fn take_error(&mut self) -> Option<Error> {
-        self.left.error.take()
+        self.results.error.take()
     }
 
     /// Looks at the connections that the drain waits for.
@@ -217,19 +217,19 @@ impl Swap {
         handoff_id: HandoffId,
         report: SealReport,
     ) -> Event {
-        let shards = std::mem::take(&mut self.left.shards);
+        let shards = std::mem::take(&mut self.results.shards);
         let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
         let mut release = || {
-            reach!(IncumbentWritesManifest)?;
+            try_failpoint!(IncumbentWritesManifest)?;
             // Where no draft could be begun ahead, this finds the cause.
-            let draft = self.left.draft.take();
+            let draft = self.results.draft.take();
             draft.map_or_else(|| Draft::begin(lock.data_dir()), Ok)?.publish(&manifest)?;
             lock.release_for(handoff_id, self.successor.id)
         };
         let released = release();
         match self.in_words("seal", released) {
             Ok(()) => {
-                pass!(IncumbentUnlocked);
+                failpoint!(IncumbentUnlocked);
                 Event::LockReleased(report)
             }
             Err(words) => Event::LockKept(words),
@@ -243,7 +243,8 @@ impl Swap {
         lock: &mut DataDirLock,
         report: &SealReport,
     ) -> Result<()> {
-        let (shards, is_durable) = (std::mem::take(&mut self.left.shards), self.left.is_durable);
+        let (shards, is_durable) =
+            (std::mem::take(&mut self.results.shards), self.results.is_durable);
         if !is_durable {
             tracing::warn!(
                 "a request outlived the last drain: after a crash of the machine the next start has nothing to verify against"
@@ -259,7 +260,7 @@ impl Swap {
     pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
         let event = match lock.retake() {
             Ok(Decision::Retaken) => {
-                pass!(IncumbentRecordedAgain);
+                failpoint!(IncumbentRecordedAgain);
                 Some(Event::LockRetaken)
             }
             Ok(Decision::Replaced { generation, holder }) => {

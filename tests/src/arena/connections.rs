@@ -11,14 +11,14 @@ use super::Arena;
 
 /// What became of the connections in one swap.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
+pub struct Probed {
     /// Those that were open before it.
     pub all: usize,
     /// Those of them that were open after it, and were answered.
     pub open: usize,
 }
 
-impl Kept {
+impl Probed {
     /// Those that were closed.
     #[must_use]
     pub const fn closed(self) -> usize {
@@ -101,7 +101,7 @@ impl Arena {
     /// # Panics
     ///
     /// When a connection that is open is not answered, or not with the one reply that is its own.
-    pub fn probe_connections(&mut self) -> Kept {
+    pub fn probe_connections(&mut self) -> Probed {
         let asking = self.connections.asking.take();
         let have_asked = asking.is_some();
         if let Some(asking) = asking {
@@ -116,7 +116,7 @@ impl Arena {
                 Err(fault) => panic!("{fault:?}: {connection:?}; {:?}", self.reports),
             }
         }
-        Kept { all, open: self.connections.open.len() }
+        Probed { all, open: self.connections.open.len() }
     }
 
     /// Closes as many connections from the client's side, the newest, and waits until the daemon has closed

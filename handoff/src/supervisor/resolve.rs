@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::control::{Connection, Heard, LIVENESS_LIMIT, connect, echo_value, greet};
+use crate::control::{Connection, Heard, LIVENESS_TIMEOUT, connect, echo_value, greet};
 use crate::error::{Error, Result};
 use crate::machine::adopter::{Effect, Event, Machine, State};
 use crate::machine::outcome::Outcome;
@@ -18,7 +18,7 @@ use crate::sys::process::{Process, ProcessId};
 /// A swap that another supervisor had begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Settled {
+pub struct Resolved {
     /// The swap.
     pub handoff_id: HandoffId,
     /// Committed, rolled back or lost; unknown where the incumbent is busy with another swap, or
@@ -31,9 +31,9 @@ pub struct Settled {
 }
 
 /// Waits for the end of a swap, and ends a successor that hangs.
-pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Result<Settled> {
+pub(super) fn resolve(control: &Path, swap: &OpenSwap, deadline: Instant) -> Result<Resolved> {
     let handoff_id = swap.handoff_id;
-    let mut settling = Settling {
+    let mut resolving = Resolving {
         control,
         swap,
         machine: Machine::new(),
@@ -44,31 +44,31 @@ pub(super) fn settle(control: &Path, swap: &OpenSwap, deadline: Instant) -> Resu
         stopped_since: None,
         next_look: Instant::now(),
     };
-    tracing::info!(%handoff_id, "settling the swap of a supervisor that died");
-    pass!(AdopterSettles);
+    tracing::info!(%handoff_id, "resolving the swap of a supervisor that died");
+    failpoint!(AdopterResolves);
     let absent = [
-        settling.successor.is_none().then_some(Event::SuccessorEnded),
-        settling.incumbent.is_none().then_some(Event::IncumbentDied),
+        resolving.successor.is_none().then_some(Event::SuccessorEnded),
+        resolving.incumbent.is_none().then_some(Event::IncumbentDied),
     ];
     for event in absent.into_iter().flatten() {
-        settling.step(event);
+        resolving.step(event);
     }
     loop {
-        if let State::Settled(outcome) = settling.machine.state {
-            tracing::info!(%handoff_id, %outcome, "settled");
+        if let State::Resolved(outcome) = resolving.machine.state {
+            tracing::info!(%handoff_id, %outcome, "resolved");
             let (incumbent_pid, successor_pid) = (swap.incumbent.pid, swap.successor.pid);
-            return Ok(Settled { handoff_id, outcome, incumbent_pid, successor_pid });
+            return Ok(Resolved { handoff_id, outcome, incumbent_pid, successor_pid });
         }
         if Instant::now() >= deadline {
-            return Err(settling.unanswered());
+            return Err(resolving.unanswered());
         }
-        if let Some(event) = settling.next_event(deadline)? {
-            settling.step(event);
+        if let Some(event) = resolving.next_event(deadline)? {
+            resolving.step(event);
         }
     }
 }
 
-struct Settling<'a> {
+struct Resolving<'a> {
     control: &'a Path,
     swap: &'a OpenSwap,
     machine: Machine,
@@ -84,7 +84,7 @@ struct Settling<'a> {
     next_look: Instant,
 }
 
-impl Settling<'_> {
+impl Resolving<'_> {
     fn step(&mut self, event: Event) {
         let before = self.machine.state;
         for effect in self.machine.on(event) {
@@ -95,7 +95,7 @@ impl Settling<'_> {
                         tracing::error!(%error, "the supervisor cannot kill the successor");
                     }
                     if self.machine.state == State::Ending {
-                        pass!(AdopterKilledSuccessor);
+                        failpoint!(AdopterKilledSuccessor);
                     }
                 }
                 // The next look asks the incumbent, if it can be reached.
@@ -146,7 +146,7 @@ impl Settling<'_> {
     /// successor that is alone may take as long as it likes to open, unless it stays stopped.
     fn is_out_of_patience(&mut self) -> bool {
         let now = Instant::now();
-        let is_long_ago = |since: Instant| now >= since + LIVENESS_LIMIT;
+        let is_long_ago = |since: Instant| now >= since + LIVENESS_TIMEOUT;
         let is_alone = self.machine.incumbent_is_dead;
         if !(is_alone && self.swap.successor.is_stopped()) {
             self.stopped_since = None;
@@ -175,7 +175,7 @@ impl Settling<'_> {
     /// Connects to the process that has the control socket. An incumbent is asked to serve, and
     /// waits for this supervisor from then on. A successor has the socket only after its commit.
     fn look(&mut self, deadline: Instant) -> Option<Event> {
-        let limit = deadline.min(Instant::now() + ANSWER_LIMIT);
+        let limit = deadline.min(Instant::now() + ANSWER_TIMEOUT);
         let (mut call, peer) = connect(self.control, limit).ok()?;
         let is_it =
             |id: ProcessId, process: &Option<Process>| process.is_some() && id.pid == peer.pid;
@@ -201,7 +201,7 @@ impl Settling<'_> {
         let resume = Message::ResumeAfterAbort { handoff_id };
         let ask = Message::Heartbeat { ts_ms: echo_value(handoff_id) };
         call.send_before(&[resume, ask], limit)?;
-        Ok(reach!(AdopterAskedIncumbent)?)
+        Ok(try_failpoint!(AdopterAskedIncumbent)?)
     }
 
     fn unanswered(&self) -> Error {
@@ -212,4 +212,4 @@ impl Settling<'_> {
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);

@@ -17,19 +17,19 @@ use crate::sys::pool;
 /// [`Drainable`](crate::Drainable) by hand may do the same.
 ///
 /// ```
-/// # use handoff::drainable::{Fleet, SealReport, Shard};
+/// # use handoff::drainable::{ShardList, SealReport, Shard};
 /// # fn seal(log: &impl Shard, tables: &Vec<impl Shard>) -> handoff::Result<SealReport> {
-/// let fleet = Fleet::new().with("log", log).with("tables", tables);
-/// let sealed = fleet.seal(&|progress| println!("{progress:?}"))?;
+/// let shard_list = ShardList::new().with("log", log).with("tables", tables);
+/// let sealed = shard_list.seal(&|progress| println!("{progress:?}"))?;
 /// Ok(SealReport::of_shards(&sealed))
 /// # }
 /// ```
 #[derive(Default)]
-pub struct Fleet<'a> {
+pub struct ShardList<'a> {
     members: Vec<Member<'a>>,
 }
 
-impl<'a> Fleet<'a> {
+impl<'a> ShardList<'a> {
     /// Without shards.
     #[must_use]
     pub fn new() -> Self {
@@ -86,7 +86,7 @@ impl<'a> Fleet<'a> {
     pub fn seal(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<Vec<SealedShard>> {
         self.check_names()?;
         let seals = self.members.iter().map(|_| None).collect();
-        let mut sealing = Sealing { fleet: self, seals, sealed: 0 };
+        let mut sealing = Sealing { shard_list: self, seals, sealed: 0 };
         side_by_side(
             self.len(),
             |index| self.members[index].seal(),
@@ -139,7 +139,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-impl fmt::Debug for Fleet<'_> {
+impl fmt::Debug for ShardList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.members.iter().map(|member| &member.name)).finish()
     }
@@ -158,7 +158,7 @@ impl SealReport {
 
 struct Member<'a> {
     name: String,
-    /// Which call of [`Fleet::with`] it came by.
+    /// Which call of [`ShardList::with`] it came by.
     field: usize,
     shard: &'a dyn Shard,
 }
@@ -199,7 +199,7 @@ enum Seal {
 
 /// A seal of all shards that is under way.
 struct Sealing<'a> {
-    fleet: &'a Fleet<'a>,
+    shard_list: &'a ShardList<'a>,
     /// In declared order; `None` was not begun.
     seals: Vec<Option<Seal>>,
     sealed: u32,
@@ -211,7 +211,7 @@ impl Sealing<'_> {
             self.sealed += 1;
             progress(SealProgress {
                 shards_sealed: self.sealed,
-                shards_total: u32::try_from(self.fleet.len()).unwrap_or(u32::MAX),
+                shards_total: u32::try_from(self.shard_list.len()).unwrap_or(u32::MAX),
                 last_revision: shard.revision,
             });
         }
@@ -223,7 +223,7 @@ impl Sealing<'_> {
         let mut shards = Vec::with_capacity(self.seals.len());
         let mut sealed = Vec::new();
         let mut failure = None;
-        for (member, seal) in self.fleet.members.iter().zip(self.seals) {
+        for (member, seal) in self.shard_list.members.iter().zip(self.seals) {
             match seal {
                 None => {}
                 Some(Seal::Done(shard)) => {
