@@ -1,14 +1,11 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::*;
-
-use crate::demo::DemoOptions;
-use crate::serve::ServeOptions;
-use crate::supervise::SuperviseOptions;
 
 pub(crate) const HELP: &str = "\
 kvd: a key-value server that speaks RESP2 and is replaced while its clients stay connected
@@ -38,6 +35,44 @@ pub(crate) enum Task {
     Serve(ServeOptions),
     Supervise(SuperviseOptions),
     Help,
+}
+
+/// `kvd demo`: the extent of the demonstration.
+pub(crate) struct DemoOptions {
+    pub(crate) clients: usize,
+    pub(crate) swaps: u32,
+    /// Whether the demonstration kills its supervisor twice on the way.
+    pub(crate) kill_supervisor: bool,
+}
+
+impl Default for DemoOptions {
+    fn default() -> Self {
+        Self { clients: 8, swaps: 12, kill_supervisor: false }
+    }
+}
+
+impl DemoOptions {
+    /// Whether there is a swap before the first kill and one after the second.
+    pub(crate) const fn is_long_enough(&self) -> bool {
+        !self.kill_supervisor || self.swaps >= 4
+    }
+}
+
+/// `kvd serve`.
+pub(crate) struct ServeOptions {
+    pub(crate) data: PathBuf,
+    pub(crate) control: PathBuf,
+    /// The address for a cold start that inherits no listener.
+    pub(crate) listen: SocketAddr,
+    pub(crate) build: u32,
+    pub(crate) fail_open: bool,
+    pub(crate) open_delay: Duration,
+}
+
+/// `kvd supervise`.
+pub(crate) struct SuperviseOptions {
+    pub(crate) data: PathBuf,
+    pub(crate) control: PathBuf,
 }
 
 /// Understands the command line, without the program's name.

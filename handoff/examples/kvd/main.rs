@@ -4,29 +4,22 @@
 //! The parts that make it replaceable are `serve.rs` (the state, and how a process opens it),
 //! `store.rs` (a shard that can be sealed and resumed) and `connection.rs` (requests pass a gate,
 //! and connections go from process to process); the values of `cache.rs` go with them.
-//! The supervisor is in `supervise.rs` (adopt, or start) and `swap.rs`. Without arguments the
-//! program demonstrates itself: `cargo run --release --example kvd`. With `-- --kill-supervisor`
-//! after that, the server outlives its supervisor.
+//! Without arguments the program demonstrates itself: `cargo run --release --example kvd`. With
+//! `-- --kill-supervisor` after that, the server outlives its supervisor. The demonstration and
+//! its supervisor are in the folder `demo`; no module of the server uses them.
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by it"))]
 
 mod blob;
 mod cache;
 mod cli;
-mod clients;
 mod command;
 mod connection;
 mod demo;
 mod execute;
-mod kill;
-mod processes;
-mod report;
 mod resp;
 mod serve;
 mod store;
-mod supervise;
-mod swap;
-mod table;
 mod writer;
 
 use std::process::ExitCode;
@@ -47,7 +40,7 @@ fn main() -> ExitCode {
     let outcome = match task {
         Task::Demo(options) => demo::run(&options),
         Task::Serve(options) => serve::serve(&options),
-        Task::Supervise(options) => supervise::supervise(options),
+        Task::Supervise(options) => demo::supervise(options),
         Task::Help => {
             println!("{}", cli::HELP);
             Ok(())

@@ -2,10 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use handoff::carry::{Connections, Memory, Reads};
 use handoff::daemon::{Daemon, Ended, Opening};
@@ -16,19 +15,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::BoxError;
+use crate::cli::ServeOptions;
 use crate::connection::{Client, LINGER, Server};
 use crate::store::{RedbShard, Store};
-
-/// `kvd serve`.
-pub(crate) struct ServeOptions {
-    pub(crate) data: PathBuf,
-    pub(crate) control: PathBuf,
-    /// The address for a cold start that inherits no listener.
-    pub(crate) listen: SocketAddr,
-    pub(crate) build: u32,
-    pub(crate) fail_open: bool,
-    pub(crate) open_delay: Duration,
-}
 
 /// The state of this daemon for a swap.
 #[derive(handoff::Drainable)]
@@ -161,7 +150,7 @@ const HOT_VALUES: &str = "hot-values";
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
-    use std::time::Instant;
+    use std::time::Duration;
 
     use handoff::Supervisor;
     use handoff::supervisor::Adoption;

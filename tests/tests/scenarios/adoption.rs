@@ -166,7 +166,7 @@ fn a_successor_that_has_committed_and_is_slow_to_serve_is_waited_for() {
     supervisor.wait_until_it_died();
     cluster.wait_struck("admit");
     // One that is asked to serve meanwhile waits for the supervisor, which ends the slow successor.
-    eventually("the incumbent leaves", LIMIT, || {
+    eventually("the incumbent leaves", TIMEOUT, || {
         (!cluster.alive().contains(&incumbent)).then_some(())
     });
     let mut supervisor = cluster.another_supervisor();

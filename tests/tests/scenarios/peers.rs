@@ -45,7 +45,7 @@ fn a_process_that_ends_before_its_hello_is_told_with_its_status() {
 }
 
 #[test]
-fn a_process_that_never_says_hello_costs_the_hello_limit() {
+fn a_process_that_never_says_hello_costs_the_hello_timeout() {
     let error = error_of("hello=never");
     assert!(matches!(error, Error::NoHello) && error.to_string().contains("detect()"), "{error}");
 }

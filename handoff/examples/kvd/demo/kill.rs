@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use handoff::{Outcome, Phase};
 
 use crate::BoxError;
-use crate::clients::who_serves;
-use crate::demo::Demonstration;
-use crate::report::{Order, Origin, Phases, Said, Serving};
-use crate::table::{Row, Seen};
+use crate::demo::clients::who_serves;
+use crate::demo::demonstration::Demonstration;
+use crate::demo::report::{Order, Origin, Phases, Said, Serving};
+use crate::demo::table::{Row, Seen};
 
 impl Demonstration<'_> {
     /// Kills the supervisor while no swap is under way.

@@ -8,26 +8,11 @@ use std::time::{Duration, Instant};
 use handoff::Outcome;
 
 use crate::BoxError;
-use crate::clients::{Clients, ReadBack, Tally};
-use crate::processes::{Interrupt, Processes, log};
-use crate::report::{Order, Serving, SwapReport};
-use crate::table::{self, Row, Seen};
-
-/// The extent of the demonstration.
-pub(crate) struct DemoOptions {
-    pub(crate) clients: usize,
-    pub(crate) swaps: u32,
-    /// Requests that every client makes between two swaps.
-    pub(crate) requests_between: u64,
-    /// Whether the supervisor is killed twice on the way.
-    pub(crate) kill_supervisor: bool,
-}
-
-impl Default for DemoOptions {
-    fn default() -> Self {
-        Self { clients: 8, swaps: 12, requests_between: 500, kill_supervisor: false }
-    }
-}
+use crate::cli::DemoOptions;
+use crate::demo::clients::{Clients, ReadBack, Tally};
+use crate::demo::processes::{Interrupt, Processes, log};
+use crate::demo::report::{Order, Serving, SwapReport};
+use crate::demo::table::{self, Row, Seen};
 
 /// The planned end of a swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +38,6 @@ impl DemoOptions {
     /// Whether the supervisor is killed before this swap, while none is under way.
     fn kills_before(&self, swap: u32) -> bool {
         self.kill_supervisor && swap == self.swaps.div_ceil(2) / 2 + 1
-    }
-
-    /// Whether there is a swap before the first kill and one after the second.
-    pub(crate) const fn is_long_enough(&self) -> bool {
-        !self.kill_supervisor || self.swaps >= 4
     }
 }
 
@@ -183,7 +163,7 @@ impl<'a> Demonstration<'a> {
 
     /// Waits until every client has made the requests that belong between two swaps.
     fn wait_for_requests(&self) -> Result<(), BoxError> {
-        let enough = self.clients.least_done() + self.options.requests_between;
+        let enough = self.clients.least_done() + REQUESTS_BETWEEN;
         let deadline = Instant::now() + PROGRESS_TIMEOUT;
         while self.clients.least_done() < enough {
             self.interrupt.check()?;
@@ -235,6 +215,8 @@ fn complaints_of(tally: &Tally, read_back: &ReadBack) -> Vec<String> {
 }
 
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+/// The requests that every client makes between two swaps.
+const REQUESTS_BETWEEN: u64 = 500;
 
 #[cfg(test)]
 mod tests {

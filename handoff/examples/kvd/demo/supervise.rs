@@ -7,7 +7,6 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -15,16 +14,12 @@ use handoff::Supervisor;
 use handoff::supervisor::{Adoption, DaemonProcess, Launch, LaunchRequest, Progress};
 
 use crate::BoxError;
-use crate::report::{Order, Origin, Said, Serving};
+use crate::cli::SuperviseOptions;
+use crate::demo::report::{Order, Origin, Said, Serving};
+use crate::demo::swap::{Supervised, spec};
 use crate::serve::LISTENER;
-use crate::swap::{Supervised, spec};
 
 /// `kvd supervise`.
-pub(crate) struct SuperviseOptions {
-    pub(crate) data: PathBuf,
-    pub(crate) control: PathBuf,
-}
-
 pub(crate) fn supervise(options: SuperviseOptions) -> Result<(), BoxError> {
     let (mut supervised, serving) = take_charge(options)?;
     say(serving)?;

@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::BoxError;
-use crate::report::{Order, Said, Serving, SwapReport};
+use crate::demo::report::{Order, Said, Serving, SwapReport};
 
 /// The supervisor and its servers. Dropping it ends them.
 pub(crate) struct Processes {

@@ -9,8 +9,8 @@ use handoff::supervisor::{CarryReport, ChildProcess, DaemonProcess, HandoffOutco
 use handoff::{Outcome, SpawnSpec, Supervisor};
 
 use crate::BoxError;
-use crate::report::{Carried, Order, Phases, SwapReport};
-use crate::supervise::SuperviseOptions;
+use crate::cli::SuperviseOptions;
+use crate::demo::report::{Carried, Order, Phases, SwapReport};
 
 /// The process that serves. Dropping it ends the process.
 pub(crate) struct Supervised {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::clients::{ReadBack, Tally};
-use crate::report::{Carried, Phases};
+use crate::demo::clients::{ReadBack, Tally};
+use crate::demo::report::{Carried, Phases};
 
 /// A line of the table: a swap, or an event between two.
 pub(crate) struct Row {
