@@ -152,7 +152,7 @@ fn a_swap_in_flight_is_shown_names_who_holds_it_up_keeps_others_out_and_is_abort
     assert_eq!(code, Some(0), "{shown}");
     let record = world.record(&id);
     assert_eq!(record["end"]["outcome"], "rolled-back");
-    assert_eq!(record["end"]["cause"], "aborted by the supervisor: it takes too long");
+    assert_eq!(record["end"]["cause"], "the supervisor was asked to abort: it takes too long");
     assert_eq!(world.build(), "1");
     let (code, words) = world.refused(&["abort"]);
     assert_eq!((code, words.contains("no swap is in flight")), (5, true), "{words}");
