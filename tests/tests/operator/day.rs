@@ -117,7 +117,7 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
     world.supervisor().interrupt();
     let (code, shown) = world.supervisor().finish();
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("the daemon is told to stop"), "{shown}");
+    assert!(shown.contains("this supervisor tells the daemon to stop"), "{shown}");
     assert!(world.said(&["history", "-n", "1"]).contains("stopped (exit status: 0)"));
 
     // And everything is there at the next start.
@@ -266,5 +266,5 @@ fn a_second_signal_hastens_the_end() {
     kill(supervisor, Signal::TERM);
     let (code, shown) = world.supervisor().finish();
     assert_eq!(code, Some(1), "{shown}");
-    assert!(shown.contains("told to stop again: the daemon is ended at once"), "{shown}");
+    assert!(shown.contains("told to stop again: it kills the daemon"), "{shown}");
 }
