@@ -10,8 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Any failure of this crate, and of the hooks of a daemon.
 ///
-/// A message completes the sentence "failed because ..." and names the remedy where the
-/// reader has one.
+/// A message follows the words of the action that failed, as in "failed to start: ...". It contains
+/// the message of the error's `source`, and names a remedy where the reader has one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -32,8 +32,9 @@ pub enum Error {
 
     /// Another process holds the lock of the data directory, so it is the writer (invariant 1).
     #[error(
-        "the lock of {} is held by process {holder_pid}; only one process may write a data directory",
-        data_dir.display()
+        "the lock of {dir} is held by {}; one process at a time may write a data directory: stop that process, or give this one another directory",
+        holder(*holder_pid),
+        dir = data_dir.display()
     )]
     LockHeld {
         /// The process that the owner record names; 0 when the record names none.
@@ -44,7 +45,7 @@ pub enum Error {
 
     /// The lock is free, but the owner record reserves it for a swap's successor (invariant 9).
     #[error(
-        "{} is reserved for process {successor_pid}, the successor of a handoff in flight; wait for it, or end that process",
+        "{} is reserved for process {successor_pid}, the successor of a swap in flight; start again once the swap is over, or end process {successor_pid} if it hangs",
         data_dir.display()
     )]
     Reserved {
@@ -56,18 +57,18 @@ pub enum Error {
 
     /// Another supervisor has the journal.
     #[error(
-        "another supervisor has the journal {}; a daemon has one supervisor: stop the other one first",
-        .0.display()
+        "another supervisor has the journal {path}, and a daemon has one supervisor: stop the other one first (`fuser {path}` shows its process)",
+        path = .0.display()
     )]
     Supervised(PathBuf),
 
     /// No supervisor wrote the file at the journal's path.
-    #[error("{} exists and is no journal; it was left alone: remove it, or choose another path", .0.display())]
+    #[error("{} is no journal of a supervisor, and was left as it is: move it away, or choose another path for the journal", .0.display())]
     NotAJournal(PathBuf),
 
     /// A process that serves a control socket, or was started to, does not answer there.
     #[error(
-        "process {pid} does not answer at the control socket {}; it may be opening its data, or hang: try again, or end it",
+        "process {pid} does not answer at the control socket {}; it may still open its data, or hang: try again, and end process {pid} if it never answers",
         path.display()
     )]
     Unanswered {
@@ -78,12 +79,12 @@ pub enum Error {
     },
 
     /// The last writer released the data directory at a clean stop: no successor takes it over.
-    #[error("the last writer of {} released it on purpose; start the daemon anew instead of replacing it", .0.display())]
+    #[error("the last writer of {} was stopped and released it, so no successor may take it over; start the daemon instead of swapping it", .0.display())]
     Stopped(PathBuf),
 
     /// A file of this crate in the data directory is damaged (invariant 12).
     #[error(
-        "{} is damaged ({why}); nothing was changed. Make sure that no process serves this data directory, then remove the damage with `{remedy}`",
+        "{} is damaged ({why}), and was left as it is; make sure that no process serves its data directory, then call `{remedy}` on that directory",
         path.display()
     )]
     Damaged {
@@ -97,12 +98,12 @@ pub enum Error {
 
     /// A process opened other data than the last writer sealed (invariant 11).
     #[error(
-        "the data is not what was sealed: {0}; restore it, or accept it as it is by removing .handoff.manifest from the data directory"
+        "the data differs from the data that the last writer sealed: {0}; restore it, or accept it as it is: remove .handoff.manifest from the data directory"
     )]
     Mismatch(#[from] Mismatch),
 
     /// A hook of a shard failed.
-    #[error("shard {name:?}: {source}")]
+    #[error("a hook of shard {name:?} failed: {source}")]
     Shard {
         /// The shard's name in the data format.
         name: String,
@@ -129,12 +130,12 @@ pub enum Error {
     },
 
     /// This process read bytes that are no frame.
-    #[error("bad frame: {0}")]
+    #[error("cannot read or write a frame: {0}")]
     Frame(#[from] FrameError),
 
     /// The two sides have no protocol version in common.
     #[error(
-        "no protocol version in common: we speak {our_min} to {our_max}, the peer {their_min} to {their_max}; upgrade the older side first"
+        "this process speaks the protocol versions {our_min} to {our_max} and its peer {their_min} to {their_max}, so they have none in common; upgrade the older side first"
     )]
     VersionMismatch {
         /// Ours.
@@ -148,20 +149,20 @@ pub enum Error {
     },
 
     /// The peer broke the protocol.
-    #[error("the peer misbehaved: {0}")]
+    #[error("the peer broke the protocol: {0}")]
     PeerMisbehaved(#[from] PeerMisbehaved),
 
     /// The peer closed the connection, or died.
-    #[error("lost the {peer} while {during}")]
+    #[error("the {peer} ended or closed its connection while this process was {during}")]
     PeerLost {
         /// "supervisor", "incumbent" or "successor".
         peer: &'static str,
-        /// The step that this process was at.
+        /// The step of this process: "waiting for its hello", "sealed".
         during: &'static str,
     },
 
-    /// The peer gave the swap up, and sent its reason.
-    #[error("handoff {handoff_id} was aborted: {reason}")]
+    /// The peer refused the swap or gave it up, and sent its reason.
+    #[error("the peer refused or gave up swap {handoff_id}: {reason}")]
     Aborted {
         /// The swap.
         handoff_id: HandoffId,
@@ -170,7 +171,7 @@ pub enum Error {
     },
 
     /// The caller used an [`AbortHandle`](crate::supervisor::AbortHandle), with these words.
-    #[error("aborted by the supervisor: {0}")]
+    #[error("the supervisor was asked to abort: {0}")]
     Requested(String),
 
     /// A timeout passed.
@@ -179,7 +180,7 @@ pub enum Error {
 
     /// A process that the supervisor started as a successor sent no hello in time.
     #[error(
-        "timed out while waiting for the successor's hello; does it call handoff::successor::detect()?"
+        "the successor did not say hello in time and was ended; it has to run handoff::daemon::Daemon, or call handoff::successor::detect(), before its slow start-up work"
     )]
     NoHello,
 
@@ -221,13 +222,21 @@ impl Error {
     }
 }
 
+/// The holder of a lock; its record may name none.
+fn holder(pid: u32) -> String {
+    match pid {
+        0 => "a process that the owner record does not name".to_owned(),
+        pid => format!("process {pid}"),
+    }
+}
+
 /// Why connections or memory could not be carried from the incumbent to the successor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CarryError {
     /// The successor did not ask for the sets; its build may not know of carrying.
     #[error(
-        "the successor did not ask for {set:?}; swap to a build that carries it (one that goes step by step calls `fetch`), or let it be lost with `may_be_lost`"
+        "the successor did not ask for the set {set:?}; swap to a build that carries it (a successor that goes step by step calls `fetch`), or let the set be lost with `may_be_lost`"
     )]
     NotAskedFor {
         /// The set.
@@ -235,14 +244,16 @@ pub enum CarryError {
     },
     /// The successor has no set of that name.
     #[error(
-        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (one that goes step by step calls `hand_on`), or let the set be lost with `may_be_lost`"
+        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (a successor that goes step by step calls `hand_on`), or let the set be lost with `may_be_lost`"
     )]
     NotTaken {
         /// The set, as the incumbent calls it.
         set: String,
     },
     /// The set that arrived under that name is of another kind.
-    #[error("{set:?} arrived as {arrived}, and is {expected} here")]
+    #[error(
+        "the set {set:?} arrived as {arrived}, and this build declares it as {expected}; give the new field another name"
+    )]
     WrongKind {
         /// The set.
         set: String,
@@ -253,7 +264,7 @@ pub enum CarryError {
     },
     /// This build does not read the state's type or version.
     #[error(
-        "the state of {set:?} is {arrived}, and this build reads {reads}; let it read that with `from`, or let the set be lost with `may_be_lost`"
+        "the state of the set {set:?} is {arrived}, and this build reads {reads}; let this build read the other state with `from`, or let the set be lost with `may_be_lost`"
     )]
     Unreadable {
         /// The set.
@@ -264,7 +275,7 @@ pub enum CarryError {
         reads: String,
     },
     /// This build reads the state's type, but cannot decode its bytes.
-    #[error("the state of {item:?} in {set:?} is damaged: {why}")]
+    #[error("the state of {item:?} in the set {set:?} is damaged: {why}")]
     Damaged {
         /// The set.
         set: String,
@@ -273,8 +284,8 @@ pub enum CarryError {
         /// The codec's error.
         why: String,
     },
-    /// The state cannot be written.
-    #[error("the state of {item:?} in {set:?} cannot be written: {why}")]
+    /// The state cannot be encoded.
+    #[error("the state of {item:?} in the set {set:?} cannot be encoded: {why}")]
     Unwritable {
         /// The set.
         set: String,
@@ -284,11 +295,13 @@ pub enum CarryError {
         why: String,
     },
     /// The kernel dropped descriptors on their way, since the successor may have no more.
-    #[error("the successor may have no more open files; raise its limit (ulimit -n)")]
+    #[error(
+        "descriptors were lost on their way to the successor, which has as many open files as it may; raise its limit (ulimit -n)"
+    )]
     NoDescriptorsLeft,
     /// The incumbent cannot put a state into memory, or cannot make memory.
     #[error(
-        "the state of {item:?} in {set:?} cannot be put into memory: {source}; if it is open files that are short, raise their limit (ulimit -n)"
+        "the incumbent cannot put the state of {item:?} in the set {set:?} into memory: {source}; if it has as many open files as it may, raise its limit (ulimit -n)"
     )]
     NoMemory {
         /// The set.
@@ -304,10 +317,10 @@ pub enum CarryError {
     )]
     TooManyInFlight,
     /// The successor has closed the channel.
-    #[error("the successor does not receive what is carried any more; its log says why")]
+    #[error("the successor closed the channel for the carried sets; the successor's log says why")]
     Closed,
     /// Another number of descriptors arrived than the incumbent announced.
-    #[error("{expected} descriptors were announced and {arrived} arrived")]
+    #[error("the incumbent announced {expected} descriptors, and {arrived} arrived")]
     Descriptors {
         /// As the incumbent says.
         expected: usize,
@@ -315,7 +328,7 @@ pub enum CarryError {
         arrived: usize,
     },
     /// Another number of connections or pieces of memory arrived than the incumbent counted.
-    #[error("the incumbent sent {sent} of {set:?}, and {arrived} arrived")]
+    #[error("the incumbent sent {sent} items of the set {set:?}, and {arrived} arrived")]
     Count {
         /// The set.
         set: String,
@@ -325,7 +338,9 @@ pub enum CarryError {
         arrived: u64,
     },
     /// Memory that the incumbent calls sealed can still change, or has another length.
-    #[error("the memory of {item:?} in {set:?} is not sealed, or not as long as was said")]
+    #[error(
+        "the memory of {item:?} in the set {set:?} can still change, or is not as long as the incumbent said"
+    )]
     NotSealed {
         /// The set.
         set: String,
@@ -333,7 +348,7 @@ pub enum CarryError {
         item: String,
     },
     /// A message on the channel is impossible or cut short, or the incumbent's sets have changed.
-    #[error("the incumbent said what cannot be: {0}")]
+    #[error("the incumbent broke the protocol of the carried sets: {0}")]
     Channel(String),
     /// Two sets have one name.
     #[error(
@@ -347,7 +362,7 @@ pub enum CarryError {
     #[error("a daemon may carry {max} sets, and this one has {0}", max = MAX_SETS)]
     TooManySets(usize),
     /// The swap was given up before the incumbent had sent everything.
-    #[error("the swap was given up")]
+    #[error("the swap was given up before the incumbent had sent every set")]
     GivenUp,
 }
 
@@ -356,7 +371,7 @@ pub enum CarryError {
 #[non_exhaustive]
 pub enum Mismatch {
     /// Another number of shards was opened.
-    #[error("{sealed} shards were sealed, {opened} were opened")]
+    #[error("the last writer sealed {sealed} shards, and this process opened {opened}")]
     ShardCount {
         /// In the manifest.
         sealed: usize,
@@ -365,7 +380,7 @@ pub enum Mismatch {
     },
     /// The shard at one place has another name.
     #[error(
-        "shard {index} was sealed as {sealed:?} and opened as {opened:?}; keep its name with #[handoff(name = {sealed:?})]"
+        "shard {index} was sealed under the name {sealed:?} and opened under {opened:?}; keep its name with #[handoff(name = {sealed:?})]"
     )]
     Name {
         /// Place in declared order, from 0.
@@ -376,7 +391,7 @@ pub enum Mismatch {
         opened: String,
     },
     /// A shard has another revision.
-    #[error("shard {name:?} was sealed at revision {sealed} and opened at {opened}")]
+    #[error("shard {name:?} was sealed at revision {sealed} and opened at revision {opened}")]
     Revision {
         /// The shard.
         name: String,
@@ -386,7 +401,7 @@ pub enum Mismatch {
         opened: u64,
     },
     /// A shard has other contents at the same revision.
-    #[error("shard {name:?} has other contents than were sealed at revision {revision}")]
+    #[error("shard {name:?} was opened at its sealed revision {revision}, and with other contents")]
     Contents {
         /// The shard.
         name: String,
@@ -397,7 +412,7 @@ pub enum Mismatch {
 
 /// Bytes that are no [`Checkpoint`](crate::drainable::Checkpoint).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a checkpoint of a digest: it is damaged, or something else")]
+#[error("the bytes are no checkpoint of a digest, or a damaged one")]
 pub struct NoCheckpoint;
 
 impl From<NoCheckpoint> for Error {
@@ -434,7 +449,7 @@ pub enum FrameError {
     #[error("the payload is no message: {0}")]
     Payload(String),
     /// Bytes follow the message in the payload.
-    #[error("{0} bytes are left behind the message")]
+    #[error("{0} bytes follow the message in its payload")]
     TrailingBytes(usize),
 }
 
@@ -450,35 +465,37 @@ pub enum PeerMisbehaved {
         /// The state's name.
         state: &'static str,
     },
-    /// A message of another handoff.
-    #[error("{message} names handoff {got}, but {expected} is in flight")]
+    /// A message of another swap.
+    #[error("{message} names swap {got}, and swap {expected} was expected")]
     WrongHandoff {
         /// The message's name.
         message: &'static str,
-        /// The swap in flight.
+        /// The swap in flight, or the one that the session is for.
         expected: HandoffId,
         /// The swap that the message names.
         got: HandoffId,
     },
-    /// A hello with a pid that the kernel contradicts.
-    #[error("it says that it is process {said}, but it is {expected}")]
+    /// A hello with a pid that the kernel contradicts, or another process at the control socket.
+    #[error("it is, or says that it is, process {said}, and process {expected} was expected")]
     WrongPid {
-        /// In its hello.
+        /// In its hello; or as the kernel reports the process that answered.
         said: u32,
-        /// As the kernel reports it.
+        /// As the kernel reports it; or the process that this one looked for.
         expected: u32,
     },
     /// A hello of the wrong side.
-    #[error("it says that it is the {0:?}")]
+    #[error("it says that it is the {name}, which it cannot be here", name = .0.name())]
     WrongRole(Side),
     /// A process of another user.
-    #[error("it runs as user {0}")]
+    #[error("it runs as user {0}, which this process does not trust; run both as one user")]
     WrongUser(u32),
     /// The peer sends and does not read the answers.
     #[error("it does not read what it is sent")]
     DoesNotRead,
     /// The peer names listeners, and fewer descriptors arrived.
-    #[error("fewer descriptors came than it named; this process may have none left for them")]
+    #[error(
+        "fewer descriptors arrived than it named; if this process has as many open files as it may, raise its limit (ulimit -n)"
+    )]
     DescriptorsMissing,
     /// The peer sends more listeners than a process may be passed.
     #[error("it sent {0} listeners, and a process may be passed {max}", max = MAX_LISTENERS)]
@@ -500,10 +517,10 @@ pub enum ControlSocketError {
         max: usize,
     },
     /// A process answers there.
-    #[error("another process serves the control socket {}; stop it, or choose another path", .0.display())]
+    #[error("another process serves the control socket {path}; stop it (`ss -lxp src {path}` shows it), or choose another path", path = .0.display())]
     InUse(PathBuf),
     /// A daemon serves there already.
-    #[error("process {pid} serves the control socket {} already; handoff::Supervisor::adopt finds it and gets its listeners back", path.display())]
+    #[error("process {pid} serves the control socket {} already; adopt it with handoff::Supervisor::adopt instead of starting another", path.display())]
     Served {
         /// Its pid, as the kernel reports it.
         pid: u32,
@@ -520,7 +537,9 @@ pub enum ControlSocketError {
 #[non_exhaustive]
 pub enum ListenerError {
     /// No listener of that name is left.
-    #[error("no listener named {name:?} is left; those that are: {available:?}")]
+    #[error(
+        "no listener named {name:?} is left; those that are: {available:?}. The supervisor, or the service manager, has to pass one of that name"
+    )]
     Missing {
         /// The name that the caller asked for.
         name: String,
@@ -528,7 +547,7 @@ pub enum ListenerError {
         available: Vec<String>,
     },
     /// The next listener of that name is of another kind.
-    #[error("listener {name:?} is {found}, not {wanted}")]
+    #[error("the listener {name:?} is {found}, and this process takes {wanted} of that name")]
     WrongKind {
         /// The name that the caller asked for.
         name: String,
@@ -550,7 +569,7 @@ pub enum LaunchError {
     #[error("the binary {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
     /// Its mode does not let this process execute it.
-    #[error("the binary {} is not executable; set its mode with chmod +x", .0.display())]
+    #[error("the binary {path} is not executable; set its mode: chmod +x {path}", path = .0.display())]
     NotExecutable(PathBuf),
     /// The kernel would not execute it.
     #[error("cannot execute {}: {source}", path.display())]
@@ -561,7 +580,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// It ended before it said hello.
-    #[error("{} ended ({status}) before it said hello; run it by hand to see why", path.display())]
+    #[error("{} ended ({status}) before it said hello; its standard error says why", path.display())]
     ExitedEarly {
         /// The binary.
         path: PathBuf,
@@ -574,6 +593,6 @@ pub enum LaunchError {
     )]
     ListenerName(String),
     /// The listeners need more descriptors than a process may have.
-    #[error("{0} listeners are more than can be handed over")]
+    #[error("{0} listeners are more than a process can inherit; pass fewer")]
     TooManyListeners(usize),
 }

@@ -168,7 +168,10 @@ impl ByDescriptor {
         if (linked.dev(), linked.ino()) == (opened.dev(), opened.ino()) {
             Ok(link)
         } else {
-            Err(io::Error::other(format!("{} leads elsewhere", link.display())))
+            Err(io::Error::other(format!(
+                "{} does not lead to the file that was checked",
+                link.display()
+            )))
         }
     }
 }
@@ -187,7 +190,10 @@ impl Launch for ByDescriptor {
         }
         // The daemon is started even if the disk takes no link.
         let link = self.link(&binary).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the process will be known by the number of a descriptor");
+            tracing::warn!(
+                path = %binary.path.display(), %error,
+                "this supervisor cannot make the link by which it executes the binary: `ps` will show the number of a descriptor in place of its name"
+            );
             binary.descriptor_path()
         });
         request.with_program(link).spawn(|command| {

@@ -151,7 +151,9 @@ fn entries(config: &Config) -> anyhow::Result<VecDeque<Entry>> {
     match ask(config, &Request::History) {
         Ok(Reply::History(entries)) => Ok(entries),
         Ok(Reply::Refused { why, .. }) => bail!(why),
-        Ok(other) => bail!("the supervisor said {other:?}"),
+        Ok(other) => {
+            bail!("the supervisor gave an answer that does not fit the question: {other:?}")
+        }
         Err(ClientError::Nobody { .. }) => {
             let path = config.state_dir.join("history.jsonl");
             history::read(&path).map_err(|error| anyhow!("cannot read {}: {error}", path.display()))
@@ -197,7 +199,9 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
                 return Ok(ExitCode::SUCCESS);
             }
             Ok(Reply::Status(_)) => "it has not adopted the daemon yet".to_owned(),
-            Ok(other) => format!("the supervisor said {other:?}"),
+            Ok(other) => {
+                format!("the supervisor gave an answer that does not fit the question: {other:?}")
+            }
             Err(error) => error.to_string(),
         };
         if Instant::now() >= deadline {
@@ -262,7 +266,7 @@ fn unexpected(reply: &Reply) -> Outcoming {
             eprintln!("handoff: refused: {why}");
             Ok(ExitCode::from(REFUSED))
         }
-        other => bail!("the supervisor said {other:?}"),
+        other => bail!("the supervisor gave an answer that does not fit the question: {other:?}"),
     }
 }
 

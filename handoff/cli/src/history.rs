@@ -173,7 +173,7 @@ impl History {
                 self.fault = None;
                 self.shorten();
                 if had_fault {
-                    tracing::info!(path = %self.path.display(), "the history is whole again");
+                    tracing::info!(path = %self.path.display(), "this supervisor can write the history again, and has written every line that it kept");
                 }
             }
             Err(error) => {
@@ -181,7 +181,7 @@ impl History {
                 if !had_fault {
                     tracing::error!(
                         path = %self.path.display(), %error,
-                        "the history cannot be written; it is kept in memory, and tried again"
+                        "this supervisor cannot write the history; it keeps the lines in memory and tries again: free the disk, or make the file writable"
                     );
                 }
             }
@@ -214,7 +214,7 @@ impl History {
             // The entries that are kept may be long themselves.
             Ok(()) => self.max_length = LONG.max(2 * length()),
             Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "the history stays long");
+                tracing::warn!(path = %self.path.display(), %error, "this supervisor cannot replace the history by a shorter one, and it grows on");
                 self.max_length = self.max_length.saturating_mul(2);
             }
         }
@@ -260,7 +260,7 @@ pub(crate) fn read(path: &Path) -> io::Result<VecDeque<Entry>> {
         }
     }
     if unreadable > 0 {
-        tracing::warn!(path = %path.display(), unreadable, "lines of the history are passed over");
+        tracing::warn!(path = %path.display(), unreadable, "lines of the history cannot be read, and are passed over");
     }
     Ok(entries)
 }

@@ -193,7 +193,7 @@ const fn meaning(outcome: Option<Outcome>) -> &'static str {
         Some(Outcome::DryRun) => {
             ": the new process warmed up; the old one was not touched, and serves"
         }
-        Some(Outcome::Lost) => ": the old process died, and nobody took its place",
+        Some(Outcome::Lost) => ": the old process died, and no process took its place",
         Some(_) => ": the old process has not confirmed that it serves",
         None => "",
     }

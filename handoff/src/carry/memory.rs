@@ -234,7 +234,10 @@ impl Memory {
                 Ok(Some(value))
             }
             Err(error) if self.may_be_lost => {
-                tracing::warn!(%error, key, "this process drops memory that it cannot read");
+                tracing::warn!(
+                    %error, key,
+                    "this process drops a piece of carried memory that it cannot read, as `may_be_lost` admits"
+                );
                 let mut state = self.state();
                 state.pieces.remove(key);
                 state.dropped = Some(error.to_string());

@@ -44,7 +44,10 @@ impl Receiver {
             Ok((_, (greeting, _))) if !greeting.capabilities.carries() => return Ok(None),
             Ok((connection, (_, version))) => (connection, version),
             Err(error) => {
-                tracing::warn!(%error, "this successor cannot ask for connections and memory");
+                tracing::warn!(
+                    swap = %handoff_id, path = %control_socket.display(), %error,
+                    "this successor cannot ask the incumbent for connections and memory, and goes on without"
+                );
                 return Ok(None);
             }
         };
@@ -53,7 +56,7 @@ impl Receiver {
         let give_up = move |error: &Error| {
             let reason = in_words(error);
             if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
-                tracing::debug!(%error, "the supervisor cannot be told");
+                tracing::debug!(swap = %handoff_id, %error, "the supervisor cannot be told");
             }
         };
         Self::start(connection, give_up).map(Some)
@@ -74,7 +77,10 @@ impl Receiver {
                 // If the incumbent has died, only this process may be left (invariant 3).
                 let is_over = channel.connection.is_hung_up();
                 if !channel.cancel.is_cancelled() {
-                    tracing::error!(%error, "this successor cannot receive connections and memory");
+                    tracing::error!(
+                        %error,
+                        "this successor did not receive all of the incumbent's connections and memory"
+                    );
                     if !is_over {
                         give_up(error);
                     }
@@ -89,7 +95,7 @@ impl Receiver {
     pub(crate) fn finish(self) -> Result<Arrivals> {
         self.received.recv_timeout(LIVENESS_TIMEOUT).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
-                Error::TimedOut("waiting for the end of what the incumbent carries")
+                Error::TimedOut("waiting for the end of the incumbent's sets")
             }
             RecvTimeoutError::Disconnected => {
                 Error::HookPanicked { hook: "receive", message: "the thread panicked".to_owned() }
@@ -396,7 +402,7 @@ impl ReceivingEnd {
                 Ok(Heard::End) | Err(Error::Frame(FrameError::Truncated)) => return Ok(None),
                 Ok(Heard::Nothing) => {
                     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                        return Err(Error::TimedOut("waiting for what the incumbent carries"));
+                        return Err(Error::TimedOut("waiting for the incumbent's sets"));
                     }
                     self.cancel.wait_for(self.connection.stream(), PollFlags::IN, deadline)?;
                 }

@@ -279,7 +279,7 @@ pub(crate) fn encode_all(
 ) -> Result<Vec<u8>, FrameError> {
     let mut frames = Vec::new();
     for message in messages {
-        tracing::trace!(message = message.name(), "sending");
+        tracing::trace!(message_name = message.name(), "sending");
         frames.extend(encode(version.unwrap_or(PROTO_MIN), message)?);
     }
     Ok(frames)

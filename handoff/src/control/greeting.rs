@@ -66,7 +66,7 @@ pub(crate) fn hear_hello(
         Heard::Frame(message) => message,
         Heard::Nothing => {
             return Err(match role {
-                Side::Incumbent => Error::TimedOut("waiting for a hello"),
+                Side::Incumbent => Error::TimedOut("waiting for the incumbent's hello"),
                 Side::Successor => Error::NoHello,
             });
         }

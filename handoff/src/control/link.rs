@@ -248,7 +248,7 @@ impl Inbox {
             Message::Heartbeat { ts_ms } if ts_ms != link.echo.load(Ordering::Relaxed)
         );
         if !only_a_sign_of_life {
-            tracing::trace!(message = message.name(), "received");
+            tracing::trace!(message_name = message.name(), "received");
             self.queue.push_back(message);
         }
     }

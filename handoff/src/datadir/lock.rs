@@ -469,7 +469,10 @@ impl Drop for DataDirLock {
                 self.record.phase = RecordPhase::Released;
             }
             if let Err(error) = self.record.write(&self.file, &self.path) {
-                tracing::warn!(%error, "the lock is free, and its record still names this process");
+                tracing::warn!(
+                    path = %self.data_dir.display(), %error,
+                    "this process cannot note in the owner record that it releases the lock: the next start takes that for a crash"
+                );
             }
         }
         if self.is_held {

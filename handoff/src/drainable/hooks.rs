@@ -41,8 +41,10 @@ pub trait Drainable: Send + Sync {
         Ok(())
     }
 
-    /// Stops admitting work, waits until the work in flight has ended or `deadline` has passed,
-    /// and makes the acknowledged writes durable.
+    /// Stops admitting work, and waits until the work in flight has ended or `deadline` has passed.
+    /// A hook that is written by hand may make acknowledged writes durable here too, so that the
+    /// [`seal`](Self::seal) takes less time; the seal has to in any case. The derived hook makes
+    /// none durable: it closes the gates, and waits for the requests inside.
     ///
     /// # Errors
     ///

@@ -245,7 +245,10 @@ impl Sealing<'_> {
         // The incumbent resumes everything in `resume_after_abort`, until it succeeds (invariant
         // 5): here a failure to resume must not hide the cause of the failed seal.
         if let Err(error) = resume(&sealed) {
-            tracing::warn!(%error, "a shard could not be resumed after a failed seal");
+            tracing::warn!(
+                %error,
+                "a shard could not be resumed after a failed seal; the incumbent resumes it again before it serves"
+            );
         }
         Err(failure)
     }
@@ -262,7 +265,7 @@ fn resume(members: &[&Member<'_>]) -> Result<()> {
             |_| true,
             |_, result| match result {
                 Err(error) if outcome.is_err() => {
-                    tracing::warn!(%error, "one more shard could not be resumed");
+                    tracing::warn!(%error, "another shard could not be resumed either");
                 }
                 Err(error) => outcome = Err(error),
                 Ok(()) => {}

@@ -37,7 +37,10 @@ impl Door {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Out of descriptors, most likely: it passes, and the loop goes on.
-                    tracing::error!(%error, "cannot accept a control connection");
+                    tracing::error!(
+                        path = %self.socket.path().display(), %error,
+                        "this daemon cannot accept a connection at its control socket, and tries again; if it has as many open files as it may, raise its limit (ulimit -n)"
+                    );
                     self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
                     return None;
                 }
@@ -72,8 +75,8 @@ impl Door {
         };
         self.publish_again = published.err().map(|error| {
             tracing::error!(
-                %error, path = %self.socket.path().display(),
-                "supervisors cannot reach this daemon: its control socket cannot be published"
+                path = %self.socket.path().display(), %error,
+                "this daemon cannot publish its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
             );
             Instant::now() + PUBLISH_INTERVAL
         });
@@ -85,7 +88,10 @@ impl Door {
             return;
         }
         self.publish_again = self.rebind().err().map(|error| {
-            tracing::error!(%error, "the daemon cannot take its control socket's path back");
+            tracing::error!(
+                path = %self.socket.path().display(), %error,
+                "this daemon cannot take back the path of its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
+            );
             Instant::now() + PUBLISH_INTERVAL
         });
     }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
+
 use crate::carry::{Carrier, StopCarrier};
 use crate::control::HEARTBEAT_INTERVAL;
 use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
@@ -20,6 +22,8 @@ use crate::sys::process::ProcessId;
 
 /// One swap, or the last drain of a clean stop.
 pub(super) struct Handover {
+    /// None for a last drain.
+    handoff_id: Option<HandoffId>,
     hooks: Hooks,
     hook_runs: bool,
     next: Next,
@@ -87,7 +91,7 @@ impl Handover {
     pub(super) fn begin<D: Drainable + 'static>(
         drainable: &Arc<D>,
         first: Task,
-        (successor_pid, lease): (u32, Instant),
+        (handoff_id, successor_pid, lease): (Option<HandoffId>, u32, Instant),
         carrying: Carrying,
         settling: Option<Settling>,
         lock: &DataDirLock,
@@ -101,6 +105,7 @@ impl Handover {
         let draft = is_swap.then(|| Draft::begin(lock.data_dir()));
         let now = Instant::now();
         let mut handover = Self {
+            handoff_id,
             hooks,
             hook_runs: false,
             next: Next::Waits,
@@ -182,10 +187,14 @@ impl Handover {
 
     fn in_words<T>(&mut self, hook: &'static str, result: Result<T>) -> Result<T, String> {
         result.map_err(|error| {
+            let swap = self.handoff_id.map(display);
             if matches!(error, Error::Carry(CarryError::GivenUp)) {
-                tracing::debug!(hook, "the carrier stopped with the swap");
+                tracing::debug!(swap, hook, "the carrier stopped with the swap");
             } else {
-                tracing::error!(hook, %error, "a hook of the daemon failed");
+                tracing::error!(
+                    swap, hook, %error,
+                    "a hook of this daemon failed: a failed drain or seal ends the swap, a failed resume is repeated"
+                );
             }
             let words = in_words(&error);
             self.results.error = Some(error);
@@ -202,7 +211,10 @@ impl Handover {
     pub(super) fn look<D: Drainable + 'static>(&mut self, drainable: &Arc<D>) {
         self.timers.look = None;
         if let Err(error) = self.hooks.look(Arc::clone(drainable)) {
-            tracing::warn!(%error, "the daemon cannot list the connections that are open");
+            tracing::warn!(
+                swap = self.handoff_id.map(display), %error,
+                "this incumbent cannot tell its supervisor which connections the drain waits for"
+            );
         }
     }
 
@@ -247,7 +259,8 @@ impl Handover {
             (std::mem::take(&mut self.results.shards), self.results.is_durable);
         if !is_durable {
             tracing::warn!(
-                "a request outlived the last drain: after a crash of the machine the next start has nothing to verify against"
+                path = %lock.data_dir().display(),
+                "a request outlived the last drain: if the machine crashes now, the next start cannot verify the data"
             );
         }
         SealManifest::of_seal(lock.generation(), report, shards, is_durable)
@@ -266,7 +279,12 @@ impl Handover {
             Ok(Decision::Replaced { generation, holder }) => {
                 let standing = self.standing(is_connected);
                 standing.goes_by_the_record(holder.is_ending()).then(|| {
-                    tracing::info!(generation, "a newer generation serves: this process leaves");
+                    tracing::info!(
+                        pid = holder.pid,
+                        swap = self.handoff_id.map(display),
+                        generation,
+                        "a process of a newer generation serves: this incumbent leaves"
+                    );
                     Event::Superseded
                 })
             }
@@ -275,7 +293,10 @@ impl Handover {
                 None
             }
             Err(error) => {
-                tracing::error!(%error, "the incumbent cannot take its lock again");
+                tracing::error!(
+                    swap = self.handoff_id.map(display), path = %lock.data_dir().display(), %error,
+                    "this incumbent cannot take the lock of its data directory again, and does not serve; it tries again every second"
+                );
                 self.timers.try_lock = Some(Instant::now() + LOCK_ERROR_PAUSE);
                 return None;
             }
@@ -300,7 +321,11 @@ impl Handover {
             && self.standing(is_connected).ends_the_successor()
             && let Ok(Some(process)) = holder.open()
         {
-            tracing::error!(pid = holder.pid, "the incumbent kills its hung successor");
+            tracing::error!(
+                pid = holder.pid,
+                swap = self.handoff_id.map(display),
+                "this incumbent kills its successor, which has the lock and is undecided past the deadline of the swap"
+            );
             let _ = process.kill();
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
+use tracing::field::display;
 
 use crate::carry::{Carrier, SendingEnd, Source};
 use crate::incumbent::hooks::Carrying;
@@ -56,7 +57,11 @@ impl Offers {
         match Carrier::start(Arc::clone(source), channel) {
             Ok(carrier) => Carrying::new(carrier, claim),
             Err(error) => {
-                tracing::error!(%error, "the daemon cannot start the thread of its carrier");
+                let swap = handoff_id.map(display);
+                tracing::error!(
+                    pid, swap, %error,
+                    "this incumbent cannot start the thread of its carrier, so that this swap carries no connections and no memory"
+                );
                 Carrying::default()
             }
         }

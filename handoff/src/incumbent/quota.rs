@@ -64,7 +64,11 @@ impl Quotas {
     pub(super) fn tell_unsaid(&mut self, now: Instant) {
         for (quota, of) in [(&mut self.refusals, "refusals"), (&mut self.steps, "steps")] {
             if let Some(count) = quota.take_unsaid(now) {
-                tracing::warn!(count, of, "the daemon logged no more of these, and counted them");
+                tracing::warn!(
+                    count,
+                    of,
+                    "this daemon logged no more of these in the last second, and counted them"
+                );
             }
         }
     }

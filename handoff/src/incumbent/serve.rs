@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
+use tracing::field::display;
 
 use crate::control::{Passed, hello};
 use crate::datadir::DataDirLock;
@@ -66,7 +67,10 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
     });
     let capabilities = match capabilities {
         Err(error) if is_committed => {
-            tracing::error!(%error, "the daemon cannot carry anything in later swaps");
+            tracing::error!(
+                %error,
+                "this daemon declares sets that cannot be carried, so that its next swaps carry none: correct the sets in the next build"
+            );
             Capabilities::default()
         }
         capabilities => capabilities?,
@@ -175,11 +179,17 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn step(&mut self, event: Event, from: Option<Key>) {
-        let before = self.state.name();
+        let (before, swap) = (self.state.name(), self.state.handoff_id());
         let effects = self.state.on(event);
         if before != self.state.name() {
             if self.log.steps.admits(Instant::now()) {
-                tracing::info!(from = before, to = self.state.name(), "incumbent");
+                let swap = self.state.handoff_id().or(swap).map(display);
+                tracing::info!(
+                    swap,
+                    from = before,
+                    to = self.state.name(),
+                    "the incumbent changed its state"
+                );
             }
             self.reach_state();
         }
@@ -265,13 +275,17 @@ impl<D: Drainable + 'static> Server<D> {
     fn begin_handover(&mut self, successor_pid: u32, lease: Instant, first: Task) {
         let handoff_id = self.state.handoff_id();
         let carrying = self.offers.carrying_for(handoff_id, successor_pid, &self.drainable);
-        let (settling, limits) = (self.settling.take(), (successor_pid, lease));
+        let (settling, terms) = (self.settling.take(), (handoff_id, successor_pid, lease));
         let (drainable, lock, stop) = (&self.drainable, &self.lock, &self.stop);
-        match Handover::begin(drainable, first, limits, carrying, settling, lock, stop) {
+        match Handover::begin(drainable, first, terms, carrying, settling, lock, stop) {
             Ok(handover) => self.handover = Some(handover),
             Err(error) => {
                 // Nothing was begun, so there is nothing to undo but the state.
-                tracing::error!(%error, "the daemon cannot start the thread of its hooks");
+                let swap = handoff_id.map(display);
+                tracing::error!(
+                    swap, pid = successor_pid, %error,
+                    "this daemon cannot start the thread of its hooks, so it begins no drain"
+                );
                 if self.state == State::Stopping {
                     self.ended = Some(Err(error.into()));
                     return;
@@ -302,7 +316,11 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = interrupted {
-            tracing::error!(%error, "the daemon cannot cut its drain short, and waits for it");
+            let swap = self.state.handoff_id().map(display);
+            tracing::error!(
+                swap, %error,
+                "this incumbent cannot cut its drain short, and serves again only once the drain has ended"
+            );
         }
     }
 
@@ -365,7 +383,10 @@ impl<D: Drainable + 'static> Server<D> {
         let Open { open_conns, connections, unnamed } = match open {
             Ok(open) => open,
             Err(error) => {
-                tracing::warn!(%error, "the daemon cannot list the connections that are open");
+                tracing::warn!(
+                    swap = %handoff_id, %error,
+                    "this incumbent cannot tell its supervisor which connections the drain waits for"
+                );
                 return;
             }
         };
@@ -420,7 +441,10 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = parted {
-            tracing::error!(%error, "this process closes carried connections only when it ends");
+            tracing::error!(
+                %error,
+                "this replaced daemon cannot close its copies of the carried connections, and keeps them until it ends"
+            );
         }
     }
 
@@ -444,7 +468,11 @@ impl<D: Drainable + 'static> Server<D> {
         }
         if due.lease {
             if self.log.steps.admits(now) {
-                tracing::warn!(state = self.state.name(), "the deadline of the swap passed");
+                tracing::warn!(
+                    swap = self.state.handoff_id().map(display),
+                    state = self.state.name(),
+                    "the deadline of the swap passed: this incumbent serves again, unless another process serves"
+                );
             }
             self.step(Event::DeadlinePassed, None);
         }

@@ -10,19 +10,19 @@ use crate::machine::phase::Phase;
 #[non_exhaustive]
 pub enum Cause {
     /// The caller aborted, or dropped the session.
-    #[error("aborted by the supervisor: {0}")]
+    #[error("the supervisor was asked to abort: {0}")]
     Requested(String),
     /// The deadline of the swap passed.
-    #[error("the deadline passed while {0}")]
+    #[error("the deadline of the swap passed while {0}")]
     DeadlinePassed(Phase),
     /// The successor died, or closed its connection.
-    #[error("the successor ended while {0}")]
+    #[error("the successor ended or closed its connection while {0}; its log says why")]
     SuccessorLost(Phase),
     /// The successor said that it cannot go on.
     #[error("the successor gave up: {0}")]
     SuccessorGaveUp(String),
     /// The successor was silent past the liveness timeout.
-    #[error("the successor was silent for too long while {0}")]
+    #[error("the successor sent no heartbeat in time while {0}; it may hang, or be stopped")]
     SuccessorSilent(Phase),
     /// The successor said `Ready`, and the policy refused it.
     #[error("the successor is not fit to serve: {0}")]
@@ -34,10 +34,10 @@ pub enum Cause {
     #[error("the incumbent closed its connection while {0}")]
     IncumbentDisconnected(Phase),
     /// The incumbent was silent past the liveness timeout.
-    #[error("the incumbent was silent for too long while {0}")]
+    #[error("the incumbent sent no heartbeat in time while {0}; it may hang, or be stopped")]
     IncumbentSilent(Phase),
     /// The incumbent's drain or seal failed.
-    #[error("the incumbent could not be sealed: {error} ({partial_state})")]
+    #[error("the incumbent could not drain or seal: {error} ({partial_state})")]
     SealFailed {
         /// The incumbent's words for the failure.
         error: String,
@@ -48,13 +48,13 @@ pub enum Cause {
     #[error("the incumbent is stopping: {0}")]
     IncumbentStopped(String),
     /// The incumbent refused, or its deadline passed.
-    #[error("the incumbent aborted: {0}")]
+    #[error("the incumbent refused the swap or gave it up: {0}")]
     IncumbentAborted(String),
     /// The incumbent broke the protocol.
-    #[error("the incumbent misbehaved: {0}")]
+    #[error("the incumbent broke the protocol: {0}")]
     IncumbentMisbehaved(PeerMisbehaved),
     /// The successor broke the protocol.
-    #[error("the successor misbehaved: {0}")]
+    #[error("the successor broke the protocol: {0}")]
     SuccessorMisbehaved(PeerMisbehaved),
 }
 
@@ -91,10 +91,10 @@ impl Cause {
 #[non_exhaustive]
 pub enum Unfit {
     /// The successor's own health check failed.
-    #[error("its health check failed")]
+    #[error("its own health check failed")]
     Unhealthy,
     /// The successor opened another number of shards than the incumbent sealed.
-    #[error("{sealed} shards were sealed, and it opened {ready}")]
+    #[error("it opened {ready} shards, and the incumbent sealed {sealed}")]
     ShardCount {
         /// By the incumbent.
         sealed: usize,
@@ -102,7 +102,9 @@ pub enum Unfit {
         ready: usize,
     },
     /// The successor opened a shard at an older revision than the incumbent sealed.
-    #[error("shard {index} was sealed at revision {sealed}, and it opened revision {ready}")]
+    #[error(
+        "it opened shard {index} at revision {ready}, and the incumbent sealed it at revision {sealed}"
+    )]
     Behind {
         /// The shard's place in declared order, from 0.
         index: usize,
@@ -112,10 +114,10 @@ pub enum Unfit {
         ready: u64,
     },
     /// The incumbent sealed a fingerprint, and the successor did not say which one it verified.
-    #[error("it did not verify the fingerprint that was sealed")]
+    #[error("it did not say that it verified the sealed fingerprint")]
     NotVerified,
     /// The successor opened another fingerprint than the incumbent sealed.
-    #[error("what it opened has another fingerprint than what was sealed")]
+    #[error("the data that it opened has another fingerprint than the sealed data")]
     WrongFingerprint,
     /// A policy of the caller's own refused, with these words.
     #[error("{0}")]
@@ -127,7 +129,7 @@ pub enum Unfit {
 pub enum IncumbentFate {
     /// It serves, and has said so after everything was undone.
     Serving,
-    /// It is dead.
+    /// It is dead, and no process took its place.
     Lost,
     /// It lives, or may live, and did not confirm in time that it serves; or it is busy with the
     /// swap of another supervisor, or is being stopped.

@@ -357,16 +357,16 @@ impl Undo {
             Reply::DrainFailed(error) => Message::SealFailed {
                 handoff_id,
                 error,
-                partial_state: "the drain failed; nothing was sealed; serving again".into(),
+                partial_state: "the drain failed, and the incumbent serves again".into(),
             },
             Reply::SealFailed(error) => Message::SealFailed {
                 handoff_id,
                 error,
-                partial_state: "the seal failed and was undone; serving again".into(),
+                partial_state: "the seal failed, and the incumbent serves again".into(),
             },
             Reply::DeadlinePassed => Message::Abort {
                 handoff_id,
-                reason: "the deadline passed; the incumbent serves again".into(),
+                reason: "the deadline of the swap passed, and the incumbent serves again".into(),
             },
         })
     }

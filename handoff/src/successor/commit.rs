@@ -19,6 +19,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
+
 use crate::carry::Rest;
 use crate::datadir::DataDirLock;
 use crate::drainable::Drainable;
@@ -26,6 +28,7 @@ use crate::error::Result;
 use crate::fence::fenced;
 use crate::incumbent::{Commit, MAX_RETRY_PAUSE, RETRY_PAUSE, Settling};
 use crate::machine::successor::{Event, State};
+use crate::protocol::HandoffId;
 use crate::successor::conversation::Conversation;
 use crate::sys::socket::ControlSocket;
 
@@ -86,6 +89,7 @@ impl Commit for Committed {
         drainable: &Arc<dyn Drainable>,
     ) -> Option<Settling> {
         let Self { conversation, generation, rest } = *self;
+        let handoff_id = conversation.handoff_id;
         let mut conversation = Some(conversation);
         let mut announce = || {
             if let Some(conversation) = conversation.take() {
@@ -101,13 +105,15 @@ impl Commit for Committed {
         let is_ours = rest.is_none_or(Rest::take_up);
         if !is_ours {
             tracing::error!(
-                "the incumbent took its connections back: this process drops its copies"
+                swap = handoff_id.map(display),
+                generation,
+                "the incumbent has taken the carried connections back: this successor drops its copies"
             );
         }
         let release = || release(&**drainable, is_ours);
         until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
         announce();
-        let settling = settle(drainable);
+        let settling = settle(drainable, handoff_id);
         failpoint!(SuccessorServes);
         settling
     }
@@ -122,15 +128,19 @@ impl fmt::Debug for Committed {
 /// This process serves: it takes the control socket's path over, and says `Serving`. A
 /// conversation that is dropped instead says `Abort`.
 fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
+    let swap = conversation.handoff_id.map(display);
     if let Err(error) = socket.publish() {
-        tracing::error!(%error, "this process serves, but cannot take the control socket's path");
+        tracing::error!(
+            swap, path = %socket.path().display(), %error,
+            "this successor serves, but cannot publish its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
+        );
     }
     failpoint!(SuccessorTookPath);
     if let Err(error) = conversation.step(Event::Admitted) {
-        tracing::warn!(%error, "this process serves, but cannot tell its supervisor");
+        tracing::warn!(swap, %error, "this successor serves, but cannot tell its supervisor");
     }
     failpoint!(SuccessorSaidServing);
-    tracing::info!(generation, "committed");
+    tracing::info!(swap, generation, "this successor has committed and serves");
 }
 
 /// Runs a hook until it works: this process is the writer. Until it says `Serving`, its supervisor
@@ -144,7 +154,10 @@ fn until_it_works(
     let begun = Instant::now();
     let mut pause = RETRY_PAUSE;
     while let Err(error) = fenced(hook, &mut run) {
-        tracing::error!(hook, %error, "a hook failed after the commit: this process repeats it");
+        tracing::error!(
+            hook, %error,
+            "a hook of this successor failed after the commit: clients wait, and it repeats the hook until it works"
+        );
         if begun.elapsed() >= patience {
             announce();
         }
@@ -168,17 +181,25 @@ fn release(drainable: &dyn Drainable, is_ours: bool) -> Result<()> {
 
 /// While this process serves, a thread syncs the writes that the old process left unsynced
 /// (invariant 2). The next drain waits for the thread, and fails if it failed.
-fn settle(drainable: &Arc<dyn Drainable>) -> Option<Settling> {
+fn settle(drainable: &Arc<dyn Drainable>, swap: Option<HandoffId>) -> Option<Settling> {
     let drainable = Arc::clone(drainable);
     let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
         let settled = fenced("settle", || drainable.settle());
         if let Err(error) = &settled {
-            tracing::error!(%error, "what was taken over is not durable yet");
+            tracing::error!(
+                swap = swap.map(display), %error,
+                "the writes that the incumbent left unsynced are not durable yet: a crash of the machine can lose them, and the next swap or stop fails with this error"
+            );
         }
         settled
     });
     settling
-        .inspect_err(|error| tracing::error!(%error, "what was taken over is not durable yet"))
+        .inspect_err(|error| {
+            tracing::error!(
+                swap = swap.map(display), %error,
+                "the writes that the incumbent left unsynced are not durable yet: a crash of the machine can lose them; the next swap or stop syncs them"
+            );
+        })
         .ok()
 }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
+
 use crate::control::{LIVENESS_TIMEOUT, Link, Lost, Pulse, Received, hello, judge_hello_ack};
 use crate::datadir::DataDirLock;
 use crate::error::{Error, Result};
@@ -72,15 +74,23 @@ impl Conversation {
         self.watch();
         let watched = Arc::clone(&self.watched);
         let incumbent = Arc::clone(&self.incumbent);
+        let handoff_id = self.handoff_id;
         let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
             if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
                 if lost == Lost::Closed && is_dead(&incumbent) {
+                    let pid = incumbent.get().map(|incumbent| incumbent.pid);
                     tracing::warn!(
+                        pid,
+                        swap = handoff_id.map(display),
                         "the supervisor and the incumbent are dead: this successor goes on alone"
                     );
                     return true;
                 }
-                tracing::error!(?lost, "this successor lost its supervisor and gives up");
+                tracing::error!(
+                    swap = handoff_id.map(display),
+                    ?lost,
+                    "this successor lost its supervisor before the commit, and exits with status 75"
+                );
                 std::process::exit(EXIT_TEMPFAIL);
             }
             false
@@ -136,7 +146,10 @@ impl Conversation {
                 Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
                 Received::Nothing => Event::SupervisorLost,
                 Received::Broken(error) => {
-                    tracing::error!(%error, "the supervisor sent bytes that are no message");
+                    tracing::error!(
+                        swap = self.handoff_id.map(display), %error,
+                        "the supervisor sent bytes that are no message: this successor takes it for lost"
+                    );
                     Event::SupervisorLost
                 }
             };
@@ -149,7 +162,13 @@ impl Conversation {
         let before = self.state.name();
         let effects = self.state.on(event);
         if before != self.state.name() {
-            tracing::info!(from = before, to = self.state.name(), "successor");
+            let swap = self.handoff_id.map(display);
+            tracing::info!(
+                swap,
+                from = before,
+                to = self.state.name(),
+                "the successor changed its state"
+            );
         }
         for effect in effects {
             match effect {
@@ -169,7 +188,8 @@ impl Conversation {
     fn say(&self, messages: &[Message]) {
         if let Err(error) = self.link.send_all(messages) {
             let message = messages.first().map(Message::name);
-            tracing::warn!(%error, message, "this successor cannot send to its supervisor");
+            let swap = self.handoff_id.map(display);
+            tracing::warn!(swap, message_name = message, %error, "this successor cannot send to its supervisor");
         }
     }
 

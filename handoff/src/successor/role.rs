@@ -70,7 +70,7 @@ fn control_connection(value: Option<String>) -> Result<Option<UnixStream>> {
         Err(_) => {
             tracing::debug!(
                 value,
-                "{CONTROL_VARIABLE} is of a parent: this process is no successor"
+                "{CONTROL_VARIABLE} names a connection of another process: this one is no successor"
             );
             Ok(None)
         }

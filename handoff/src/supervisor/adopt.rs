@@ -68,11 +68,23 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// No error loses anything: the caller may call this again, and no swap is resolved twice.
-    /// [`Error::Unanswered`] when a process that is there does not answer within the timeout;
-    /// [`Error::Aborted`] when another supervisor's swap is in flight;
-    /// [`Error::PeerMisbehaved`]; [`Error::VersionMismatch`]; [`Error::Path`] when the journal
-    /// cannot be written.
+    /// After any error the caller may call this again: it goes on where this call stopped. This
+    /// call takes no lock of the data directory and ends no process that serves. So the process
+    /// that holds the lock keeps it; where the swap is not resolved yet, incumbent and successor go
+    /// on deciding it, and the incumbent serves if this call has ended a successor that hung.
+    ///
+    /// At once:
+    /// - [`Error::PeerMisbehaved`] when the process at the control socket runs as a user that this
+    ///   one does not trust, or breaks the protocol; [`Error::VersionMismatch`]
+    /// - [`Error::Path`] when the end of the swap cannot be written to the journal
+    /// - [`Error::Io`] when a process cannot be watched: this one has no descriptors left, say
+    ///
+    /// Once the timeout has passed:
+    /// - [`Error::Unanswered`] when a process that is there does not answer, or the swap is not
+    ///   resolved
+    /// - [`Error::Aborted`] when the daemon refuses, since another supervisor's swap is in flight
+    /// - the error of the last attempt: [`Error::Path`] when the control socket cannot be connected
+    ///   to, [`Error::PeerLost`], [`Error::Frame`] or [`Error::Io`]
     pub fn adopt(&mut self, timeout: Duration) -> Result<Adoption> {
         let deadline = deadline_of(timeout);
         try_failpoint!(AdopterHasJournal)?;
@@ -106,13 +118,19 @@ impl Supervisor {
             return Ok(Adoption::Nothing { resolved });
         };
         if let Err(error) = self.note(&Entry::Serves(id)) {
-            tracing::error!(%error, "the journal cannot be told that the daemon serves");
+            tracing::error!(
+                pid = id.pid, %error,
+                "this supervisor cannot note in its journal that the daemon serves; mend the file before the next swap, which has to be noted"
+            );
         }
         let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
-        tracing::debug!(pid = id.pid, generation, ?resolved, "adopted the daemon");
+        tracing::debug!(pid = id.pid, generation, ?resolved, "this supervisor adopted the daemon");
         if names.is_empty() {
-            tracing::warn!(pid = id.pid, "the daemon kept no listener: see Listeners::keep");
+            tracing::warn!(
+                pid = id.pid,
+                "the daemon gave no listener back; its successors inherit the sockets that it binds only if it keeps them (Listeners::keep)"
+            );
         }
         Ok(Adoption::Daemon(AdoptedDaemon {
             process: AdoptedProcess::new(id.pid, process),
@@ -155,7 +173,10 @@ impl Supervisor {
             if Instant::now() >= deadline {
                 return Err(refused.unwrap_or(error));
             }
-            tracing::debug!(%error, "the daemon does not answer yet");
+            tracing::debug!(
+                path = %self.control_socket().display(), %error,
+                "the daemon does not answer yet"
+            );
             // The refusal of a daemon tells more than its later silence.
             if matches!(error, Error::Aborted { .. }) {
                 refused = Some(error);
@@ -188,7 +209,7 @@ struct Answer {
 /// Gets the listeners back.
 fn ask(daemon: Connection, pid: u32, deadline: Instant) -> Result<Answer> {
     let mut daemon = daemon.with_descriptors(MAX_LISTENERS);
-    let during = "giving its listeners back";
+    let during = "asking for its listeners";
     let lost = || Error::PeerLost { peer: "incumbent", during };
     // The descriptor first, so that the identity that is read next is of the same process.
     let process = Process::open(pid)?;

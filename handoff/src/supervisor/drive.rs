@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
+
 use crate::control::{Greeting, LIVENESS_TIMEOUT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
@@ -277,7 +279,10 @@ impl Swap {
                 &self.machine.state
                 && !self.is_given_up
             {
-                tracing::warn!(%cause, handoff_id = %self.handoff_id(), "giving the swap up");
+                tracing::warn!(
+                    pid = self.successor.pid, swap = %self.handoff_id(), %cause,
+                    "the supervisor gives the swap to this successor up"
+                );
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
                 failpoint!(SupervisorGivesUp);
@@ -300,7 +305,7 @@ impl Swap {
             self.perform(effect);
         }
         if before != after {
-            tracing::info!(from = before.name(), to = after.name(), handoff_id = %self.handoff_id(), "supervisor");
+            tracing::info!(swap = %self.handoff_id(), from = before.name(), to = after.name(), "the swap changed its phase");
             self.tell_phase();
             self.note_end();
         }
@@ -312,7 +317,10 @@ impl Swap {
             return;
         };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
-            tracing::error!(%error, "the journal cannot be told that the swap is over");
+            tracing::error!(
+                swap = %self.handoff_id(), %error,
+                "this supervisor cannot note in its journal that the swap is over; the next supervisor resolves the swap once more"
+            );
         }
         failpoint!(SupervisorNotedEnd);
     }
@@ -335,7 +343,8 @@ impl Swap {
         }
         if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
-            tracing::warn!(%error, message, "the supervisor cannot send to the incumbent");
+            let (pid, swap) = (self.incumbent.pid, display(self.handoff_id()));
+            tracing::warn!(pid, swap, message_name = message, %error, "the supervisor cannot send to the incumbent");
         }
         for message in messages {
             match message {
@@ -356,7 +365,8 @@ impl Swap {
                 }
                 if let Err(error) = self.successor.link.send(&message) {
                     tracing::warn!(
-                        %error, message = message.name(),
+                        pid = self.successor.pid, swap = %self.handoff_id(),
+                        message_name = message.name(), %error,
                         "the supervisor cannot send to the successor"
                     );
                 }
@@ -378,7 +388,10 @@ impl Swap {
             }
             Effect::KillSuccessor => {
                 if let Some(Err(error)) = self.successor.child.as_mut().map(ChildProcess::kill) {
-                    tracing::error!(%error, "the supervisor cannot kill the successor");
+                    tracing::error!(
+                        pid = self.successor.pid, swap = %self.handoff_id(), %error,
+                        "the supervisor cannot kill the successor: end it by hand, it may have the lock"
+                    );
                 }
                 if matches!(self.machine.state, State::Ending(_)) {
                     failpoint!(SupervisorKilledSuccessor);
@@ -400,7 +413,8 @@ impl Swap {
             failpoint!(SupervisorAskedIncumbent);
         }
         if let Err(error) = asked {
-            tracing::debug!(%error, "the incumbent cannot be asked yet");
+            let (pid, swap) = (self.incumbent.pid, display(handoff_id));
+            tracing::debug!(pid, swap, %error, "the incumbent cannot be asked yet");
             self.incumbent.is_closed = true;
             self.incumbent.ask_again = Some(Instant::now() + ASK_INTERVAL);
         }
@@ -431,7 +445,10 @@ impl Swap {
         match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
             Err(error) => {
-                tracing::error!(%error, "the supervisor cannot go on with its heartbeats");
+                tracing::error!(
+                    pid = self.successor.pid, swap = %self.handoff_id(), %error,
+                    "the supervisor cannot go on with its heartbeats: the successor may take it for dead"
+                );
             }
         }
     }
@@ -442,10 +459,16 @@ impl Swap {
             match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
                 Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
                 Ok(None) => {
-                    tracing::error!(pid = self.successor.pid, "the killed successor does not end");
+                    tracing::error!(
+                        pid = self.successor.pid, swap = %self.machine.handoff_id,
+                        "the killed successor has not ended within 60 s: it may still have the lock; /proc/PID/stack shows why"
+                    );
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the supervisor cannot wait for the successor");
+                    tracing::error!(
+                        pid = self.successor.pid, swap = %self.machine.handoff_id, %error,
+                        "the supervisor cannot wait for the end of the killed successor"
+                    );
                 }
             }
         }

@@ -198,7 +198,7 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
         .filter_map(|line| {
             let entry = Entry::of_line(line);
             if entry.is_none() && !line.is_empty() {
-                tracing::warn!(line, "the supervisor skips a damaged line of the journal");
+                tracing::warn!(line, "this supervisor passes over a damaged line of its journal: it may not know of one process");
             }
             entry
         })

@@ -88,6 +88,6 @@ pub(super) fn tell(observer: Option<&Arc<dyn Observe>>, progress: &Progress) {
         Ok(())
     });
     if let Err(error) = told {
-        tracing::error!(%error, "the observer of the swap failed");
+        tracing::error!(%error, "the observer of this supervisor panicked; the swap goes on");
     }
 }

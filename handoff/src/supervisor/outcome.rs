@@ -85,7 +85,7 @@ impl fmt::Display for CarryReport {
             }
         }
         if self.not_asked_for {
-            writeln!(f, "nothing was carried: the successor did not ask for it")?;
+            writeln!(f, "nothing was carried: the successor did not ask for the sets")?;
         }
         match self.late.count() {
             0 => Ok(()),
@@ -127,10 +127,11 @@ pub struct RolledBack {
     pub promoted: Option<Box<Committed>>,
 }
 
-/// A swap that failed, and that the supervisor undid before it returned this. The successor is
-/// dead, unless it was promoted.
+/// A swap that failed, and that the supervisor undid before it returned this. The supervisor has
+/// killed the successor, unless it was promoted; one that had not ended within a minute may still
+/// hold the lock, and `incumbent` is then [`Unknown`](IncumbentFate::Unknown).
 #[derive(Debug, thiserror::Error)]
-#[error("handoff {handoff_id} failed: {cause}; {}", self.aftermath())]
+#[error("swap {handoff_id} failed: {cause}; {}", self.aftermath())]
 pub struct Failed {
     /// The swap.
     pub handoff_id: HandoffId,
@@ -162,9 +163,13 @@ impl Failed {
     fn aftermath(&self) -> &'static str {
         match self.outcome() {
             Outcome::RolledBack => "the incumbent serves, and has confirmed it",
-            Outcome::Lost => "the incumbent is dead, so nobody serves: start one",
-            Outcome::Promoted => "the successor serves in its place",
-            _ => "the incumbent has not confirmed that it serves",
+            Outcome::Lost => {
+                "the incumbent is dead, and no process took its place: start the daemon"
+            }
+            Outcome::Promoted => "the incumbent died, and the successor serves in its place",
+            _ => {
+                "the incumbent has not confirmed that it serves: look at it before you start another"
+            }
         }
     }
 }

@@ -44,7 +44,10 @@ pub(super) fn resolve(control: &Path, swap: &OpenSwap, deadline: Instant) -> Res
         stopped_since: None,
         next_look: Instant::now(),
     };
-    tracing::info!(%handoff_id, "resolving the swap of a supervisor that died");
+    tracing::info!(
+        swap = %handoff_id, incumbent = swap.incumbent.pid, successor = swap.successor.pid,
+        "this supervisor resolves the swap of a supervisor that died"
+    );
     failpoint!(AdopterResolves);
     let absent = [
         resolving.successor.is_none().then_some(Event::SuccessorEnded),
@@ -55,7 +58,10 @@ pub(super) fn resolve(control: &Path, swap: &OpenSwap, deadline: Instant) -> Res
     }
     loop {
         if let State::Resolved(outcome) = resolving.machine.state {
-            tracing::info!(%handoff_id, %outcome, "resolved");
+            tracing::info!(
+                swap = %handoff_id, %outcome,
+                "the swap of the supervisor that died is resolved"
+            );
             let (incumbent_pid, successor_pid) = (swap.incumbent.pid, swap.successor.pid);
             return Ok(Resolved { handoff_id, outcome, incumbent_pid, successor_pid });
         }
@@ -92,7 +98,10 @@ impl Resolving<'_> {
                 Effect::KillSuccessor => {
                     let killed = self.successor.as_ref().map(Process::kill);
                     if let Some(Err(error)) = killed {
-                        tracing::error!(%error, "the supervisor cannot kill the successor");
+                        tracing::error!(
+                            pid = self.swap.successor.pid, swap = %self.swap.handoff_id, %error,
+                            "the supervisor cannot kill the successor: end it by hand, it may have the lock"
+                        );
                     }
                     if self.machine.state == State::Ending {
                         failpoint!(AdopterKilledSuccessor);
@@ -157,6 +166,7 @@ impl Resolving<'_> {
 
     fn heard(&mut self) -> Option<Event> {
         let call = self.call.as_mut()?;
+        let pid = self.swap.incumbent.pid;
         match call.next() {
             Ok(Heard::Frame(Message::Heartbeat { ts_ms }))
                 if ts_ms == echo_value(self.swap.handoff_id) =>
@@ -165,8 +175,8 @@ impl Resolving<'_> {
             }
             Ok(Heard::Frame(Message::Abort { .. })) => return Some(Event::Refused),
             Ok(Heard::Frame(_) | Heard::Nothing) => return None,
-            Ok(Heard::End) => tracing::debug!("the incumbent has closed its connection"),
-            Err(error) => tracing::debug!(%error, "the incumbent cannot be asked"),
+            Ok(Heard::End) => tracing::debug!(pid, "the incumbent has closed its connection"),
+            Err(error) => tracing::debug!(pid, %error, "the incumbent cannot be asked"),
         }
         self.call = None;
         Some(Event::IncumbentDisconnected)
@@ -189,7 +199,10 @@ impl Resolving<'_> {
         if is_it(self.swap.incumbent, &self.incumbent) && self.call.is_none() {
             match self.ask(&mut call, limit) {
                 Ok(()) => self.call = Some(call),
-                Err(error) => tracing::debug!(%error, "the incumbent cannot be asked yet"),
+                Err(error) => {
+                    let pid = self.swap.incumbent.pid;
+                    tracing::debug!(pid, %error, "the incumbent cannot be asked yet");
+                }
             }
         }
         None

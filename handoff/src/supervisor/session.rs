@@ -152,9 +152,12 @@ impl Session<Sealed> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]. The successor is dead, so the lock is free, and the incumbent was told to
-    /// take it and serve. The disk holds the state that it sealed. If the incumbent died meanwhile,
-    /// the successor may serve in its place: see [`Failed::promoted`].
+    /// [`Failed`]. The supervisor killed the successor, which frees the lock, and told the
+    /// incumbent to take the lock and serve. The incumbent opens the data that it sealed, with the
+    /// changes that the successor's opening made. Where the successor had not ended within a
+    /// minute, it may still hold the lock, and the incumbent waits for it:
+    /// [`Failed::incumbent`] is `Unknown`. If the incumbent died meanwhile, the successor may
+    /// serve in its place: see [`Failed::promoted`].
     pub fn begin(mut self) -> Result<Session<Ready>, Failed> {
         self.swap.command(Command::Begin)?;
         Ok(self.transition(Ready(())))
@@ -178,8 +181,10 @@ impl Session<Ready> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]. The successor is dead, whether or not it had committed. The writes that it
-    /// acknowledged, if any, are on disk, and the incumbent opens them again (invariant 8). If the
+    /// [`Failed`]. The supervisor killed the successor, whether or not it had committed; the lock
+    /// and a successor that does not end are as for [`begin`](Session::begin). The kernel keeps
+    /// the writes that the successor had handed to it, and the incumbent opens them again
+    /// (invariant 8); a crash of the machine can still lose those that were not synced. If the
     /// incumbent died meanwhile, see [`Failed::promoted`].
     pub fn commit(mut self) -> Result<Committed, Failed> {
         self.swap.command(Command::Commit)?;

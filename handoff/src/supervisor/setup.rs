@@ -154,10 +154,24 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`ControlSocketError::Served`] when a daemon serves already; [`Error::Launch`];
-    /// [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_timeout`];
-    /// [`Error::Path`] when the journal cannot be written; [`Error::Requested`] when
-    /// [`SpawnSpec::abort`] was used. A process that was started is dead then.
+    /// After any error a process that this call started is dead, and the lock that it may have had
+    /// is free. A process that served, or held the lock, before this call was left alone.
+    ///
+    /// Before a process is started:
+    /// - [`ControlSocketError::Served`] when a daemon serves already: [`adopt`](Self::adopt) it
+    /// - [`Error::Path`] or [`Error::Supervised`] when the journal cannot be begun anew
+    /// - [`Error::Launch`], or another error of [`Launch::launch`]
+    ///
+    /// Then:
+    /// - [`LaunchError::ExitedEarly`] when the daemon ends before it serves, as one does that finds
+    ///   the lock held
+    /// - [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_timeout`]
+    /// - [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
+    ///   [`Error::VersionMismatch`]
+    /// - [`Error::Path`] when the start cannot be written to the journal
+    /// - [`Error::Io`] when the process cannot be watched: this one has no descriptors left, say
+    ///
+    /// At any time: [`Error::Requested`] when [`SpawnSpec::abort`] was used.
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_timeout);
         AbortHandle::check(spec.abort.as_ref())?;
@@ -177,7 +191,10 @@ impl Supervisor {
         match served {
             Ok(()) => {
                 if let Err(error) = self.note(&Entry::Serves(id)) {
-                    tracing::error!(%error, "the journal cannot be told that the daemon serves");
+                    tracing::error!(
+                        pid = id.pid, %error,
+                        "this supervisor cannot note in its journal that the daemon serves; mend the file before the next swap, which has to be noted"
+                    );
                 }
                 Ok(child)
             }
@@ -207,7 +224,9 @@ impl Supervisor {
                 match greet(&mut daemon, Side::Incumbent, child.pid(), id, deadline, abort) {
                     Ok(_) => return Ok(()),
                     Err(error) if is_final(&error) => return Err(error),
-                    Err(error) => tracing::debug!(%error, "the daemon does not serve yet"),
+                    Err(error) => {
+                        tracing::debug!(pid = peer.pid, %error, "the daemon does not serve yet");
+                    }
                 }
             }
             AbortHandle::check(spec.abort.as_ref())?;
@@ -233,7 +252,10 @@ impl Supervisor {
         let deadline = deadline_of(spec.deadline);
         let handoff_id = spec.handoff_id.unwrap_or_else(HandoffId::new);
         if self.replayed != Replay::default() {
-            tracing::warn!("the journal names what another supervisor left: adopt it first");
+            tracing::warn!(
+                swap = %handoff_id,
+                "the journal names a daemon or a swap that another supervisor left: call Supervisor::adopt before a swap"
+            );
         }
         let hello_deadline = (begun + LIVENESS_TIMEOUT).min(deadline);
         try_failpoint!(SupervisorPairs)?;
@@ -317,7 +339,10 @@ impl Supervisor {
     fn not_begun(&self, handoff_id: HandoffId, error: Error) -> Error {
         let how = Outcome::RolledBack;
         if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
-            tracing::error!(%error, "the journal cannot be told that the swap is over");
+            tracing::error!(
+                swap = %handoff_id, %error,
+                "this supervisor cannot note in its journal that the swap is over; the next supervisor resolves the swap once more"
+            );
         }
         error
     }

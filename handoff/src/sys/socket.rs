@@ -229,7 +229,9 @@ impl Peer {
         }
         match u32::try_from(credentials.pid) {
             Ok(pid) if pid > 0 => Ok(Self { pid, uid: credentials.uid }),
-            _ => Err(io::Error::other("it is of another pid namespace, so its pid is not known")),
+            _ => Err(io::Error::other(
+                "the peer is of another pid namespace, so the kernel does not tell its pid; run both in one",
+            )),
         }
     }
 

@@ -117,7 +117,7 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
     world.supervisor().interrupt();
     let (code, shown) = world.supervisor().finish();
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("the daemon is told to stop"), "{shown}");
+    assert!(shown.contains("this supervisor tells the daemon to stop"), "{shown}");
     assert!(world.said(&["history", "-n", "1"]).contains("stopped (exit status: 0)"));
 
     // And everything is there at the next start.
@@ -152,7 +152,7 @@ fn a_swap_in_flight_is_shown_names_who_holds_it_up_keeps_others_out_and_is_abort
     assert_eq!(code, Some(0), "{shown}");
     let record = world.record(&id);
     assert_eq!(record["end"]["outcome"], "rolled-back");
-    assert_eq!(record["end"]["cause"], "aborted by the supervisor: it takes too long");
+    assert_eq!(record["end"]["cause"], "the supervisor was asked to abort: it takes too long");
     assert_eq!(world.build(), "1");
     let (code, words) = world.refused(&["abort"]);
     assert_eq!((code, words.contains("no swap is in flight")), (5, true), "{words}");
@@ -266,5 +266,5 @@ fn a_second_signal_hastens_the_end() {
     kill(supervisor, Signal::TERM);
     let (code, shown) = world.supervisor().finish();
     assert_eq!(code, Some(1), "{shown}");
-    assert!(shown.contains("told to stop again: the daemon is ended at once"), "{shown}");
+    assert!(shown.contains("told to stop again: it kills the daemon"), "{shown}");
 }

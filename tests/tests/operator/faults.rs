@@ -188,7 +188,7 @@ fn a_full_disk_under_the_history_is_told_and_keeps_nobody_from_swapping() {
     fs::create_dir(world.path("state")).expect("it can be made");
     symlink("/dev/full", world.path("state/history.jsonl")).expect("it can be linked");
     world.supervise();
-    world.supervisor().wait_to_show("the history cannot be written");
+    world.supervisor().wait_to_show("this supervisor cannot write the history");
     let v2 = world.path("v2").display().to_string();
     world.said(&["swap", "--binary", &v2, "--wait"]);
     assert_eq!(world.record("last")["end"]["outcome"], "committed");

@@ -71,7 +71,7 @@ fn a_signal_is_passed_on_to_a_daemon_that_does_not_die_of_it() {
     world.supervise();
     let (supervisor, daemon) = (world.supervisor().pid(), world.daemon_pid());
     kill(supervisor, Signal::USR1);
-    world.supervisor().wait_to_show("not forwarded: the daemon does not handle it");
+    world.supervisor().wait_to_show("does not forward a signal: the daemon does not handle it");
     assert_eq!(world.daemon_pid(), daemon);
     // One that ignores it.
     std::fs::rename(world.path("v1"), world.path("kvd")).expect("it is there");
@@ -82,8 +82,7 @@ fn a_signal_is_passed_on_to_a_daemon_that_does_not_die_of_it() {
     world.said(&["swap", "--wait"]);
     let daemon = world.daemon_pid();
     kill(supervisor, Signal::USR1);
-    // Behind the level, in colours.
-    world.supervisor().wait_to_show("m forwarded ");
+    world.supervisor().wait_to_show("this supervisor forwarded a signal to the daemon");
     assert_eq!(world.daemon_pid(), daemon);
 }
 

@@ -37,7 +37,7 @@ fn a_swap_in_flight_is_undone_first() {
     assert_eq!(code, Some(0), "{shown}");
     let record = world.record("last");
     assert_eq!(record["end"]["outcome"], "rolled-back");
-    let cause = "aborted by the supervisor: the supervisor is stopping";
+    let cause = "the supervisor was asked to abort: the supervisor is stopping";
     assert_eq!(record["end"]["cause"], cause);
     assert!(world.said(&["history", "-n", "1"]).contains("stopped (exit status: 0)"));
 }

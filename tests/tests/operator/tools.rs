@@ -100,7 +100,9 @@ fn logs_are_json_where_that_is_wished() {
     // What an upgraded supervisor inherits it does not have to get back.
     let inherited: Vec<_> = lines
         .iter()
-        .filter(|line| line["message"] == "the supervisor looks for a daemon")
+        .filter(|line| {
+            line["message"] == "this supervisor looks for a daemon at its control socket"
+        })
         .map(|line| line["inherited"].as_u64())
         .collect();
     assert_eq!(inherited, [Some(0), Some(1)]);

@@ -279,7 +279,7 @@ fn a_swap_of_another_supervisor_is_not_disturbed() {
     let mut supervisor = cluster.another_supervisor();
     match supervisor.adopt(Duration::from_millis(300)) {
         Err(Error::Aborted { reason, .. }) => {
-            assert_eq!(reason, format!("handoff {} is in flight", session.handoff_id()));
+            assert_eq!(reason, format!("swap {} is in flight", session.handoff_id()));
         }
         other => panic!("a swap is in flight: {other:?}"),
     }

@@ -70,7 +70,11 @@ fn what_was_taken_over_is_settled_after_the_commit_and_a_failure_is_told() {
         let mut cluster = Cluster::start();
         cluster.swap(&[fault]).expect("it commits");
         cluster.wait_struck("settle");
-        cluster.wait_logged(&["ERROR", "what was taken over is not durable yet", "settle"]);
+        cluster.wait_logged(&[
+            "ERROR",
+            "that the incumbent left unsynced are not durable yet",
+            "settle",
+        ]);
         cluster.wait_for_progress();
         // Also by the next swap, once.
         let failed = cluster.swap_fails(&[]);

@@ -396,7 +396,7 @@ fn a_thousand_connections_at_once_keep_no_swap_from_its_commit() {
     cluster.commit(swap().expect("it commits"));
     cluster.wait_logged(&[
         "refusing",
-        "waiting while others came",
+        "with too many other connections open",
         &format!("pid={}", crowd.pid()),
     ]);
     drop(crowd);

@@ -124,7 +124,7 @@ fn what_listens_and_is_no_daemon_costs_one_limit() {
     let supervisor = Supervisor::new(&control).expect("the path is short");
     let begun = Instant::now();
     match supervisor.pair(SpawnSpec::new("false")) {
-        Err(Error::TimedOut(what)) => assert_eq!(what, "waiting for a hello"),
+        Err(Error::TimedOut(what)) => assert_eq!(what, "waiting for the incumbent's hello"),
         other => panic!("{other:?}"),
     }
     assert!(begun.elapsed() < LIVENESS + Duration::from_secs(2), "{:?}", begun.elapsed());

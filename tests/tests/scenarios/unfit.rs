@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 
 use handoff::Error;
-use handoff::error::LaunchError;
+use handoff::error::{LaunchError, ListenerError};
 use handoff::supervisor::{Cause, IncumbentFate, Unfit};
 use handoff_tests::harness::{Cluster, TIMEOUT, eventually};
 
@@ -94,7 +94,7 @@ fn fewer_shards_than_were_sealed_are_not_opened() {
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     match &failed.cause {
         Cause::SuccessorGaveUp(words) => {
-            assert!(words.contains("3 shards were sealed, 2 were opened"), "{words}");
+            assert!(words.contains("sealed 3 shards, and this process opened 2"), "{words}");
         }
         other => panic!("{other:?}"),
     }
@@ -127,8 +127,8 @@ fn a_missing_listener_is_told_by_its_name() {
     spec.options.listener = "mane".into();
     let failed = cluster.swap_to(&spec).expect_err("there is no such listener");
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
-    let words = "no listener named \"mane\" is left; those that are: [\"main\"]";
-    assert_eq!(failed.cause, Cause::SuccessorGaveUp(words.into()));
+    let missing = ListenerError::Missing { name: "mane".into(), available: vec!["main".into()] };
+    assert_eq!(failed.cause, Cause::SuccessorGaveUp(missing.to_string()));
     cluster.assert_sound();
 }
 

@@ -36,7 +36,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     // Before anything else is opened, so that the first numbers are still free.
     let places = upgrade::occupy(config.listeners.len() + SPARE_PLACES)
         .map_err(cannot("open", "/dev/null"))?;
-    metrics::install().map_err(|error| anyhow!("the metrics cannot be counted: {error}"))?;
+    metrics::install().map_err(|error| anyhow!("cannot set up the metrics: {error}"))?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -62,11 +62,14 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     }
     let lock = lock(&config.state_dir)?;
     if let Err(error) = launcher.clear() {
-        tracing::warn!(%error, "links of the supervisor before this one are left");
+        tracing::warn!(
+            path = %config.state_dir.display(), %error,
+            "this supervisor cannot remove the links that the supervisor before it left"
+        );
     }
     let told = sender.clone();
     signals::listen(move |signal| told.send(Event::Signal(signal)).is_ok())
-        .map_err(|error| anyhow!("cannot hear signals: {error}"))?;
+        .map_err(|error| anyhow!("cannot listen for signals: {error}"))?;
     let asked = sender.clone();
     let trigger =
         Trigger::open(&config.socket, own, move |what| asked.send(Event::Asked(what)).is_ok())
@@ -87,8 +90,8 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     };
     tracing::info!(
         version = crate::VERSION, config = %runner.config.file.display(),
-        socket = %runner.config.socket.display(), inherited,
-        "the supervisor looks for a daemon"
+        socket = %runner.config.socket.display(), path = %runner.config.control.display(), inherited,
+        "this supervisor looks for a daemon at its control socket"
     );
     runner.jobs.adopt(runner.config.limits.adopt)?;
     Ok(runner)
@@ -122,7 +125,10 @@ fn inherit(config: &Config) -> anyhow::Result<Inherited> {
         }
     }
     for name in inherited.names() {
-        tracing::warn!(name, "a socket was inherited that the configuration does not list");
+        tracing::warn!(
+            name,
+            "this supervisor inherited a socket that the configuration does not list, and closes it: add it under [[listeners]]"
+        );
     }
     Ok(Inherited { own, listeners })
 }
@@ -206,7 +212,7 @@ impl Runner {
                 tracing::info!(
                     pid, build = daemon.said.build, generation = daemon.said.generation,
                     resolved = ?adopted.resolved.map(|resolved| resolved.outcome),
-                    "adopted the daemon that serves"
+                    "this supervisor adopted the daemon that serves"
                 );
                 self.serve(daemon, DaemonEventKind::Adopted);
                 self.resume_probation();
@@ -229,7 +235,7 @@ impl Runner {
             let ListenerConfig { name, address, .. } = listener;
             let Some(index) = held.iter().position(|(held, _)| held == name) else {
                 bound.push((name, listen::bind(listener)?));
-                tracing::info!(name, %address, "listening");
+                tracing::info!(name, %address, "this supervisor bound a listener for the daemon");
                 continue;
             };
             if let Some(at) = listen::differs(address, held.remove(index).1) {
@@ -263,7 +269,8 @@ impl Runner {
     /// The file that a daemon executed, if it is listed and has not changed.
     fn reopen(&self, event: &DaemonEvent) -> anyhow::Result<Binary> {
         let listed = self.config.program(event.daemon.binary.as_ref());
-        let listed = listed.ok_or_else(|| anyhow!("{} is not listed", event.daemon.binary))?;
+        let listed = listed
+            .ok_or_else(|| anyhow!("{} is not listed in the configuration", event.daemon.binary))?;
         let program = Program {
             path: listed.path.clone(),
             args: event.args.clone(),
@@ -288,8 +295,8 @@ impl Runner {
             Ok(binary) => Some(Arc::new(binary)),
             Err(error) => {
                 tracing::info!(
-                    error = error.to_string(),
-                    "what served before cannot be fallen back to"
+                    path = event.daemon.binary, %error,
+                    "this supervisor cannot fall back to the binary that served before"
                 );
                 None
             }
@@ -317,7 +324,11 @@ fn end_open_swaps(history: &mut History, resolved: Option<&Resolved>, serves: Op
         };
         let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
         let end = End { outcome, took_us, cause: Some(cause.into()), carried: Vec::new() };
-        tracing::info!(id, outcome = outcome.name(), "a swap of the supervisor before is over");
+        tracing::info!(
+            swap = id,
+            outcome = outcome.name(),
+            "the swap that the supervisor before this one had begun is over"
+        );
         history.add(Line::Ended { id, end });
     }
 }

@@ -97,7 +97,11 @@ pub(super) fn reap(daemon: Option<u32>) {
             return;
         }
         let Some(status) = collect(pid) else { return };
-        tracing::debug!(pid = pid.as_raw(), status = words_of(status), "collected");
+        tracing::debug!(
+            pid = pid.as_raw(),
+            status = words_of(status),
+            "this supervisor collected a process that had ended"
+        );
     }
 }
 

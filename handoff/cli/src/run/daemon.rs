@@ -80,13 +80,19 @@ impl Daemon {
         let started = self.as_fd().try_clone_to_owned().and_then(|process| {
             thread::Builder::new().name("watch".into()).spawn(move || {
                 if let Err(error) = children::wait_readable(&process, None) {
-                    return tracing::error!(%error, "cannot watch the daemon");
+                    return tracing::error!(
+                        pid, %error,
+                        "this supervisor cannot watch the daemon, and will not see its death: run `handoff upgrade` to watch it again"
+                    );
                 }
                 tell(Event::Ended { pid, watched });
             })
         });
         if let Err(error) = started {
-            tracing::error!(%error, pid, "the daemon is not watched: its death will not be seen");
+            tracing::error!(
+                pid, %error,
+                "this supervisor cannot watch the daemon, and will not see its death: run `handoff upgrade` to watch it again"
+            );
         }
     }
 
@@ -155,7 +161,10 @@ impl Runner {
             return Ok(Some(self.stopped(&status, is_clean)));
         }
         metrics::died();
-        tracing::error!(pid = daemon.pid(), status, "the daemon has died");
+        tracing::error!(
+            pid = daemon.pid(), path = %daemon.binary.path.display(), status,
+            "the daemon has died"
+        );
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status("the daemon has died")]);
         let kind = DaemonEventKind::Died { status: status.clone() };
         self.note_daemon(kind, daemon.party(), &daemon.binary);
@@ -212,7 +221,7 @@ impl Runner {
                 metrics::started();
                 let daemon = Daemon::new(child, binary, said, SystemTime::now());
                 tracing::info!(
-                    pid = daemon.pid(), binary = %daemon.binary.path.display(),
+                    pid = daemon.pid(), path = %daemon.binary.path.display(),
                     build = daemon.said.build, generation = daemon.said.generation,
                     "the daemon serves"
                 );
@@ -221,7 +230,10 @@ impl Runner {
             }
             // An operator started it by hand, or it is a daemon that was taken for dead.
             Err(handoff::Error::ControlSocket(ControlSocketError::Served { pid, .. })) => {
-                tracing::warn!(pid, "a daemon serves already: it is adopted");
+                tracing::warn!(
+                    pid,
+                    "a daemon that this supervisor did not start serves already: it adopts it"
+                );
                 self.jobs.adopt(self.config.limits.adopt)
             }
             Err(error) => {

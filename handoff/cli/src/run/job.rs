@@ -150,7 +150,10 @@ impl Jobs {
         job: Job,
         run: impl FnOnce(Box<Supervisor>, AbortHandle) -> JobEnd + Send + 'static,
     ) -> anyhow::Result<()> {
-        let Some((supervisor, abort)) = self.take_supervisor(job) else {
+        let abort = AbortHandle::new().map_err(|error| {
+            anyhow!("cannot begin the job {job:?}: {error}; if the supervisor has as many open files as it may, raise its limit (ulimit -n)")
+        })?;
+        let Some(supervisor) = self.take_supervisor(job, &abort) else {
             return Err(broken("two jobs at a time"));
         };
         let tell = self.tell();
@@ -161,17 +164,14 @@ impl Jobs {
         // A thread that does not start drops its closure, and the supervisor in it.
         thread::Builder::new().name("job".into()).spawn(work).map_err(|error| {
             let _ = self.sender.send(Event::JobDone(JobEnd::Lost(job)));
-            anyhow!("cannot start a thread: {error}")
+            anyhow!("cannot start the thread of the job {job:?}: {error}")
         })?;
         Ok(())
     }
 
-    fn take_supervisor(&mut self, job: Job) -> Option<(Box<Supervisor>, AbortHandle)> {
-        let abort = AbortHandle::new()
-            .inspect_err(|error| tracing::error!(%error, "no descriptor is left"))
-            .ok()?;
+    fn take_supervisor(&mut self, job: Job, abort: &AbortHandle) -> Option<Box<Supervisor>> {
         match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone())) {
-            Work::Idle(supervisor) => Some((supervisor, abort)),
+            Work::Idle(supervisor) => Some(supervisor),
             busy @ Work::Busy(..) => {
                 self.work = busy;
                 None
@@ -230,7 +230,7 @@ fn ask(supervisor: &mut Supervisor) -> Said {
         Ok(Adoption::Daemon(daemon)) => said_of(&daemon.build_id, daemon.generation),
         Ok(Adoption::Nothing { .. }) => Said::default(),
         Err(error) => {
-            tracing::warn!(%error, "the daemon does not say which generation it is");
+            tracing::warn!(%error, "this supervisor cannot ask the daemon for its build and generation");
             Said::default()
         }
     }

@@ -64,7 +64,7 @@ impl Runner {
         });
         match prober {
             Ok(prober) => {
-                tracing::info!(swap, left = ?left, "on probation");
+                tracing::info!(swap, left = ?left, "the successor is on probation: this supervisor checks its health");
                 self.swaps.watch = Some(Watch {
                     swap,
                     until: Instant::now() + left,
@@ -75,7 +75,10 @@ impl Runner {
                     _prober: prober,
                 });
             }
-            Err(error) => tracing::error!(%error, swap, "no probation: it cannot be asked"),
+            Err(error) => tracing::error!(
+                swap, %error,
+                "the successor gets no probation: this supervisor cannot start the thread of the checks"
+            ),
         }
     }
 
@@ -91,12 +94,25 @@ impl Runner {
         let probation = Probation::Failed { why: why.clone() };
         let Some(of) = self.swaps.end_probation(probation) else { return };
         let Some(previous) = self.service.previous.clone() else {
-            return tracing::error!(why, "it is not well, and what served before is not at hand");
+            return tracing::error!(
+                swap = of,
+                error = why,
+                "the successor failed its probation, and the binary that served before is not at hand: swap to a good one (handoff swap --binary PATH)"
+            );
         };
-        tracing::error!(why, to = %previous.path.display(), "it is not well: back to what served before");
+        let path = previous.path.display().to_string();
+        tracing::error!(
+            swap = of,
+            path,
+            error = why,
+            "the successor failed its probation: this supervisor swaps back to the binary that served before"
+        );
         let trigger = Trigger::Probation { of };
         if let Err(error) = self.begin(previous, trigger, false) {
-            tracing::error!(error = error.to_string(), "cannot go back");
+            tracing::error!(
+                path, %error,
+                "this supervisor cannot swap back: swap by hand (handoff swap --binary PATH)"
+            );
         }
     }
 }
@@ -112,7 +128,12 @@ impl Swaps {
             return None;
         };
         watch.failures += 1;
-        tracing::warn!(swap, failures = watch.failures, why, "a health check has failed");
+        tracing::warn!(
+            swap,
+            failures = watch.failures,
+            error = why,
+            "a health check of the successor on probation failed"
+        );
         watch.last_failure = Some(why.clone());
         (watch.failures >= watch.max_failures).then_some(why)
     }
@@ -129,11 +150,15 @@ impl Swaps {
             return;
         };
         let probation = if watch.is_well {
-            tracing::info!(swap = watch.swap, "the probation is passed");
+            tracing::info!(swap = watch.swap, "the successor passed its probation");
             Probation::Passed
         } else {
             let why = watch.last_failure.as_deref().unwrap_or("no check came to an end");
-            tracing::warn!(swap = watch.swap, why, "the probation is over, and was not passed");
+            tracing::warn!(
+                swap = watch.swap,
+                error = why,
+                "the probation is over and its last check failed; the successor serves on: look at its health"
+            );
             Probation::Ended {
                 why: format!("its time was over, and the last check had failed: {why}"),
             }

@@ -49,7 +49,7 @@ impl Service {
         match self.restarts.on_death(served, other.is_some()) {
             Next::Again(pause) => {
                 let (path, in_ms) = (binary.path.display(), duration_ms(pause));
-                tracing::info!(binary = %path, in_ms, "it is started again");
+                tracing::info!(%path, in_ms, "this supervisor starts the daemon again after a pause");
                 self.next_start = Some((Instant::now() + pause, binary));
             }
             Next::FallBack => {
@@ -94,20 +94,33 @@ impl Service {
     /// Passes a signal on, unless the daemon would die of it.
     pub(super) fn forward(&self, signal: i32) {
         let Some(daemon) = &self.daemon else {
-            return tracing::warn!(signal, "a signal is for a daemon that does not serve");
+            return tracing::warn!(
+                signal,
+                "this supervisor does not forward a signal: no daemon serves"
+            );
         };
         if !signals::is_handled(daemon.pid(), signal) {
             let name =
                 nix::sys::signal::Signal::try_from(signal).map_or("?", |known| known.as_str());
             return tracing::warn!(
-                name,
-                "not forwarded: the daemon does not handle it, and would die"
+                pid = daemon.pid(),
+                signal = name,
+                "this supervisor does not forward a signal: the daemon does not handle it, and would die of it"
             );
         }
         let Some(named) = Signal::from_named_raw(signal) else { return };
         match daemon.signal(named) {
-            Ok(()) => tracing::info!(signal, pid = daemon.pid(), "forwarded"),
-            Err(error) => tracing::error!(%error, signal, "cannot forward a signal"),
+            Ok(()) => {
+                tracing::info!(
+                    pid = daemon.pid(),
+                    signal,
+                    "this supervisor forwarded a signal to the daemon"
+                );
+            }
+            Err(error) => tracing::error!(
+                pid = daemon.pid(), signal, %error,
+                "this supervisor cannot forward a signal to the daemon"
+            ),
         }
     }
 }

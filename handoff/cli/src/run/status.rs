@@ -79,7 +79,7 @@ impl Runner {
         warnings.extend(self.swaps.history.fault());
         if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
             warnings.push(format!(
-                "swap {} was given up, and the old process has not confirmed that it serves",
+                "swap {} was given up, and the old process has not confirmed that it serves: look whether it answers its clients",
                 last.id
             ));
         }

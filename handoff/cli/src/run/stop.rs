@@ -37,15 +37,17 @@ impl Runner {
         if let Some(stopping) = &mut self.stopping {
             stopping.askers.extend(asker);
             if self.jobs.running() == Some(Job::Adopt) {
-                tracing::warn!("told to stop again: a daemon, if there is one, is left alone");
+                tracing::warn!(
+                    "this supervisor was told to stop again before it found a daemon: it leaves alone one that serves"
+                );
                 return Some(self.stopped("not found yet", false));
             }
-            tracing::warn!("told to stop again: the daemon is ended at once");
+            tracing::warn!("this supervisor was told to stop again: it kills the daemon");
             stopping.deadline = Instant::now();
             self.stop_on_time();
             return None;
         }
-        tracing::info!("told to stop");
+        tracing::info!("this supervisor was told to stop");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.stopping = Some(Stopping {
             deadline: Instant::now() + self.config.limits.stop,
@@ -70,9 +72,15 @@ impl Runner {
         let Some(daemon) = &self.service.daemon else {
             return Some(self.stopped("none served", true));
         };
-        tracing::info!(pid = daemon.pid(), "the daemon is told to stop");
+        tracing::info!(
+            pid = daemon.pid(),
+            "this supervisor tells the daemon to stop, with SIGTERM"
+        );
         if let Err(error) = daemon.signal(Signal::TERM) {
-            tracing::error!(%error, "cannot tell the daemon to stop");
+            tracing::error!(
+                pid = daemon.pid(), %error,
+                "this supervisor cannot send SIGTERM to the daemon, and will kill it"
+            );
         }
         None
     }
@@ -86,9 +94,12 @@ impl Runner {
             return;
         }
         stopping.killed = Some(daemon.pid());
-        tracing::error!(pid = daemon.pid(), "the daemon is killed: it did not stop in time");
+        tracing::error!(
+            pid = daemon.pid(),
+            "this supervisor kills the daemon, which has not stopped yet (limits.stop)"
+        );
         if let Err(error) = daemon.signal(Signal::KILL) {
-            tracing::error!(%error, "cannot kill the daemon");
+            tracing::error!(pid = daemon.pid(), %error, "this supervisor cannot kill the daemon: end it by hand");
         }
     }
 
@@ -98,7 +109,7 @@ impl Runner {
         for asker in askers {
             let _ = asker.send(Reply::Stopped { status: status.to_owned(), clean: is_clean });
         }
-        tracing::info!(status, "stopped");
+        tracing::info!(status, "this supervisor stops: it has no daemon to supervise any more");
         self.trigger.remove();
         if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

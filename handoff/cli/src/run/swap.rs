@@ -86,7 +86,7 @@ impl Swaps {
                     0 => format!("{open_conns} requests or connections"),
                     _ => waiting.to_string(),
                 };
-                tracing::info!(id = swap.id, open_conns, %waiting, "the drain waits");
+                tracing::info!(swap = swap.id, open_conns, %waiting, "the drain waits for requests or connections");
                 swap.waits_for = Some(words);
                 let (connections, unnamed) = (waiting.connections, waiting.unnamed);
                 SwapEventKind::Waiting { open_conns, connections, unnamed }
@@ -139,10 +139,15 @@ impl Swaps {
         let end = End { outcome, took_us, cause, carried };
         match outcome {
             Outcome::Committed | Outcome::DryRun => {
-                tracing::info!(id = swap.id, outcome = outcome.name(), took_us, "the swap is over");
+                tracing::info!(
+                    swap = swap.id,
+                    outcome = outcome.name(),
+                    took_us,
+                    "the swap is over"
+                );
             }
             _ => tracing::warn!(
-                id = swap.id,
+                swap = swap.id,
                 outcome = outcome.name(),
                 cause = end.cause,
                 took_us,
@@ -172,7 +177,7 @@ impl Runner {
         let Asker { uid, pid } = asker;
         let begun = self.begin_if_free(binary, Trigger::Operator { uid, pid }, dry_run);
         if let Err(Reply::Refused { why, .. }) = &begun {
-            tracing::warn!(why, uid, pid, "a swap is refused");
+            tracing::warn!(pid, uid, error = why, "this supervisor refuses an operator's swap");
         }
         let has_begun = begun.is_ok();
         let _ = replies.send(begun.map_or_else(|refused| refused, |id| Reply::Begun { id }));
@@ -184,7 +189,7 @@ impl Runner {
     /// `SIGHUP`.
     pub(super) fn swap_on_hangup(&mut self) {
         if let Err(Reply::Refused { why, .. }) = self.begin_if_free(None, Trigger::Hangup, false) {
-            tracing::error!(why, "SIGHUP: no swap is begun");
+            tracing::error!(error = why, "this supervisor refuses the swap that SIGHUP asks for");
         }
     }
 
@@ -270,8 +275,8 @@ impl Runner {
             probation: None,
         };
         tracing::info!(
-            id, to = %binary.path.display(), blake3 = binary.blake3, ?trigger, dry_run,
-            "a swap begins"
+            swap = id, path = %binary.path.display(), blake3 = binary.blake3, ?trigger, dry_run,
+            "this supervisor begins a swap to this binary"
         );
         self.swaps.history.add(Line::Begun(record));
         self.swaps.in_flight = Some(InFlight {
@@ -298,7 +303,7 @@ impl Runner {
     pub(super) fn abort(&mut self, reason: String, replies: Sender<Reply>) {
         match &mut self.swaps.in_flight {
             Some(swap) if self.jobs.running() == Some(Job::Swap) => {
-                tracing::info!(id = swap.id, reason, "the swap is to be undone");
+                tracing::info!(swap = swap.id, reason, "an operator aborts the swap");
                 self.jobs.abort(reason);
                 let _ = replies.send(Reply::Begun { id: swap.id.clone() });
                 swap.followers.push(replies);

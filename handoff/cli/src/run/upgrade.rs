@@ -85,7 +85,7 @@ impl Runner {
             return Ok(program.clone());
         }
         let own = std::env::current_exe()
-            .map_err(|error| anyhow!("where is the new program? {error}"))?;
+            .map_err(|error| anyhow!("cannot find the path of this program: {error}; name the new one as `supervisor` in the configuration"))?;
         Ok(without_deletion(&own))
     }
 
@@ -96,12 +96,12 @@ impl Runner {
                 "something else has begun meanwhile; try again".to_owned()
             }
             Ok(program) => {
-                tracing::info!(program = %program.display(), "the supervisor is upgraded");
+                tracing::info!(path = %program.display(), "this supervisor executes its new program");
                 let Err(error) = self.execute(&program);
                 format!("cannot execute {}: {error}; this supervisor goes on", program.display())
             }
         };
-        tracing::error!(why, "the supervisor is not upgraded");
+        tracing::error!(error = why, "this supervisor was not upgraded, and goes on");
         let _ = replies.send(Reply::refused(why));
     }
 

@@ -27,11 +27,11 @@ pub(crate) enum ClientError {
     )]
     Forbidden { path: PathBuf, source: io::Error },
     #[error(
-        "the supervisor at {} ended in the middle of its answer ({source}); the daemon serves without it: what became of a swap says `handoff history` once a supervisor runs again",
+        "the supervisor at {} ended in the middle of its answer ({source}); a daemon that serves goes on without it, and `handoff history` tells the outcome of a swap once a supervisor runs again",
         path.display()
     )]
     Cut { path: PathBuf, source: io::Error },
-    #[error("the supervisor at {} says what this version of handoff ({}) does not know: {words}", path.display(), crate::VERSION)]
+    #[error("the supervisor at {} gave an answer that this version of handoff ({}) does not know: {words}; use the supervisor's version, or run `handoff upgrade`", path.display(), crate::VERSION)]
     Foreign { path: PathBuf, words: String },
 }
 

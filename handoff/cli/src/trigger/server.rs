@@ -122,7 +122,7 @@ fn accept(
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an operator's connection");
+                tracing::warn!(%error, "this supervisor cannot accept an operator's connection, and tries again");
                 thread::sleep(RETRY_PAUSE);
                 continue;
             }
@@ -137,7 +137,7 @@ fn accept(
             drop(place);
         });
         if let Err(error) = served {
-            tracing::warn!(%error, "an operator's connection is not answered");
+            tracing::warn!(%error, "this supervisor cannot start a thread for an operator's connection, and closes it");
         }
     }
 }
@@ -146,7 +146,7 @@ fn serve(stream: &UnixStream, tell: &impl Fn(Asked) -> bool) {
     let asker = match peer_of(stream) {
         Ok(asker) => asker,
         Err(error) => {
-            return tracing::warn!(%error, "the kernel does not say who asks");
+            return tracing::warn!(%error, "this supervisor closes an operator's connection: the kernel does not say which process made it");
         }
     };
     let own = rustix::process::geteuid().as_raw();
@@ -158,14 +158,14 @@ fn serve(stream: &UnixStream, tell: &impl Fn(Asked) -> bool) {
         Ok(request) => request,
         Err(why) => return refuse(stream, Some(asker), &why),
     };
-    tracing::debug!(?request, uid = asker.uid, pid = asker.pid, "asked");
+    tracing::debug!(pid = asker.pid, uid = asker.uid, ?request, "an operator asks");
     let (replies, answers) = mpsc::channel();
     if !tell(Asked { request, asker, replies }) {
         return;
     }
     for reply in answers {
         if let Err(error) = send(stream, &reply) {
-            return tracing::debug!(%error, "an operator does not listen any more");
+            return tracing::debug!(pid = asker.pid, %error, "an operator does not listen any more");
         }
     }
 }
@@ -177,7 +177,8 @@ fn send(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
 
 fn refuse(stream: &UnixStream, asker: Option<Asker>, why: &str) {
     metrics::refused();
-    tracing::warn!(?asker, why, "an operator's request is refused");
+    let (pid, uid) = (asker.map(|asker| asker.pid), asker.map(|asker| asker.uid));
+    tracing::warn!(pid, uid, error = why, "this supervisor refuses an operator's request");
     let _ = send(stream, &Reply::refused(why));
 }
 

@@ -188,7 +188,10 @@ impl<S: Carried> Set for Connections<S> {
         };
         if !closed.is_empty() {
             let count = closed.len();
-            tracing::warn!(count, "the ended successor took connections up: they close here");
+            tracing::warn!(
+                count,
+                "the successor used carried connections before it ended, so this incumbent closes them"
+            );
             closed.into_iter().for_each(|parked| part_from(parked.descriptor));
         }
     }
@@ -233,7 +236,7 @@ impl<S: Carried> Set for Connections<S> {
             tracing::warn!(
                 parked,
                 busy,
-                "this process closes the connections that it did not carry"
+                "this replaced daemon did not carry these connections: it closes the parked ones, and the busy ones end with it"
             );
         }
         unsent.into_iter().for_each(|parked| part_from(parked.descriptor));

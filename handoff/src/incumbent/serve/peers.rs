@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
+use tracing::field::display;
+
 use super::Server;
 use crate::carry::SendingEnd;
 use crate::drainable::Drainable;
@@ -28,21 +30,21 @@ impl<D: Drainable + 'static> Server<D> {
                     if self.log.refusals.admits(Instant::now()) {
                         tracing::warn!(
                             %error,
-                            "refusing a connection of an unknown process"
+                            "refusing a control connection: the kernel does not say which process made it"
                         );
                     }
                     continue;
                 }
             };
             if let Some(key) = self.sessions.one_too_many() {
-                self.lose(key, &Error::TimedOut("waiting while others came"));
+                self.lose(key, &Error::TimedOut("silent, with too many other connections open"));
             }
             let open = || {
                 try_failpoint!(IncumbentAccepted)?;
                 self.sessions.open(stream, peer)
             };
             if let Err(error) = open() {
-                tracing::debug!(%error, "a control connection ended at once");
+                tracing::debug!(pid = peer.pid, %error, "a control connection ended at once");
             }
         }
     }
@@ -87,7 +89,13 @@ impl<D: Drainable + 'static> Server<D> {
         let came_for = self.sessions.get(key).and_then(Session::handoff_id);
         if self.sessions.holder.is_none() && self.state.is_missing(came_for) {
             if self.log.steps.admits(Instant::now()) {
-                tracing::info!(state = self.state.name(), "a supervisor came back");
+                let pid = self.sessions.get(key).map(|session| session.peer().pid);
+                tracing::info!(
+                    pid,
+                    swap = came_for.map(display),
+                    state = self.state.name(),
+                    "a supervisor came for the swap that has lost its supervisor: this incumbent waits for its word"
+                );
             }
             self.sessions.holder = Some(key);
         }
@@ -101,7 +109,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn hear(&mut self, key: Key, message: Message) {
-        tracing::trace!(message = message.name(), state = self.state.name(), "heard");
+        tracing::trace!(message_name = message.name(), state = self.state.name(), "heard");
         match self.sessions.holder {
             Some(holder) if holder != key => {
                 // The holder may be gone, and this process has not read its end yet.
@@ -137,12 +145,15 @@ impl<D: Drainable + 'static> Server<D> {
             return;
         }
         let handoff_id = message.handoff_id().unwrap_or(in_flight);
-        let reason = format!("handoff {in_flight} is in flight");
+        let reason = format!("swap {in_flight} is in flight");
         let Peer { pid, uid } = session.peer();
         let _ = session.send(&Message::Abort { handoff_id, reason });
         if self.log.refusals.admits(Instant::now()) {
             let message = message.name();
-            tracing::warn!(pid, uid, %handoff_id, %in_flight, message, "refusing a second handoff");
+            tracing::warn!(
+                pid, uid, swap = %handoff_id, %in_flight, message_name = message,
+                "refusing a second handoff: this incumbent makes one at a time"
+            );
         }
         self.sessions.remove(key);
     }
@@ -152,14 +163,17 @@ impl<D: Drainable + 'static> Server<D> {
         if self.sessions.holder == Some(key) {
             let Peer { pid, uid } = session.peer();
             if self.log.steps.admits(Instant::now()) {
-                let state = self.state.name();
-                tracing::warn!(pid, uid, %error, state, "lost the supervisor");
+                let (swap, state) = (self.state.handoff_id().map(display), self.state.name());
+                tracing::warn!(
+                    pid, uid, swap, state, %error,
+                    "this incumbent lost the supervisor of its swap: it serves again, unless another process serves"
+                );
             }
             self.sessions.holder = None;
             self.step(Event::SessionLost, None);
             self.attach_another();
         } else if is_ordinary(error) {
-            tracing::debug!(%error, "a control connection ended");
+            tracing::debug!(pid = session.peer().pid, %error, "a control connection ended");
         } else {
             self.say_refused(session.peer(), error);
         }
@@ -185,7 +199,12 @@ impl<D: Drainable + 'static> Server<D> {
             }
         }
         if self.log.steps.admits(Instant::now()) {
-            tracing::info!("a supervisor got the listeners back");
+            let pid = from.and_then(|key| self.sessions.get(key)).map(|session| session.peer().pid);
+            tracing::info!(
+                pid,
+                generation,
+                "this daemon gave its listeners to the supervisor that adopts it"
+            );
         }
     }
 

@@ -9,17 +9,22 @@ use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::State;
 
-pub(super) const ONE_WRITER: &str = "whoever has the data open has the lock";
-pub(super) const NOTHING_LOST: &str = "whoever serves has seen all that was acknowledged";
-pub(super) const SOMEONE_SERVES: &str = "in the end exactly one serves, where one lives";
-pub(super) const TRUE_REPORT: &str = "what is reported is what happened";
-pub(super) const UNDONE: &str = "nobody admits work after a drain that was not undone";
-pub(super) const NOT_GIVEN_UP: &str = "a successor that could serve is not given up with the rest";
-pub(super) const BIDDEN: &str = "no successor commits unbidden while the incumbent lives";
-pub(super) const NOT_STOLEN: &str = "a lock that is reserved for a live successor is not taken";
-pub(super) const ONE_READER: &str = "a connection is read by one process after it was sent";
-pub(super) const NOT_STALE: &str = "memory that is used is of the moment of the last write";
-pub(super) const STOP_IS_A_STOP: &str = "a daemon that is stopped on purpose is not replaced";
+pub(super) const ONE_WRITER: &str = "a process that has the data open has the lock";
+pub(super) const NOTHING_LOST: &str = "a process that serves has seen every acknowledged write";
+pub(super) const SOMEONE_SERVES: &str =
+    "in the end exactly one of incumbent and successor serves, if either is alive";
+pub(super) const TRUE_REPORT: &str = "a supervisor reports only the outcome that the swap had";
+pub(super) const UNDONE: &str = "the incumbent admits no work after a drain that it has not undone";
+pub(super) const NOT_GIVEN_UP: &str =
+    "a supervisor reports a loss only after a stop, or where something spoke against the successor";
+pub(super) const BIDDEN: &str =
+    "no successor commits without being told to while the incumbent is alive";
+pub(super) const NOT_STOLEN: &str =
+    "no cold start takes a lock that is reserved for a live successor";
+pub(super) const ONE_READER: &str = "only one process reads a connection after it was sent";
+pub(super) const NOT_STALE: &str = "a successor uses no carried memory from before the last write";
+pub(super) const STOP_IS_A_STOP: &str =
+    "no process takes the place of a daemon that is stopped on purpose";
 
 pub(super) fn properties() -> Vec<Property<SwapModel>> {
     vec![
@@ -41,12 +46,14 @@ pub(super) fn properties() -> Vec<Property<SwapModel>> {
         Property::always(STOP_IS_A_STOP, |_, world: &World| stop_is_a_stop(world)),
         Property::always(ONE_READER, |_, world: &World| !world.carry.is_read_twice()),
         Property::always(NOT_STALE, |_, world: &World| world.wrong != Some(Wrong::Stale)),
-        Property::sometimes("connections end with their successor", |_, world: &World| {
-            world.carry.is_given_up() && world.incumbent.serves()
-        }),
-        Property::sometimes("connections outlive their incumbent", |_, world: &World| {
-            world.carry.is_partly_usable() && world.successor.serves()
-        }),
+        Property::sometimes(
+            "carried connections end with their successor, and the incumbent serves",
+            |_, world: &World| world.carry.is_given_up() && world.incumbent.serves(),
+        ),
+        Property::sometimes(
+            "carried connections outlive their incumbent, and the successor serves",
+            |_, world: &World| world.carry.is_partly_usable() && world.successor.serves(),
+        ),
         Property::sometimes("committed", |_, world: &World| {
             world.supervisor.machine.state == State::Committed
         }),
@@ -56,10 +63,13 @@ pub(super) fn properties() -> Vec<Property<SwapModel>> {
         Property::sometimes("rolled back, and the incumbent serves", |_, world: &World| {
             reported(world, IncumbentFate::Serving)
         }),
-        Property::sometimes("lost", |_, world: &World| reported(world, IncumbentFate::Lost)),
-        Property::sometimes("not confirmed", |_, world: &World| {
-            reported(world, IncumbentFate::Unknown)
+        Property::sometimes("given up, and the incumbent is lost", |_, world: &World| {
+            reported(world, IncumbentFate::Lost)
         }),
+        Property::sometimes(
+            "given up, and the incumbent has not confirmed that it serves",
+            |_, world: &World| reported(world, IncumbentFate::Unknown),
+        ),
         Property::sometimes("adopted: committed", |_, world: &World| {
             world.adopter == Adopter::Resolved(Outcome::Committed)
         }),
@@ -72,10 +82,13 @@ pub(super) fn properties() -> Vec<Property<SwapModel>> {
         Property::sometimes("adopted: lost", |_, world: &World| {
             world.adopter == Adopter::Resolved(Outcome::Lost)
         }),
-        Property::sometimes("the stray serves where all are dead", |_, world: &World| {
-            let is_empty = !world.is_alive(Who::Incumbent) && !world.is_alive(Who::Successor);
-            is_empty && world.stray.serves()
-        }),
+        Property::sometimes(
+            "a cold start serves after incumbent and successor have died",
+            |_, world: &World| {
+                let is_empty = !world.is_alive(Who::Incumbent) && !world.is_alive(Who::Successor);
+                is_empty && world.stray.serves()
+            },
+        ),
     ]
 }
 

@@ -44,8 +44,8 @@ impl Swap {
         Some(Event::Command(Command::Abort(reason)))
     }
 
-    /// The next message, or the end of a link or a process. The messages that a process sent come
-    /// before its end.
+    /// The next message, or the end of a link or a process. The messages that this process has
+    /// received by now come before the end of their sender.
     fn heard_event(&mut self) -> Option<Event> {
         if !self.successor.is_closed {
             match self.successor.link.clone().attend().next() {
@@ -59,7 +59,10 @@ impl Swap {
                     return Some(Event::SuccessorLost);
                 }
                 Received::Broken(error) => {
-                    tracing::error!(%error, "the successor sent bytes that are no message");
+                    tracing::error!(
+                        pid = self.successor.pid, swap = %self.handoff_id(), %error,
+                        "the successor sent bytes that are no message: the supervisor takes it for lost"
+                    );
                     self.successor.is_closed = true;
                     return Some(Event::SuccessorLost);
                 }
@@ -69,7 +72,10 @@ impl Swap {
             match self.incumbent.link.clone().attend().next() {
                 Received::Message(Message::Heartbeat { .. }) => return Some(Event::Echoed),
                 Received::Message(Message::Abort { reason, .. }) if self.incumbent.asked_anew => {
-                    tracing::warn!(reason, "the incumbent has another swap in flight");
+                    tracing::warn!(
+                        pid = self.incumbent.pid, swap = %self.handoff_id(), reason,
+                        "the incumbent does not confirm that it serves: another swap is in flight, or it is being stopped"
+                    );
                     return Some(Event::Refused);
                 }
                 Received::Message(message) => {
@@ -79,7 +85,10 @@ impl Swap {
                 Received::Nothing => {}
                 Received::Closed => return Some(self.on_incumbent_closed()),
                 Received::Broken(error) => {
-                    tracing::error!(%error, "the incumbent sent bytes that are no message");
+                    tracing::error!(
+                        pid = self.incumbent.pid, swap = %self.handoff_id(), %error,
+                        "the incumbent sent bytes that are no message: the supervisor takes its connection for closed"
+                    );
                     return Some(self.on_incumbent_closed());
                 }
             }
@@ -171,7 +180,7 @@ impl Swap {
             return;
         }
         if let Err(error) = poll::poll(&mut fds, Some(due)) {
-            tracing::error!(%error, "the supervisor cannot poll its connections");
+            tracing::error!(swap = %self.handoff_id(), %error, "the supervisor cannot poll its connections");
         }
     }
 
@@ -182,8 +191,11 @@ impl Swap {
             }
             Message::Late { connections, unnamed, .. } => {
                 let late = LateConnections { connections: connections.clone(), unnamed: *unnamed };
-                tracing::warn!(%late, "connections did not reach a request boundary in time");
                 let handoff_id = self.handoff_id();
+                tracing::warn!(
+                    pid = self.incumbent.pid, swap = %handoff_id, %late,
+                    "connections did not reach a request boundary within the drain grace: the swap does not carry them"
+                );
                 self.tell(&Progress::Late { handoff_id, late: late.clone() });
                 self.learnt.carried.late = late;
             }

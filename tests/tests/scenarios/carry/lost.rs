@@ -43,7 +43,7 @@ fn a_successor_that_cannot_have_the_connections_is_refused() {
             unasking,
             Cause::SealFailed {
                 error: NOT_ASKED_FOR().to_string(),
-                partial_state: "the drain failed; nothing was sealed; serving again".to_owned(),
+                partial_state: "the drain failed, and the incumbent serves again".to_owned(),
             },
         ),
     ];
