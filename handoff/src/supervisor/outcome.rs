@@ -73,9 +73,11 @@ impl fmt::Display for LateConnections {
 impl fmt::Display for CarryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for CarriedSet { name, kind, count, bytes, fate } in &self.sets {
-            let kind = match kind {
-                CarryKind::Connections => "connections",
-                CarryKind::Memory => "pieces of memory",
+            let kind = match (kind, count) {
+                (CarryKind::Connections, 1) => "connection",
+                (CarryKind::Connections, _) => "connections",
+                (CarryKind::Memory, 1) => "piece of memory",
+                (CarryKind::Memory, _) => "pieces of memory",
             };
             write!(f, "{name}: {count} {kind}, {bytes} bytes, ")?;
             match fate {

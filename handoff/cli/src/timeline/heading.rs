@@ -50,7 +50,8 @@ pub(super) fn heading(svg: &mut Svg, record: &SwapRecord) -> f64 {
 /// The whole line, and as much of it as there is room for.
 fn party_line(party: &Party, room: f64) -> (String, String) {
     let mut known = Vec::new();
-    known.extend(party.build.clone().filter(|build| !build.is_empty()));
+    let build = party.build.as_ref().filter(|build| !build.is_empty());
+    known.extend(build.map(|build| format!("build {build}")));
     known.extend(party.pid.map(|pid| format!("pid {pid}")));
     known.extend(party.generation.map(|generation| format!("generation {generation}")));
     let (known, binary) = (known.join(", "), party.binary.as_str());
@@ -66,9 +67,9 @@ fn when(record: &SwapRecord) -> String {
     let mut when = time_with_ms(record.begun_ms);
     match &record.trigger {
         Trigger::Operator { uid, pid } => {
-            let _ = write!(when, ", wanted by user {uid} (pid {pid})");
+            let _ = write!(when, ", ordered by user {uid} (pid {pid})");
         }
-        Trigger::Hangup => when.push_str(", wanted by SIGHUP"),
+        Trigger::Hangup => when.push_str(", ordered by SIGHUP"),
         Trigger::Probation { of } => {
             let _ = write!(when, ", undoes swap {of:.8}, which failed in its probation");
         }
