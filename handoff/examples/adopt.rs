@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use std::{env, error::Error, mem, path::Path};
+use std::{env, error::Error, mem, path::Path, thread};
 
 use handoff::supervisor::{Adoption, ChildProcess, DaemonProcess, HandoffOutcome};
 use handoff::{SpawnSpec, Supervisor};
@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _ = poll(fds, None); // a signal interrupts it, which is no error
         let next = if !daemon.is_alive()? {
             println!("process {} has ended", daemon.pid());
+            thread::sleep(Duration::from_secs(1)); // one that dies at once is not started at once
             Some(supervisor.start(&spec)?)
         } else if hangups.read(&mut [0; 64]).is_ok() {
             swap(&supervisor, spec.clone())
@@ -62,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         if let Some(next) = next {
             println!("process {} serves", next.pid());
-            // The old process ends by itself; this waits for it, and collects a child.
+            // The old process ends by itself; this waits a minute for it, and collects a child.
             let mut old = mem::replace(&mut daemon, next.into());
             old.wait_until(Instant::now() + Duration::from_secs(60))?;
         }

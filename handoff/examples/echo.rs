@@ -1,5 +1,4 @@
-//! An echo server on tokio: a swap does not close its connections. A supervisor starts it, and
-//! holds its listener, `echo`.
+//! An echo server on tokio: a swap closes no connection. Its supervisor holds its listener, `echo`.
 
 use std::{env, future::poll_fn, io, pin::pin, sync::Arc, task::Poll, task::ready, time::Duration};
 
@@ -38,7 +37,8 @@ impl Echo {
         'serving: loop {
             while let Some(end) = client.unanswered.iter().position(|byte| *byte == b'\n') {
                 let Ok(_pass) = self.gate.enter() else { break 'serving };
-                tcp.write_all(&client.unanswered[..=end]).await?;
+                let reply = tcp.write_all(&client.unanswered[..=end]); // a drain waits for it
+                tokio::time::timeout(Duration::from_secs(1), reply).await??;
                 client.unanswered.drain(..=end);
                 ticket.served(); // a drain parks idle connections before busy ones
             }

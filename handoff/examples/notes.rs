@@ -1,12 +1,10 @@
-//! A daemon on threads: it appends each line of a client to a log, and answers with the length of
-//! the log once the line is on the disk. A supervisor starts it, and holds its listener, `notes`.
-//! A process that was replaced closes its connections as it ends, between two requests: the client
-//! of a busy connection and of an idle one reads the end of the stream after its last number (or a
-//! reset, if it has sent more). It connects again, and repeats the lines that have no number.
+//! A daemon on threads that appends each line of a client to a log, and answers with the log's
+//! length once the line is on the disk. Its supervisor holds its listener, `notes`. A process that
+//! was replaced closes its connections: a client connects again, and repeats unanswered lines.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::{env, fs::File, path::PathBuf, sync::Arc, sync::Mutex, thread, time::Duration};
+use std::io::{self, BufReader, prelude::*};
+use std::{env, fs::File, net::TcpListener, net::TcpStream, path::PathBuf};
+use std::{sync::Arc, sync::Mutex, thread, time::Duration};
 
 use handoff::{Drainable, Gate, Shard, daemon::Daemon, daemon::Opening, drainable::digest_file};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -77,6 +75,7 @@ impl Notes {
     }
 
     fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
+        client.set_write_timeout(Some(Duration::from_secs(1)))?; // a drain waits for each reply
         let mut input = BufReader::new(client);
         loop {
             let mut line = Vec::new();
@@ -85,15 +84,16 @@ impl Notes {
                 return Ok(()); // the client has left, or its line is too long
             }
             let _pass = self.gate.enter_blocking(None).map_err(io::Error::other)?;
-            let length = self.append(&line)?;
-            client.write_all(format!("{length}\n").as_bytes())?;
+            client.write_all(format!("{}\n", self.append(&line)?).as_bytes())?;
         }
     }
 
     fn append(&self, line: &[u8]) -> io::Result<u64> {
         let mut file = self.log.file.lock().expect("no writer panics");
-        let file = file.as_mut().ok_or_else(|| io::Error::other("the log is sealed"))?;
-        file.write_all(line).and_then(|()| file.sync_data())?;
-        Ok(file.metadata()?.len())
+        let log = file.as_mut().ok_or_else(|| io::Error::other("the log is sealed"))?;
+        let end = log.metadata()?.len(); // a write that fails leaves no half of a line behind
+        let written = log.write_all(line).and_then(|()| log.sync_data());
+        written.inspect_err(|_| drop(log.set_len(end)))?;
+        Ok(end + line.len() as u64)
     }
 }

@@ -1,21 +1,24 @@
 //! A supervisor: it starts a daemon, and swaps it for each binary that a line of its input names.
 //! `supervise NAME ADDRESS CONTROL_SOCKET BINARY [ARGUMENT ...]` listens at the address, and passes
-//! the listener to each daemon under that name. The daemon serves on when the input ends.
+//! the listener to each daemon under that name. It looks for a daemon that has died after each line,
+//! and starts it again. The daemon serves on when the input ends.
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{env, error::Error, io, mem};
 
 use handoff::supervisor::{ChildProcess, Committed, Failed, Paired, Progress};
 use handoff::{Session, SpawnSpec, Supervisor};
 
 fn swap(session: Session<Paired>) -> Result<Committed, Failed> {
-    let warmed = session.warm()?; // the old process still serves; take all the time you like
+    let warmed = session.warm()?; // the old process still serves; `SpawnSpec::deadline` runs
     let sealed = warmed.prepare_and_seal()?; // or prepare()?, a look at the drain, and seal()?
-    println!("the old process has sealed {:?}", sealed.seal_report().last_revision_per_shard);
-    let ready = sealed.begin()?;
-    println!("the new process listens on {:?}", ready.readiness().listening_on);
-    ready.commit() // or ready.abort("why"), or drop it: rolled back either way
+    let revisions = sealed.seal_report().last_revision_per_shard.clone();
+    let ready = sealed.begin()?; // clients wait: do nothing slow before the commit
+    let committed = ready.commit()?; // or ready.abort("why"), or drop it: rolled back either way
+    println!("the old process sealed {revisions:?}, and the new one serves");
+    Ok(committed)
 }
 
 fn start(
@@ -47,8 +50,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let spec = |binary: &str| SpawnSpec { args: arguments.to_vec(), ..SpawnSpec::new(binary) };
     let (supervisor, mut daemon) = start(control, (name, address), &spec(binary))?;
+    let mut binary = binary.clone();
     for line in io::stdin().lines() {
-        let serving = match supervisor.pair(spec(&line?)).map(swap) {
+        let line = line?;
+        let serving = match supervisor.pair(spec(&line)).map(swap) {
             Ok(Ok(committed)) => Some(committed),
             Ok(Err(failed)) => {
                 println!("{failed}");
@@ -61,11 +66,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         if let Some(Committed { successor, generation, .. }) = serving {
             println!("process {} serves, generation {generation}", successor.pid());
-            mem::replace(&mut daemon, successor).wait()?; // the old process ends by itself
+            binary = line;
+            let mut old = mem::replace(&mut daemon, successor);
+            old.wait_until(Instant::now() + Duration::from_secs(60))?; // it ends by itself
         }
         if let Some(status) = daemon.try_wait()? {
             println!("process {} has ended: {status}", daemon.pid());
-            daemon = supervisor.start(&spec(binary))?;
+            daemon = supervisor.start(&spec(&binary))?;
             println!("process {} serves", daemon.pid());
         }
     }

@@ -1,4 +1,4 @@
-//! The easy road: a daemon in one builder and two closures.
+//! A daemon in one builder and two closures.
 //!
 //! ```no_run
 //! use handoff::daemon::{Daemon, Ended};

@@ -32,7 +32,7 @@ pub enum Error {
 
     /// Another process holds the lock of the data directory, so it is the writer (invariant 1).
     #[error(
-        "the lock of {dir} is held by {}; one process at a time may write a data directory: stop that process, or give this one another directory",
+        "the lock of {dir} is held by {}, by its owner record; one process at a time may write a data directory: if that process serves, swap it instead of starting another, or give this one another directory",
         holder(*holder_pid),
         dir = data_dir.display()
     )]
@@ -45,7 +45,7 @@ pub enum Error {
 
     /// The lock is free, but the owner record reserves it for a swap's successor (invariant 9).
     #[error(
-        "{} is reserved for process {successor_pid}, the successor of a swap in flight; start again once the swap is over, or end process {successor_pid} if it hangs",
+        "{} is reserved for process {successor_pid}, the successor of a swap in flight, after which it or the old process serves: start another only if both are dead; end process {successor_pid} if it hangs, and the old one serves again",
         data_dir.display()
     )]
     Reserved {
@@ -98,7 +98,7 @@ pub enum Error {
 
     /// A process opened other data than the last writer sealed (invariant 11).
     #[error(
-        "the data differs from the data that the last writer sealed: {0}; restore it, or accept it as it is: remove .handoff.manifest from the data directory"
+        "the data differs from the data that the last writer sealed: {0}; restore it, or accept it as it is: stop the daemon, remove .handoff.manifest from the data directory, and start it"
     )]
     Mismatch(#[from] Mismatch),
 
@@ -153,7 +153,9 @@ pub enum Error {
     PeerMisbehaved(#[from] PeerMisbehaved),
 
     /// The peer closed the connection, or died.
-    #[error("the {peer} ended or closed its connection while this process was {during}")]
+    #[error(
+        "the {peer} was lost while this process was {during}: it ended, closed its connection, fell silent, or sent bytes that are no message"
+    )]
     PeerLost {
         /// "supervisor", "incumbent" or "successor".
         peer: &'static str,
@@ -162,7 +164,7 @@ pub enum Error {
     },
 
     /// The peer refused the swap or gave it up, and sent its reason.
-    #[error("the peer refused or gave up swap {handoff_id}: {reason}")]
+    #[error("the peer refused request {handoff_id}, or gave that swap up: {reason}")]
     Aborted {
         /// The swap.
         handoff_id: HandoffId,
@@ -180,7 +182,7 @@ pub enum Error {
 
     /// A process that the supervisor started as a successor sent no hello in time.
     #[error(
-        "the successor did not say hello in time and was ended; it has to run handoff::daemon::Daemon, or call handoff::successor::detect(), before its slow start-up work"
+        "the successor did not say hello in time and was ended; it has to run handoff::daemon::Daemon, or call handoff::successor::detect() and then greet(), before its slow start-up work"
     )]
     NoHello,
 
@@ -236,7 +238,7 @@ fn holder(pid: u32) -> String {
 pub enum CarryError {
     /// The successor did not ask for the sets; its build may not know of carrying.
     #[error(
-        "the successor did not ask for the set {set:?}; swap to a build that carries it (a successor that goes step by step calls `fetch`), or let the set be lost with `may_be_lost`"
+        "the successor did not ask for the set {set:?}; or the incumbent could not start its carrier, as its log says; swap to a build that carries it (a successor that goes step by step calls `fetch`), or stop and start the daemon: only the running build can let the set be lost, with `may_be_lost`"
     )]
     NotAskedFor {
         /// The set.
@@ -244,7 +246,7 @@ pub enum CarryError {
     },
     /// The successor has no set of that name.
     #[error(
-        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (a successor that goes step by step calls `hand_on`), or let the set be lost with `may_be_lost`"
+        "the successor has no set {set:?}; give the field that name with #[handoff(carry, name = \"...\")] (a successor that goes step by step calls `hand_on`), or stop and start the daemon: only the running build can let the set be lost, with `may_be_lost`"
     )]
     NotTaken {
         /// The set, as the incumbent calls it.
@@ -252,7 +254,7 @@ pub enum CarryError {
     },
     /// The set that arrived under that name is of another kind.
     #[error(
-        "the set {set:?} arrived as {arrived}, and this build declares it as {expected}; give the new field another name"
+        "the set {set:?} arrived as {arrived}, and this build declares it as {expected}; declare it as {arrived}, or let this build's set be lost with `may_be_lost`"
     )]
     WrongKind {
         /// The set.
@@ -517,7 +519,7 @@ pub enum ControlSocketError {
         max: usize,
     },
     /// A process answers there.
-    #[error("another process serves the control socket {path}; stop it (`ss -lxp src {path}` shows it), or choose another path", path = .0.display())]
+    #[error("another process serves the control socket {path}; stop it (`ss -lxp | grep /.handoff-` lists the control sockets with their processes), or choose another path", path = .0.display())]
     InUse(PathBuf),
     /// A daemon serves there already.
     #[error("process {pid} serves the control socket {} already; adopt it with handoff::Supervisor::adopt instead of starting another", path.display())]

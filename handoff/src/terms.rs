@@ -95,7 +95,7 @@ impl FromStr for HandoffId {
 
 /// The text is no [`HandoffId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the id of a handoff: it looks like 67e55044-10b1-426f-9247-bb680e5fe0c8")]
+#[error("not the id of a swap: it looks like 67e55044-10b1-426f-9247-bb680e5fe0c8")]
 pub struct NotAHandoffId;
 
 /// The abilities of a process beyond the version it speaks.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, set_child_subreaper, waitpid,
 };
 
 #[test]
@@ -24,6 +25,7 @@ fn notes_loses_no_line_that_it_has_numbered() {
 
     let (writers, written, stop) = (2, AtomicUsize::new(0), AtomicBool::new(false));
     let (numbered, second, third) = thread::scope(|scope| {
+        let stopping = StopOnDrop(&stop);
         let writer = |name| {
             let (written, stop) = (&written, &stop);
             move || write_until(stop, address, name, written)
@@ -41,7 +43,7 @@ fn notes_loses_no_line_that_it_has_numbered() {
         supervisor.hear("the swap did not begin: ");
         let third = supervisor.swap(&notes);
         wait_for_more();
-        stop.store(true, SeqCst);
+        drop(stopping);
         let numbered = writers.into_iter().flat_map(|writer| writer.join().expect("it writes"));
         (numbered.collect::<Vec<_>>(), second, third)
     });
@@ -68,6 +70,7 @@ fn echo_keeps_its_connections_open() {
 
     let (echoed, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let second = thread::scope(|scope| {
+        let stopping = StopOnDrop(&stop);
         scope.spawn(|| {
             let mut busy = Client::connect(address);
             while !stop.load(SeqCst) {
@@ -86,7 +89,7 @@ fn echo_keeps_its_connections_open() {
         wait_for_more();
         let second = supervisor.swap(&binary("echo"));
         wait_for_more();
-        stop.store(true, SeqCst);
+        drop(stopping);
         second
     });
     assert_ne!(first, second.pid);
@@ -124,6 +127,15 @@ fn adopt_finds_the_daemon_of_a_supervisor_that_was_killed() {
     supervisor.kill();
     stop_cleanly(third);
     collect(first);
+}
+
+/// Stops the clients also where the test fails: the scope waits for them.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 /// Sends lines until it is told to stop, and again each line that the daemon has not numbered.
@@ -272,13 +284,19 @@ impl Supervisor {
     /// Ends the input of `supervise`, and so the supervisor.
     fn leave(&mut self) {
         drop(self.child.stdin.take());
-        assert!(self.child.wait().expect("it is ours").success());
+        let mut status = None;
+        eventually("the supervisor ends", || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        assert!(status.is_some_and(|status| status.success()));
     }
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // The successor of a swap in flight is in the group, too.
+        let _ = kill_process_group(pid_of(self.child.id()), Signal::KILL);
         let _ = self.child.wait();
         for (pid, process) in &self.daemons {
             // A process that was collected gets no signal, and neither does another of its pid.
@@ -295,6 +313,7 @@ fn spawn(directory: &Path, [supervisor, daemon]: [&str; 2]) -> (Child, mpsc::Rec
         .arg(binary(daemon))
         .args(["control", "data"])
         .current_dir(directory)
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -316,7 +335,11 @@ fn stop_cleanly(pid: u32) {
 
 /// Collects a daemon that its supervisor has left to this process.
 fn collect(pid: u32) {
-    let ended = waitpid(Some(pid_of(pid)), WaitOptions::empty()).expect("it is a child by now");
+    let mut ended = None;
+    eventually("the daemon ends", || {
+        ended = waitpid(Some(pid_of(pid)), WaitOptions::NOHANG).expect("it is a child by now");
+        ended.is_some()
+    });
     assert_eq!(ended.and_then(|(_, status)| status.exit_status()), Some(0));
 }
 

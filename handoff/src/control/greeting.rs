@@ -102,7 +102,7 @@ fn judge_hello(hello: Message, role: Side, pid: u32) -> Result<(ProtoVersion, Gr
     Ok((version, Greeting { build_id, capabilities }))
 }
 
-/// The version and the handoff of a `HelloAck`.
+/// The version and the swap of a `HelloAck`.
 pub(crate) fn judge_hello_ack(message: &Message) -> Result<(ProtoVersion, HandoffId)> {
     match *message {
         Message::HelloAck { proto_version_chosen: chosen, handoff_id } => {

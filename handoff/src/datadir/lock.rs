@@ -53,7 +53,7 @@ pub struct Fencing {
 
 impl Fencing {
     /// The generation now, once it is certain to survive a crash of the machine. It changes
-    /// when a handoff is undone after the lock had been released: ask anew for every use.
+    /// when a swap is undone after the lock had been released: ask anew for every use.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl DataDirLock {
     }
 
     /// Takes the lock for a cold start. It overwrites the owner record that a dead process left.
-    /// A lock that is free only because a handoff is between its two processes it leaves to the
+    /// A lock that is free only because a swap is between its two processes it leaves to the
     /// successor while that lives.
     ///
     /// # Errors

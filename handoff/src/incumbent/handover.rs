@@ -193,7 +193,7 @@ impl Handover {
             } else {
                 tracing::error!(
                     swap, hook, %error,
-                    "a hook of this daemon failed: a failed drain or seal ends the swap, a failed resume is repeated"
+                    "a hook of this daemon, or the release of its lock, failed: a swap is undone, a resume is repeated, a clean stop goes on after a drain and fails after a seal"
                 );
             }
             let words = in_words(&error);

@@ -60,7 +60,7 @@ impl Offers {
                 let swap = handoff_id.map(display);
                 tracing::error!(
                     pid, swap, %error,
-                    "this incumbent cannot start the thread of its carrier, so that this swap carries no connections and no memory"
+                    "this incumbent cannot start the thread of its carrier: the swap carries nothing, and is undone unless every set is empty or may be lost"
                 );
                 Carrying::default()
             }

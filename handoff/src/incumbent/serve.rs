@@ -283,7 +283,7 @@ impl<D: Drainable + 'static> Server<D> {
                 // Nothing was begun, so there is nothing to undo but the state.
                 let swap = handoff_id.map(display);
                 tracing::error!(
-                    swap, pid = successor_pid, %error,
+                    swap, pid = handoff_id.map(|_| successor_pid), %error,
                     "this daemon cannot start the thread of its hooks, so it begins no drain"
                 );
                 if self.state == State::Stopping {

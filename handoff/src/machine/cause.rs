@@ -16,7 +16,9 @@ pub enum Cause {
     #[error("the deadline of the swap passed while {0}")]
     DeadlinePassed(Phase),
     /// The successor died, or closed its connection.
-    #[error("the successor ended or closed its connection while {0}; its log says why")]
+    #[error(
+        "the successor ended, closed its connection or sent bytes that are no message, while {0}; see its log and the supervisor's"
+    )]
     SuccessorLost(Phase),
     /// The successor said that it cannot go on.
     #[error("the successor gave up: {0}")]

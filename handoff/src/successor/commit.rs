@@ -2,7 +2,7 @@
 //!
 //! **The commit point is the write of the owner record, phase `Serving`, under the lock**
 //! (invariant 7). Before it every doubt ends with the incumbent serving; after it the successor is
-//! the writer, even if another process dies. The steps, in their order:
+//! the writer, even if another one dies. The steps, in their order:
 //!
 //! 1. the successor says `Ready`, and reads `Commit`: [`Conversation::commit`]
 //! 2. it writes the record: [`write_record`], the commit point itself
@@ -132,15 +132,15 @@ fn announce(mut conversation: Conversation, generation: u64, socket: &mut Contro
     if let Err(error) = socket.publish() {
         tracing::error!(
             swap, path = %socket.path().display(), %error,
-            "this successor serves, but cannot publish its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
+            "this successor has committed, but cannot publish its control socket; supervisors cannot reach it until that succeeds: once it serves, it tries again every second"
         );
     }
     failpoint!(SuccessorTookPath);
     if let Err(error) = conversation.step(Event::Admitted) {
-        tracing::warn!(swap, %error, "this successor serves, but cannot tell its supervisor");
+        tracing::warn!(swap, %error, "this successor has committed, but cannot tell its supervisor");
     }
     failpoint!(SuccessorSaidServing);
-    tracing::info!(swap, generation, "this successor has committed and serves");
+    tracing::info!(swap, generation, "this successor has committed");
 }
 
 /// Runs a hook until it works: this process is the writer. Until it says `Serving`, its supervisor
@@ -156,7 +156,7 @@ fn until_it_works(
     while let Err(error) = fenced(hook, &mut run) {
         tracing::error!(
             hook, %error,
-            "a hook of this successor failed after the commit: clients wait, and it repeats the hook until it works"
+            "a hook of this successor failed after the commit, and is repeated until it works: all clients wait for `admit`, those of carried connections for `release`"
         );
         if begun.elapsed() >= patience {
             announce();

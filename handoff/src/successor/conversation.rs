@@ -271,7 +271,7 @@ pub(super) fn is_dead(incumbent: &OnceLock<ProcessId>) -> bool {
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.unwatch();
-        let words = "the successor dropped the handoff".to_owned();
+        let words = "the successor dropped the swap".to_owned();
         let _ = self.step(Event::Failed(words));
     }
 }

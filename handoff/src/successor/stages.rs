@@ -24,7 +24,7 @@ use crate::sys::socket::ControlSocket;
 /// Dropping it gives the swap up: it tells the supervisor, and the old process serves on.
 /// From [`greet`](Successor::greet) on a thread says that this process lives, also while its
 /// own code is busy.
-#[must_use = "dropping a successor gives the handoff up"]
+#[must_use = "dropping a successor gives the swap up"]
 pub struct Successor<P: Stage> {
     conversation: Conversation,
     inherited: Listeners,
@@ -268,7 +268,7 @@ impl Successor<Begun> {
     }
 
     /// Hands the connections and the memory that arrived to the sets of the same names in
-    /// `opened`. No handler can take any of them up before this process serves (invariant 13).
+    /// `opened`. No handler can take any of them before this process serves (invariant 13).
     ///
     /// # Errors
     ///

@@ -82,7 +82,7 @@ pub(super) struct Successor {
     has_ended: bool,
 }
 
-/// The time limits of a swap, and the time that each phase took.
+/// The timeouts of a swap, and the time that each phase took.
 pub(super) struct Clock {
     begun: Instant,
     deadline: Instant,
@@ -279,10 +279,12 @@ impl Swap {
                 &self.machine.state
                 && !self.is_given_up
             {
-                tracing::warn!(
-                    pid = self.successor.pid, swap = %self.handoff_id(), %cause,
-                    "the supervisor gives the swap to this successor up"
-                );
+                let (pid, swap) = (self.successor.pid, self.handoff_id());
+                if matches!(self.machine.state, State::Promoting(..)) {
+                    tracing::warn!(pid, %swap, %cause, "the supervisor lets this successor go on: the incumbent is lost");
+                } else {
+                    tracing::warn!(pid, %swap, %cause, "the supervisor gives the swap up, and ends this successor");
+                }
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
                 failpoint!(SupervisorGivesUp);

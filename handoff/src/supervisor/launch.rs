@@ -18,7 +18,7 @@ use crate::supervisor::AbortHandle;
 use crate::sys::inherited::inode;
 use crate::sys::poll::Waker;
 
-/// A binary to start, and the time limits of a swap to it.
+/// A binary to start, and the timeouts of a swap to it.
 #[derive(Debug, Clone)]
 pub struct SpawnSpec {
     /// The binary; `PATH` is searched for one without a slash.

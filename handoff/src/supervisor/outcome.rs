@@ -182,7 +182,7 @@ fn undone(incumbent: IncumbentFate, promoted: Option<&Committed>) -> Outcome {
 
 /// The result of [`Supervisor::perform_handoff`](crate::Supervisor::perform_handoff).
 #[derive(Debug)]
-#[must_use = "a handoff may have been rolled back"]
+#[must_use = "a swap may have been rolled back"]
 #[expect(clippy::large_enum_variant, reason = "there is one a swap")]
 pub enum HandoffOutcome {
     /// The successor serves.

@@ -185,19 +185,19 @@ impl Resolving<'_> {
     /// Connects to the process that has the control socket. An incumbent is asked to serve, and
     /// waits for this supervisor from then on. A successor has the socket only after its commit.
     fn look(&mut self, deadline: Instant) -> Option<Event> {
-        let limit = deadline.min(Instant::now() + ANSWER_TIMEOUT);
-        let (mut call, peer) = connect(self.control, limit).ok()?;
+        let deadline = deadline.min(Instant::now() + ANSWER_TIMEOUT);
+        let (mut call, peer) = connect(self.control, deadline).ok()?;
         let is_it =
             |id: ProcessId, process: &Option<Process>| process.is_some() && id.pid == peer.pid;
         if is_it(self.swap.successor, &self.successor) {
             // A successor that was killed and not collected may have it too. This supervisor lets
             // an incumbent that waits go only for a successor that answers.
-            let answers = self.call.is_none() || call.answer_before(limit).is_ok();
+            let answers = self.call.is_none() || call.answer_before(deadline).is_ok();
             let serves = answers && !self.swap.successor.is_ending();
             return serves.then_some(Event::SuccessorServes);
         }
         if is_it(self.swap.incumbent, &self.incumbent) && self.call.is_none() {
-            match self.ask(&mut call, limit) {
+            match self.ask(&mut call, deadline) {
                 Ok(()) => self.call = Some(call),
                 Err(error) => {
                     let pid = self.swap.incumbent.pid;
@@ -208,12 +208,12 @@ impl Resolving<'_> {
         None
     }
 
-    fn ask(&self, call: &mut Connection, limit: Instant) -> Result<()> {
+    fn ask(&self, call: &mut Connection, deadline: Instant) -> Result<()> {
         let handoff_id = self.swap.handoff_id;
-        greet(call, Side::Incumbent, self.swap.incumbent.pid, handoff_id, limit, None)?;
+        greet(call, Side::Incumbent, self.swap.incumbent.pid, handoff_id, deadline, None)?;
         let resume = Message::ResumeAfterAbort { handoff_id };
         let ask = Message::Heartbeat { ts_ms: echo_value(handoff_id) };
-        call.send_before(&[resume, ask], limit)?;
+        call.send_before(&[resume, ask], deadline)?;
         Ok(try_failpoint!(AdopterAskedIncumbent)?)
     }
 

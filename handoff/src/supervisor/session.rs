@@ -20,7 +20,7 @@ use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 /// session.commit(); // nothing is drained, sealed, or opened yet
 /// # }
 /// ```
-#[must_use = "dropping a session rolls the handoff back"]
+#[must_use = "dropping a session rolls the swap back"]
 pub struct Session<P: Phase> {
     swap: Swap,
     phase: P,
@@ -28,7 +28,7 @@ pub struct Session<P: Phase> {
 
 /// A phase of a swap. Sealed: these are all there are.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no phase of a handoff",
+    message = "`{Self}` is no phase of a swap",
     note = "the phases are Paired, Warmed, Prepared, Sealed and Ready; each is reached from the one before"
 )]
 pub trait Phase: sealed::Sealed {}

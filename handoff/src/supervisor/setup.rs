@@ -414,9 +414,9 @@ const fn is_final(error: &Error) -> bool {
     matches!(error, Error::VersionMismatch { .. } | Error::PeerMisbehaved(_) | Error::Requested(_))
 }
 
-pub(super) fn deadline_of(limit: Duration) -> Instant {
+pub(super) fn deadline_of(timeout: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 24 * 3600))
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 24 * 3600))
 }
 
 const CONNECT_INTERVAL: Duration = Duration::from_millis(5);

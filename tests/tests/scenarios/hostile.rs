@@ -499,7 +499,7 @@ fn the_listeners_are_given_back_by_one_that_serves_alone() {
     let session = session.begin().expect("it is not disturbed");
     ask(&cluster);
     cluster.commit(session.commit().expect("it is not disturbed"));
-    cluster.wait_logged(&["refusing a second handoff", "pid=", "Adopt"]);
+    cluster.wait_logged(&["refusing a message of another supervisor", "pid=", "Adopt"]);
     cluster.assert_sound();
 }
 

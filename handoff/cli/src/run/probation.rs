@@ -157,10 +157,10 @@ impl Swaps {
             tracing::warn!(
                 swap = watch.swap,
                 error = why,
-                "the probation is over and its last check failed; the successor serves on: look at its health"
+                "the probation is over, and its last check was not passed; the successor serves on: look at its health"
             );
             Probation::Ended {
-                why: format!("its time was over, and the last check had failed: {why}"),
+                why: format!("its time was over, and the last check was not passed: {why}"),
             }
         };
         self.end_probation(probation);

@@ -96,7 +96,7 @@ impl Runner {
         stopping.killed = Some(daemon.pid());
         tracing::error!(
             pid = daemon.pid(),
-            "this supervisor kills the daemon, which has not stopped yet (limits.stop)"
+            "this supervisor kills the daemon, which has not stopped: limits.stop has passed, or the supervisor was told to stop again"
         );
         if let Err(error) = daemon.signal(Signal::KILL) {
             tracing::error!(pid = daemon.pid(), %error, "this supervisor cannot kill the daemon: end it by hand");
@@ -109,7 +109,7 @@ impl Runner {
         for asker in askers {
             let _ = asker.send(Reply::Stopped { status: status.to_owned(), clean: is_clean });
         }
-        tracing::info!(status, "this supervisor stops: it has no daemon to supervise any more");
+        tracing::info!(status, "this supervisor stops");
         self.trigger.remove();
         if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -390,7 +390,7 @@ impl Runner {
 
         match error {
             handoff::Error::NoHello => format!(
-                "the new process said nothing within {} (limits.hello) and was ended: it has to run handoff::daemon::Daemon, or call handoff::successor::detect(), before its slow work",
+                "the new process said nothing within {} (limits.hello) and was ended: it has to run handoff::daemon::Daemon, or call handoff::successor::detect() and then greet(), before its slow work",
                 humantime::format_duration(self.config.limits.hello)
             ),
             handoff::Error::Launch(LaunchError::ExitedEarly { path, status }) => format!(

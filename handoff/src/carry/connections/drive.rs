@@ -236,7 +236,7 @@ impl<S: Carried> Set for Connections<S> {
             tracing::warn!(
                 parked,
                 busy,
-                "this replaced daemon did not carry these connections: it closes the parked ones, and the busy ones end with it"
+                "this process ends with connections that it did not carry: it closes the parked ones, and the busy ones end with it at the latest"
             );
         }
         unsent.into_iter().for_each(|parked| part_from(parked.descriptor));

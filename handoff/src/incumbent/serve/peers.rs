@@ -151,8 +151,8 @@ impl<D: Drainable + 'static> Server<D> {
         if self.log.refusals.admits(Instant::now()) {
             let message = message.name();
             tracing::warn!(
-                pid, uid, swap = %handoff_id, %in_flight, message_name = message,
-                "refusing a second handoff: this incumbent makes one at a time"
+                pid, uid, swap = %in_flight, asked_for = %handoff_id, message_name = message,
+                "refusing a message of another supervisor: a swap is in flight"
             );
         }
         self.sessions.remove(key);

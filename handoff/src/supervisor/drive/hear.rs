@@ -1,4 +1,4 @@
-//! The events of a swap: messages, ends of processes and of connections, and passed time limits.
+//! The events of a swap: messages, ends of processes and of connections, and passed timeouts.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
