@@ -295,8 +295,11 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // The successor of a swap in flight is in the group, too.
-        let _ = kill_process_group(pid_of(self.child.id()), Signal::KILL);
+        // The successor of a swap in flight is in the group, too. The number of a supervisor that
+        // was collected may be another group's by now.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process_group(pid_of(self.child.id()), Signal::KILL);
+        }
         let _ = self.child.wait();
         for (pid, process) in &self.daemons {
             // A process that was collected gets no signal, and neither does another of its pid.

@@ -283,7 +283,7 @@ impl Swap {
                 if matches!(self.machine.state, State::Promoting(..)) {
                     tracing::warn!(pid, %swap, %cause, "the supervisor lets this successor go on: the incumbent is lost");
                 } else {
-                    tracing::warn!(pid, %swap, %cause, "the supervisor gives the swap up, and ends this successor");
+                    tracing::warn!(pid, %swap, %cause, "the supervisor gives the swap to this successor up, unless the incumbent dies");
                 }
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
