@@ -189,8 +189,9 @@ pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
     parts.shard_list().inspect()
 }
 
-/// Resumes the shards, and opens the gates last: after a failure the incumbent repeats all steps
-/// (invariant 5), which must not happen to shards that requests already use.
+/// Resumes the shards. The gates stay closed until `admit`: the incumbent first compares the shards
+/// with those that it sealed, and after a failure repeats all steps (invariant 5), which must not
+/// happen to shards that requests already use.
 ///
 /// # Errors
 ///
@@ -198,9 +199,7 @@ pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
 pub fn resume_after_abort(parts: &impl Parts) -> Result<()> {
     parts.hook(Moment::BeforeResume)?;
     parts.shard_list().resume()?;
-    parts.hook(Moment::AfterResume)?;
-    open_gates(parts);
-    Ok(())
+    parts.hook(Moment::AfterResume)
 }
 
 /// The revisions of the shards, and the number of passes inside the gates.

@@ -43,6 +43,51 @@ pub enum Error {
         data_dir: PathBuf,
     },
 
+    /// The writer of the data directory is dead, and a process that it forked holds the lock.
+    #[error(
+        "the lock of {dir} is held by process {child_pid}, which has it from the dead process {writer_pid} that forked it, and may still write: end process {child_pid}, and try again",
+        dir = data_dir.display()
+    )]
+    LockInherited {
+        /// The dead process, by the owner record.
+        writer_pid: u32,
+        /// A process that has the lock file open.
+        child_pid: u32,
+        /// The directory.
+        data_dir: PathBuf,
+    },
+
+    /// This process was forked from the one that took the lock, and does not have it.
+    #[error(
+        "process {pid} took the lock of {}, and this process, which it forked, does not have it: fork first (as for running in the background), and take the lock afterwards",
+        data_dir.display()
+    )]
+    Forked {
+        /// The process that took the lock.
+        pid: u32,
+        /// The directory.
+        data_dir: PathBuf,
+    },
+
+    /// This successor has the lock, but the last writer lives and did not reserve it for its swap.
+    #[error(
+        "the last writer of {}, process {writer_pid}, lives and did not release the directory for this swap, so this successor may not take it over; begin the swap anew",
+        data_dir.display()
+    )]
+    NotReserved {
+        /// The last writer, by the owner record.
+        writer_pid: u32,
+        /// The directory.
+        data_dir: PathBuf,
+    },
+
+    /// The path of the data directory leads elsewhere than to the directory that the daemon writes.
+    #[error(
+        "{} is not the data directory that the daemon has written so far: that was moved, replaced or unmounted; put it back at this path, and the daemon serves again or can be swapped again",
+        .0.display()
+    )]
+    Moved(PathBuf),
+
     /// The lock is free, but the owner record reserves it for a swap's successor (invariant 9).
     #[error(
         "{} is reserved for process {successor_pid}, the successor of a swap in flight, after which it or the old process serves: start another only if both are dead; end process {successor_pid} if it hangs, and the old one serves again",

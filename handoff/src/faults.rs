@@ -279,11 +279,15 @@ pub enum Fault {
     Disk,
     /// For [`WHILE_OUT`] the process gets no further descriptor.
     Descriptors,
+    /// The process forks a child that does not exec, and outlives it.
+    Fork,
+    /// So, by the bare system call: no handler of a fork runs.
+    Clone,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Kill,
         Self::Hang,
         Self::Panic,
@@ -291,6 +295,8 @@ impl Fault {
         Self::Slow,
         Self::Disk,
         Self::Descriptors,
+        Self::Fork,
+        Self::Clone,
     ];
 
     /// The name, as in `HANDOFF_FAULTS`.
@@ -304,6 +310,8 @@ impl Fault {
             Self::Slow => "slow",
             Self::Disk => "disk",
             Self::Descriptors => "descriptors",
+            Self::Fork => "fork",
+            Self::Clone => "clone",
         }
     }
 
@@ -312,6 +320,10 @@ impl Fault {
     pub const fn strikes_at(self, point: Point) -> bool {
         match self {
             Self::Kill | Self::Hang | Self::Panic | Self::Slow => true,
+            // A daemon forks, for a snapshot of its memory; a supervisor starts processes alone.
+            Self::Fork | Self::Clone => {
+                matches!(point.role(), Role::Incumbent | Role::Successor | Role::ColdStart)
+            }
             Self::Error | Self::Disk | Self::Descriptors => point.is_fallible(),
         }
     }
@@ -416,6 +428,8 @@ fn strike(planned: Planned) -> io::Result<()> {
             std::thread::sleep(SLOWLY);
             Ok(())
         }
+        Fault::Fork => forks(true),
+        Fault::Clone => forks(false),
         Fault::Disk => run_out(Resource::Fsize, 0),
         Fault::Descriptors => {
             // The lowest free number: the kernel refuses every number from there on.
@@ -423,6 +437,27 @@ fn strike(planned: Planned) -> io::Result<()> {
             run_out(Resource::Nofile, u64::try_from(lowest).unwrap_or(0))
         }
     }
+}
+
+/// Forks, and leaves the child's pid as the name of a file among the marks.
+fn forks(is_told: bool) -> io::Result<()> {
+    let child = crate::sys::fork::fork_and_linger(is_told)?;
+    match std::env::var_os(MARKS) {
+        Some(marks) => File::create(PathBuf::from(marks).join(format!("{CHILD}{child}"))).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The children that processes forked by a planned fault, by the marks in a directory.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn forked(marks: &std::path::Path) -> io::Result<Vec<u32>> {
+    let names = fs::read_dir(marks)?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    let pids = names.iter().filter_map(|name| name.to_str()?.strip_prefix(CHILD)?.parse().ok());
+    Ok(pids.collect())
 }
 
 /// Lowers a limit, for a while.
@@ -458,6 +493,8 @@ pub fn struck(marks: &std::path::Path) -> io::Result<Vec<(Planned, u32)>> {
 pub const VARIABLE: &str = "HANDOFF_FAULTS";
 /// The environment variable that names the directory of the marks.
 pub const MARKS: &str = "HANDOFF_FAULT_MARKS";
+/// How the mark of a forked child begins; its pid follows.
+const CHILD: &str = "child-";
 /// How long a slow step takes.
 pub const SLOWLY: Duration = Duration::from_millis(700);
 /// How long a process is out of a resource.

@@ -337,6 +337,8 @@ fn a_resume_that_fails_tries_all_shards_and_keeps_the_gates_closed() {
 
     kv.journal.fail("nothing");
     kv.resume_after_abort().expect("resumed");
+    assert_eq!(kv.open_gates(), 0, "what was resumed is compared first");
+    kv.admit().expect("admits");
     assert_eq!(kv.open_gates(), 3);
 }
 
@@ -409,6 +411,7 @@ fn an_interrupt_ends_a_drain_and_the_next_one_waits_again() {
     assert_eq!(drained.open_conns_remaining, 1);
 
     kv.resume_after_abort().expect("resumed");
+    kv.admit().expect("admits");
     let deadline = Instant::now() + Duration::from_millis(20);
     kv.drain(deadline).expect("drained");
     assert!(Instant::now() >= deadline, "the interrupt outlived the drain");

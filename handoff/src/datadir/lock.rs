@@ -1,55 +1,72 @@
 //! The lock of a data directory.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::FlockOperation;
-
-use super::manifest::sync_directory;
+use super::place::{LockFile, Place};
 use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
-use crate::sys::file::{open_private, try_lock};
-use crate::sys::process::{ProcessId, boot_id};
+use crate::sys::file::{FileId, count_names, is_byte_locked, try_lock, try_lock_byte, unlock};
+use crate::sys::process::{ProcessId, boot_id, holder_of};
 
-/// The right to write a data directory: an exclusive `flock` on `<data_dir>/.handoff.lock`.
+/// The right to write a data directory: an exclusive `flock` on `<data_dir>/.handoff.lock`, and
+/// one on the directory itself, in case the file is removed.
 ///
 /// The process that holds it may open the data for writing; no other process may. The kernel
-/// frees it when the process ends, however it ends. The owner record in the file names the
-/// writer and its generation. Dropping the lock releases it.
+/// frees it when the process ends, however it ends; a child that the process forked does not keep
+/// it. The owner record in the file names the writer and its generation. Dropping the lock
+/// releases it.
 ///
 /// It protects against processes of this machine: keep the directory on a local file system.
 #[derive(Debug)]
 pub struct DataDirLock {
-    file: Arc<File>,
-    path: PathBuf,
-    data_dir: PathBuf,
+    shared: Arc<Shared>,
     record: OwnerRecord,
     /// The record as it was before this process wrote it.
     found: OwnerRecord,
-    /// As in the record, for the fencing tokens.
-    generation: Arc<AtomicU64>,
     is_held: bool,
+    /// The process that opened it: a child that is forked does not have it.
+    pid: u32,
+    /// Whether no process wrote between this one's seal and its taking of the lock again.
+    is_as_sealed: bool,
     /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
     /// Whether a drop leaves it held until the process ends (invariant 1).
     outlives_drop: bool,
 }
 
+/// The directory and the lock file, for the lock and its fencing tokens.
+#[derive(Debug)]
+struct Shared {
+    place: Arc<Place>,
+    /// Another one once the lock file was removed and this process has made it again.
+    file: Mutex<Arc<LockFile>>,
+    /// As in the record.
+    generation: AtomicU64,
+}
+
+impl Shared {
+    fn file(&self) -> Arc<LockFile> {
+        Arc::clone(&self.file.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_file(&self, file: LockFile) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file().file.sync_data().map_err(Error::at("sync", &self.place.path_of(LOCK_FILE)))
+    }
+}
+
 /// Gives fencing tokens for as long as the daemon serves; see [`DataDirLock::fencing`].
 #[derive(Debug, Clone)]
-pub struct Fencing {
-    file: Arc<File>,
-    path: PathBuf,
-    data_dir: PathBuf,
-    generation: Arc<AtomicU64>,
-}
+pub struct Fencing(Arc<Shared>);
 
 impl Fencing {
     /// The generation now, once it is certain to survive a crash of the machine. It changes
@@ -59,9 +76,9 @@ impl Fencing {
     ///
     /// [`Error::Path`] when the lock file or its directory cannot be synced.
     pub fn token(&self) -> Result<u64> {
-        let generation = self.generation.load(Ordering::Acquire);
-        self.file.sync_data().map_err(Error::at("sync", &self.path))?;
-        sync_directory(&self.data_dir)?;
+        let generation = self.0.generation.load(Ordering::Acquire);
+        self.0.sync()?;
+        self.0.place.sync()?;
         Ok(generation)
     }
 }
@@ -111,7 +128,7 @@ impl DataDirLock {
     /// be created or written. None of them changes the owner record.
     pub fn acquire(data_dir: &Path) -> Result<Self> {
         let mut lock = Self::open(data_dir)?;
-        lock.try_flock()?;
+        lock.flock()?;
         lock.found = lock.read_record()?;
         lock.take_over(RecordPhase::Held, None)?;
         Ok(lock)
@@ -129,7 +146,7 @@ impl DataDirLock {
         // Before it touches the lock, so that not even for a moment it stands in the
         // successor's way (invariant 9).
         lock.refuse_if_reserved()?;
-        lock.try_flock()?;
+        lock.flock()?;
         lock.refuse_if_reserved()?;
         lock.found = lock.read_record()?;
         try_failpoint!(ColdStartLocked)?;
@@ -138,11 +155,17 @@ impl DataDirLock {
         Ok(lock)
     }
 
-    /// Does everything that a successor can do before it may take the lock.
-    pub(crate) fn ahead(data_dir: &Path) -> Result<Self> {
+    /// Does everything that a successor can do before it may take the lock. From here on the
+    /// reservation of that swap holds in every namespace (invariant 9).
+    pub(crate) fn ahead(data_dir: &Path, handoff_id: Option<HandoffId>) -> Result<Self> {
         // Looked up once, and then known.
         let _ = (ProcessId::own(), boot_id());
-        Self::open(data_dir)
+        let lock = Self::open(data_dir)?;
+        if let Some(id) = handoff_id {
+            // Where it cannot be locked, the successor is known by its pid alone.
+            let _ = try_lock_byte(&lock.file().file, byte_of_swap(id));
+        }
+        Ok(lock)
     }
 
     /// Takes the lock that the incumbent of `handoff_id` released, or left behind by dying. It
@@ -152,24 +175,28 @@ impl DataDirLock {
         handoff_id: HandoffId,
         patience: impl FnOnce() -> Duration,
     ) -> Result<Self> {
-        if self.try_flock().is_err() {
+        if !self.try_flock()? {
             let deadline = Instant::now() + patience();
             // A stray cold start may hold it for as long as it takes to read the record.
-            while let Err(error) = self.try_flock() {
+            while !self.try_flock()? {
                 if Instant::now() >= deadline {
-                    return Err(error);
+                    return Err(self.held());
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+        self.shared.place.check()?;
         self.found = self.read_record()?;
         try_failpoint!(SuccessorLocked)?;
-        let found = &self.found;
-        let writer_died = || found.boot_id != boot_id() || !found.writer.is_alive();
-        match found.succession(handoff_id, writer_died) {
+        let data_dir = self.data_dir().to_owned();
+        match self.found.succession(handoff_id, || !self.is_alive(&self.found)) {
             Succession::Admitted => {}
-            Succession::OfAnother => return Err(self.held_by(self.found.writer.pid)),
-            Succession::Stopped => return Err(Error::Stopped(self.data_dir.clone())),
+            Succession::OfAnother => {
+                let writer_pid = self.found.writer.pid;
+                return Err(Error::NotReserved { writer_pid, data_dir });
+            }
+            Succession::Stopped => return Err(Error::Stopped(data_dir)),
+            Succession::NeverServed => return Err(Error::Moved(data_dir)),
         }
         self.is_start = true;
         self.take_over(RecordPhase::Opening, Some(handoff_id))?;
@@ -185,8 +212,8 @@ impl DataDirLock {
     /// The process that serves a directory, or has sealed it, by the owner record; none where
     /// that cannot be read, or is of another boot.
     pub(crate) fn incumbent_of(data_dir: &Path) -> Option<ProcessId> {
-        let path = data_dir.join(LOCK_FILE);
-        let record = OwnerRecord::read(&File::open(&path).ok()?, &path).ok()?;
+        let place = Place::open(data_dir).ok()?;
+        let record = OwnerRecord::read(&place.read(LOCK_FILE).ok()??, data_dir).ok()?;
         let serves = matches!(record.phase, RecordPhase::Serving | RecordPhase::Sealed);
         (serves && record.boot_id == boot_id()).then_some(record.writer)
     }
@@ -204,27 +231,33 @@ impl DataDirLock {
     /// [`Error::LockHeld`] when a process does serve it, and [`Error::Path`].
     pub fn repair(data_dir: &Path) -> Result<()> {
         let mut lock = Self::open(data_dir)?;
-        lock.try_flock()?;
+        lock.flock()?;
         match lock.read_record() {
             Ok(found) => lock.record = found,
             Err(Error::Damaged { .. }) => {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 lock.record.generation = since.map_or(0, |since| since.as_secs());
-                lock.file.set_len(0).map_err(Error::at("truncate", &lock.path))?;
+                let path = lock.place().path_of(LOCK_FILE);
+                lock.file().file.set_len(0).map_err(Error::at("truncate", &path))?;
             }
             Err(error) => return Err(error),
         }
-        if let Err(Error::Damaged { path, .. }) = SealManifest::read(data_dir) {
-            fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+        if let Err(Error::Damaged { .. }) = SealManifest::read(lock.place()) {
+            SealManifest::remove(lock.place())?;
         }
         lock.record.phase = RecordPhase::Released;
-        lock.record.write(&lock.file, &lock.path)
+        lock.write_record()
     }
 
     /// The directory.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
-        &self.data_dir
+        self.shared.place.path()
+    }
+
+    /// The directory, by descriptor.
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.shared.place
     }
 
     /// A number that grows with every change of writer: larger than for every writer before.
@@ -248,12 +281,7 @@ impl DataDirLock {
     /// A handle that gives fencing tokens while the lock itself is with the library.
     #[must_use]
     pub fn fencing(&self) -> Fencing {
-        Fencing {
-            file: Arc::clone(&self.file),
-            path: self.path.clone(),
-            data_dir: self.data_dir.clone(),
-            generation: Arc::clone(&self.generation),
-        }
+        Fencing(Arc::clone(&self.shared))
     }
 
     /// From now on a drop does not release the lock, until
@@ -279,10 +307,15 @@ impl DataDirLock {
         if sealed == 0 || self.found_is_swap_of_another_boot() {
             return Ok(None);
         }
-        let manifest = SealManifest::read(&self.data_dir)?;
-        Ok(manifest.filter(|manifest| {
+        let manifest = SealManifest::read(self.place())?.filter(|manifest| {
             manifest.generation == sealed && manifest.is_of_this_boot_or_durable()
-        }))
+        });
+        // A start may be told to accept the data as it is, by the removal of the manifest. In a
+        // swap no operator had a moment for that: something else removed it, and more perhaps.
+        if manifest.is_none() && self.record.phase == RecordPhase::Opening {
+            return Err(SealManifest::missing(self.place()));
+        }
+        Ok(manifest)
     }
 
     /// The process for which the lock was released.
@@ -299,33 +332,37 @@ impl DataDirLock {
         self.record.phase = RecordPhase::Serving;
         self.record.sealed_generation = 0;
         self.record.build_id = build_id.to_vec();
-        self.record.write(&self.file, &self.path)?;
+        self.check()?;
+        self.write_record()?;
         // A durable record of a seal must not come back by a crash of the machine, beside data
         // that was written since. The record of a swap was not durable.
         if self.found.sealed_generation != 0 && self.found.phase != RecordPhase::Sealed {
-            self.file.sync_data().map_err(Error::at("sync", &self.path))?;
+            self.shared.sync()?;
         }
         Ok(())
     }
 
     /// Releases the lock and reserves it for that process (invariant 9).
     pub(crate) fn release_for(&mut self, handoff_id: HandoffId, reserved: ProcessId) -> Result<()> {
+        self.check()?;
+        let byte = is_byte_locked(&self.file().file, byte_of_swap(handoff_id));
         let sealed = OwnerRecord {
             phase: RecordPhase::Sealed,
             sealed_generation: self.record.generation,
             reserved,
+            reserved_by_byte: byte.unwrap_or_default(),
             handoff_id: Some(handoff_id),
             ..self.record.clone()
         };
         try_failpoint!(IncumbentRecordsSealed)?;
-        sealed.write(&self.file, &self.path)?;
         let before = std::mem::replace(&mut self.record, sealed);
+        self.write_record().inspect_err(|_| self.record = before.clone())?;
         let unlocked =
             try_failpoint!(IncumbentUnlocks).map_err(Error::from).and_then(|()| self.unlock());
         if unlocked.is_err() {
             // This process serves again, so no later start may trust the seal.
             self.record = before;
-            self.record.write(&self.file, &self.path)?;
+            self.write_record()?;
         }
         unlocked
     }
@@ -334,17 +371,18 @@ impl DataDirLock {
     /// which process holds it. That is undecided if the record cannot be read (invariant 12).
     pub(crate) fn retake(&mut self) -> Result<Decision> {
         try_failpoint!(IncumbentTriesLock)?;
-        let is_free = match self.try_flock() {
-            Ok(()) => true,
-            Err(Error::LockHeld { .. }) => false,
-            Err(error) => return Err(error),
-        };
+        // The daemon would resume from the path.
+        self.shared.place.check()?;
+        let is_free = self.try_flock()?;
         let now = self.read_record().ok();
         let own = self.record.generation;
         let decision = Decision::of(is_free, now.as_ref(), own);
         if decision == Decision::Retaken {
             try_failpoint!(IncumbentRetook)?;
             self.found = OwnerRecord::default();
+            self.is_as_sealed = now.as_ref().is_some_and(|now| {
+                matches!(now.phase, RecordPhase::Sealed | RecordPhase::Opening)
+            });
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
             self.take_over(RecordPhase::Serving, None)?;
         }
@@ -355,51 +393,133 @@ impl DataDirLock {
     pub(crate) fn release_sealed(&mut self) -> Result<()> {
         self.record.phase = RecordPhase::Released;
         self.record.sealed_generation = self.record.generation;
-        self.record.write(&self.file, &self.path)?;
-        self.file.sync_data().map_err(Error::at("sync", &self.path))?;
+        self.write_record()?;
+        self.shared.sync()?;
         self.unlock()
     }
 
+    /// Whether no process wrote between this one's seal and its taking of the lock again.
+    pub(crate) const fn is_as_sealed(&self) -> bool {
+        self.is_as_sealed
+    }
+
+    /// Whether this process may write the directory that its path leads to: that is the one that it
+    /// locked, and this process the one that locked it.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.pid != std::process::id() {
+            let (pid, data_dir) = (self.pid, self.data_dir().to_owned());
+            return Err(Error::Forked { pid, data_dir });
+        }
+        self.shared.place.check()
+    }
+
+    /// Makes the lock file again where its name was removed, or given to another file that no
+    /// process has locked. Returns whether it had to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Moved`]; [`Error::LockHeld`] where another process holds the file that has the name.
+    pub(crate) fn mend(&mut self) -> Result<bool> {
+        self.check()?;
+        let file = self.file();
+        if self.place().named(LOCK_FILE)? == Some(file.id) && !has_other_names(&file) {
+            return Ok(false);
+        }
+        if let Some(other) = self.place().read(LOCK_FILE)? {
+            let is_free = FileId::opened(&other).is_ok_and(|id| id == file.id)
+                || try_lock(&other).map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))?;
+            if !is_free {
+                return Err(self.held());
+            }
+        }
+        self.make_file()?;
+        Ok(true)
+    }
+
     fn open(data_dir: &Path) -> Result<Self> {
-        fs::create_dir_all(data_dir).map_err(Error::at("create the data directory", data_dir))?;
-        let path = data_dir.join(LOCK_FILE);
-        let file = open_lock_file(&path).map_err(Error::at("open the lock file", &path))?;
+        let place = Place::open(data_dir)?;
+        let file = open_lock_file(&place)?;
+        let (place, file) = (Arc::new(place), Mutex::new(Arc::new(file)));
         Ok(Self {
-            file: Arc::new(file),
-            path,
-            data_dir: data_dir.to_owned(),
+            shared: Arc::new(Shared { place, file, generation: AtomicU64::new(0) }),
             record: OwnerRecord::default(),
             found: OwnerRecord::default(),
-            generation: Arc::default(),
             is_held: false,
+            pid: std::process::id(),
+            is_as_sealed: false,
             is_start: false,
             outlives_drop: false,
         })
     }
 
-    fn try_flock(&mut self) -> Result<()> {
+    fn file(&self) -> Arc<LockFile> {
+        self.shared.file()
+    }
+
+    fn flock(&mut self) -> Result<()> {
+        if self.try_flock()? {
+            // The record is about to be written: into a file that is nothing else.
+            if has_other_names(&self.file()) {
+                self.read_record()?;
+                self.make_file()?;
+            }
+            return Ok(());
+        }
+        Err(self.held())
+    }
+
+    /// Locks the directory and the lock file; `false` when another process has either.
+    fn try_flock(&mut self) -> Result<bool> {
+        if !self.place().try_lock()? {
+            return Ok(false);
+        }
         loop {
-            if !try_lock(&self.file).map_err(Error::at("lock", &self.path))? {
-                let holder = self.read_record().map_or(0, |record| record.writer.pid);
-                return Err(self.held_by(holder));
+            let file = self.file();
+            let locked =
+                try_lock(&file.file).map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))?;
+            if !locked {
+                self.place().unlock()?;
+                return Ok(false);
             }
             // A lock on a file that was renamed over or removed excludes nobody.
-            let opened = self.file.metadata().map_err(Error::at("look at", &self.path))?;
-            let named = fs::metadata(&self.path).ok();
-            if named.is_some_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino()))
-            {
-                self.is_held = true;
-                return Ok(());
+            match self.place().named(LOCK_FILE)? {
+                Some(id) if id == file.id => {
+                    self.is_held = true;
+                    return Ok(true);
+                }
+                Some(_) => self.shared.set_file(open_lock_file(self.place())?),
+                None => self.make_file()?,
             }
-            let file = open_lock_file(&self.path).map_err(Error::at("open", &self.path))?;
-            self.file = Arc::new(file);
         }
     }
 
+    /// Makes the lock file anew, locked, with the contents of the one that this process has. The
+    /// caller has locked the directory, and no process has the file that has the name.
+    fn make_file(&self) -> Result<()> {
+        let (place, old) = (self.place(), self.file());
+        let path = place.path_of(LOCK_FILE);
+        let new = place.create(NEW_LOCK_FILE)?;
+        let mut contents = Vec::new();
+        let copied = (&old.file).seek(SeekFrom::Start(0));
+        copied
+            .and_then(|_| (&old.file).take(MAX_COPIED).read_to_end(&mut contents))
+            .and_then(|_| (&new).write_all(&contents))
+            .map_err(Error::at("copy the lock file to", &path))?;
+        if self.record.by_byte {
+            let _ = try_lock_byte(&new, byte_of_writer(self.record.writer));
+        }
+        if !try_lock(&new).map_err(Error::at("lock", &path))? {
+            return Err(self.held());
+        }
+        place.rename(NEW_LOCK_FILE, LOCK_FILE)?;
+        self.shared.set_file(LockFile::of(new).map_err(Error::at("look at", &path))?);
+        place.sync()
+    }
+
     fn unlock(&mut self) -> Result<()> {
-        // Explicitly, since a child of this process may hold a copy of the descriptor.
-        rustix::fs::flock(&self.file, FlockOperation::Unlock)
-            .map_err(Error::at("unlock", &self.path))?;
+        // Explicitly, since a child of this process may hold a copy of the descriptors.
+        unlock(&self.file().file).map_err(Error::at("unlock", &self.place().path_of(LOCK_FILE)))?;
+        self.place().unlock()?;
         self.is_held = false;
         Ok(())
     }
@@ -414,14 +534,17 @@ impl DataDirLock {
             generation: self.found.generation.max(self.record.generation).saturating_add(1),
             sealed_generation: if keeps_seal { self.found.sealed_generation } else { 0 },
             writer: ProcessId::own(),
+            by_byte: try_lock_byte(&self.file().file, byte_of_writer(ProcessId::own()))
+                .unwrap_or_default(),
             reserved: ProcessId::default(),
+            reserved_by_byte: false,
             handoff_id,
             build_id: std::mem::take(&mut self.record.build_id),
             boot_id: boot_id(),
         };
-        record.write(&self.file, &self.path)?;
-        self.record = record;
-        self.generation.store(self.record.generation, Ordering::Release);
+        let before = std::mem::replace(&mut self.record, record);
+        self.write_record().inspect_err(|_| self.record = before)?;
+        self.shared.generation.store(self.record.generation, Ordering::Release);
         Ok(())
     }
 
@@ -431,25 +554,62 @@ impl DataDirLock {
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
-        let Some(successor) = self.read_record()?.live_reservation() else { return Ok(()) };
-        let data_dir = self.data_dir.clone();
+        let record = self.read_record()?;
+        let is_alive = |successor: ProcessId| match record.handoff_id {
+            Some(id) if record.reserved_by_byte => self.is_locked(byte_of_swap(id)),
+            _ => successor.is_alive(),
+        };
+        let Some(successor) = record.reservation(boot_id(), is_alive) else { return Ok(()) };
+        let data_dir = self.data_dir().to_owned();
         Err(Error::Reserved { successor_pid: successor.pid, data_dir })
     }
 
-    fn read_record(&self) -> Result<OwnerRecord> {
-        OwnerRecord::read(&self.file, &self.path)
+    /// Whether the writer of that record lives. By the byte that it locked, if it did: a process of
+    /// another namespace is not in this one's `/proc`.
+    fn is_alive(&self, record: &OwnerRecord) -> bool {
+        if record.by_byte {
+            return self.is_locked(byte_of_writer(record.writer));
+        }
+        record.boot_id == boot_id() && record.writer.is_alive()
     }
 
-    fn held_by(&self, holder_pid: u32) -> Error {
-        Error::LockHeld { holder_pid, data_dir: self.data_dir.clone() }
+    /// In doubt it is.
+    fn is_locked(&self, byte: u64) -> bool {
+        is_byte_locked(&self.file().file, byte).unwrap_or(true)
+    }
+
+    fn read_record(&self) -> Result<OwnerRecord> {
+        OwnerRecord::read(&self.file().file, &self.place().path_of(LOCK_FILE))
+    }
+
+    /// The caller holds the lock.
+    fn write_record(&self) -> Result<()> {
+        self.record.write(&self.file().file, &self.place().path_of(LOCK_FILE))
+    }
+
+    /// The error of a lock that another process has.
+    fn held(&self) -> Error {
+        let data_dir = self.data_dir().to_owned();
+        let record = self.read_record().unwrap_or_default();
+        let holder_pid = record.writer.pid;
+        let is_of_this_boot = record.boot_id == boot_id();
+        if is_of_this_boot && holder_pid != 0 && !record.writer.is_alive() {
+            let holder = holder_of(&[self.file().id, self.place().id()]);
+            if let Some(child_pid) = holder {
+                return Error::LockInherited { writer_pid: holder_pid, child_pid, data_dir };
+            }
+        }
+        Error::LockHeld { holder_pid, data_dir }
     }
 }
 
 impl Drop for DataDirLock {
     fn drop(&mut self) {
-        static KEPT: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
+        static KEPT: Mutex<Vec<Arc<Shared>>> = Mutex::new(Vec::new());
+        // A child that was forked does not have the lock, and must not release its parent's.
+        self.is_held &= self.pid == std::process::id();
         if self.is_held && self.outlives_drop && stands(Guard::LockOutlivesDrop) {
-            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.file));
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&self.shared));
             return;
         }
         // Written only where this process put itself into the record.
@@ -464,13 +624,20 @@ impl Drop for DataDirLock {
                 let sealed_generation = self.record.sealed_generation;
                 // This process may live on, and has had its turn: it stays reserved for nobody.
                 let reserved = ProcessId::default();
-                self.record = OwnerRecord { generation, sealed_generation, reserved, ..found };
+                let reserved_by_byte = false;
+                self.record = OwnerRecord {
+                    generation,
+                    sealed_generation,
+                    reserved,
+                    reserved_by_byte,
+                    ..found
+                };
             } else {
                 self.record.phase = RecordPhase::Released;
             }
-            if let Err(error) = self.record.write(&self.file, &self.path) {
+            if let Err(error) = self.write_record() {
                 tracing::warn!(
-                    path = %self.data_dir.display(), %error,
+                    path = %self.data_dir().display(), %error,
                     "this process cannot note in the owner record that it releases the lock: the next start takes that for a crash"
                 );
             }
@@ -481,11 +648,34 @@ impl Drop for DataDirLock {
     }
 }
 
-fn open_lock_file(path: &Path) -> io::Result<File> {
-    open_private(path, OpenOptions::new().write(true))
+fn open_lock_file(place: &Place) -> Result<LockFile> {
+    let file = place.open_or_create(LOCK_FILE)?;
+    LockFile::of(file).map_err(Error::at("look at", &place.path_of(LOCK_FILE)))
+}
+
+/// Whether the record would be written into a file that has another name elsewhere as well.
+fn has_other_names(file: &LockFile) -> bool {
+    count_names(&file.file).is_ok_and(|names| names > 1)
+}
+
+/// The byte of the lock file that a writer locks for as long as it lives.
+const fn byte_of_writer(writer: ProcessId) -> u64 {
+    WRITERS | (((writer.pid as u64) << 20) ^ writer.start_time) & (WRITERS - 1)
+}
+
+/// The byte of the lock file that the successor of a swap locks for as long as it lives.
+fn byte_of_swap(handoff_id: HandoffId) -> u64 {
+    let id = u128::from_le_bytes(*handoff_id.as_bytes());
+    SUCCESSORS | (id as u64 & (WRITERS - 1))
 }
 
 const LOCK_FILE: &str = ".handoff.lock";
+const NEW_LOCK_FILE: &str = ".handoff.lock.new";
+/// Above the record, by far.
+const WRITERS: u64 = 1 << 40;
+const SUCCESSORS: u64 = 1 << 41;
+/// A record, and no more than that of a file that is none.
+const MAX_COPIED: u64 = 1 << 12;
 
 #[cfg(test)]
 mod tests;

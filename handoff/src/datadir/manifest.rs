@@ -12,13 +12,14 @@
 //! ```
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::sync::Arc;
 
 use blake3::Hash;
 use rustix::fs::FallocateFlags;
 
+use super::place::Place;
 use super::record::REMEDY;
 use crate::drainable::{SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
@@ -84,14 +85,22 @@ impl SealManifest {
         Ok(())
     }
 
+    /// As [`verify`](Self::verify), where shards may have been written since.
+    pub(crate) fn verify_grown(&self, mut opened: Vec<SealedShard>) -> Result<()> {
+        for (opened, sealed) in opened.iter_mut().zip(&self.shards) {
+            if opened.name == sealed.name && opened.revision > sealed.revision {
+                opened.clone_from(sealed);
+            }
+        }
+        self.verify(&opened)
+    }
+
     /// Reads the manifest of a directory, if it has one.
-    pub(crate) fn read(data_dir: &Path) -> Result<Option<Self>> {
-        let path = data_dir.join(FILE);
-        let text = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::at("read", &path)(error)),
-        };
+    pub(crate) fn read(place: &Place) -> Result<Option<Self>> {
+        let path = place.path_of(FILE);
+        let Some(mut file) = place.read(FILE)? else { return Ok(None) };
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(Error::at("read", &path))?;
         std::str::from_utf8(&text)
             .map_err(|_| "it is no text")
             .and_then(Self::parse)
@@ -100,8 +109,18 @@ impl SealManifest {
     }
 
     /// Replaces the manifest of a directory whose lock the caller holds; see [`Draft`].
-    pub(crate) fn write(&self, data_dir: &Path) -> Result<()> {
-        Draft::begin(data_dir)?.publish(self)
+    pub(crate) fn write(&self, place: &Arc<Place>) -> Result<()> {
+        Draft::begin(place)?.publish(self)
+    }
+
+    pub(super) fn remove(place: &Place) -> Result<()> {
+        place.remove(FILE)
+    }
+
+    /// The error of a manifest that is not there, or not of the last seal.
+    pub(super) fn missing(place: &Place) -> Error {
+        let why = "that of the last seal is missing";
+        Error::Damaged { path: place.path_of(FILE), why, remedy: REMEDY }
     }
 
     pub(super) fn is_of_this_boot_or_durable(&self) -> bool {
@@ -179,36 +198,34 @@ fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
 #[derive(Debug)]
 pub(crate) struct Draft {
     file: File,
-    beside: PathBuf,
-    data_dir: PathBuf,
+    place: Arc<Place>,
     is_published: bool,
 }
 
 impl Draft {
     /// Begins one, for a directory whose lock the caller holds.
-    pub(crate) fn begin(data_dir: &Path) -> Result<Self> {
-        let beside = data_dir.join(BESIDE);
-        let file = File::create(&beside).map_err(Error::at("create", &beside))?;
+    pub(crate) fn begin(place: &Arc<Place>) -> Result<Self> {
+        let file = place.create(BESIDE)?;
         // A file system that delays allocation would find blocks only in the rename, while clients
         // wait. One that does not support the call goes without.
         let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, USUAL_LENGTH);
-        Ok(Self { file, beside, data_dir: data_dir.to_owned(), is_published: false })
+        Ok(Self { file, place: Arc::clone(place), is_published: false })
     }
 
     /// Puts the manifest in the place of the old one. That of a swap is not synced: only a
     /// process of the same boot goes by it (invariant 11).
     pub(crate) fn publish(mut self, manifest: &SealManifest) -> Result<()> {
-        let path = self.data_dir.join(FILE);
+        let beside = self.place.path_of(BESIDE);
         let is_durable = manifest.boot_id.is_none();
         let text = manifest.to_text();
-        self.file.write_all(text.as_bytes()).map_err(Error::at("write", &self.beside))?;
+        self.file.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
         if is_durable {
-            self.file.sync_all().map_err(Error::at("sync", &self.beside))?;
+            self.file.sync_all().map_err(Error::at("sync", &beside))?;
         }
-        fs::rename(&self.beside, &path).map_err(Error::at("rename to", &path))?;
+        self.place.rename(BESIDE, FILE)?;
         self.is_published = true;
         if is_durable {
-            sync_directory(&self.data_dir)?;
+            self.place.sync()?;
         }
         Ok(())
     }
@@ -217,15 +234,9 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_published {
-            let _ = fs::remove_file(&self.beside);
+            let _ = self.place.remove(BESIDE);
         }
     }
-}
-
-/// Syncs a directory, so that the names in it survive a crash of the machine.
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
-    let synced = File::open(path).and_then(|directory| directory.sync_all());
-    synced.map_err(Error::at("sync", path))
 }
 
 fn parse_digest(text: &str) -> Result<[u8; 32], &'static str> {
@@ -255,17 +266,19 @@ mod tests {
     #[test]
     fn a_manifest_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        assert_eq!(SealManifest::read(directory.path()).expect("none is fine"), None);
+        let place = Arc::new(Place::open(directory.path()).expect("it opens"));
+        assert_eq!(SealManifest::read(&place).expect("none is fine"), None);
         for durable in [false, true] {
             let written = SealManifest { boot_id: (!durable).then(boot_id), ..manifest() };
-            written.write(directory.path()).expect("it is written");
-            assert_eq!(SealManifest::read(directory.path()).expect("it is read"), Some(written));
+            written.write(&place).expect("it is written");
+            assert_eq!(SealManifest::read(&place).expect("it is read"), Some(written));
         }
     }
 
     #[test]
     fn any_change_is_damage_that_names_the_file() {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let place = Place::open(directory.path()).expect("it opens");
         let path = directory.path().join(FILE);
         let text = manifest().to_text().into_bytes();
         let mut changed: Vec<Vec<u8>> =
@@ -276,8 +289,8 @@ mod tests {
             text
         }));
         for text in changed {
-            fs::write(&path, &text).expect("it is written");
-            match SealManifest::read(directory.path()) {
+            std::fs::write(&path, &text).expect("it is written");
+            match SealManifest::read(&place) {
                 Err(Error::Damaged { path: named, .. }) => assert_eq!(named, path),
                 other => panic!("{other:?} for {}", String::from_utf8_lossy(&text)),
             }

@@ -2,10 +2,12 @@
 
 mod lock;
 mod manifest;
+mod place;
 mod record;
 
 pub(crate) use lock::Decision;
 pub use lock::{DataDirLock, Fencing};
 pub(crate) use manifest::Draft;
 pub use manifest::SealManifest;
+pub(crate) use place::Place;
 pub(crate) use record::{OwnerRecord, RecordPhase, Succession};

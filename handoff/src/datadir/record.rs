@@ -11,7 +11,12 @@
 //!  24  4  writer's pid          104  2  length of the build id, 0 ..= 118
 //!  28  4  reserved pid          106 118 build id
 //!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
+//!  52  1  1: the writer locked its byte, 2: so did the reserved process, see below
 //! ```
+//!
+//! A byte of the lock file, far beyond the record, says in every namespace whether a process lives:
+//! the process locks it (by an open file description) for as long as it lives. A record of a build
+//! that locks none has 0 there, and the pid and its start time say so.
 //!
 //! The generation sealed is that of the manifest that describes the data as it is; zero while
 //! a process may be writing. A start leaves it as it was until it serves, unless a swap of
@@ -26,7 +31,7 @@ use rustix::io::{pread, retry_on_intr};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
-use crate::sys::process::{ProcessId, boot_id};
+use crate::sys::process::ProcessId;
 
 /// Where the data directory stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -56,6 +61,10 @@ pub(crate) struct OwnerRecord {
     pub(crate) writer: ProcessId,
     /// The process for which the free lock is reserved, in phase `Sealed` (invariant 9).
     pub(crate) reserved: ProcessId,
+    /// Whether the writer has locked its byte of the lock file for as long as it lives.
+    pub(crate) by_byte: bool,
+    /// Whether the process for which the lock is reserved has locked the byte of its swap.
+    pub(crate) reserved_by_byte: bool,
     pub(crate) handoff_id: Option<HandoffId>,
     pub(crate) build_id: Vec<u8>,
     /// Pids and start times mean nothing after another boot.
@@ -71,6 +80,8 @@ pub(crate) enum Succession {
     OfAnother,
     /// The last writer released the lock on purpose.
     Stopped,
+    /// No process ever wrote here: it is not the directory of the process to be replaced.
+    NeverServed,
 }
 
 impl OwnerRecord {
@@ -100,11 +111,6 @@ impl OwnerRecord {
     }
 
     /// The process for which the free lock is reserved, if it still lives (invariant 9).
-    pub(crate) fn live_reservation(&self) -> Option<ProcessId> {
-        self.reservation(boot_id(), ProcessId::is_alive)
-    }
-
-    /// [`live_reservation`](Self::live_reservation), with the boot and the liveness as arguments.
     pub(crate) fn reservation(
         &self,
         boot_id: [u8; 16],
@@ -122,10 +128,13 @@ impl OwnerRecord {
         handoff_id: HandoffId,
         writer_died: impl FnOnce() -> bool,
     ) -> Succession {
+        if self.generation == 0 {
+            return Succession::NeverServed;
+        }
         if !self.is_reserved_for(handoff_id) && !writer_died() {
             return Succession::OfAnother;
         }
-        let was_released = self.phase == RecordPhase::Released && self.generation != 0;
+        let was_released = self.phase == RecordPhase::Released;
         if was_released && stands(Guard::ReleasedIsFinal) {
             return Succession::Stopped;
         }
@@ -152,6 +161,7 @@ impl OwnerRecord {
         put(24, &self.writer.pid.to_le_bytes());
         put(28, &self.reserved.pid.to_le_bytes());
         put(32, &self.writer.start_time.to_le_bytes());
+        put(52, &[u8::from(self.by_byte) | u8::from(self.reserved_by_byte) << 1]);
         put(56, &self.reserved.start_time.to_le_bytes());
         put(64, &self.sealed_generation.to_le_bytes());
         put(72, &handoff_id);
@@ -198,6 +208,8 @@ impl OwnerRecord {
             writer: ProcessId { pid: u32_at(24), start_time: u64_at(32) },
             reserved: ProcessId { pid: u32_at(28), start_time: u64_at(56) },
             handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
+            by_byte: block[52] & 1 != 0,
+            reserved_by_byte: block[52] & 2 != 0,
             build_id: build_id.to_vec(),
             boot_id: array_at(block, 88),
         })
@@ -222,6 +234,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::sys::process::boot_id;
 
     fn record() -> OwnerRecord {
         OwnerRecord {
@@ -231,6 +244,8 @@ mod tests {
             writer: ProcessId { pid: 11, start_time: 12 },
             reserved: ProcessId { pid: 13, start_time: 14 },
             handoff_id: Some(HandoffId::new()),
+            by_byte: true,
+            reserved_by_byte: true,
             build_id: b"build 3".to_vec(),
             boot_id: boot_id(),
         }

@@ -59,12 +59,15 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
     ];
     let phase = phases[usize::from(input.byte()) % phases.len()];
     let handoff_id = input.array();
+    let flags = input.byte();
     let mut process =
         || ProcessId { pid: u32::from_le_bytes(input.array()), start_time: input.number() };
     OwnerRecord {
         phase,
         writer: process(),
         reserved: process(),
+        by_byte: flags & 1 != 0,
+        reserved_by_byte: flags & 2 != 0,
         generation: input.number(),
         sealed_generation: input.number(),
         // On disk, zero means none.
@@ -77,7 +80,9 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
 /// The block as this build writes it: the bytes that no field covers are zero.
 fn canonical(mut block: [u8; LENGTH]) -> [u8; LENGTH] {
     let length = usize::from(u16::from_le_bytes([block[104], block[105]]));
-    block[40..56].fill(0);
+    block[40..52].fill(0);
+    block[52] &= 3;
+    block[53..56].fill(0);
     block[BUILD_ID + length..CHECKED].fill(0);
     mend(&mut block);
     block

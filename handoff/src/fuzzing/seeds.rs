@@ -172,6 +172,8 @@ fn stretched(piece: u8, head: &[u8], filler: u8, count: u32) -> Vec<u8> {
 
 fn records() -> Vec<(String, Vec<u8>)> {
     let record = |phase| OwnerRecord {
+        by_byte: true,
+        reserved_by_byte: false,
         phase,
         generation: 7,
         sealed_generation: 6,

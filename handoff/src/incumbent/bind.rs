@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::control::{Listeners, bind_hidden};
+use crate::control::{Listeners, check_path};
 use crate::datadir::{DataDirLock, Fencing};
 use crate::error::{ControlSocketError, Error, Result};
 use crate::incumbent::admit::Commit;
@@ -56,7 +56,7 @@ impl Incumbent {
     /// [`Error::Path`] when its directory is missing or cannot be written. Any of them releases
     /// the lock, and leaves the path as it was.
     pub fn bind_cold_start(control_socket: &Path, lock: DataDirLock) -> Result<Self> {
-        let mut socket = bind_hidden(control_socket)?;
+        check_path(control_socket)?;
         let at = |source| Error::Path {
             action: "bind the control socket at",
             path: control_socket.to_owned(),
@@ -71,7 +71,7 @@ impl Incumbent {
                 return Err(ControlSocketError::NotASocket(control_socket.to_owned()).into());
             }
         }
-        socket.publish().map_err(at)?;
+        let socket = ControlSocket::bind_at(control_socket).map_err(at)?;
         try_failpoint!(ColdStartBound)?;
         Ok(Self::new(socket, lock, StopHandle::new()?))
     }

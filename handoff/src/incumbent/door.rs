@@ -4,19 +4,21 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use crate::sys::socket::ControlSocket;
+use crate::sys::socket::{ControlSocket, Found, look_at};
 
 /// The control socket of a process that serves.
 #[derive(Debug)]
 pub(super) struct Door {
     socket: ControlSocket,
     accept_again: Option<Instant>,
-    publish_again: Option<Instant>,
+    look_again: Instant,
+    /// Whether it has told that the path does not lead here.
+    is_missing: bool,
 }
 
 impl Door {
     pub(super) fn new(socket: ControlSocket) -> Self {
-        Self { socket, accept_again: None, publish_again: Some(Instant::now()) }
+        Self { socket, accept_again: None, look_again: Instant::now(), is_missing: false }
     }
 
     /// The listener, for polling; none while it is of no use to accept.
@@ -51,56 +53,62 @@ impl Door {
     /// When something is to be done. During a swap the path may be the successor's, so only a
     /// process that serves takes it over.
     pub(super) fn due(&self, serves: bool) -> Option<Instant> {
-        let publish = self.publish_again.filter(|_| serves);
-        self.accept_again.into_iter().chain(publish).min()
+        self.accept_again.into_iter().chain(serves.then_some(self.look_again)).min()
     }
 
     pub(super) fn on_time(&mut self, now: Instant, serves: bool) {
         self.accept_again = self.accept_again.filter(|due| *due > now);
-        if serves && self.publish_again.is_some_and(|due| due <= now) {
-            self.publish();
+        if serves && self.look_again <= now {
+            self.look();
         }
     }
 
-    /// Takes the path over, if that failed at the commit or after an undo.
-    fn publish(&mut self) {
-        if !self.socket.is_hidden() && !self.socket.is_published() {
-            self.publish_again = None;
-            return self.take_path_back();
-        }
-        let published = match self.socket.publish() {
-            // Somebody tidied the directory while the socket lay there unpublished.
-            Err(error) if error.kind() == ErrorKind::NotFound => self.rebind(),
-            published => published,
-        };
-        self.publish_again = published.err().map(|error| {
-            tracing::error!(
-                path = %self.socket.path().display(), %error,
-                "this daemon cannot publish its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
-            );
-            Instant::now() + PUBLISH_INTERVAL
-        });
-    }
-
-    /// Takes the path back from a successor that took it over after its commit and was ended.
-    pub(super) fn take_path_back(&mut self) {
+    /// Publishes the socket, if that failed at the commit or after an undo; binds it anew where its
+    /// name was removed. Another process that answers at the path keeps it.
+    fn look(&mut self) {
+        self.look_again = Instant::now() + LOOK_INTERVAL;
         if self.socket.is_published() {
-            return;
+            self.is_missing = false;
+        } else if self.socket.is_hidden() {
+            match self.socket.publish() {
+                // Somebody tidied the directory while the socket lay there unpublished.
+                Err(error) if error.kind() == ErrorKind::NotFound => self.take_path_back(),
+                published => self.told(published),
+            }
+        } else {
+            match look_at(self.socket.path()) {
+                Ok(Found::Alive) => self.told(Err(ErrorKind::AddrInUse.into())),
+                Ok(Found::Other) => self.told(Err(ErrorKind::AlreadyExists.into())),
+                Ok(Found::Nothing | Found::Stale) | Err(_) => {
+                    tracing::warn!(
+                        path = %self.socket.path().display(),
+                        "the name of this daemon's control socket was removed: it binds the socket anew"
+                    );
+                    self.take_path_back();
+                }
+            }
         }
-        self.publish_again = self.rebind().err().map(|error| {
-            tracing::error!(
-                path = %self.socket.path().display(), %error,
-                "this daemon cannot take back the path of its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
-            );
-            Instant::now() + PUBLISH_INTERVAL
-        });
     }
 
-    fn rebind(&mut self) -> io::Result<()> {
-        self.socket = ControlSocket::bind_beside(self.socket.path())?;
-        self.socket.publish()
+    /// Takes the path: from a successor that took it over after its commit and was ended, too.
+    pub(super) fn take_path_back(&mut self) {
+        if !self.socket.is_published() {
+            let taken = self.socket.bind_again().map(|socket| self.socket = socket);
+            self.told(taken);
+        }
+    }
+
+    /// Logs an error, unless it is the same fault as a moment ago.
+    fn told(&mut self, published: io::Result<()>) {
+        if let (Err(error), false) = (&published, self.is_missing) {
+            tracing::error!(
+                path = %self.socket.path().display(), %error,
+                "this daemon cannot have the path of its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
+            );
+        }
+        self.is_missing = published.is_err();
     }
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settling;
-use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
+use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Resumable, Sealed, Task};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::standing::Standing;
 use crate::incumbent::stop::Stop;
@@ -60,6 +60,10 @@ struct HookResults {
     /// where it could not be begun.
     draft: Option<Draft>,
     shards: Vec<SealedShard>,
+    /// The seal that the disk holds, once this process has the lock again and no other wrote.
+    sealed: Option<Arc<Resumable>>,
+    /// Whether a request outlived the drain.
+    has_stragglers: bool,
     /// Whether all sealed writes are durable, at the end of a last seal.
     is_durable: bool,
     /// The last error of a hook, whole; the machine knows its words.
@@ -98,11 +102,13 @@ impl Handover {
         stop: &Arc<Stop>,
     ) -> std::io::Result<Self> {
         let carrier = carrying.carrier.as_ref().map(Carrier::stopper);
-        let hooks = Hooks::start(Arc::clone(drainable), carrying, settling, Arc::clone(stop))?;
+        let place = Arc::clone(lock.place());
+        let (drainable, stop) = (Arc::clone(drainable), Arc::clone(stop));
+        let hooks = Hooks::start(drainable, carrying, settling, place, stop)?;
         // Both are done while the daemon still serves all.
         let id = ProcessId::of(successor_pid).unwrap_or_default();
         let is_swap = matches!(first, Task::Drain(_));
-        let draft = is_swap.then(|| Draft::begin(lock.data_dir()));
+        let draft = is_swap.then(|| Draft::begin(lock.place()));
         let now = Instant::now();
         let mut handover = Self {
             handoff_id,
@@ -123,6 +129,8 @@ impl Handover {
             results: HookResults {
                 draft: draft.and_then(Result::ok),
                 shards: Vec::new(),
+                sealed: None,
+                has_stragglers: false,
                 is_durable: true,
                 error: None,
             },
@@ -135,6 +143,11 @@ impl Handover {
         self.timers.retry = None;
         self.hook_runs = true;
         self.hooks.run(task);
+    }
+
+    /// Runs the resume hook.
+    pub(super) fn resume(&mut self) {
+        self.run(Task::Resume(self.results.sealed.clone()));
     }
 
     /// Sets whether the seal follows the drain without a task: the supervisor asked for it ahead.
@@ -165,6 +178,8 @@ impl Handover {
                 HookNews::Open(open) => return Some(News::Open(open)),
                 HookNews::Drained(result, next) => {
                     self.next = next;
+                    let open = result.as_ref().map_or(0, |report| report.open_conns_remaining);
+                    self.results.has_stragglers = open > 0;
                     Event::DrainEnded(self.in_words("drain", result))
                 }
                 // The seal was under way when the swap was given up: the undo covers it.
@@ -235,10 +250,12 @@ impl Handover {
             try_failpoint!(IncumbentWritesManifest)?;
             // Where no draft could be begun ahead, this finds the cause.
             let draft = self.results.draft.take();
-            draft.map_or_else(|| Draft::begin(lock.data_dir()), Ok)?.publish(&manifest)?;
+            draft.map_or_else(|| Draft::begin(lock.place()), Ok)?.publish(&manifest)?;
             lock.release_for(handoff_id, self.successor.id)
         };
         let released = release();
+        let may_grow = self.results.has_stragglers;
+        self.results.sealed = Some(Arc::new(Resumable { sealed: manifest, may_grow }));
         match self.in_words("seal", released) {
             Ok(()) => {
                 failpoint!(IncumbentUnlocked);
@@ -264,7 +281,7 @@ impl Handover {
             );
         }
         SealManifest::of_seal(lock.generation(), report, shards, is_durable)
-            .write(lock.data_dir())?;
+            .write(lock.place())?;
         lock.release_sealed()
     }
 
@@ -273,6 +290,9 @@ impl Handover {
     pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
         let event = match lock.retake() {
             Ok(Decision::Retaken) => {
+                if !lock.is_as_sealed() {
+                    self.results.sealed = None;
+                }
                 failpoint!(IncumbentRecordedAgain);
                 Some(Event::LockRetaken)
             }

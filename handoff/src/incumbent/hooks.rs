@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::carry::{Carrier, Claim};
+use crate::datadir::{Place, SealManifest};
 use crate::drainable::{
     DrainReport, Drainable, SealProgress, SealReport, SealedShard, SealedState,
 };
@@ -23,7 +24,27 @@ pub(super) enum Task {
     /// The drain before the process ends: it carries nothing.
     LastDrain(Instant),
     Seal,
-    Resume,
+    /// With the seal to compare with, where no process has written since.
+    Resume(Option<Arc<Resumable>>),
+}
+
+/// The seal that the disk holds where no process has written since.
+#[derive(Debug)]
+pub(super) struct Resumable {
+    pub(super) sealed: SealManifest,
+    /// Whether a request outlived the drain, and may write as soon as a shard is open again.
+    pub(super) may_grow: bool,
+}
+
+impl Resumable {
+    /// Compares the shards that were opened again with those that were sealed.
+    fn verify(&self, opened: Vec<SealedShard>) -> Result<()> {
+        match opened {
+            opened if opened.is_empty() => Ok(()),
+            opened if self.may_grow => self.sealed.verify_grown(opened),
+            opened => self.sealed.verify(&opened),
+        }
+    }
 }
 
 /// News from the hooks.
@@ -73,6 +94,7 @@ impl Hooks {
         drainable: Arc<D>,
         carrying: Carrying,
         settling: Option<Settling>,
+        place: Arc<Place>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
         let (tasks, queue) = mpsc::channel();
@@ -95,8 +117,10 @@ impl Hooks {
                 drainable: &*drainable,
                 carrying,
                 settling,
+                place,
                 _threads: pool::hold(),
                 resumed: false,
+                reopens: false,
                 is_last: false,
                 tell: &tell,
             };
@@ -162,10 +186,13 @@ struct Work<'a, D> {
     carrying: Carrying,
     /// The settling after the commit by which this process came to serve.
     settling: Option<Settling>,
+    place: Arc<Place>,
     /// Keeps the pool's threads, so that none has to be started while clients wait.
     _threads: pool::Hold,
     /// Whether the resume hook has succeeded.
     resumed: bool,
+    /// Whether it opened something else than was sealed, so that it closes that first.
+    reopens: bool,
     /// Whether this process ends, and no successor takes its place.
     is_last: bool,
     tell: &'a (dyn Fn(HookNews) -> bool + Sync),
@@ -191,7 +218,7 @@ impl<D: Drainable> Work<'_, D> {
                 Next::Waits,
             ),
             Task::Seal => HookNews::Sealed(fenced("seal", || self.seal())),
-            Task::Resume => HookNews::Resumed(self.resume()),
+            Task::Resume(sealed) => HookNews::Resumed(self.resume(sealed.as_deref())),
         }
     }
 
@@ -248,6 +275,10 @@ impl<D: Drainable> Work<'_, D> {
             }
         };
         try_failpoint!(IncumbentSeals)?;
+        if !self.is_last {
+            // The successor opens the path.
+            self.place.check()?;
+        }
         let mut settled = None;
         if self.is_last {
             // No successor will sync the writes that the seal leaves to a settling.
@@ -283,16 +314,27 @@ impl<D: Drainable> Work<'_, D> {
     }
 
     /// Repeats no step that has succeeded: where `admit` failed, requests may be inside already.
-    fn resume(&mut self) -> Result<()> {
+    fn resume(&mut self, sealed: Option<&Resumable>) -> Result<()> {
+        if !self.resumed {
+            // The hook opens the path.
+            self.place.check()?;
+        }
         if !self.carrying.is_taken_back {
             fenced("take back", || self.take_back())?;
             self.carrying.is_taken_back = true;
         }
         if !self.resumed {
+            if self.reopens {
+                let _ = fenced("seal", || self.drainable.seal_shards(&|_| {}));
+            }
             fenced("resume_after_abort", || {
                 try_failpoint!(IncumbentResumes)?;
                 self.drainable.resume_after_abort()
             })?;
+            if let Some(sealed) = sealed {
+                self.reopens = true;
+                fenced("opened_shards", || sealed.verify(self.drainable.opened_shards()?))?;
+            }
             self.resumed = true;
         }
         fenced("admit", || {

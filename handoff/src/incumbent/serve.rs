@@ -4,7 +4,7 @@
 mod peers;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use tracing::field::display;
@@ -25,7 +25,7 @@ use crate::incumbent::quota::Quotas;
 use crate::incumbent::sessions::{Key, Sessions};
 use crate::incumbent::stop::{Ended, Stop};
 use crate::machine::incumbent::{Effect, Event, State};
-use crate::protocol::{Capabilities, MAX_NAMED_CONNECTIONS, Message, Side};
+use crate::protocol::{Capabilities, MAX_NAMED_CONNECTIONS, Message, Side, in_words};
 use crate::sys::poll;
 
 impl Incumbent {
@@ -93,6 +93,8 @@ struct Server<D> {
     offers: Offers,
     log: Quotas,
     ended: Option<Result<Ended>>,
+    /// When it looks at its directory again, and whether it has told of a fault there.
+    look: (Instant, bool),
 }
 
 impl<D: Drainable + 'static> Server<D> {
@@ -126,6 +128,7 @@ impl<D: Drainable + 'static> Server<D> {
             offers: Offers::default(),
             log: Quotas::new(Instant::now()),
             ended: None,
+            look: (Instant::now() + DIRECTORY_INTERVAL, false),
         })
     }
 
@@ -166,6 +169,8 @@ impl<D: Drainable + 'static> Server<D> {
         let handover =
             handover.and_then(|handover| handover.next_due(self.looks(), self.beats(handover)));
         let door = self.door.due(self.state == State::Serving);
+        let look = (self.state == State::Serving).then_some(self.look.0);
+        let door = door.into_iter().chain(look);
         sessions.chain(handover).chain(door).chain(self.log.due()).min()
     }
 
@@ -227,6 +232,9 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
                 failpoint!(IncumbentHeardPrepare);
                 self.sessions.holder = from;
+                if let Err(error) = self.lock.mend() {
+                    return self.refuse_swap(&error);
+                }
                 let lease = after(deadline_ms);
                 let grace = after(drain_grace_ms).min(lease);
                 self.begin_handover(successor_pid, lease, Task::Drain(grace));
@@ -239,7 +247,7 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::InterruptDrain => self.interrupt_drain(),
             Effect::SealNext => self.with_handover(|handover| handover.seal_next(true)),
             Effect::RunSeal => self.with_handover(Handover::run_seal),
-            Effect::RunResume => self.with_handover(|handover| handover.run(Task::Resume)),
+            Effect::RunResume => self.with_handover(Handover::resume),
             Effect::ReleaseLock(report) => {
                 if let (Some(handover), Some(handoff_id)) =
                     (&mut self.handover, self.state.handoff_id())
@@ -279,23 +287,18 @@ impl<D: Drainable + 'static> Server<D> {
         let (drainable, lock, stop) = (&self.drainable, &self.lock, &self.stop);
         match Handover::begin(drainable, first, terms, carrying, settling, lock, stop) {
             Ok(handover) => self.handover = Some(handover),
-            Err(error) => {
-                // Nothing was begun, so there is nothing to undo but the state.
-                let swap = handoff_id.map(display);
-                tracing::error!(
-                    swap, pid = handoff_id.map(|_| successor_pid), %error,
-                    "this daemon cannot start the thread of its hooks, so it begins no drain"
-                );
-                if self.state == State::Stopping {
-                    self.ended = Some(Err(error.into()));
-                    return;
-                }
-                self.state = State::Serving;
-                if let Some(key) = self.sessions.holder.take() {
-                    self.sessions.remove(key);
-                }
-            }
+            Err(error) if self.state == State::Stopping => self.ended = Some(Err(error.into())),
+            Err(error) => self.refuse_swap(&error.into()),
         }
+    }
+
+    /// Nothing was begun, so there is nothing to undo but the state: this daemon serves on.
+    fn refuse_swap(&mut self, error: &Error) {
+        let Some(handoff_id) = self.state.handoff_id() else { return };
+        tracing::error!(swap = %handoff_id, %error, "this daemon refuses a swap, and serves on");
+        let partial_state = "nothing was begun, and the incumbent serves".to_owned();
+        self.tell(Message::SealFailed { handoff_id, error: in_words(error), partial_state });
+        self.state = State::Serving;
     }
 
     /// A supervisor that is about to swap must not take the end of this process for a crash.
@@ -448,6 +451,27 @@ impl<D: Drainable + 'static> Server<D> {
         }
     }
 
+    /// Whether this is still the directory that the path leads to, and its lock file the one there.
+    fn look_at_directory(&mut self) {
+        let (looked, path) = (self.lock.mend(), self.lock.data_dir().display());
+        match &looked {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                %path,
+                "the lock file of this daemon was removed or replaced: it made the file again"
+            ),
+            Err(_) if self.look.1 => {}
+            Err(error) => tracing::error!(
+                %path, %error,
+                "this daemon serves on with the files that it has open, and refuses every swap until that is mended"
+            ),
+        }
+        if self.look.1 && looked.is_ok() {
+            tracing::info!(%path, "the data directory of this daemon is in its place again");
+        }
+        self.look = (Instant::now() + DIRECTORY_INTERVAL, looked.is_err());
+    }
+
     fn on_time(&mut self) {
         let now = Instant::now();
         for key in self.sessions.silent(now) {
@@ -455,6 +479,9 @@ impl<D: Drainable + 'static> Server<D> {
         }
         self.log.tell_unsaid(now);
         self.door.on_time(now, self.state == State::Serving);
+        if self.state == State::Serving && self.look.0 <= now {
+            self.look_at_directory();
+        }
         let Some(handover) = &mut self.handover else { return };
         let due = handover.due(now);
         if due.beat && self.handover.as_ref().is_some_and(|handover| self.beats(handover)) {
@@ -486,3 +513,5 @@ impl<D: Drainable + 'static> Server<D> {
 }
 
 const STOP_GRACE_MS: u64 = 30_000;
+/// Between two looks at the directory.
+const DIRECTORY_INTERVAL: Duration = Duration::from_secs(1);

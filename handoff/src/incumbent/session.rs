@@ -12,11 +12,13 @@ use crate::control::{
 };
 use crate::error::{Error, PeerMisbehaved, Result};
 use crate::protocol::{HandoffId, Message};
+use crate::sys::fork::NotInForks;
 use crate::sys::socket::Peer;
 
 /// A connection, from its hello on.
 #[derive(Debug)]
 pub(super) struct Session {
+    _alone: NotInForks,
     connection: Connection,
     peer: Peer,
     /// A message that this process has read and could not act upon yet.
@@ -40,6 +42,7 @@ impl Session {
     /// Says hello.
     pub(super) fn open(stream: UnixStream, peer: Peer, hello: &Message) -> Result<Self> {
         let mut session = Self {
+            _alone: NotInForks::new(&stream),
             connection: Connection::new(stream).with_max_frame(MAX_IN),
             peer,
             put_back: None,

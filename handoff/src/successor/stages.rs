@@ -45,10 +45,14 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn make(control_socket: &Path, data_dir: &Path) -> Result<Self> {
+    fn make(
+        control_socket: &Path,
+        data_dir: &Path,
+        handoff_id: Option<HandoffId>,
+    ) -> Result<Self> {
         let socket = bind_hidden(control_socket)?;
         try_failpoint!(SuccessorBound)?;
-        let lock = DataDirLock::ahead(data_dir)?;
+        let lock = DataDirLock::ahead(data_dir, handoff_id)?;
         // For the shards' fingerprints, should they take long.
         let threads = pool::hold();
         pool::prepare(1);
@@ -156,7 +160,8 @@ impl Successor<Greeted> {
     /// [`Error::ControlSocket`] or [`Error::Path`] when this process cannot bind the socket, or
     /// cannot open the lock file.
     pub fn bind(&mut self, control_socket: &Path, data_dir: &Path) -> Result<()> {
-        self.ahead = Some(Box::new(Ahead::make(control_socket, data_dir)?));
+        let ahead = Ahead::make(control_socket, data_dir, self.conversation.handoff_id)?;
+        self.ahead = Some(Box::new(ahead));
         Ok(())
     }
 
@@ -189,7 +194,9 @@ impl Successor<Warmed> {
         data_dir: &Path,
     ) -> Result<Successor<Begun>> {
         let ahead = self.ahead.take().filter(|ahead| ahead.is_of(control_socket, data_dir));
-        let ahead = ahead.map_or_else(|| Ahead::make(control_socket, data_dir), |made| Ok(*made));
+        let id = self.conversation.handoff_id;
+        let make = || Ahead::make(control_socket, data_dir, id);
+        let ahead = ahead.map_or_else(make, |made| Ok(*made));
         let Ahead { socket, lock, threads, .. } = match ahead {
             Ok(ahead) => ahead,
             Err(error) => return Err(self.fail(error)),

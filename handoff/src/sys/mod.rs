@@ -13,6 +13,7 @@ macro_rules! as_fd {
 }
 
 pub(crate) mod file;
+pub(crate) mod fork;
 pub(crate) mod inherited;
 pub(crate) mod memory;
 pub(crate) mod poll;

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use uuid::Uuid;
 use uuid::fmt::Simple;
 
+use super::file::FileId;
 use super::poll;
 
 /// A pid, and when its process started: together they name one process of this boot.
@@ -157,6 +158,18 @@ impl Process {
 }
 
 super::as_fd!(Process, pidfd);
+
+/// A process, other than this one, that has one of those files open, as far as `/proc` tells.
+pub(crate) fn holder_of(files: &[FileId]) -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| *pid != std::process::id()).find(|pid| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors
+            .filter_map(|descriptor| FileId::at(&descriptor.path()).ok())
+            .any(|open| files.contains(&open))
+    })
+}
 
 /// The identifier of this boot of the machine; empty where the kernel does not tell.
 pub(crate) fn boot_id() -> [u8; 16] {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::fork::NotInForks;
 use super::process::ProcessId;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, Uid};
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The maximum length of a path that a Unix socket can be connected to by.
@@ -20,6 +21,7 @@ pub(crate) const MAX_PATH: usize = 107;
 /// until it is published there.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
+    _alone: NotInForks,
     listener: UnixListener,
     directory: OwnedFd,
     name: OsString,
@@ -39,27 +41,79 @@ impl ControlSocket {
         let hidden = format!("{HIDDEN}{}-{count}", std::process::id());
         // The directory's own path may fill all that an address can hold; this one is short.
         let through = format!("/proc/self/fd/{}/{hidden}", directory.as_raw_fd());
-        let socket = stream_socket()?;
-        let address = SocketAddrUnix::new(through.as_str())?;
-        match rustix::net::bind(&socket, &address) {
+        let bind = || Self::listen(&through, &directory, &hidden);
+        let (listener, inode) = match bind() {
             // Left by a process of the same pid that was killed.
-            Err(rustix::io::Errno::ADDRINUSE) => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 rustix::fs::unlinkat(&directory, &hidden, AtFlags::empty())?;
-                rustix::net::bind(&socket, &address)?;
+                bind()?
             }
-            result => result?,
-        }
-        let bound = Self {
-            listener: socket.into(),
-            name,
-            inode: rustix::fs::statat(&directory, &hidden, AtFlags::SYMLINK_NOFOLLOW)?.st_ino,
-            hidden: Some(hidden.clone()),
-            directory,
-            path: path.to_owned(),
+            bound => bound?,
         };
-        rustix::fs::chmodat(&bound.directory, &hidden, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
-        rustix::net::listen(&bound.listener, BACKLOG)?;
-        Ok(bound)
+        let alone = NotInForks::new(&listener);
+        let (hidden, path) = (Some(hidden), path.to_owned());
+        Ok(Self { _alone: alone, listener, name, inode, hidden, directory, path })
+    }
+
+    /// Binds and listens at the path itself, where no process may listen: a name that came by a
+    /// rename is none by the kernel's list of sockets, so that a tool that removes stale ones
+    /// would take it for one. Removes a stale socket.
+    pub(crate) fn bind_at(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let directory = swept_parent_of(path)?;
+        match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let absolute = std::path::absolute(path)?;
+        let listed = if path_length(&absolute) <= MAX_PATH { &absolute } else { path };
+        let (listener, inode) = Self::listen(listed, &directory, &name)?;
+        let alone = NotInForks::new(&listener);
+        let path = path.to_owned();
+        Ok(Self { _alone: alone, listener, name, inode, hidden: None, directory, path })
+    }
+
+    /// The same socket anew, at its path; makes the directory again if that was removed. Where a
+    /// process answers at the path, takes it over from that in one step.
+    pub(crate) fn bind_again(&self) -> io::Result<Self> {
+        if !parent_of(&self.path).exists() {
+            self.make_directory()?;
+        }
+        if look_at(&self.path)? == Found::Alive {
+            let mut socket = Self::bind_beside(&self.path)?;
+            socket.publish()?;
+            return Ok(socket);
+        }
+        Self::bind_at(&self.path)
+    }
+
+    /// Makes the directory as the one was that was removed.
+    fn make_directory(&self) -> io::Result<()> {
+        let parent = parent_of(&self.path);
+        let was = rustix::fs::fstat(&self.directory)?;
+        std::fs::create_dir_all(parent)?;
+        let mode = Mode::from_raw_mode(was.st_mode);
+        rustix::fs::chmodat(CWD, parent, mode, AtFlags::empty())?;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(parent, Some(was.st_uid), Some(was.st_gid))?;
+        }
+        Ok(())
+    }
+
+    /// A socket that listens at `address`, which is that name in the directory, and its inode.
+    fn listen(
+        address: impl AsRef<Path>,
+        directory: &OwnedFd,
+        name: impl AsRef<Path>,
+    ) -> io::Result<(UnixListener, u64)> {
+        let (socket, name) = (stream_socket()?, name.as_ref());
+        // The kernel gives the name the mode that the socket has before it is bound.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(address.as_ref())?)?;
+        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        give_to_owner(directory, name, &stat)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok((socket.into(), stat.st_ino))
     }
 
     /// Takes the path over from any file there, in one step: there is no moment at which
@@ -193,6 +247,16 @@ pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> 
 fn stream_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// Gives a socket that root bound to the owner of its directory: a daemon may give up root later.
+fn give_to_owner(directory: &OwnedFd, name: &Path, stat: &Stat) -> io::Result<()> {
+    let owner = rustix::fs::fstat(directory)?;
+    if rustix::process::geteuid().is_root() && owner.st_uid != 0 && stat.st_uid == 0 {
+        let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+        rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
 }
 
 /// The bytes of a path, as the kernel counts them.

@@ -374,6 +374,16 @@ impl Cluster {
             .collect()
     }
 
+    /// The children that daemons of this cluster forked by a planned fault.
+    ///
+    /// # Panics
+    ///
+    /// When their marks cannot be read.
+    #[must_use]
+    pub fn forked(&self) -> Vec<u32> {
+        handoff::faults::forked(&self.state().join(MARKS)).expect("it is there")
+    }
+
     /// Loses sight of who serves: whoever owns the control socket when asked is taken for it.
     pub fn lose_sight(&mut self) {
         self.reported = None;
@@ -403,7 +413,7 @@ pub(super) fn wait_struck(state: &Path, at: &str) {
 impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.clients.take());
-        for pid in self.alive() {
+        for pid in self.alive().into_iter().chain(self.forked()) {
             kill(pid, Signal::CONT);
             kill(pid, Signal::KILL);
         }

@@ -6,6 +6,7 @@ mod adoption;
 mod carry;
 mod commits;
 mod descriptors;
+mod directories;
 mod environment;
 mod hooks;
 mod hostile;

@@ -223,7 +223,7 @@ fn lock(world: &mut World, witness: &Witness) {
             world.lock = Some(Who::Successor);
             world.successor.opening = Opening::Locked;
         }
-        Succession::OfAnother | Succession::Stopped => fail(world, witness),
+        Succession::OfAnother | Succession::Stopped | Succession::NeverServed => fail(world, witness),
     }
 }
 

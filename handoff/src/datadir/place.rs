@@ -1,0 +1,161 @@
+//! The data directory and its lock file by descriptor: their paths may lead elsewhere later.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::sys::file::{
+    FileId, give_to_owner_of, open_directory, open_in, try_lock, unlock,
+};
+use crate::sys::fork::NotInForks;
+
+/// A data directory that this process opened.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    id: FileId,
+    _alone: NotInForks,
+    directory: OwnedFd,
+}
+
+impl Place {
+    /// Opens a directory; creates it if need be.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).map_err(Error::at("create the data directory", path))?;
+        let open = || {
+            let directory = open_directory(path)?;
+            let id = FileId::opened(&directory)?;
+            let alone = NotInForks::new(&directory);
+            Ok(Self { path: path.to_owned(), id, _alone: alone, directory })
+        };
+        open().map_err(Error::at::<io::Error>("open the data directory", path))
+    }
+
+    pub(crate) const fn id(&self) -> FileId {
+        self.id
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether the path still leads to this directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Moved`] where it does not: daemons open their data by the path.
+    pub(crate) fn check(&self) -> Result<()> {
+        match FileId::at(&self.path) {
+            Ok(id) if id == self.id => Ok(()),
+            Ok(_) => Err(Error::Moved(self.path.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::Moved(self.path.clone()))
+            }
+            Err(error) => Err(Error::at("look at", &self.path)(error)),
+        }
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Result<Option<FileId>> {
+        FileId::named(&self.directory, name).map_err(Error::at("look at", &self.path_of(name)))
+    }
+
+    /// Opens a regular file for reading; none where there is none.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<File>> {
+        match open_in(&self.directory, name, OFlags::RDONLY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some).map_err(Error::at("open", &self.path_of(name))),
+        }
+    }
+
+    /// Opens a regular file for reading and writing, or creates it.
+    pub(crate) fn open_or_create(&self, name: &str) -> Result<File> {
+        self.write(name, OFlags::RDWR | OFlags::CREATE)
+    }
+
+    /// Creates a file, in the place of anything that has the name.
+    pub(crate) fn create(&self, name: &str) -> Result<File> {
+        self.remove(name)?;
+        self.write(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    fn write(&self, name: &str, how: OFlags) -> Result<File> {
+        let open = || {
+            let file = open_in(&self.directory, name, how)?;
+            give_to_owner_of(&self.directory, &file)?;
+            Ok(file)
+        };
+        open().map_err(Error::at::<io::Error>("open", &self.path_of(name)))
+    }
+
+    /// Removes a file or a link; nothing where there is none.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(Error::at("remove", &self.path_of(name))(errno)),
+        }
+    }
+
+    /// Puts a file in the place of another one.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        rustix::fs::renameat(&self.directory, from, &self.directory, to)
+            .map_err(Error::at("rename to", &self.path_of(to)))
+    }
+
+    /// Syncs the directory, so that the names in it survive a crash of the machine.
+    pub(crate) fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.directory).map_err(Error::at("sync", &self.path))
+    }
+
+    /// Locks the directory itself, so that a lock file that was removed still excludes. `false`
+    /// when another process has locked it. A file system without such locks goes without.
+    pub(crate) fn try_lock(&self) -> Result<bool> {
+        match try_lock(&self.directory) {
+            Err(error) if is_unsupported(&error) => Ok(true),
+            locked => locked.map_err(Error::at("lock", &self.path)),
+        }
+    }
+
+    pub(crate) fn unlock(&self) -> Result<()> {
+        match unlock(&self.directory) {
+            Err(error) if !is_unsupported(&error) => Err(Error::at("unlock", &self.path)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsFd for Place {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// An open lock file.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    pub(crate) id: FileId,
+    _alone: NotInForks,
+    pub(crate) file: File,
+}
+
+impl LockFile {
+    pub(crate) fn of(file: File) -> io::Result<Self> {
+        Ok(Self { id: FileId::opened(&file)?, _alone: NotInForks::new(&file), file })
+    }
+}
+
+/// Whether the file system has no lock of a directory: some want it open for writing.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::BADF | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK)
+    )
+}
