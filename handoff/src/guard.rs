@@ -12,9 +12,9 @@ pub(crate) enum Guard {
     ResumeUntilItWorks,
     /// The supervisor tells the incumbent to leave only after the successor has said `Serving`.
     ServingBeforeLeave,
-    /// A successor that may hold the lock is dead before the supervisor asks the incumbent to
+    /// A successor that may hold the lock was killed before the supervisor asks the incumbent to
     /// serve (invariant 8).
-    EndBeforeAsking,
+    KillBeforeAsking,
     /// The supervisor spares a successor without fault until the incumbent has confirmed that it
     /// serves (invariant 3).
     SuccessorSpared,

@@ -380,9 +380,9 @@ impl DataDirLock {
         if decision == Decision::Retaken {
             try_failpoint!(IncumbentRetook)?;
             self.found = OwnerRecord::default();
-            self.is_as_sealed = now.as_ref().is_some_and(|now| {
-                matches!(now.phase, RecordPhase::Sealed | RecordPhase::Opening)
-            });
+            self.is_as_sealed = now
+                .as_ref()
+                .is_some_and(|now| matches!(now.phase, RecordPhase::Sealed | RecordPhase::Opening));
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
             self.take_over(RecordPhase::Serving, None)?;
         }
@@ -475,8 +475,8 @@ impl DataDirLock {
         }
         loop {
             let file = self.file();
-            let locked =
-                try_lock(&file.file).map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))?;
+            let locked = try_lock(&file.file)
+                .map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))?;
             if !locked {
                 self.place().unlock()?;
                 return Ok(false);

@@ -9,9 +9,7 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::sys::file::{
-    FileId, give_to_owner_of, open_directory, open_in, try_lock, unlock,
-};
+use crate::sys::file::{FileId, give_to_owner_of, open_directory, open_in, try_lock, unlock};
 use crate::sys::fork::NotInForks;
 
 /// A data directory that this process opened.

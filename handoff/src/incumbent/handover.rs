@@ -12,7 +12,7 @@ use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settling;
-use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Resumable, Sealed, Task};
+use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::standing::Standing;
 use crate::incumbent::stop::Stop;
@@ -61,9 +61,7 @@ struct HookResults {
     draft: Option<Draft>,
     shards: Vec<SealedShard>,
     /// The seal that the disk holds, once this process has the lock again and no other wrote.
-    sealed: Option<Arc<Resumable>>,
-    /// Whether a request outlived the drain.
-    has_stragglers: bool,
+    sealed: Option<Arc<SealManifest>>,
     /// Whether all sealed writes are durable, at the end of a last seal.
     is_durable: bool,
     /// The last error of a hook, whole; the machine knows its words.
@@ -130,7 +128,6 @@ impl Handover {
                 draft: draft.and_then(Result::ok),
                 shards: Vec::new(),
                 sealed: None,
-                has_stragglers: false,
                 is_durable: true,
                 error: None,
             },
@@ -178,8 +175,6 @@ impl Handover {
                 HookNews::Open(open) => return Some(News::Open(open)),
                 HookNews::Drained(result, next) => {
                     self.next = next;
-                    let open = result.as_ref().map_or(0, |report| report.open_conns_remaining);
-                    self.results.has_stragglers = open > 0;
                     Event::DrainEnded(self.in_words("drain", result))
                 }
                 // The seal was under way when the swap was given up: the undo covers it.
@@ -254,8 +249,7 @@ impl Handover {
             lock.release_for(handoff_id, self.successor.id)
         };
         let released = release();
-        let may_grow = self.results.has_stragglers;
-        self.results.sealed = Some(Arc::new(Resumable { sealed: manifest, may_grow }));
+        self.results.sealed = Some(Arc::new(manifest));
         match self.in_words("seal", released) {
             Ok(()) => {
                 failpoint!(IncumbentUnlocked);
@@ -280,8 +274,7 @@ impl Handover {
                 "a request outlived the last drain: if the machine crashes now, the next start cannot verify the data"
             );
         }
-        SealManifest::of_seal(lock.generation(), report, shards, is_durable)
-            .write(lock.place())?;
+        SealManifest::of_seal(lock.generation(), report, shards, is_durable).write(lock.place())?;
         lock.release_sealed()
     }
 

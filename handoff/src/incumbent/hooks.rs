@@ -25,26 +25,7 @@ pub(super) enum Task {
     LastDrain(Instant),
     Seal,
     /// With the seal to compare with, where no process has written since.
-    Resume(Option<Arc<Resumable>>),
-}
-
-/// The seal that the disk holds where no process has written since.
-#[derive(Debug)]
-pub(super) struct Resumable {
-    pub(super) sealed: SealManifest,
-    /// Whether a request outlived the drain, and may write as soon as a shard is open again.
-    pub(super) may_grow: bool,
-}
-
-impl Resumable {
-    /// Compares the shards that were opened again with those that were sealed.
-    fn verify(&self, opened: Vec<SealedShard>) -> Result<()> {
-        match opened {
-            opened if opened.is_empty() => Ok(()),
-            opened if self.may_grow => self.sealed.verify_grown(opened),
-            opened => self.sealed.verify(&opened),
-        }
-    }
+    Resume(Option<Arc<SealManifest>>),
 }
 
 /// News from the hooks.
@@ -314,7 +295,7 @@ impl<D: Drainable> Work<'_, D> {
     }
 
     /// Repeats no step that has succeeded: where `admit` failed, requests may be inside already.
-    fn resume(&mut self, sealed: Option<&Resumable>) -> Result<()> {
+    fn resume(&mut self, sealed: Option<&SealManifest>) -> Result<()> {
         if !self.resumed {
             // The hook opens the path.
             self.place.check()?;
@@ -333,7 +314,7 @@ impl<D: Drainable> Work<'_, D> {
             })?;
             if let Some(sealed) = sealed {
                 self.reopens = true;
-                fenced("opened_shards", || sealed.verify(self.drainable.opened_shards()?))?;
+                fenced("opened_shards", || sealed.verify_resumed(self.drainable.opened_shards()?))?;
             }
             self.resumed = true;
         }

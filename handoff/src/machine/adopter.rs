@@ -77,11 +77,13 @@ impl Machine {
             (Adopting | Ending, Event::SuccessorEnded) | (Confirming, Event::IncumbentDied) => {
                 self.resolve(Outcome::Lost)
             }
-            (Adopting | Confirming, Event::Echoed) => self.resolve(Outcome::RolledBack),
-            (Adopting | Confirming, Event::Refused) => self.resolve(Outcome::Unknown),
-            (Adopting | Confirming, Event::IncumbentDisconnected) => vec![Effect::AskIncumbent],
-            // In `Ending` an echo counts for nothing either: the successor may still hold the lock,
-            // so the echo may be one from before.
+            // In `Ending` too: an incumbent that echoes has the lock, whether or not the killed
+            // successor has ended.
+            (Adopting | Ending | Confirming, Event::Echoed) => self.resolve(Outcome::RolledBack),
+            (Adopting | Ending | Confirming, Event::Refused) => self.resolve(Outcome::Unknown),
+            (Adopting | Ending | Confirming, Event::IncumbentDisconnected) => {
+                vec![Effect::AskIncumbent]
+            }
             _ => Vec::new(),
         }
     }

@@ -228,6 +228,10 @@ impl Machine {
             Event::SuccessorEnded => {
                 self.successor = Successor::Dead;
                 match &self.state {
+                    // The incumbent was asked when the successor was killed.
+                    State::Ending(cause) if self.incumbent != Incumbent::Dead => {
+                        self.enter(State::Confirming(cause.clone()), [])
+                    }
                     State::Ending(cause) => self.confirm(cause.clone()),
                     _ => self.on_successor_lost(),
                 }
@@ -423,7 +427,7 @@ impl Machine {
             self.incumbent = Incumbent::Disconnected;
         }
         match self.state {
-            State::Confirming(_) => vec![Effect::AskIncumbent],
+            State::Confirming(_) | State::Ending(_) => vec![Effect::AskIncumbent],
             _ if self.state.is_forward() && !self.state.successor_may_hold_the_lock() => {
                 self.roll_back(Cause::IncumbentDisconnected(self.state.phase()))
             }
@@ -449,7 +453,9 @@ impl Machine {
     /// The incumbent's answer to the request to serve.
     fn on_answer(&mut self, fate: IncumbentFate) -> Vec<Effect> {
         match &self.state {
-            State::Confirming(cause) => self.rolled_back(fate, cause.clone()),
+            State::Confirming(cause) | State::Ending(cause) => {
+                self.rolled_back(fate, cause.clone())
+            }
             _ => Vec::new(),
         }
     }
@@ -476,9 +482,13 @@ impl Machine {
         }
         let may_hold_the_lock = self.state.successor_may_hold_the_lock()
             && self.successor != Successor::Dead
-            && stands(Guard::EndBeforeAsking);
+            && stands(Guard::KillBeforeAsking);
         if may_hold_the_lock {
-            return self.enter(State::Ending(cause), [Effect::KillSuccessor]);
+            // A killed process does nothing more. The incumbent waits for the lock, and takes it at
+            // once where it is free: a process that cannot end yet stands in the way of none.
+            let ask = (self.incumbent != Incumbent::Dead).then_some(Effect::AskIncumbent);
+            let effects: Vec<_> = [Effect::KillSuccessor].into_iter().chain(ask).collect();
+            return self.enter(State::Ending(cause), effects);
         }
         if self.incumbent == Incumbent::Dead {
             return self.rolled_back(IncumbentFate::Lost, cause);

@@ -45,11 +45,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn make(
-        control_socket: &Path,
-        data_dir: &Path,
-        handoff_id: Option<HandoffId>,
-    ) -> Result<Self> {
+    fn make(control_socket: &Path, data_dir: &Path, handoff_id: Option<HandoffId>) -> Result<Self> {
         let socket = bind_hidden(control_socket)?;
         try_failpoint!(SuccessorBound)?;
         let lock = DataDirLock::ahead(data_dir, handoff_id)?;

@@ -291,7 +291,7 @@ impl Swap {
                 self.tell(&Progress::GivenUp { handoff_id, cause });
             }
             match self.machine.state {
-                State::Confirming(_) => {
+                State::Confirming(_) | State::Ending(_) => {
                     // An incumbent that serves again may write: its seal report counts no more.
                     (self.learnt.sealed, self.learnt.is_sealed) = (SealReport::default(), false);
                     self.beat_on();
@@ -299,7 +299,7 @@ impl Swap {
                 State::Promoting(..) => self.beat_on(),
                 _ => {}
             }
-            if !matches!(self.machine.state, State::Confirming(_)) {
+            if !matches!(self.machine.state, State::Confirming(_) | State::Ending(_)) {
                 self.incumbent.ask_again = None;
             }
         }
@@ -455,24 +455,41 @@ impl Swap {
         }
     }
 
-    /// Waits for a killed successor to end, and removes the hidden socket that it may have left.
+    /// Waits for a killed successor to end, and removes the hidden socket that it may have left. A
+    /// caller whose incumbent serves does not wait for one that cannot end.
     fn reap(&mut self) {
-        if let Some(child) = &mut self.successor.child {
-            match child.wait_until(Instant::now() + ROLLBACK_PATIENCE) {
-                Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
-                Ok(None) => {
-                    tracing::error!(
-                        pid = self.successor.pid, swap = %self.machine.handoff_id,
-                        "the killed successor has not ended within 60 s: it may still have the lock; /proc/PID/stack shows why"
-                    );
-                }
-                Err(error) => {
-                    tracing::error!(
-                        pid = self.successor.pid, swap = %self.machine.handoff_id, %error,
-                        "the supervisor cannot wait for the end of the killed successor"
-                    );
-                }
+        let serves = matches!(self.machine.state, State::RolledBack(IncumbentFate::Serving, _));
+        let patience = if serves { END_PATIENCE } else { ROLLBACK_PATIENCE };
+        let Some(child) = &mut self.successor.child else { return };
+        match child.wait_until(Instant::now() + patience) {
+            Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
+            Ok(None) => {
+                tracing::error!(
+                    pid = self.successor.pid, swap = %self.machine.handoff_id, ?patience,
+                    "the killed successor has not ended yet: it may be frozen, traced, or wait for a disk, as /proc/PID/stack shows; if it has the lock, no process serves before it ends"
+                );
+                self.reap_later();
             }
+            Err(error) => {
+                tracing::error!(
+                    pid = self.successor.pid, swap = %self.machine.handoff_id, %error,
+                    "the supervisor cannot wait for the end of the killed successor"
+                );
+            }
+        }
+    }
+
+    /// A thread collects the successor whenever it ends.
+    fn reap_later(&mut self) {
+        let Some(mut child) = self.successor.child.take() else { return };
+        let control_socket = self.terms.control_socket.clone();
+        let reaper = std::thread::Builder::new().name("handoff-reap".into()).spawn(move || {
+            let _ = child.wait();
+            socket::sweep(&control_socket);
+        });
+        if let Err(error) = reaper {
+            let (pid, swap) = (self.successor.pid, self.handoff_id());
+            tracing::warn!(pid, %swap, %error, "no thread can be started that collects the killed successor once it ends");
         }
     }
 
@@ -523,4 +540,6 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// How long an undo may take before the supervisor reports it as not confirmed.
 const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a caller whose incumbent serves waits for the end of the killed successor.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 const ASK_INTERVAL: Duration = Duration::from_millis(50);

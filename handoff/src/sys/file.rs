@@ -120,7 +120,9 @@ pub(crate) fn unlock(file: impl AsFd) -> io::Result<()> {
 pub(crate) fn try_lock_byte(file: &File, offset: u64) -> io::Result<bool> {
     match of_one_byte(file, offset, libc::F_OFD_SETLK) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::ACCESS)) => {
+        Err(error)
+            if matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::ACCESS)) =>
+        {
             Ok(false)
         }
         Err(error) => Err(error),

@@ -55,7 +55,10 @@ fn registers() -> bool {
 }
 
 /// Runs in the child, where only async-signal-safe calls are allowed.
-#[expect(unsafe_code, reason = "rustix's dup3 wants an owned descriptor, which a child does not have")]
+#[expect(
+    unsafe_code,
+    reason = "rustix's dup3 wants an owned descriptor, which a child does not have"
+)]
 extern "C" fn in_child() {
     let null = NULL_FD.load(Ordering::Acquire);
     for slot in &TABLE {

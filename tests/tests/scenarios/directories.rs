@@ -254,7 +254,8 @@ fn a_start_finds_what_lies_in_its_way_and_changes_nothing() {
     fs::write(&target, "").expect("it is written");
     let device = |path: &Path| {
         use rustix::fs::{FileType, makedev, mknodat};
-        mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3)).is_ok()
+        mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3))
+            .is_ok()
     };
     type Make<'a> = (&'a str, Box<dyn Fn(&Path) -> bool + 'a>);
     let makes: Vec<Make<'_>> = vec![
@@ -295,8 +296,7 @@ fn a_start_finds_what_lies_in_its_way_and_changes_nothing() {
             };
             let outcome = outcome.replace(&*directory.path().to_string_lossy(), "");
             println!("{name:<24} {kind:<10} {outcome}");
-            let is_none = name == ".handoff.lock"
-                && !matches!(*kind, "hard link" | "empty");
+            let is_none = name == ".handoff.lock" && !matches!(*kind, "hard link" | "empty");
             assert_eq!(started.is_err(), is_none, "{name} {kind}");
             assert_eq!(fs::read(&target).expect("it is there"), b"", "{name} {kind}");
             fs::remove_dir_all(&data).expect("it is ours");
@@ -344,6 +344,45 @@ fn a_reservation_holds_in_another_namespace() {
     }
     let commit = || session.begin()?.commit();
     cluster.commit(commit().expect("the lock is the successor's"));
+    cluster.assert_sound();
+}
+
+/// A process in a frozen cgroup (of version 1) does not end when it is killed.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn process(pid: u32) -> Option<Self> {
+        let cgroup = PathBuf::from(format!("/sys/fs/cgroup/freezer/handoff-test-{pid}"));
+        fs::create_dir(&cgroup).ok()?;
+        let frozen = Self(cgroup);
+        fs::write(frozen.0.join("cgroup.procs"), pid.to_string()).ok()?;
+        fs::write(frozen.0.join("freezer.state"), "FROZEN").ok()?;
+        Some(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("freezer.state"), "THAWED");
+        let is_removed = || fs::remove_dir(&self.0).ok();
+        eventually("the frozen process ends", TIMEOUT, is_removed);
+    }
+}
+
+#[test]
+fn a_killed_successor_that_cannot_end_keeps_nobody_from_serving() {
+    let mut cluster = Cluster::start();
+    let session = cluster.sealed(&[]);
+    let successor = session.successor_pid();
+    let Some(frozen) = Frozen::process(successor) else {
+        println!("skipped: no cgroup can be frozen here");
+        return;
+    };
+    let failed = session.begin().expect_err("it is frozen");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    assert!(cluster.alive().contains(&successor), "it cannot have ended");
+    cluster.wait_for_progress();
+    drop(frozen);
     cluster.assert_sound();
 }
 

@@ -153,5 +153,6 @@ fn a_lock_file_that_was_replaced_is_opened_again() {
 }
 
 fn succeed(data_dir: &Path, handoff_id: HandoffId) -> Result<DataDirLock> {
-    DataDirLock::ahead(data_dir, Some(handoff_id))?.acquire_as_successor(handoff_id, || Duration::ZERO)
+    DataDirLock::ahead(data_dir, Some(handoff_id))?
+        .acquire_as_successor(handoff_id, || Duration::ZERO)
 }

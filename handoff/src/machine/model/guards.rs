@@ -46,7 +46,7 @@ without! {
     a_hung_successor_that_nobody_ends: HungIsEnded, 2 faults, SOMEONE_SERVES;
     // The supervisor.
     an_incumbent_told_to_leave_too_early: ServingBeforeLeave, 0 faults, SOMEONE_SERVES;
-    an_incumbent_asked_beside_a_live_successor: EndBeforeAsking, 0 faults, SOMEONE_SERVES;
+    an_incumbent_asked_beside_a_live_successor: KillBeforeAsking, 0 faults, SOMEONE_SERVES;
     a_deadline_in_a_commit: DeadlineSparesCommit, 0 faults, SOMEONE_SERVES;
     a_successor_that_is_not_spared: SuccessorSpared, 1 faults, NOT_GIVEN_UP;
     a_stop_that_is_taken_for_a_death: StopIsFinal, 0 faults, STOP_IS_A_STOP;

@@ -114,7 +114,7 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     match incumbent.life {
         Life::Live => {}
         Life::Leaving => return moves.push(Move::Exit),
-        Life::Hung | Life::Killed | Life::Dead => return,
+        Life::Hung | Life::Killed | Life::Stuck | Life::Dead => return,
     }
     if let Some(line) = first_with_news(world) {
         moves.push(Move::Hear(line));

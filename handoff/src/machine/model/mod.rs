@@ -74,6 +74,8 @@ enum Action {
     Stray(stray::Move),
     Dies(Victim),
     Hangs(Victim),
+    /// The successor hangs, and does not end when it is killed.
+    Sticks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl Action {
             self,
             Self::Dies(_)
                 | Self::Hangs(_)
+                | Self::Sticks
                 | Self::Adopter(adopter::Move::Start)
                 | Self::Incumbent(incumbent::Move::Stop)
                 | Self::Stray(stray::Move::Try)
@@ -122,6 +125,9 @@ impl Model for SwapModel {
                     actions.extend([Action::Dies(victim), Action::Hangs(victim)]);
                 }
             }
+            if world.successor.life == Life::Live {
+                actions.push(Action::Sticks);
+            }
         }
     }
 
@@ -137,6 +143,10 @@ impl Model for SwapModel {
             Action::Stray(chosen) => stray::take(&mut world, chosen, witness),
             Action::Dies(victim) => dies(&mut world, victim),
             Action::Hangs(victim) => hangs(&mut world, victim),
+            Action::Sticks => {
+                hangs(&mut world, Victim::Successor);
+                world.successor.is_stuck = true;
+            }
         }
         world.acknowledge();
         (world != *last).then_some(world)

@@ -79,6 +79,10 @@ pub(super) fn properties() -> Vec<Property<SwapModel>> {
         Property::sometimes("adopted: rolled back over a killed successor", |_, world: &World| {
             world.adopter == Adopter::Resolved(Outcome::RolledBack) && world.successor.was_killed
         }),
+        Property::sometimes(
+            "the incumbent serves beside a killed successor that cannot end",
+            |_, world: &World| world.successor.life == Life::Stuck && world.incumbent.serves(),
+        ),
         Property::sometimes("adopted: lost", |_, world: &World| {
             world.adopter == Adopter::Resolved(Outcome::Lost)
         }),
@@ -108,6 +112,10 @@ fn one_writer(world: &World) -> bool {
 /// Whether the right process serves, when nothing more happens (invariant 3).
 fn is_rightly_served(world: &World) -> bool {
     let (incumbent, successor) = (&world.incumbent, &world.successor);
+    // A process that cannot end and has the lock keeps it from every other.
+    if successor.life == Life::Stuck && world.lock == Some(Who::Successor) {
+        return !incumbent.serves();
+    }
     let lives = incumbent.life == Life::Live || successor.life == Life::Live;
     if lives {
         return incumbent.serves() != successor.serves();
@@ -124,7 +132,7 @@ fn is_rightly_served(world: &World) -> bool {
 fn true_report(world: &World) -> bool {
     let committed = world.successor.has_committed && !world.successor.was_killed;
     let lost = world.incumbent.life == Life::Dead
-        && matches!(world.successor.life, Life::Killed | Life::Dead);
+        && matches!(world.successor.life, Life::Killed | Life::Stuck | Life::Dead);
     let by_supervisor = match world.supervisor.machine.state {
         State::Committed | State::Promoted(_) => committed,
         State::RolledBack(IncumbentFate::Lost, _) => lost,

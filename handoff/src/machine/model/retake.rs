@@ -36,7 +36,8 @@ pub(super) fn try_lock(world: &mut World, witness: &Witness) {
             feed(world, Event::LockRetaken, None, witness);
         }
         Decision::Replaced { holder, .. } => {
-            let is_killed = holder == Who::Successor.id() && world.successor.life == Life::Killed;
+            let is_killed = holder == Who::Successor.id()
+                && matches!(world.successor.life, Life::Killed | Life::Stuck);
             if standing(&world.incumbent).goes_by_the_record(is_killed) {
                 witness.saw(Sight::IncumbentLeavesByTheRecord);
                 let is_watched =

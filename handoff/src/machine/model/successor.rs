@@ -25,6 +25,8 @@ pub(super) struct Successor {
     /// Another process has acknowledged a write that it has not seen.
     pub(super) is_behind: bool,
     pub(super) was_killed: bool,
+    /// It can be killed, and does not end.
+    pub(super) is_stuck: bool,
     /// It was killed because it might have had the lock, while the incumbent lived.
     pub(super) was_doubted: bool,
     /// It said, or showed, that it cannot go on, or gave up by itself.
@@ -82,6 +84,7 @@ impl Successor {
             has_committed: false,
             is_behind: true,
             was_killed: false,
+            is_stuck: false,
             was_doubted: false,
             has_failed: false,
             is_at_fault: false,
@@ -101,7 +104,8 @@ impl Successor {
     /// `SIGKILL`: it does nothing more, and its end comes.
     pub(super) fn kill(&mut self) {
         if self.life != Life::Dead {
-            (self.life, self.was_killed) = (Life::Killed, true);
+            let killed = if self.is_stuck { Life::Stuck } else { Life::Killed };
+            (self.life, self.was_killed) = (killed, true);
         }
     }
 }
@@ -111,7 +115,7 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     match successor.life {
         Life::Live => {}
         Life::Leaving | Life::Killed => return moves.push(Move::End),
-        Life::Hung | Life::Dead => return,
+        Life::Hung | Life::Stuck | Life::Dead => return,
     }
     match successor.state {
         State::Warming(_) => moves.extend([Move::WarmUpEnds, Move::Fail, Move::Exit]),
@@ -223,7 +227,9 @@ fn lock(world: &mut World, witness: &Witness) {
             world.lock = Some(Who::Successor);
             world.successor.opening = Opening::Locked;
         }
-        Succession::OfAnother | Succession::Stopped | Succession::NeverServed => fail(world, witness),
+        Succession::OfAnother | Succession::Stopped | Succession::NeverServed => {
+            fail(world, witness)
+        }
     }
 }
 

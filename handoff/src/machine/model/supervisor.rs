@@ -183,7 +183,8 @@ fn hear_incumbent(world: &mut World) -> Event {
             world.lines[line].supervisor_has_read();
             match word {
                 Word::Echo { serves } => {
-                    let counts = matches!(world.supervisor.machine.state, State::Confirming(_));
+                    let state = &world.supervisor.machine.state;
+                    let counts = matches!(state, State::Confirming(_) | State::Ending(_));
                     if counts && !serves {
                         world.wrong.get_or_insert(Wrong::FalseReport);
                     }
@@ -209,7 +210,7 @@ fn feed(world: &mut World, event: Event, is_unfit: bool, witness: &Witness) {
     let effects = world.supervisor.machine.on(event);
     witness_step(&before, &world.supervisor.machine.state, witness);
     forget_words(&mut world.supervisor.machine);
-    if !matches!(world.supervisor.machine.state, State::Confirming(_)) {
+    if !matches!(world.supervisor.machine.state, State::Confirming(_) | State::Ending(_)) {
         world.supervisor.asks_again = false;
     }
     for effect in effects {

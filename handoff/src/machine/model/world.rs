@@ -55,6 +55,8 @@ pub(super) enum Life {
     Leaving,
     /// It was sent `SIGKILL`: it does nothing more, and has not ended yet.
     Killed,
+    /// It was sent `SIGKILL`, and cannot end: it is in a frozen cgroup, or its disk hangs.
+    Stuck,
     Dead,
 }
 
