@@ -102,18 +102,22 @@ impl DataDirLock {
     ///
     /// It looks at nothing but the lock: a daemon's cold start wants
     /// [`acquire_or_break_stale`](Self::acquire_or_break_stale). It is for a program that changes
-    /// the data offline: the next start no longer expects the state that was sealed before.
+    /// the data offline: the next start no longer expects the state that was sealed before, also
+    /// after a crash of the machine.
     ///
     /// # Errors
     ///
     /// [`Error::LockHeld`] when another process has it; [`Error::Damaged`] when the owner
     /// record is damaged, see [`repair`](Self::repair); [`Error::Path`] when the directory cannot
-    /// be created or written. None of them changes the owner record.
+    /// be created or written. None of them changes the owner record, but a failed sync: it leaves
+    /// the next start nothing to verify against.
     pub fn acquire(data_dir: &Path) -> Result<Self> {
         let mut lock = Self::open(data_dir)?;
         lock.try_flock()?;
         lock.found = lock.read_record()?;
         lock.take_over(RecordPhase::Held, None)?;
+        // A crash of the machine must not bring the seal back, beside data that the caller changes.
+        lock.sync()?;
         Ok(lock)
     }
 
@@ -206,7 +210,11 @@ impl DataDirLock {
         let mut lock = Self::open(data_dir)?;
         lock.try_flock()?;
         match lock.read_record() {
-            Ok(found) => lock.record = found,
+            Ok(found) => {
+                // The phase, which a build without the flag tells it by, is lost below.
+                let is_seal_unsynced = found.has_unsynced_seal();
+                lock.record = OwnerRecord { is_seal_unsynced, ..found };
+            }
             Err(Error::Damaged { .. }) => {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 lock.record.generation = since.map_or(0, |since| since.as_secs());
@@ -275,8 +283,8 @@ impl DataDirLock {
     ///
     /// [`Error::Damaged`], and [`Error::Path`] when it cannot be read.
     pub fn manifest(&self) -> Result<Option<SealManifest>> {
-        let sealed = self.found.sealed_generation;
-        if sealed == 0 || self.found_is_swap_of_another_boot() {
+        let sealed = self.found.generation_to_verify(boot_id());
+        if sealed == 0 {
             return Ok(None);
         }
         let manifest = SealManifest::read(&self.data_dir)?;
@@ -296,14 +304,19 @@ impl DataDirLock {
 
     /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
+        let is_commit = self.record.phase == RecordPhase::Opening;
         self.record.phase = RecordPhase::Serving;
         self.record.sealed_generation = 0;
+        self.record.is_seal_unsynced = false;
         self.record.build_id = build_id.to_vec();
         self.record.write(&self.file, &self.path)?;
-        // A durable record of a seal must not come back by a crash of the machine, beside data
-        // that was written since. The record of a swap was not durable.
-        if self.found.sealed_generation != 0 && self.found.phase != RecordPhase::Sealed {
-            self.file.sync_data().map_err(Error::at("sync", &self.path))?;
+        // A synced record of a seal must not come back by a crash of the machine, beside data
+        // that was written since. A cold start syncs in any case: the start before it may have
+        // failed to.
+        let found_synced_seal =
+            self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
+        if !is_commit || found_synced_seal {
+            self.sync()?;
         }
         Ok(())
     }
@@ -313,6 +326,7 @@ impl DataDirLock {
         let sealed = OwnerRecord {
             phase: RecordPhase::Sealed,
             sealed_generation: self.record.generation,
+            is_seal_unsynced: true,
             reserved,
             handoff_id: Some(handoff_id),
             ..self.record.clone()
@@ -352,11 +366,12 @@ impl DataDirLock {
     }
 
     /// A clean stop: makes the record durable, and releases the lock, reserved for nobody.
-    pub(crate) fn release_sealed(&mut self) -> Result<()> {
+    pub(crate) fn release_sealed(&mut self, is_seal_synced: bool) -> Result<()> {
         self.record.phase = RecordPhase::Released;
         self.record.sealed_generation = self.record.generation;
+        self.record.is_seal_unsynced = !is_seal_synced;
         self.record.write(&self.file, &self.path)?;
-        self.file.sync_data().map_err(Error::at("sync", &self.path))?;
+        self.sync()?;
         self.unlock()
     }
 
@@ -408,11 +423,12 @@ impl DataDirLock {
     fn take_over(&mut self, phase: RecordPhase, handoff_id: Option<HandoffId>) -> Result<()> {
         // A start has not served yet: until it does, the seal holds (invariant 11).
         let only_opens = self.is_start && matches!(phase, RecordPhase::Held | RecordPhase::Opening);
-        let keeps_seal = only_opens && !self.found_is_swap_of_another_boot();
+        let kept = if only_opens { self.found.generation_to_verify(boot_id()) } else { 0 };
         let record = OwnerRecord {
             phase,
             generation: self.found.generation.max(self.record.generation).saturating_add(1),
-            sealed_generation: if keeps_seal { self.found.sealed_generation } else { 0 },
+            sealed_generation: kept,
+            is_seal_unsynced: kept != 0 && self.found.has_unsynced_seal(),
             writer: ProcessId::own(),
             reserved: ProcessId::default(),
             handoff_id,
@@ -425,15 +441,14 @@ impl DataDirLock {
         Ok(())
     }
 
-    /// The manifest of a swap is not synced: after a reboot it may be anything (invariant 11).
-    fn found_is_swap_of_another_boot(&self) -> bool {
-        self.found.phase == RecordPhase::Sealed && self.found.boot_id != boot_id()
-    }
-
     fn refuse_if_reserved(&self) -> Result<()> {
         let Some(successor) = self.read_record()?.live_reservation() else { return Ok(()) };
         let data_dir = self.data_dir.clone();
         Err(Error::Reserved { successor_pid: successor.pid, data_dir })
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::at("sync", &self.path))
     }
 
     fn read_record(&self) -> Result<OwnerRecord> {
@@ -462,9 +477,16 @@ impl Drop for DataDirLock {
                 // come.
                 let found = std::mem::take(&mut self.found);
                 let sealed_generation = self.record.sealed_generation;
+                let is_seal_unsynced = self.record.is_seal_unsynced;
                 // This process may live on, and has had its turn: it stays reserved for nobody.
                 let reserved = ProcessId::default();
-                self.record = OwnerRecord { generation, sealed_generation, reserved, ..found };
+                self.record = OwnerRecord {
+                    generation,
+                    sealed_generation,
+                    is_seal_unsynced,
+                    reserved,
+                    ..found
+                };
             } else {
                 self.record.phase = RecordPhase::Released;
             }
