@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 
-use super::manifest::sync_directory;
+use super::manifest::{create_directory, sync_directory};
 use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
@@ -200,8 +200,9 @@ impl DataDirLock {
     /// once it is certain that nobody serves the directory.
     ///
     /// The generation that was lost is replaced by one that is larger than any that was
-    /// counted up: the seconds since the epoch. A damaged manifest is removed, so the next
-    /// start has nothing to verify against. A free lock is reserved for nobody afterwards.
+    /// counted up: the microseconds since the epoch. A damaged manifest is removed, so the next
+    /// start has nothing to verify against. A free lock is reserved for nobody afterwards. All of
+    /// that is durable when this returns.
     ///
     /// # Errors
     ///
@@ -217,8 +218,8 @@ impl DataDirLock {
             }
             Err(Error::Damaged { .. }) => {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                lock.record.generation = since.map_or(0, |since| since.as_secs());
-                lock.file.set_len(0).map_err(Error::at("truncate", &lock.path))?;
+                let since = since.map_or(0, |since| since.as_micros());
+                lock.record.generation = u64::try_from(since).unwrap_or(u64::MAX);
             }
             Err(error) => return Err(error),
         }
@@ -226,7 +227,10 @@ impl DataDirLock {
             fs::remove_file(&path).map_err(Error::at("remove", &path))?;
         }
         lock.record.phase = RecordPhase::Released;
-        lock.record.write(&lock.file, &lock.path)
+        // In the place of the damage: an empty file would be a record without a generation.
+        lock.record.write(&lock.file, &lock.path)?;
+        lock.sync()?;
+        sync_directory(data_dir)
     }
 
     /// The directory.
@@ -376,7 +380,7 @@ impl DataDirLock {
     }
 
     fn open(data_dir: &Path) -> Result<Self> {
-        fs::create_dir_all(data_dir).map_err(Error::at("create the data directory", data_dir))?;
+        create_directory(data_dir)?;
         let path = data_dir.join(LOCK_FILE);
         let file = open_lock_file(&path).map_err(Error::at("open the lock file", &path))?;
         Ok(Self {

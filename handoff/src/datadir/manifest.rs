@@ -222,6 +222,23 @@ impl Drop for Draft {
     }
 }
 
+/// Creates a directory, and those above it, where there is none. It survives a crash of the machine,
+/// since a daemon that syncs the files in it relies on that.
+pub(super) fn create_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    create_directory(above)?;
+    match fs::create_dir(path) {
+        // Another process was faster, or it is a file.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        created => created.map_err(Error::at("create the data directory", path))?,
+    }
+    sync_directory(above)
+}
+
 /// Syncs a directory, so that the names in it survive a crash of the machine.
 pub(super) fn sync_directory(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
