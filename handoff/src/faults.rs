@@ -489,6 +489,15 @@ pub fn struck(marks: &std::path::Path) -> io::Result<Vec<(Planned, u32)>> {
     Ok(struck)
 }
 
+/// The boot of the machine that this process shall believe itself in.
+pub(crate) fn planned_boot_id() -> Option<String> {
+    std::env::var(BOOT_ID).ok()
+}
+
+/// The environment variable that holds a UUID for the identifier of this boot of the machine: a
+/// process without it, or with another one, takes what this one leaves on disk as from before a
+/// reboot.
+pub const BOOT_ID: &str = "HANDOFF_FAULT_BOOT_ID";
 /// The environment variable that holds the planned faults.
 pub const VARIABLE: &str = "HANDOFF_FAULTS";
 /// The environment variable that names the directory of the marks.

@@ -233,6 +233,8 @@ fn a_swap_that_is_undone_calls_everything_in_its_order() {
             "after_resume 0"
         ]
     );
+    assert_eq!(kv.open_gates(), 0, "the incumbent compares the shards first");
+    kv.admit().expect("admitted");
     assert_eq!(kv.open_gates(), 3);
 }
 

@@ -119,18 +119,22 @@ impl DataDirLock {
     ///
     /// It looks at nothing but the lock: a daemon's cold start wants
     /// [`acquire_or_break_stale`](Self::acquire_or_break_stale). It is for a program that changes
-    /// the data offline: the next start no longer expects the state that was sealed before.
+    /// the data offline: the next start no longer expects the state that was sealed before, also
+    /// after a crash of the machine.
     ///
     /// # Errors
     ///
     /// [`Error::LockHeld`] when another process has it; [`Error::Damaged`] when the owner
     /// record is damaged, see [`repair`](Self::repair); [`Error::Path`] when the directory cannot
-    /// be created or written. None of them changes the owner record.
+    /// be created or written. None of them changes the owner record, but a failed sync: it leaves
+    /// the next start nothing to verify against.
     pub fn acquire(data_dir: &Path) -> Result<Self> {
         let mut lock = Self::open(data_dir)?;
         lock.flock()?;
         lock.found = lock.read_record()?;
         lock.take_over(RecordPhase::Held, None)?;
+        // A crash of the machine must not bring the seal back, beside data that the caller changes.
+        lock.shared.sync()?;
         Ok(lock)
     }
 
@@ -223,8 +227,9 @@ impl DataDirLock {
     /// once it is certain that nobody serves the directory.
     ///
     /// The generation that was lost is replaced by one that is larger than any that was
-    /// counted up: the seconds since the epoch. A damaged manifest is removed, so the next
-    /// start has nothing to verify against. A free lock is reserved for nobody afterwards.
+    /// counted up: the microseconds since the epoch. A damaged manifest is removed, so the next
+    /// start has nothing to verify against. A free lock is reserved for nobody afterwards. All of
+    /// that is durable when this returns.
     ///
     /// # Errors
     ///
@@ -233,12 +238,15 @@ impl DataDirLock {
         let mut lock = Self::open(data_dir)?;
         lock.flock()?;
         match lock.read_record() {
-            Ok(found) => lock.record = found,
+            Ok(found) => {
+                // The phase, which a build without the flag tells it by, is lost below.
+                let is_seal_unsynced = found.has_unsynced_seal();
+                lock.record = OwnerRecord { is_seal_unsynced, ..found };
+            }
             Err(Error::Damaged { .. }) => {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                lock.record.generation = since.map_or(0, |since| since.as_secs());
-                let path = lock.place().path_of(LOCK_FILE);
-                lock.file().file.set_len(0).map_err(Error::at("truncate", &path))?;
+                let since = since.map_or(0, |since| since.as_micros());
+                lock.record.generation = u64::try_from(since).unwrap_or(u64::MAX);
             }
             Err(error) => return Err(error),
         }
@@ -246,7 +254,10 @@ impl DataDirLock {
             SealManifest::remove(lock.place())?;
         }
         lock.record.phase = RecordPhase::Released;
-        lock.write_record()
+        // In the place of the damage: an empty file would be a record without a generation.
+        lock.write_record()?;
+        lock.shared.sync()?;
+        lock.place().sync()
     }
 
     /// The directory.
@@ -303,8 +314,8 @@ impl DataDirLock {
     ///
     /// [`Error::Damaged`], and [`Error::Path`] when it cannot be read.
     pub fn manifest(&self) -> Result<Option<SealManifest>> {
-        let sealed = self.found.sealed_generation;
-        if sealed == 0 || self.found_is_swap_of_another_boot() {
+        let sealed = self.found.generation_to_verify(boot_id());
+        if sealed == 0 {
             return Ok(None);
         }
         let manifest = SealManifest::read(self.place())?.filter(|manifest| {
@@ -329,14 +340,19 @@ impl DataDirLock {
 
     /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
+        let is_commit = self.record.phase == RecordPhase::Opening;
         self.record.phase = RecordPhase::Serving;
         self.record.sealed_generation = 0;
+        self.record.is_seal_unsynced = false;
         self.record.build_id = build_id.to_vec();
         self.check()?;
         self.write_record()?;
-        // A durable record of a seal must not come back by a crash of the machine, beside data
-        // that was written since. The record of a swap was not durable.
-        if self.found.sealed_generation != 0 && self.found.phase != RecordPhase::Sealed {
+        // A synced record of a seal must not come back by a crash of the machine, beside data
+        // that was written since. A cold start syncs in any case: the start before it may have
+        // failed to.
+        let found_synced_seal =
+            self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
+        if !is_commit || found_synced_seal {
             self.shared.sync()?;
         }
         Ok(())
@@ -349,6 +365,7 @@ impl DataDirLock {
         let sealed = OwnerRecord {
             phase: RecordPhase::Sealed,
             sealed_generation: self.record.generation,
+            is_seal_unsynced: true,
             reserved,
             reserved_by_byte: byte.unwrap_or_default(),
             handoff_id: Some(handoff_id),
@@ -390,9 +407,10 @@ impl DataDirLock {
     }
 
     /// A clean stop: makes the record durable, and releases the lock, reserved for nobody.
-    pub(crate) fn release_sealed(&mut self) -> Result<()> {
+    pub(crate) fn release_sealed(&mut self, is_seal_synced: bool) -> Result<()> {
         self.record.phase = RecordPhase::Released;
         self.record.sealed_generation = self.record.generation;
+        self.record.is_seal_unsynced = !is_seal_synced;
         self.write_record()?;
         self.shared.sync()?;
         self.unlock()
@@ -528,11 +546,12 @@ impl DataDirLock {
     fn take_over(&mut self, phase: RecordPhase, handoff_id: Option<HandoffId>) -> Result<()> {
         // A start has not served yet: until it does, the seal holds (invariant 11).
         let only_opens = self.is_start && matches!(phase, RecordPhase::Held | RecordPhase::Opening);
-        let keeps_seal = only_opens && !self.found_is_swap_of_another_boot();
+        let kept = if only_opens { self.found.generation_to_verify(boot_id()) } else { 0 };
         let record = OwnerRecord {
             phase,
             generation: self.found.generation.max(self.record.generation).saturating_add(1),
-            sealed_generation: if keeps_seal { self.found.sealed_generation } else { 0 },
+            sealed_generation: kept,
+            is_seal_unsynced: kept != 0 && self.found.has_unsynced_seal(),
             writer: ProcessId::own(),
             by_byte: try_lock_byte(&self.file().file, byte_of_writer(ProcessId::own()))
                 .unwrap_or_default(),
@@ -546,11 +565,6 @@ impl DataDirLock {
         self.write_record().inspect_err(|_| self.record = before)?;
         self.shared.generation.store(self.record.generation, Ordering::Release);
         Ok(())
-    }
-
-    /// The manifest of a swap is not synced: after a reboot it may be anything (invariant 11).
-    fn found_is_swap_of_another_boot(&self) -> bool {
-        self.found.phase == RecordPhase::Sealed && self.found.boot_id != boot_id()
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
@@ -622,12 +636,14 @@ impl Drop for DataDirLock {
                 // come.
                 let found = std::mem::take(&mut self.found);
                 let sealed_generation = self.record.sealed_generation;
+                let is_seal_unsynced = self.record.is_seal_unsynced;
                 // This process may live on, and has had its turn: it stays reserved for nobody.
                 let reserved = ProcessId::default();
                 let reserved_by_byte = false;
                 self.record = OwnerRecord {
                     generation,
                     sealed_generation,
+                    is_seal_unsynced,
                     reserved,
                     reserved_by_byte,
                     ..found

@@ -24,7 +24,7 @@ pub(crate) struct Place {
 impl Place {
     /// Opens a directory; creates it if need be.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path).map_err(Error::at("create the data directory", path))?;
+        create_directory(path)?;
         let open = || {
             let directory = open_directory(path)?;
             let id = FileId::opened(&directory)?;
@@ -148,6 +148,24 @@ impl LockFile {
     pub(crate) fn of(file: File) -> io::Result<Self> {
         Ok(Self { id: FileId::opened(&file)?, _alone: NotInForks::new(&file), file })
     }
+}
+
+/// Creates a directory, and those above it, where there is none. It survives a crash of the machine,
+/// since a daemon that syncs the files in it relies on that.
+fn create_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    create_directory(above)?;
+    match fs::create_dir(path) {
+        // Another process was faster, or it is a file.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        created => created.map_err(Error::at("create the data directory", path))?,
+    }
+    let synced = File::open(above).and_then(|above| above.sync_all());
+    synced.map_err(Error::at("sync", above))
 }
 
 /// Whether the file system has no lock of a directory: some want it open for writing.

@@ -11,16 +11,20 @@
 //!  24  4  writer's pid          104  2  length of the build id, 0 ..= 118
 //!  28  4  reserved pid          106 118 build id
 //!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
-//!  52  1  1: the writer locked its byte, 2: so did the reserved process, see below
+//!  40  1  bit 0: the seal is not synced, 1: the writer locked its byte, 2: so did the reserved
+//!         process
 //! ```
 //!
+//! All other bits of the bytes 40 to 55 are zero. Builds without the flags write 0 for them, and do
+//! not read them.
+//!
 //! A byte of the lock file, far beyond the record, says in every namespace whether a process lives:
-//! the process locks it (by an open file description) for as long as it lives. A record of a build
-//! that locks none has 0 there, and the pid and its start time say so.
+//! the process locks it (by an open file description) for as long as it lives. Where it locked none,
+//! its pid and start time say so.
 //!
 //! The generation sealed is that of the manifest that describes the data as it is; zero while
-//! a process may be writing. A start leaves it as it was until it serves, unless a swap of
-//! another boot sealed it (invariant 11).
+//! a process may be writing. A start leaves it as it was until it serves. A seal that is not
+//! synced holds in the boot of the record alone (invariant 11).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -57,6 +61,8 @@ pub(crate) struct OwnerRecord {
     pub(crate) generation: u64,
     /// The generation of the manifest that holds; 0 if none does.
     pub(crate) sealed_generation: u64,
+    /// Whether the manifest, or data that it describes, is not synced.
+    pub(crate) is_seal_unsynced: bool,
     /// The last process that was the writer, or took the lock to be it.
     pub(crate) writer: ProcessId,
     /// The process for which the free lock is reserved, in phase `Sealed` (invariant 9).
@@ -141,6 +147,20 @@ impl OwnerRecord {
         Succession::Admitted
     }
 
+    /// The generation of the manifest that a process of that boot verifies against; 0 if none. After
+    /// a crash of the machine the record of a seal that was not synced may be older than the data,
+    /// and its manifest may be anything (invariant 11).
+    pub(crate) fn generation_to_verify(&self, boot_id: [u8; 16]) -> u64 {
+        let holds = self.boot_id == boot_id || !self.has_unsynced_seal();
+        if holds { self.sealed_generation } else { 0 }
+    }
+
+    /// Whether the seal is that of a swap, or of a clean stop with a late request. A build without
+    /// the flag tells the former by the phase alone.
+    pub(crate) fn has_unsynced_seal(&self) -> bool {
+        self.is_seal_unsynced || self.phase == RecordPhase::Sealed
+    }
+
     /// Whether its writer has sealed the directory for that swap, and no process has taken it over
     /// since.
     pub(crate) fn is_reserved_for(&self, handoff_id: HandoffId) -> bool {
@@ -161,7 +181,10 @@ impl OwnerRecord {
         put(24, &self.writer.pid.to_le_bytes());
         put(28, &self.reserved.pid.to_le_bytes());
         put(32, &self.writer.start_time.to_le_bytes());
-        put(52, &[u8::from(self.by_byte) | u8::from(self.reserved_by_byte) << 1]);
+        let flags = [self.is_seal_unsynced, self.by_byte, self.reserved_by_byte];
+        let flags =
+            flags.iter().enumerate().fold(0, |all, (bit, is_set)| all | u8::from(*is_set) << bit);
+        put(40, &[flags]);
         put(56, &self.reserved.start_time.to_le_bytes());
         put(64, &self.sealed_generation.to_le_bytes());
         put(72, &handoff_id);
@@ -205,11 +228,12 @@ impl OwnerRecord {
             phase,
             generation: u64_at(16),
             sealed_generation: u64_at(64),
+            is_seal_unsynced: block[40] & 1 != 0,
             writer: ProcessId { pid: u32_at(24), start_time: u64_at(32) },
             reserved: ProcessId { pid: u32_at(28), start_time: u64_at(56) },
             handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
-            by_byte: block[52] & 1 != 0,
-            reserved_by_byte: block[52] & 2 != 0,
+            by_byte: block[40] & 2 != 0,
+            reserved_by_byte: block[40] & 4 != 0,
             build_id: build_id.to_vec(),
             boot_id: array_at(block, 88),
         })
@@ -241,6 +265,7 @@ mod tests {
             phase: RecordPhase::Sealed,
             generation: 7,
             sealed_generation: 6,
+            is_seal_unsynced: true,
             writer: ProcessId { pid: 11, start_time: 12 },
             reserved: ProcessId { pid: 13, start_time: 14 },
             handoff_id: Some(HandoffId::new()),
@@ -275,6 +300,25 @@ mod tests {
     #[test]
     fn a_block_that_was_never_written_out_had_no_writer() {
         assert_eq!(OwnerRecord::decode(&[0; LENGTH]), Ok(OwnerRecord::default()));
+    }
+
+    /// A build without the flags leaves the bytes 40 to 55 at zero.
+    #[test]
+    fn a_record_without_the_flag_is_read_and_its_seal_is_unsynced_only_in_phase_sealed() {
+        let (by_byte, reserved_by_byte) = (false, false);
+        let is_seal_unsynced = false;
+        let sealed = OwnerRecord { is_seal_unsynced, by_byte, reserved_by_byte, ..record() };
+        assert_eq!(sealed.encode()[40..56], [0; 16]);
+        let other_boot = [0xb0; 16];
+        for phase in [RecordPhase::Released, RecordPhase::Held, RecordPhase::Sealed] {
+            let block = OwnerRecord { phase, ..sealed.clone() }.encode();
+            let read = OwnerRecord::decode(&block).expect("it is whole");
+            assert_eq!(read.generation_to_verify(boot_id()), 6);
+            let after_reboot = if phase == RecordPhase::Sealed { 0 } else { 6 };
+            assert_eq!(read.generation_to_verify(other_boot), after_reboot);
+            let flagged = OwnerRecord { is_seal_unsynced: true, ..read };
+            assert_eq!(flagged.generation_to_verify(other_boot), 0);
+        }
     }
 
     #[test]

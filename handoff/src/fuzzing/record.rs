@@ -57,19 +57,20 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
         RecordPhase::Sealed,
         RecordPhase::Opening,
     ];
-    let phase = phases[usize::from(input.byte()) % phases.len()];
+    let byte = usize::from(input.byte());
+    let phase = phases[byte % phases.len()];
     let handoff_id = input.array();
-    let flags = input.byte();
     let mut process =
         || ProcessId { pid: u32::from_le_bytes(input.array()), start_time: input.number() };
     OwnerRecord {
         phase,
         writer: process(),
         reserved: process(),
-        by_byte: flags & 1 != 0,
-        reserved_by_byte: flags & 2 != 0,
+        by_byte: byte / phases.len() % 4 >= 2,
+        reserved_by_byte: byte / phases.len() % 8 >= 4,
         generation: input.number(),
         sealed_generation: input.number(),
+        is_seal_unsynced: byte / phases.len() % 2 == 1,
         // On disk, zero means none.
         handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
         boot_id: input.array(),
@@ -77,12 +78,11 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
     }
 }
 
-/// The block as this build writes it: the bytes that no field covers are zero.
+/// The block as this build writes it: the bits that no field covers are zero.
 fn canonical(mut block: [u8; LENGTH]) -> [u8; LENGTH] {
     let length = usize::from(u16::from_le_bytes([block[104], block[105]]));
-    block[40..52].fill(0);
-    block[52] &= 3;
-    block[53..56].fill(0);
+    block[40] &= 7;
+    block[41..56].fill(0);
     block[BUILD_ID + length..CHECKED].fill(0);
     mend(&mut block);
     block

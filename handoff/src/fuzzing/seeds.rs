@@ -177,6 +177,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
         phase,
         generation: 7,
         sealed_generation: 6,
+        is_seal_unsynced: phase == RecordPhase::Opening,
         writer: ProcessId { pid: 11, start_time: 12 },
         reserved: ProcessId { pid: 13, start_time: 14 },
         handoff_id: Some(id()),

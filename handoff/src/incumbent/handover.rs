@@ -275,7 +275,7 @@ impl Handover {
             );
         }
         SealManifest::of_seal(lock.generation(), report, shards, is_durable).write(lock.place())?;
-        lock.release_sealed()
+        lock.release_sealed(is_durable)
     }
 
     /// Takes the lock, or learns that a newer process serves (invariant 3); none where it tries

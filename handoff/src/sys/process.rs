@@ -177,7 +177,13 @@ pub(crate) fn boot_id() -> [u8; 16] {
     if let Some(id) = ID.get() {
         return *id;
     }
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    #[cfg(feature = "faults")]
+    let text = match crate::faults::planned_boot_id() {
+        Some(planned) => Ok(planned),
+        None => fs::read_to_string(BOOT_ID),
+    };
+    #[cfg(not(feature = "faults"))]
+    let text = fs::read_to_string(BOOT_ID);
     let parse = |text: String| Uuid::parse_str(text.trim()).unwrap_or_default().into_bytes();
     text.map_or([0; 16], |text| *ID.get_or_init(|| parse(text)))
 }
@@ -193,6 +199,7 @@ pub(crate) fn boot_id_of(hex: &str) -> Option<[u8; 16]> {
     Some(id.into_uuid().into_bytes())
 }
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The flag in `/proc/PID/stat` of a process that exits.
 const PF_EXITING: u32 = 4;
 /// Signal 9 in a mask of `/proc/PID/status`.

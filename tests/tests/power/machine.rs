@@ -1,0 +1,208 @@
+//! A machine with a daemon on a disk that a test can cut the power of, and break.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use handoff::supervisor::{ChildProcess, Failed, Launch, LaunchRequest, Paired};
+use handoff::{Session, SpawnSpec, Supervisor, faults};
+use handoff_tests::harness::{TIMEOUT, eventually, executable, kill};
+use rustix::process::Signal;
+
+use super::disk::{Event, Seen};
+use super::fuse::Mounted;
+
+/// The disk, and the processes of the daemon.
+pub(crate) struct Machine {
+    pub(crate) disk: Mounted,
+    supervisor: Supervisor,
+    processes: Vec<ChildProcess>,
+    /// Writes that were acknowledged before they were durable.
+    noted: Vec<String>,
+    builds: usize,
+    keys: usize,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        let disk = Mounted::new();
+        let log = disk.beside("stderr");
+        let supervisor = Supervisor::new(&disk.beside("control")).expect("the path is short");
+        let supervisor = supervisor.with_launch(Logged(log));
+        let processes = Vec::new();
+        Self { disk, supervisor, processes, noted: Vec::new(), builds: 0, keys: 0 }
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.disk.path().join("data")
+    }
+
+    fn requests(&self, build: usize) -> PathBuf {
+        self.disk.beside(&format!("requests-{build}"))
+    }
+
+    fn spec(&mut self, fault: &str) -> SpawnSpec {
+        self.builds += 1;
+        let path = |path: PathBuf| path.display().to_string();
+        let control = path(self.disk.beside("control"));
+        let (data, requests) = (path(self.data()), path(self.requests(self.builds)));
+        SpawnSpec {
+            args: vec!["serve".to_owned(), control, data, requests, fault.to_owned()],
+            env: vec![(faults::BOOT_ID.to_owned(), BEFORE.to_owned())],
+            deadline: TIMEOUT,
+            drain_grace: Duration::from_secs(10),
+            ..SpawnSpec::new(executable("fixture-books"))
+        }
+    }
+
+    /// Starts the daemon where none runs.
+    pub(crate) fn start(&mut self) {
+        let spec = self.spec("");
+        let child = self.supervisor.start(&spec).expect("the daemon starts");
+        self.processes.push(child);
+    }
+
+    /// Starts a daemon that cannot open its data.
+    pub(crate) fn start_in_vain(&mut self) {
+        let spec = self.spec("open");
+        self.supervisor.start(&spec).expect_err("its opening fails");
+    }
+
+    /// Begins a swap to a successor with that fault.
+    pub(crate) fn pair(&mut self, fault: &str) -> Session<Paired> {
+        let spec = self.spec(fault);
+        self.supervisor.pair(spec).expect("both say hello")
+    }
+
+    /// A swap.
+    pub(crate) fn swap(&mut self) -> Result<(), Failed> {
+        let session = self.pair("").warm()?.prepare()?.seal()?.begin()?;
+        self.processes.push(session.commit()?.successor);
+        Ok(())
+    }
+
+    /// The successor of a swap that failed has the last number.
+    pub(crate) fn forget_successor(&mut self) {
+        self.builds -= 1;
+        let _ = fs::remove_file(self.requests(self.builds + 1));
+    }
+
+    pub(crate) fn ask(&self, request: &str) -> String {
+        let path = self.requests(self.builds);
+        let stream = eventually("the daemon listens", TIMEOUT, || UnixStream::connect(&path).ok());
+        stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
+        (&stream).write_all(format!("{request}\n").as_bytes()).expect("it reads");
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).expect("it answers");
+        reply.trim_end().to_owned()
+    }
+
+    /// A write that is durable with its acknowledgement.
+    pub(crate) fn put(&mut self) {
+        let key = self.key("put");
+        assert_eq!(self.ask(&format!("put {key}")), "ok");
+        self.disk.saw(Seen::Kept(key));
+    }
+
+    /// A write that is acknowledged before it is durable.
+    pub(crate) fn note(&mut self) {
+        let key = self.key("note");
+        assert_eq!(self.ask(&format!("note {key}")), "ok");
+        self.noted.push(key);
+    }
+
+    pub(crate) fn key(&mut self, kind: &str) -> String {
+        self.keys += 1;
+        format!("{kind}-{}-{}", self.keys, "x".repeat([0, 9, 600][self.keys % 3]))
+    }
+
+    /// A fencing token.
+    pub(crate) fn token(&self) {
+        let token = self.ask("token").parse().expect("it is a number");
+        self.disk.saw(Seen::Token(token));
+    }
+
+    /// A clean stop: whatever was acknowledged is durable then.
+    pub(crate) fn stop(&mut self) {
+        assert_eq!(self.ask("stop"), "ok");
+        let mut process = self.processes.pop().expect("a daemon runs");
+        assert!(process.wait().expect("it is ours").success(), "it stops well");
+        for key in self.noted.drain(..) {
+            self.disk.saw(Seen::Kept(key));
+        }
+    }
+
+    /// Ends the daemon by `SIGKILL`.
+    pub(crate) fn kill(&mut self) {
+        for mut process in self.processes.drain(..) {
+            kill(process.pid(), Signal::KILL);
+            process.wait().expect("it is ours");
+        }
+    }
+
+    /// Runs the fixture for work offline.
+    pub(crate) fn offline(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(executable("fixture-books"));
+        let command = command.env(faults::BOOT_ID, BEFORE).args(arguments);
+        command.output().expect("it can be run")
+    }
+
+    /// Changes the data offline, durably.
+    pub(crate) fn edit(&mut self) {
+        let key = self.key("edit");
+        let output = self.offline(&["edit", &self.data().display().to_string(), &key]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.disk.saw(Seen::Kept(key));
+    }
+
+    pub(crate) fn repair(&self) {
+        let output = self.offline(&["repair", &self.data().display().to_string()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.disk.saw(Seen::Repaired);
+    }
+
+    /// Cuts the power: the record of everything until then.
+    pub(crate) fn cut(mut self) -> Vec<Event> {
+        self.kill();
+        self.disk.events()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+        }
+        self.disk.let_go();
+        for process in &mut self.processes {
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.disk.beside("stderr")).unwrap_or_default();
+            eprintln!("--- what the daemons said\n{log}---");
+        }
+    }
+}
+
+/// Starts processes with their standard error in a file.
+#[derive(Debug)]
+struct Logged(PathBuf);
+
+impl Launch for Logged {
+    fn launch(&self, request: LaunchRequest<'_>) -> handoff::Result<Child> {
+        let log = append(&self.0)?;
+        request.spawn(|command| {
+            command.stderr(log);
+        })
+    }
+}
+
+fn append(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// The boot of the recorded processes. The test's own process is in another one.
+pub(crate) const BEFORE: &str = "b0070000-0000-4000-8000-000000000001";
