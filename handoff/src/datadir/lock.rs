@@ -35,6 +35,8 @@ pub struct DataDirLock {
     found: OwnerRecord,
     /// As in the record, for the fencing tokens.
     generation: Arc<AtomicU64>,
+    /// The syncs of the lock file, of which one runs at a time.
+    syncs: Arc<Mutex<Syncs>>,
     is_held: bool,
     /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
@@ -49,6 +51,21 @@ pub struct Fencing {
     path: PathBuf,
     data_dir: PathBuf,
     generation: Arc<AtomicU64>,
+    syncs: Arc<Mutex<Syncs>>,
+}
+
+/// The syncs of a lock file, one at a time: the kernel tells the error of a sync to one caller,
+/// once, and may have dropped the write.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// The generation of which a sync has failed, and its error.
+    failed: Option<(u64, String)>,
+}
+
+impl Syncs {
+    fn run(&mut self, generation: u64, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        sync().inspect_err(|error| self.failed = Some((generation, error.to_string())))
+    }
 }
 
 impl Fencing {
@@ -57,11 +74,20 @@ impl Fencing {
     ///
     /// # Errors
     ///
-    /// [`Error::Path`] when the lock file or its directory cannot be synced.
+    /// [`Error::Path`] when the lock file or its directory cannot be synced. From then on there is
+    /// no token for this generation: the kernel may have dropped the record, and would not say so
+    /// again.
     pub fn token(&self) -> Result<u64> {
+        let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = self.generation.load(Ordering::Acquire);
-        self.file.sync_data().map_err(Error::at("sync", &self.path))?;
-        sync_directory(&self.data_dir)?;
+        if let Some((_, words)) = syncs.failed.as_ref().filter(|(of, _)| *of == generation) {
+            let words = format!("it has failed before for this generation: {words}");
+            return Err(Error::at("sync", &self.path)(io::Error::other(words)));
+        }
+        syncs.run(generation, || {
+            self.file.sync_data().map_err(Error::at("sync", &self.path))?;
+            sync_directory(&self.data_dir)
+        })?;
         Ok(generation)
     }
 }
@@ -265,6 +291,7 @@ impl DataDirLock {
             path: self.path.clone(),
             data_dir: self.data_dir.clone(),
             generation: Arc::clone(&self.generation),
+            syncs: Arc::clone(&self.syncs),
         }
     }
 
@@ -309,20 +336,20 @@ impl DataDirLock {
     /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
         let is_commit = self.record.phase == RecordPhase::Opening;
-        self.record.phase = RecordPhase::Serving;
+        let found_synced_seal =
+            self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
         self.record.sealed_generation = 0;
         self.record.is_seal_unsynced = false;
         self.record.build_id = build_id.to_vec();
-        self.record.write(&self.file, &self.path)?;
         // A synced record of a seal must not come back by a crash of the machine, beside data
-        // that was written since. A cold start syncs in any case: the start before it may have
-        // failed to.
-        let found_synced_seal =
-            self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
+        // that is written from here on. A cold start syncs in any case: the start before it may
+        // have failed to. Where the sync fails, the record does not say that this process serves.
         if !is_commit || found_synced_seal {
+            self.record.write(&self.file, &self.path)?;
             self.sync()?;
         }
-        Ok(())
+        self.record.phase = RecordPhase::Serving;
+        self.record.write(&self.file, &self.path)
     }
 
     /// Releases the lock and reserves it for that process (invariant 9).
@@ -390,6 +417,7 @@ impl DataDirLock {
             record: OwnerRecord::default(),
             found: OwnerRecord::default(),
             generation: Arc::default(),
+            syncs: Arc::default(),
             is_held: false,
             is_start: false,
             outlives_drop: false,
@@ -451,8 +479,12 @@ impl DataDirLock {
         Err(Error::Reserved { successor_pid: successor.pid, data_dir })
     }
 
+    /// Makes the record durable that was just written, whatever failed before.
     fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(Error::at("sync", &self.path))
+        let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        syncs.run(self.record.generation, || {
+            self.file.sync_data().map_err(Error::at("sync", &self.path))
+        })
     }
 
     fn read_record(&self) -> Result<OwnerRecord> {

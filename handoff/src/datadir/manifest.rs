@@ -225,18 +225,22 @@ impl Drop for Draft {
 /// Creates a directory, and those above it, where there is none. It survives a crash of the machine,
 /// since a daemon that syncs the files in it relies on that.
 pub(super) fn create_directory(path: &Path) -> Result<()> {
+    create_durably(path).map_err(Error::at("create the data directory", path))
+}
+
+fn create_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     let above = above.unwrap_or(Path::new("."));
-    create_directory(above)?;
+    create_durably(above)?;
     match fs::create_dir(path) {
-        // Another process was faster, or it is a file.
+        // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        created => created.map_err(Error::at("create the data directory", path))?,
+        created => created?,
     }
-    sync_directory(above)
+    File::open(above)?.sync_all()
 }
 
 /// Syncs a directory, so that the names in it survive a crash of the machine.
