@@ -30,6 +30,8 @@ pub struct Book {
     opened: Mutex<Opened>,
     /// Whether a sync failed: the kernel may have dropped the writes, and forgets the error.
     is_broken: AtomicBool,
+    /// Whether the book forgets it too.
+    is_forgetful: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,8 @@ impl Book {
     /// It cannot be opened, read or cut.
     pub fn open(path: &Path, keeps: Keeps) -> io::Result<Self> {
         let (path, opened) = (path.to_owned(), Mutex::new(Opened::read(path)?));
-        Ok(Self { path, keeps, opened, is_broken: AtomicBool::new(false) })
+        let (is_broken, is_forgetful) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { path, keeps, opened, is_broken, is_forgetful })
     }
 
     /// Appends, and returns once the key is kept.
@@ -83,7 +86,8 @@ impl Book {
     /// After a sync that failed, none is to be believed: this process cannot know which of its
     /// writes the disk has.
     fn check(&self) -> io::Result<()> {
-        if self.is_broken.load(Ordering::Acquire) {
+        let is_forgetful = self.is_forgetful.load(Ordering::Acquire);
+        if self.is_broken.load(Ordering::Acquire) && !is_forgetful {
             return Err(io::Error::other("a sync of this book has failed before"));
         }
         Ok(())
@@ -149,7 +153,11 @@ impl Shard for Book {
     fn seal(&self) -> Result<u64> {
         self.check()?;
         let mut opened = self.lock();
-        opened.file = None;
+        if let Some(file) = opened.file.take()
+            && self.keeps == Keeps::AtOnce
+        {
+            self.sync(&file)?;
+        }
         Ok(opened.keys.len() as u64)
     }
 
@@ -217,6 +225,12 @@ impl Books {
             Keeps::AtOnce => &self.parts.at_once,
             Keeps::Later => &self.parts.later,
         }
+    }
+
+    /// From now on the book without durable acknowledgements forgets that a sync has failed, as
+    /// the kernel does.
+    pub fn forget(&self) {
+        self.parts.later.is_forgetful.store(true, Ordering::Release);
     }
 
     /// Plans a request that outlives the next drain.

@@ -1,6 +1,6 @@
 //! The lock of a data directory.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +48,8 @@ struct Shared {
     file: Mutex<Arc<LockFile>>,
     /// As in the record.
     generation: AtomicU64,
+    /// The syncs of the lock file, of which one runs at a time.
+    syncs: Mutex<Syncs>,
 }
 
 impl Shared {
@@ -59,7 +61,13 @@ impl Shared {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
     }
 
-    fn sync(&self) -> Result<()> {
+    /// Makes the record of that generation durable that was just written, whatever failed before.
+    fn sync(&self, generation: u64) -> Result<()> {
+        let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        syncs.run(generation, || self.sync_file())
+    }
+
+    fn sync_file(&self) -> Result<()> {
         self.file().file.sync_data().map_err(Error::at("sync", &self.place.path_of(LOCK_FILE)))
     }
 }
@@ -68,17 +76,41 @@ impl Shared {
 #[derive(Debug, Clone)]
 pub struct Fencing(Arc<Shared>);
 
+/// The syncs of a lock file, one at a time: the kernel tells the error of a sync to one caller,
+/// once, and may have dropped the write.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// The generation of which a sync has failed, and its error.
+    failed: Option<(u64, String)>,
+}
+
+impl Syncs {
+    fn run(&mut self, generation: u64, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        sync().inspect_err(|error| self.failed = Some((generation, error.to_string())))
+    }
+}
+
 impl Fencing {
     /// The generation now, once it is certain to survive a crash of the machine. It changes
     /// when a swap is undone after the lock had been released: ask anew for every use.
     ///
     /// # Errors
     ///
-    /// [`Error::Path`] when the lock file or its directory cannot be synced.
+    /// [`Error::Path`] when the lock file or its directory cannot be synced. From then on there is
+    /// no token for this generation: the kernel may have dropped the record, and would not say so
+    /// again.
     pub fn token(&self) -> Result<u64> {
-        let generation = self.0.generation.load(Ordering::Acquire);
-        self.0.sync()?;
-        self.0.place.sync()?;
+        let Shared { place, generation, syncs, .. } = &*self.0;
+        let mut syncs = syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = generation.load(Ordering::Acquire);
+        if let Some((_, words)) = syncs.failed.as_ref().filter(|(of, _)| *of == generation) {
+            let words = format!("it has failed before for this generation: {words}");
+            return Err(Error::at("sync", &place.path_of(LOCK_FILE))(io::Error::other(words)));
+        }
+        syncs.run(generation, || {
+            self.0.sync_file()?;
+            place.sync()
+        })?;
         Ok(generation)
     }
 }
@@ -134,7 +166,7 @@ impl DataDirLock {
         lock.found = lock.read_record()?;
         lock.take_over(RecordPhase::Held, None)?;
         // A crash of the machine must not bring the seal back, beside data that the caller changes.
-        lock.shared.sync()?;
+        lock.shared.sync(lock.generation())?;
         Ok(lock)
     }
 
@@ -256,7 +288,7 @@ impl DataDirLock {
         lock.record.phase = RecordPhase::Released;
         // In the place of the damage: an empty file would be a record without a generation.
         lock.write_record()?;
-        lock.shared.sync()?;
+        lock.shared.sync(lock.generation())?;
         lock.place().sync()
     }
 
@@ -341,21 +373,21 @@ impl DataDirLock {
     /// Writes into the record that this process serves.
     pub(crate) fn record_serving(&mut self, build_id: &[u8]) -> Result<()> {
         let is_commit = self.record.phase == RecordPhase::Opening;
-        self.record.phase = RecordPhase::Serving;
+        let found_synced_seal =
+            self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
         self.record.sealed_generation = 0;
         self.record.is_seal_unsynced = false;
         self.record.build_id = build_id.to_vec();
         self.check()?;
-        self.write_record()?;
         // A synced record of a seal must not come back by a crash of the machine, beside data
-        // that was written since. A cold start syncs in any case: the start before it may have
-        // failed to.
-        let found_synced_seal =
-            self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
+        // that is written from here on. A cold start syncs in any case: the start before it may
+        // have failed to. Where the sync fails, the record does not say that this process serves.
         if !is_commit || found_synced_seal {
-            self.shared.sync()?;
+            self.write_record()?;
+            self.shared.sync(self.generation())?;
         }
-        Ok(())
+        self.record.phase = RecordPhase::Serving;
+        self.write_record()
     }
 
     /// Releases the lock and reserves it for that process (invariant 9).
@@ -412,7 +444,7 @@ impl DataDirLock {
         self.record.sealed_generation = self.record.generation;
         self.record.is_seal_unsynced = !is_seal_synced;
         self.write_record()?;
-        self.shared.sync()?;
+        self.shared.sync(self.generation())?;
         self.unlock()
     }
 
@@ -459,7 +491,7 @@ impl DataDirLock {
         let file = open_lock_file(&place)?;
         let (place, file) = (Arc::new(place), Mutex::new(Arc::new(file)));
         Ok(Self {
-            shared: Arc::new(Shared { place, file, generation: AtomicU64::new(0) }),
+            shared: Arc::new(Shared { place, file, generation: AtomicU64::new(0), syncs: Mutex::default() }),
             record: OwnerRecord::default(),
             found: OwnerRecord::default(),
             is_held: false,

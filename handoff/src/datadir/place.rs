@@ -24,7 +24,7 @@ pub(crate) struct Place {
 impl Place {
     /// Opens a directory; creates it if need be.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        create_directory(path)?;
+        create_directory(path).map_err(Error::at("create the data directory", path))?;
         let open = || {
             let directory = open_directory(path)?;
             let id = FileId::opened(&directory)?;
@@ -152,7 +152,7 @@ impl LockFile {
 
 /// Creates a directory, and those above it, where there is none. It survives a crash of the machine,
 /// since a daemon that syncs the files in it relies on that.
-fn create_directory(path: &Path) -> Result<()> {
+fn create_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -160,12 +160,11 @@ fn create_directory(path: &Path) -> Result<()> {
     let above = above.unwrap_or(Path::new("."));
     create_directory(above)?;
     match fs::create_dir(path) {
-        // Another process was faster, or it is a file.
+        // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        created => created.map_err(Error::at("create the data directory", path))?,
+        created => created?,
     }
-    let synced = File::open(above).and_then(|above| above.sync_all());
-    synced.map_err(Error::at("sync", above))
+    File::open(above)?.sync_all()
 }
 
 /// Whether the file system has no lock of a directory: some want it open for writing.

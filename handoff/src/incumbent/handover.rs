@@ -11,7 +11,7 @@ use crate::control::HEARTBEAT_INTERVAL;
 use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
-use crate::incumbent::admit::Settling;
+use crate::incumbent::admit::Settlings;
 use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::standing::Standing;
@@ -95,14 +95,14 @@ impl Handover {
         first: Task,
         (handoff_id, successor_pid, lease): (Option<HandoffId>, u32, Instant),
         carrying: Carrying,
-        settling: Option<Settling>,
+        settlings: &Arc<Settlings>,
         lock: &DataDirLock,
         stop: &Arc<Stop>,
     ) -> std::io::Result<Self> {
         let carrier = carrying.carrier.as_ref().map(Carrier::stopper);
         let place = Arc::clone(lock.place());
         let (drainable, stop) = (Arc::clone(drainable), Arc::clone(stop));
-        let hooks = Hooks::start(drainable, carrying, settling, place, stop)?;
+        let hooks = Hooks::start(drainable, carrying, Arc::clone(settlings), place, stop)?;
         // Both are done while the daemon still serves all.
         let id = ProcessId::of(successor_pid).unwrap_or_default();
         let is_swap = matches!(first, Task::Drain(_));
@@ -271,7 +271,7 @@ impl Handover {
         if !is_durable {
             tracing::warn!(
                 path = %lock.data_dir().display(),
-                "a request outlived the last drain: if the machine crashes now, the next start cannot verify the data"
+                "a request outlived the last drain, or a sync of the data has failed before: if the machine crashes now, the next start cannot verify the data"
             );
         }
         SealManifest::of_seal(lock.generation(), report, shards, is_durable).write(lock.place())?;

@@ -10,9 +10,9 @@ use crate::datadir::{Place, SealManifest};
 use crate::drainable::{
     DrainReport, Drainable, SealProgress, SealReport, SealedShard, SealedState,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fence::fenced;
-use crate::incumbent::admit::Settling;
+use crate::incumbent::admit::Settlings;
 use crate::incumbent::look::{self, Open};
 use crate::incumbent::stop::Stop;
 use crate::sys::pool;
@@ -46,7 +46,8 @@ pub(super) enum HookNews {
 pub(super) struct Sealed {
     pub(super) report: SealReport,
     pub(super) shards: Vec<SealedShard>,
-    /// Whether a last seal found that nothing was written after the settling before it.
+    /// Whether a last seal found that nothing was written after the settling before it, and no
+    /// settling of this process has failed.
     pub(super) is_durable: bool,
 }
 
@@ -74,7 +75,7 @@ impl Hooks {
     pub(super) fn start<D: Drainable + 'static>(
         drainable: Arc<D>,
         carrying: Carrying,
-        settling: Option<Settling>,
+        settlings: Arc<Settlings>,
         place: Arc<Place>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
@@ -97,7 +98,7 @@ impl Hooks {
             let mut work = Work {
                 drainable: &*drainable,
                 carrying,
-                settling,
+                settlings: &settlings,
                 place,
                 _threads: pool::hold(),
                 resumed: false,
@@ -165,8 +166,7 @@ impl Carrying {
 struct Work<'a, D> {
     drainable: &'a D,
     carrying: Carrying,
-    /// The settling after the commit by which this process came to serve.
-    settling: Option<Settling>,
+    settlings: &'a Settlings,
     place: Arc<Place>,
     /// Keeps the pool's threads, so that none has to be started while clients wait.
     _threads: pool::Hold,
@@ -206,16 +206,17 @@ impl<D: Drainable> Work<'_, D> {
     fn drain(&mut self, deadline: Instant) -> Result<DrainReport> {
         try_failpoint!(IncumbentDrains)?;
         let carriage = self.drainable.carriage();
+        // Whatever else is refused, its error is not forgotten.
+        self.settlings.end_first()?;
         self.check_asked_for()?;
-        self.end_settling()?;
         // The daemon still serves all. The writes until the gates close are for the seal.
         let settled = Instant::now();
-        self.drainable.settle()?;
+        self.settlings.settle(self.drainable)?;
         if let Some(carrier) = &self.carrying.carrier {
             carriage.send_idle(carrier.thread(), deadline);
         }
         if settled.elapsed() >= SETTLED_FOR_LONG {
-            self.drainable.settle()?;
+            self.settlings.settle(self.drainable)?;
         }
         // A carrier that was stopped with the swap ends the drain too: no gate has closed yet.
         self.check_carrier()?;
@@ -235,17 +236,6 @@ impl<D: Drainable> Work<'_, D> {
         Ok(report)
     }
 
-    /// One hook runs at a time, and the next drain or last seal fails with the settling's error
-    /// (invariant 2).
-    fn end_settling(&mut self) -> Result<()> {
-        self.settling.take().map_or(Ok(()), |settling| {
-            settling.join().unwrap_or_else(|_| {
-                let message = "the thread panicked".to_owned();
-                Err(Error::HookPanicked { hook: "settle", message })
-            })
-        })
-    }
-
     fn seal(&mut self) -> Result<Sealed> {
         let last = Mutex::new(None::<Instant>);
         let progress = |progress: SealProgress| {
@@ -263,16 +253,17 @@ impl<D: Drainable> Work<'_, D> {
         let mut settled = None;
         if self.is_last {
             // No successor will sync the writes that the seal leaves to a settling.
-            self.end_settling()?;
+            self.settlings.end_first()?;
             settled = Some(self.drainable.snapshot_state().last_revision_per_shard);
-            self.drainable.settle()?;
+            self.settlings.settle(self.drainable)?;
         }
         let SealedState { report, shards } = self.drainable.seal_shards(&progress)?;
         // Revisions, where the daemon tells them, show a request that outlived the drain and wrote.
-        let is_durable = settled.is_none_or(|settled| {
+        let was_late = settled.is_some_and(|settled| {
             let sealed = &report.last_revision_per_shard;
-            settled.len() != sealed.len() || settled == *sealed
+            settled.len() == sealed.len() && settled != *sealed
         });
+        let is_durable = !was_late && self.settlings.are_whole();
         try_failpoint!(IncumbentSealed)?;
         // A hook may have added something to carry.
         self.check_asked_for()?;

@@ -14,7 +14,7 @@ use crate::datadir::DataDirLock;
 use crate::drainable::{Drainable, SealProgress};
 use crate::error::{Error, Result};
 use crate::fence::fenced;
-use crate::incumbent::admit::{Settling, at_a_cold_start};
+use crate::incumbent::admit::{Settlings, at_a_cold_start};
 use crate::incumbent::bind::Incumbent;
 use crate::incumbent::door::Door;
 use crate::incumbent::handover::{Handover, News, after};
@@ -86,8 +86,7 @@ struct Server<D> {
     stop: Arc<Stop>,
     state: State,
     handover: Option<Handover>,
-    /// The settling after the commit by which this process came to serve, until the next drain.
-    settling: Option<Settling>,
+    settlings: Arc<Settlings>,
     door: Door,
     sessions: Sessions,
     offers: Offers,
@@ -122,7 +121,7 @@ impl<D: Drainable + 'static> Server<D> {
             stop,
             state: State::Serving,
             handover: None,
-            settling,
+            settlings: Settlings::after(settling),
             door: Door::new(socket),
             sessions: Sessions::new(hello(Side::Incumbent, &build_id, capabilities)),
             offers: Offers::default(),
@@ -283,9 +282,9 @@ impl<D: Drainable + 'static> Server<D> {
     fn begin_handover(&mut self, successor_pid: u32, lease: Instant, first: Task) {
         let handoff_id = self.state.handoff_id();
         let carrying = self.offers.carrying_for(handoff_id, successor_pid, &self.drainable);
-        let (settling, terms) = (self.settling.take(), (handoff_id, successor_pid, lease));
+        let (settlings, terms) = (&self.settlings, (handoff_id, successor_pid, lease));
         let (drainable, lock, stop) = (&self.drainable, &self.lock, &self.stop);
-        match Handover::begin(drainable, first, terms, carrying, settling, lock, stop) {
+        match Handover::begin(drainable, first, terms, carrying, settlings, lock, stop) {
             Ok(handover) => self.handover = Some(handover),
             Err(error) if self.state == State::Stopping => self.ended = Some(Err(error.into())),
             Err(error) => self.refuse_swap(&error.into()),

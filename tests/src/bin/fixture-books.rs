@@ -1,7 +1,7 @@
 //! A daemon for the power-cut test: two logs, of which one is durable with each acknowledgement.
 //!
 //! `fixture-books serve CONTROL DATA REQUESTS [FAULT]` serves requests at the Unix socket REQUESTS.
-//! With the fault `open` its opening fails. `fixture-books edit DATA KEY` changes the data offline,
+//! With the fault `open` its opening fails; with `forget` it forgets that a sync has failed. `fixture-books edit DATA KEY` changes the data offline,
 //! and `fixture-books repair DATA` repairs the directory.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -50,6 +50,9 @@ fn serve(control: &str, data: &str, requests: PathBuf, fault: &str) -> Result<()
                     return Err(io::Error::other("the opening fails as planned").into());
                 }
                 let books = Books::open(opening.data_dir())?;
+                if fault == "forget" {
+                    books.forget();
+                }
                 listen(requests, opening, &books)?;
                 Ok(books)
             },

@@ -1,7 +1,6 @@
 //! The file system over FUSE: it does as its [`Disk`], keeps the record, and fails as planned.
 
 use std::ffi::OsStr;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,7 +14,7 @@ use fuser::{
 use handoff_tests::harness::TIMEOUT;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::disk::{Disk, Event, Ino, ROOT, Seen, What};
+use super::disk::{Disk, Event, Ino, Seen, What};
 
 /// A mounted disk. Dropping it unmounts, whatever hangs.
 #[derive(Debug)]

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use handoff::supervisor::{ChildProcess, Failed, Launch, LaunchRequest, Paired};
+use handoff::supervisor::{
+    ChildProcess, Committed, Failed, Launch, LaunchRequest, Paired, Prepared, Sealed,
+};
 use handoff::{Session, SpawnSpec, Supervisor, faults};
+use handoff_tests::books::Books;
 use handoff_tests::harness::{TIMEOUT, eventually, executable, kill};
 use rustix::process::Signal;
 
@@ -58,6 +61,15 @@ impl Machine {
         }
     }
 
+    /// Puts durable data there that no daemon has opened.
+    pub(crate) fn bring_data(&self) {
+        fs::create_dir(self.data()).expect("it is new");
+        Books::open(&self.data()).expect("it is empty");
+        for directory in [self.data(), self.disk.path().to_owned()] {
+            File::open(directory).and_then(|directory| directory.sync_all()).expect("it can");
+        }
+    }
+
     /// Starts the daemon where none runs.
     pub(crate) fn start(&mut self) {
         let spec = self.spec("");
@@ -71,17 +83,54 @@ impl Machine {
         self.supervisor.start(&spec).expect_err("its opening fails");
     }
 
+    /// Starts a daemon that does not come to serve.
+    pub(crate) fn start_with_a_broken_disk(&mut self) {
+        let spec = self.spec("");
+        self.supervisor.start(&spec).expect_err("the disk is broken");
+        self.forget_successor();
+    }
+
+    /// Starts a daemon whose books do not know that a sync of theirs has failed.
+    pub(crate) fn start_forgetful(&mut self) {
+        let spec = self.spec("forget");
+        let child = self.supervisor.start(&spec).expect("the daemon starts");
+        self.processes.push(child);
+    }
+
     /// Begins a swap to a successor with that fault.
     pub(crate) fn pair(&mut self, fault: &str) -> Session<Paired> {
         let spec = self.spec(fault);
         self.supervisor.pair(spec).expect("both say hello")
     }
 
+    /// A swap to a successor with that fault, once the incumbent has drained.
+    pub(crate) fn prepared(&mut self, fault: &str) -> Session<Prepared> {
+        let warm = self.pair(fault).warm().expect("it warms up");
+        warm.prepare().expect("it drains")
+    }
+
+    /// The same, once the incumbent is sealed.
+    pub(crate) fn sealed(&mut self, fault: &str) -> Session<Sealed> {
+        self.prepared(fault).seal().expect("it seals")
+    }
+
     /// A swap.
     pub(crate) fn swap(&mut self) -> Result<(), Failed> {
         let session = self.pair("").warm()?.prepare()?.seal()?.begin()?;
-        self.processes.push(session.commit()?.successor);
+        self.commit(session.commit()?);
         Ok(())
+    }
+
+    /// The successor of a swap serves.
+    pub(crate) fn commit(&mut self, committed: Committed) {
+        self.processes.push(committed.successor);
+    }
+
+    /// A swap that fails.
+    pub(crate) fn swap_in_vain(&mut self) -> Failed {
+        let failed = self.swap().expect_err("it fails");
+        self.forget_successor();
+        failed
     }
 
     /// The successor of a swap that failed has the last number.
@@ -91,7 +140,16 @@ impl Machine {
     }
 
     pub(crate) fn ask(&self, request: &str) -> String {
-        let path = self.requests(self.builds);
+        self.ask_build(self.builds, request)
+    }
+
+    /// Asks the incumbent, while a successor is about.
+    pub(crate) fn ask_before(&self, request: &str) -> String {
+        self.ask_build(self.builds - 1, request)
+    }
+
+    fn ask_build(&self, build: usize, request: &str) -> String {
+        let path = self.requests(build);
         let stream = eventually("the daemon listens", TIMEOUT, || UnixStream::connect(&path).ok());
         stream.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
         (&stream).write_all(format!("{request}\n").as_bytes()).expect("it reads");
@@ -133,6 +191,15 @@ impl Machine {
         for key in self.noted.drain(..) {
             self.disk.saw(Seen::Kept(key));
         }
+    }
+
+    /// A stop that fails: the words of the daemon.
+    pub(crate) fn stop_in_vain(&mut self) -> String {
+        assert_eq!(self.ask("stop"), "ok");
+        let mut process = self.processes.pop().expect("a daemon runs");
+        assert!(!process.wait().expect("it is ours").success(), "it fails");
+        self.noted.clear();
+        fs::read_to_string(self.disk.beside("stderr")).expect("it said something")
     }
 
     /// Ends the daemon by `SIGKILL`.

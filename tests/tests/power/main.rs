@@ -10,6 +10,7 @@ mod fuse;
 mod machine;
 mod scenarios;
 mod states;
+mod storage;
 
 use std::sync::Mutex;
 

@@ -9,6 +9,7 @@ pub(crate) type Scenario = (&'static str, fn(&mut Machine));
 
 pub(crate) const ALL: &[Scenario] = &[
     ("a cold start", cold_start),
+    ("a first start beside data that is there", data_is_there),
     ("a swap that commits", committed),
     ("a swap that is given up before the seal", given_up_before_the_seal),
     ("a swap that is given up after the seal", given_up_after_the_seal),
@@ -30,6 +31,14 @@ fn cold_start(machine: &mut Machine) {
     machine.note();
 }
 
+/// So no process has synced the directory since the lock file is in it.
+fn data_is_there(machine: &mut Machine) {
+    machine.bring_data();
+    machine.start();
+    machine.token();
+    machine.put();
+}
+
 fn committed(machine: &mut Machine) {
     machine.start();
     machine.put();
@@ -46,7 +55,7 @@ fn committed(machine: &mut Machine) {
 fn given_up_before_the_seal(machine: &mut Machine) {
     machine.start();
     machine.put();
-    let prepared = machine.pair("").warm().and_then(|warm| warm.prepare()).expect("it drains");
+    let prepared = machine.prepared("");
     assert_eq!(prepared.abort("on a whim").incumbent, IncumbentFate::Serving);
     machine.forget_successor();
     machine.put();
@@ -58,8 +67,7 @@ fn given_up_after_the_seal(machine: &mut Machine) {
     machine.put();
     machine.note();
     for _ in 0..2 {
-        let session = machine.pair("").warm().and_then(|warm| warm.prepare());
-        let sealed = session.and_then(|prepared| prepared.seal()).expect("it seals");
+        let sealed = machine.sealed("");
         assert_eq!(sealed.abort("on a whim").incumbent, IncumbentFate::Serving);
         machine.forget_successor();
         machine.put();
@@ -72,9 +80,8 @@ fn successor_cannot_open(machine: &mut Machine) {
     machine.start();
     machine.put();
     machine.note();
-    let session = machine.pair("open").warm().and_then(|warm| warm.prepare());
-    let begun = session.and_then(|prepared| prepared.seal()).and_then(|sealed| sealed.begin());
-    begun.map(drop).expect_err("it cannot open");
+    let failed = machine.sealed("open").begin().map(drop).expect_err("it cannot open");
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     machine.forget_successor();
     machine.put();
     machine.token();

@@ -57,6 +57,8 @@ impl Platter {
             Event::Write { ino, offset, data } => self.file(*ino).write(*offset, data),
             Event::Truncate { ino, length } => self.file(*ino).truncate(*length),
             Event::Sync { ino } => self.file(*ino).sync(),
+            // A journal keeps the names of a directory, or the file system stops.
+            Event::SyncFailed { ino } if self.dirs.contains_key(ino) => {}
             Event::SyncFailed { ino } => self.file(*ino).drop_pending(),
             Event::SyncDir { ino } => {
                 let is_in = |names: &mut Names| names.iter().any(|(dir, ..)| dir == ino);
@@ -186,7 +188,9 @@ impl FileState {
     fn write(&mut self, offset: usize, data: &[u8]) {
         let before = self.now.len();
         write(&mut self.now, offset, data);
-        if self.now.len() != before {
+        // To write the end of a file again is to write its length again, if that was dropped.
+        let is_dropped = !self.length.values.is_empty() && !self.length.is_dirty;
+        if self.now.len() != before || is_dropped && offset + data.len() == before {
             self.length.push(self.now.len());
         }
         self.touch(offset.min(before) / SECTOR, (offset + data.len()).div_ceil(SECTOR));
@@ -337,8 +341,9 @@ mod tests {
         let (failed, synced) = (Event::SyncFailed { ino: 2 }, Event::Sync { ino: 2 });
         let dropped = [&named[..], &[write_at(0, 7, 3), failed, synced.clone()]].concat();
         assert_eq!(after(&dropped), [file(b""), file(&[0; 3]), file(&[7; 3])]);
+        let begun = [&dropped[..], &[write_at(0, 7, 2), synced.clone()]].concat();
+        assert_eq!(after(&begun), [file(b""), file(&[7; 3])], "the length was not written again");
         let again = [&dropped[..], &[write_at(0, 7, 3), synced]].concat();
-        // The length did not change since, so it was not written again.
-        assert_eq!(after(&again), [file(b""), file(&[7; 3])]);
+        assert_eq!(after(&again), [file(&[7; 3])]);
     }
 }

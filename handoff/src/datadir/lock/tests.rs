@@ -204,9 +204,7 @@ fn a_directory_that_cannot_be_is_an_error_that_names_it() {
     fs::write(&file, "").expect("it is written");
     for path in [file.clone(), file.join("below"), PathBuf::from("/proc/handoff")] {
         match DataDirLock::acquire(&path) {
-            Err(Error::Path { path: named, .. }) => {
-                assert!(named.starts_with(&path) || path.starts_with(&named), "{named:?}");
-            }
+            Err(Error::Path { path: named, .. }) => assert!(named.starts_with(&path)),
             other => panic!("{other:?}"),
         }
     }

@@ -58,6 +58,27 @@ fn a_successor_that_cannot_have_the_connections_is_refused() {
 }
 
 #[test]
+fn a_swap_that_is_refused_does_not_hide_that_the_settling_after_the_commit_failed() {
+    let mut cluster = Cluster::start_carrying(&[]);
+    cluster.swap(&["settle=error"]).expect("it commits");
+    cluster.wait_struck("settle");
+    let refused = unasking(&mut cluster, &[]);
+    let failed = cluster.swap_to(&refused).expect_err("it never asks for the connections");
+    match &failed.cause {
+        Cause::SealFailed { error, .. } => assert!(error.contains("settle fails"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    // The error was told, so the refusal is the next cause.
+    let refused = unasking(&mut cluster, &[]);
+    let failed = cluster.swap_to(&refused).expect_err("it never asks for the connections");
+    match &failed.cause {
+        Cause::SealFailed { error, .. } => assert_eq!(*error, NOT_ASKED_FOR().to_string()),
+        other => panic!("{other:?}"),
+    }
+    cluster.assert_sound();
+}
+
+#[test]
 fn where_they_may_be_lost_they_are_closed_in_order_and_the_report_says_why() {
     let ways: [(Another, Option<CarryError>); 3] =
         [(stranger, Some(UNREADABLE())), (without, Some(NOT_TAKEN())), (unasking, None)];
