@@ -14,6 +14,7 @@ use super::manifest::sync_directory;
 use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
+use crate::log;
 use crate::protocol::HandoffId;
 use crate::sys::file::{open_private, try_lock};
 use crate::sys::process::{ProcessId, boot_id};
@@ -469,7 +470,7 @@ impl Drop for DataDirLock {
                 self.record.phase = RecordPhase::Released;
             }
             if let Err(error) = self.record.write(&self.file, &self.path) {
-                tracing::warn!(
+                log::warn!(
                     path = %self.data_dir.display(), %error,
                     "this process cannot note in the owner record that it releases the lock: the next start takes that for a crash"
                 );

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use crate::log;
 use crate::sys::socket::ControlSocket;
 
 /// The control socket of a process that serves.
@@ -37,7 +38,7 @@ impl Door {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Out of descriptors, most likely: it passes, and the loop goes on.
-                    tracing::error!(
+                    log::error!(
                         path = %self.socket.path().display(), %error,
                         "this daemon cannot accept a connection at its control socket, and tries again; if it has as many open files as it may, raise its limit (ulimit -n)"
                     );
@@ -74,7 +75,7 @@ impl Door {
             published => published,
         };
         self.publish_again = published.err().map(|error| {
-            tracing::error!(
+            log::error!(
                 path = %self.socket.path().display(), %error,
                 "this daemon cannot publish its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
             );
@@ -88,7 +89,7 @@ impl Door {
             return;
         }
         self.publish_again = self.rebind().err().map(|error| {
-            tracing::error!(
+            log::error!(
                 path = %self.socket.path().display(), %error,
                 "this daemon cannot take back the path of its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
             );

@@ -25,6 +25,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
 use crate::sys::file::{open_private, try_lock};
@@ -198,7 +199,7 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
         .filter_map(|line| {
             let entry = Entry::of_line(line);
             if entry.is_none() && !line.is_empty() {
-                tracing::warn!(line, "this supervisor passes over a damaged line of its journal: it may not know of one process");
+                log::warn!(line, "this supervisor passes over a damaged line of its journal: it may not know of one process");
             }
             entry
         })

@@ -22,18 +22,12 @@ use handoff::successor::{Listeners, OnLoss, Role, detect};
 use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
     Cache, Client, ClientV1, ClientV2, Connections, Daemon, Faults, LogShard, Options, Server,
-    Stranger, take_no_more,
+    Sink, Stranger, take_no_more,
 };
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(LevelFilter::INFO)
-        .with_writer(io::stderr)
-        // A file that takes no more is no reason to panic.
-        .log_internal_errors(false)
-        .init();
+    Sink::of_environment().unwrap_or(Sink::Stderr).subscriber().init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

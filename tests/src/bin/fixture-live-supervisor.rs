@@ -20,9 +20,14 @@ use handoff::supervisor::{
     Adoption, ChildProcess, HandoffOutcome, Launch, LaunchRequest, Resolved,
 };
 use handoff::{Result, SpawnSpec, Supervisor};
+use handoff_tests::fixture::Sink;
 use handoff_tests::harness::executable;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
+    if let Some(sink) = Sink::of_environment() {
+        sink.subscriber().init();
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [control, journal, listen, log] = &args[..] else { return ExitCode::FAILURE };
     match supervise(Path::new(control), Path::new(journal), listen, log.into()) {
