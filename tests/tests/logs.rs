@@ -4,9 +4,13 @@
 use std::time::{Duration, Instant};
 
 use handoff::supervisor::IncumbentFate;
-use handoff_tests::fixture::{BLOCKED, SINK, Sink};
 use handoff_tests::harness::Cluster;
 use tracing_subscriber::util::SubscriberInitExt;
+
+#[path = "../src/sink.rs"]
+mod sink;
+
+use sink::{BLOCKED, SINK, Sink};
 
 /// A swap and its rollback, of daemons and a supervisor whose log is that one. A swap says some
 /// dozens of lines: if a step waited for one, the whole would take longer than it may.

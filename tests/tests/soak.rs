@@ -16,7 +16,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use handoff_tests::arena::{Arena, Daemon, Probed, Report, Victim};
-use handoff_tests::fixture::SINK;
 use handoff_tests::harness::cores;
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -366,7 +365,7 @@ fn number(variable: &str) -> Option<usize> {
 /// The other variables of this run, as they are to be given again.
 fn options() -> String {
     let given = |name| Some(format!(" {name}={}", std::env::var(name).ok()?));
-    ["SOAK_PIN", SINK].into_iter().filter_map(given).collect()
+    ["SOAK_PIN", "LOG_SINK"].into_iter().filter_map(given).collect()
 }
 
 /// Past the capture of tests.

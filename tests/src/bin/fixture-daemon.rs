@@ -22,12 +22,18 @@ use handoff::successor::{Listeners, OnLoss, Role, detect};
 use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
     Cache, Client, ClientV1, ClientV2, Connections, Daemon, Faults, LogShard, Options, Server,
-    Sink, Stranger, take_no_more,
+    Stranger, take_no_more,
 };
 use tracing_subscriber::util::SubscriberInitExt;
 
+#[path = "../sink.rs"]
+mod sink;
+
+use sink::{SINK, Sink};
+
 fn main() -> ExitCode {
-    Sink::of_environment().unwrap_or(Sink::Stderr).subscriber().init();
+    let sink = std::env::var(SINK).map_or(Ok(Sink::Stderr), |word| word.parse());
+    sink.expect("the test knows the words").subscriber().init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -20,13 +20,17 @@ use handoff::supervisor::{
     Adoption, ChildProcess, HandoffOutcome, Launch, LaunchRequest, Resolved,
 };
 use handoff::{Result, SpawnSpec, Supervisor};
-use handoff_tests::fixture::Sink;
 use handoff_tests::harness::executable;
 use tracing_subscriber::util::SubscriberInitExt;
 
+#[path = "../sink.rs"]
+mod sink;
+
+use sink::{SINK, Sink};
+
 fn main() -> ExitCode {
-    if let Some(sink) = Sink::of_environment() {
-        sink.subscriber().init();
+    if let Ok(word) = std::env::var(SINK) {
+        word.parse::<Sink>().expect("the test knows the words").subscriber().init();
     }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [control, journal, listen, log] = &args[..] else { return ExitCode::FAILURE };
