@@ -8,10 +8,11 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::{Errno, retry_on_intr};
 
-/// Opens a file, or creates it for its owner alone; refuses a symbolic link.
+/// Opens a file, or creates it for its owner alone; refuses a symbolic link, and waits for no
+/// writer or device.
 pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
-    options.read(true).create(true).truncate(false).mode(0o600).custom_flags(no_link).open(path)
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    options.read(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// Locks a file; `false` when another process has locked it.
