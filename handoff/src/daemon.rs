@@ -44,6 +44,7 @@ use crate::drainable::{Drainable, ReadinessSnapshot};
 use crate::error::Result;
 pub use crate::incumbent::Ended;
 use crate::incumbent::{Incumbent, StopHandle};
+use crate::log;
 use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
 
 /// A daemon that is about to start: as the successor of another process, or where none serves.
@@ -177,6 +178,17 @@ impl Daemon {
     /// The error of any step before this process became the writer: the incumbent, if there is
     /// one, serves on. After that, as [`Incumbent::serve`].
     pub fn run<W, D: Drainable + 'static>(
+        self,
+        warm: impl FnOnce(&Warm<'_>) -> Result<W>,
+        open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
+    ) -> Result<Ended> {
+        let ended = self.run_until(warm, open);
+        // Another process serves, or this one was to stop: no client waits for this one.
+        log::flush(if ended.is_ok() { log::LAST_LINES } else { log::SHORT });
+        ended
+    }
+
+    fn run_until<W, D: Drainable + 'static>(
         self,
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,

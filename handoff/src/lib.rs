@@ -49,6 +49,7 @@ pub mod frame;
 pub mod fuzzing;
 mod guard;
 mod incumbent;
+mod log;
 mod machine;
 pub mod protocol;
 pub mod successor;

@@ -3,7 +3,8 @@
 //!
 //! `SWAPS=10000` says how many; without it few are made. `SEED=N` replays the choices of a run,
 //! whose seed is printed; what the machine does with them in between is its own. `SOAK_PIN=1`
-//! pins every process to one core, beside a loop that keeps it busy.
+//! pins every process to one core, beside a loop that keeps it busy. `LOG_SINK=stalls` makes the
+//! logs of the supervisors and of the daemons wait at random, as a pipe with a slow reader does.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ fn random_deaths_and_stops_lose_nothing_and_leave_one_daemon_serving() {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later than that");
     let seed = number("SEED").unwrap_or(now.as_secs() as usize);
     let pinned = number("SOAK_PIN").is_some_and(|pin| pin > 0);
-    say(&format!("soak: SEED={seed} SWAPS={swaps}{}", if pinned { " SOAK_PIN=1" } else { "" }));
+    say(&format!("soak: SEED={seed} SWAPS={swaps}{}", options()));
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
     let sum = thread::scope(|scope| {
@@ -299,9 +300,7 @@ impl Sum {
             _ => &mut self.stuck,
         };
         *kind += 1;
-        let pin =
-            std::env::var("SOAK_PIN").map_or_else(|_| String::new(), |_| " SOAK_PIN=1".into());
-        self.failures.push(format!("SEED={seed} SWAPS={A_ROUND}{pin}: {text}"));
+        self.failures.push(format!("SEED={seed} SWAPS={A_ROUND}{}: {text}", options()));
     }
 }
 
@@ -361,6 +360,12 @@ fn pin_to_one_core() {
 fn number(variable: &str) -> Option<usize> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is no number")))
+}
+
+/// The other variables of this run, as they are to be given again.
+fn options() -> String {
+    let given = |name| Some(format!(" {name}={}", std::env::var(name).ok()?));
+    ["SOAK_PIN", "LOG_SINK"].into_iter().filter_map(given).collect()
 }
 
 /// Past the capture of tests.

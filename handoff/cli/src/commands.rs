@@ -76,7 +76,7 @@ fn follow(mut client: Client, to_its_end: bool, json: bool) -> anyhow::Result<Fo
         match reply {
             Reply::Begun { id } if !to_its_end => {
                 if !json {
-                    println!("follow it with: handoff status, handoff show {:.8}", id);
+                    print(&format!("follow it with: handoff status, handoff show {id:.8}"))?;
                 }
                 return Ok(Followed::Begun);
             }
@@ -192,10 +192,10 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
                 if after.supervisor.since_ms != before.supervisor.since_ms
                     && after.daemon.state != DaemonState::Adopting =>
             {
-                println!(
+                print(&format!(
                     "supervisor {}: version {} before, {} now; its process and the daemon are the same",
                     after.supervisor.pid, before.supervisor.version, after.supervisor.version
-                );
+                ))?;
                 return Ok(ExitCode::SUCCESS);
             }
             Ok(Reply::Status(_)) => "it has not adopted the daemon yet".to_owned(),
@@ -263,7 +263,7 @@ pub(crate) fn metrics(config: &Config) -> Outcoming {
 fn unexpected(reply: &Reply) -> Outcoming {
     match reply {
         Reply::Refused { why, .. } => {
-            eprintln!("handoff: refused: {why}");
+            crate::complain(&format!("refused: {why}"));
             Ok(ExitCode::from(REFUSED))
         }
         other => bail!("the supervisor gave an answer that does not fit the question: {other:?}"),

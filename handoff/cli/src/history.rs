@@ -5,15 +5,20 @@
 //! one line. The supervisor keeps the lines that it cannot write in memory, and warns: a full disk
 //! keeps no daemon from serving, and no swap from being made.
 
+mod disk;
+
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{self, End, Party, Probation, SwapEvent, SwapRecord};
+use disk::Disk;
+
+use crate::record::{End, Party, Probation, SwapEvent, SwapRecord};
 
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,12 +99,7 @@ pub(crate) enum Entry {
 pub(crate) struct History {
     path: PathBuf,
     entries: VecDeque<Entry>,
-    /// The lines that the disk did not take yet.
-    unwritten: VecDeque<Line>,
-    /// Why the last line could not be written.
-    fault: Option<String>,
-    /// From this length on, in bytes, the file is begun anew.
-    max_length: u64,
+    disk: Disk,
 }
 
 impl History {
@@ -110,9 +110,7 @@ impl History {
             Ok(entries) => (entries, None),
             Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
         };
-        // A file that could not be read is never begun anew.
-        let max_length = if fault.is_some() { u64::MAX } else { LONG };
-        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, max_length }
+        Self { path: path.to_owned(), entries, disk: Disk::new(path, fault) }
     }
 
     pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
@@ -121,8 +119,7 @@ impl History {
 
     /// A warning with the cause, if the file could not be read or written.
     pub(crate) fn fault(&self) -> Option<String> {
-        let why = self.fault.as_ref()?;
-        let count = self.unwritten.len();
+        let (count, why) = self.disk.fault()?;
         Some(format!("the history {} lacks {count} lines: {why}", self.path.display()))
     }
 
@@ -155,84 +152,18 @@ impl History {
     /// Adds one line to the entries, and writes it.
     pub(crate) fn add(&mut self, line: Line) {
         fold(&mut self.entries, line.clone());
-        self.unwritten.push_back(line);
+        self.disk.add(line);
         self.write();
-        while self.unwritten.len() > MAX_UNWRITTEN_ENTRIES {
-            self.unwritten.pop_front();
-        }
     }
 
     /// Tries again to write the lines that the disk did not take.
     pub(crate) fn write(&mut self) {
-        if self.unwritten.is_empty() {
-            return;
-        }
-        let had_fault = self.fault.is_some();
-        match self.write_all() {
-            Ok(()) => {
-                self.fault = None;
-                self.shorten();
-                if had_fault {
-                    tracing::info!(path = %self.path.display(), "this supervisor can write the history again, and has written every line that it kept");
-                }
-            }
-            Err(error) => {
-                self.fault = Some(error.to_string());
-                if !had_fault {
-                    tracing::error!(
-                        path = %self.path.display(), %error,
-                        "this supervisor cannot write the history; it keeps the lines in memory and tries again: free the disk, or make the file writable"
-                    );
-                }
-            }
-        }
+        self.disk.write(&self.path, &self.entries);
     }
 
-    fn write_all(&mut self) -> io::Result<()> {
-        let mut file = open(&self.path)?;
-        let mut ends_something = false;
-        while let Some(line) = self.unwritten.front() {
-            ends_something |= line.ends_something();
-            let mut text = record::line(line)?;
-            // A line that was not written whole spoils no other.
-            if ends_torn(&mut file)? {
-                text.insert(0, b'\n');
-            }
-            file.write_all(&text)?;
-            self.unwritten.pop_front();
-        }
-        if ends_something { file.sync_data() } else { Ok(()) }
-    }
-
-    /// Begins the file anew once it has grown long, with the last entries.
-    fn shorten(&mut self) {
-        let length = || fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
-        if length() < self.max_length {
-            return;
-        }
-        match self.begin_anew() {
-            // The entries that are kept may be long themselves.
-            Ok(()) => self.max_length = LONG.max(2 * length()),
-            Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "this supervisor cannot replace the history by a shorter one, and it grows on");
-                self.max_length = self.max_length.saturating_mul(2);
-            }
-        }
-    }
-
-    fn begin_anew(&self) -> io::Result<()> {
-        let beside = self.path.with_added_extension("new");
-        let _ = fs::remove_file(&beside);
-        let mut file = open(&beside)?;
-        for entry in &self.entries {
-            let line = match entry {
-                Entry::Swap(record) => Line::Begun(record.clone()),
-                Entry::Daemon(event) => Line::Daemon(event.clone()),
-            };
-            file.write_all(&record::line(&line)?)?;
-        }
-        file.sync_data()?;
-        fs::rename(&beside, &self.path)
+    /// Gives a disk that does not answer so long to take the last lines.
+    pub(crate) fn flush(&mut self, timeout: Duration) {
+        self.disk.flush(&self.path, &self.entries, timeout);
     }
 }
 

@@ -10,7 +10,9 @@ mod config;
 mod help;
 mod history;
 mod listen;
+mod log;
 mod metrics;
+mod notify;
 mod record;
 mod run;
 mod show;
@@ -19,27 +21,36 @@ mod timeline;
 mod trigger;
 mod units;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use tracing_subscriber::filter::LevelFilter;
 
 use args::{Args, Command};
-use config::{Config, LogConfig, LogFormat, LogLevel};
+use config::{Config, LogConfig};
 
 /// The version of this program, as supervisor and as client.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match perform(args) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("handoff: {error}");
-            ExitCode::FAILURE
+    let is_supervisor = matches!(args.command, Command::Run { .. });
+    let result = perform(args);
+    if is_supervisor {
+        if let Err(error) = &result {
+            log::say(&format!("handoff: {error}"));
         }
+        log::flush(LAST_LINES);
+    } else if let Err(error) = &result {
+        complain(&error.to_string());
     }
+    result.unwrap_or(ExitCode::FAILURE)
+}
+
+/// Tells the operator. Not eprintln!, which panics where standard error is closed.
+fn complain(words: &str) {
+    let _ = writeln!(io::stderr(), "handoff: {words}");
 }
 
 fn perform(args: Args) -> anyhow::Result<ExitCode> {
@@ -47,7 +58,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Run { log_format, log_level } => {
             let config = load()?;
-            log_to_stderr(LogConfig {
+            log::install(LogConfig {
                 format: log_format.unwrap_or(config.log.format),
                 level: log_level.unwrap_or(config.log.level),
             });
@@ -67,28 +78,19 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Metrics => commands::metrics(&load()?),
         Command::Help { topic } => Ok(help::help(topic)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "handoff", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "handoff", &mut script);
+            commands::print(String::from_utf8_lossy(&script).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man => {
-            clap_mangen::Man::new(Args::command()).render(&mut io::stdout())?;
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Args::command()).render(&mut page)?;
+            commands::print(String::from_utf8_lossy(&page).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn log_to_stderr(config: LogConfig) {
-    let level = match config.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-    };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
-    match config.format {
-        LogFormat::Human => {
-            subscriber.with_ansi(io::stderr().is_terminal()).with_target(false).init();
-        }
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
-    }
-}
+/// The timeout for the last lines of the supervisor's log to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);

@@ -19,6 +19,7 @@ const DEATHS: &str = "handoff_daemon_deaths_total";
 const UP: &str = "handoff_daemon_up";
 const GENERATION: &str = "handoff_generation";
 const CHECKS: &str = "handoff_probation_checks_total";
+const DROPPED: &str = "handoff_log_lines_dropped_total";
 const REFUSED: &str = "handoff_requests_refused_total";
 
 /// Every metric: its name, its kind, its label and its meaning.
@@ -31,6 +32,7 @@ pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
     (UP, "gauge", "", "1 while a daemon serves, else 0."),
     (GENERATION, "gauge", "", "The generation of the daemon that serves."),
     (CHECKS, "counter", "result", "Health checks in a probation: passed, failed."),
+    (DROPPED, "counter", "", "Lines of the supervisor's log that standard error did not take."),
     (REFUSED, "counter", "", "Requests on the supervisor's socket that were refused unread."),
 ];
 
@@ -52,7 +54,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
             _ => describe_histogram!(*name, Unit::Seconds, *words),
         }
     }
-    for name in [STARTS, DEATHS, REFUSED] {
+    for name in [STARTS, DEATHS, DROPPED, REFUSED] {
         counter!(name).absolute(0);
     }
     gauge!(UP).set(0.0);
@@ -105,6 +107,10 @@ pub(crate) fn checked(passed: bool) {
 
 pub(crate) fn refused() {
     counter!(REFUSED).increment(1);
+}
+
+pub(crate) fn log_line_dropped() {
+    counter!(DROPPED).increment(1);
 }
 
 /// In seconds: a pause is milliseconds, a warm-up may be minutes.

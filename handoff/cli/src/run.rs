@@ -48,6 +48,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<ExitCode> {
         }
     };
     runner.trigger.drain(LAST_WORDS);
+    runner.swaps.history.flush(LAST_WORDS);
     result
 }
 

@@ -14,6 +14,7 @@ use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
 use crate::carry::wire::{WireItem, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
+use crate::log;
 use crate::protocol::{CarryFate, CarryKind};
 use crate::sys::memory::{self, Sealed};
 
@@ -234,7 +235,7 @@ impl Memory {
                 Ok(Some(value))
             }
             Err(error) if self.may_be_lost => {
-                tracing::warn!(
+                log::warn!(
                     %error, key,
                     "this process drops a piece of carried memory that it cannot read, as `may_be_lost` admits"
                 );

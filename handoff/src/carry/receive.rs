@@ -19,6 +19,7 @@ use crate::control::{
     Connection, Greeting, Heard, LIVENESS_TIMEOUT, Link, connect, hear_hello, hello_ack,
 };
 use crate::error::{CarryError, Error, FrameError, Result};
+use crate::log;
 use crate::protocol::{
     CarriedSet, CarryFate, CarryKind, HandoffId, Message, ProtoVersion, Side, in_words,
 };
@@ -44,7 +45,7 @@ impl Receiver {
             Ok((_, (greeting, _))) if !greeting.capabilities.carries() => return Ok(None),
             Ok((connection, (_, version))) => (connection, version),
             Err(error) => {
-                tracing::warn!(
+                log::warn!(
                     swap = %handoff_id, path = %control_socket.display(), %error,
                     "this successor cannot ask the incumbent for connections and memory, and goes on without"
                 );
@@ -56,7 +57,7 @@ impl Receiver {
         let give_up = move |error: &Error| {
             let reason = in_words(error);
             if let Err(error) = supervisor.send(&Message::Abort { handoff_id, reason }) {
-                tracing::debug!(swap = %handoff_id, %error, "the supervisor cannot be told");
+                log::debug!(swap = %handoff_id, %error, "the supervisor cannot be told");
             }
         };
         Self::start(connection, give_up).map(Some)
@@ -77,7 +78,7 @@ impl Receiver {
                 // If the incumbent has died, only this process may be left (invariant 3).
                 let is_over = channel.connection.is_hung_up();
                 if !channel.cancel.is_cancelled() {
-                    tracing::error!(
+                    log::error!(
                         %error,
                         "this successor did not receive all of the incumbent's connections and memory"
                     );

@@ -17,6 +17,7 @@ use crate::control::{LIVENESS_TIMEOUT, send_some};
 use crate::error::{CarryError, Error, PeerMisbehaved, Result};
 use crate::fence::fenced;
 use crate::frame::encode;
+use crate::log;
 use crate::protocol::PROTO_MIN;
 use crate::sys::as_fd;
 use crate::sys::poll::{self, Waker};
@@ -204,7 +205,7 @@ impl Carrier {
     pub(crate) fn give_up(self) {
         self.stopper().stop();
         if let Err(error) = self.end() {
-            tracing::debug!(%error, "the carrier was stopped");
+            log::debug!(%error, "the carrier was stopped");
         }
     }
 

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, FrameError, PeerMisbehaved, Result};
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode};
+use crate::log;
 use crate::protocol::{Message, PROTO_MAX, PROTO_MIN, ProtoVersion};
 use crate::sys::poll::{self, Waker};
 use crate::sys::rights;
@@ -279,7 +280,7 @@ pub(crate) fn encode_all(
 ) -> Result<Vec<u8>, FrameError> {
     let mut frames = Vec::new();
     for message in messages {
-        tracing::trace!(message_name = message.name(), "sending");
+        log::trace!(message_name = message.name(), "sending");
         frames.extend(encode(version.unwrap_or(PROTO_MIN), message)?);
     }
     Ok(frames)

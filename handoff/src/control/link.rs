@@ -18,6 +18,7 @@ use rustix::event::PollFlags;
 use crate::control::Heard;
 use crate::control::connection::{Connection, Incoming, admits, encode_all, send_before};
 use crate::error::{Error, FrameError, Result};
+use crate::log;
 use crate::protocol::{Message, ProtoVersion};
 use crate::sys::poll::{self, Waker};
 
@@ -248,7 +249,7 @@ impl Inbox {
             Message::Heartbeat { ts_ms } if ts_ms != link.echo.load(Ordering::Relaxed)
         );
         if !only_a_sign_of_life {
-            tracing::trace!(message_name = message.name(), "received");
+            log::trace!(message_name = message.name(), "received");
             self.queue.push_back(message);
         }
     }

@@ -10,6 +10,7 @@ use super::place::{LockFile, Place};
 use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
+use crate::log;
 use crate::protocol::HandoffId;
 use crate::sys::file::{FileId, count_names, is_byte_locked, try_lock, try_lock_byte, unlock};
 use crate::sys::process::{ProcessId, boot_id, holder_of};
@@ -684,7 +685,7 @@ impl Drop for DataDirLock {
                 self.record.phase = RecordPhase::Released;
             }
             if let Err(error) = self.write_record() {
-                tracing::warn!(
+                log::warn!(
                     path = %self.data_dir().display(), %error,
                     "this process cannot note in the owner record that it releases the lock: the next start takes that for a crash"
                 );

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::drainable::{Fingerprint, SealProgress, SealReport, SealedShard, Shard, Shards};
 use crate::error::{Error, Result};
 use crate::fence::fenced;
+use crate::log;
 use crate::sys::pool;
 
 /// All shards of a daemon with their names, in declared order.
@@ -245,7 +246,7 @@ impl Sealing<'_> {
         // The incumbent resumes everything in `resume_after_abort`, until it succeeds (invariant
         // 5): here a failure to resume must not hide the cause of the failed seal.
         if let Err(error) = resume(&sealed) {
-            tracing::warn!(
+            log::warn!(
                 %error,
                 "a shard could not be resumed after a failed seal; the incumbent resumes it again before it serves"
             );
@@ -265,7 +266,7 @@ fn resume(members: &[&Member<'_>]) -> Result<()> {
             |_| true,
             |_, result| match result {
                 Err(error) if outcome.is_err() => {
-                    tracing::warn!(%error, "another shard could not be resumed either");
+                    log::warn!(%error, "another shard could not be resumed either");
                 }
                 Err(error) => outcome = Err(error),
                 Ok(()) => {}

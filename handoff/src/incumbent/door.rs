@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use crate::log;
 use crate::sys::socket::{ControlSocket, Found, look_at};
 
 /// The control socket of a process that serves.
@@ -39,7 +40,7 @@ impl Door {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Out of descriptors, most likely: it passes, and the loop goes on.
-                    tracing::error!(
+                    log::error!(
                         path = %self.socket.path().display(), %error,
                         "this daemon cannot accept a connection at its control socket, and tries again; if it has as many open files as it may, raise its limit (ulimit -n)"
                     );
@@ -80,7 +81,7 @@ impl Door {
                 Ok(Found::Alive) => self.told(Err(ErrorKind::AddrInUse.into())),
                 Ok(Found::Other) => self.told(Err(ErrorKind::AlreadyExists.into())),
                 Ok(Found::Nothing | Found::Stale) | Err(_) => {
-                    tracing::warn!(
+                    log::warn!(
                         path = %self.socket.path().display(),
                         "the name of this daemon's control socket was removed: it binds the socket anew"
                     );
@@ -101,7 +102,7 @@ impl Door {
     /// Logs an error, unless it is the same fault as a moment ago.
     fn told(&mut self, published: io::Result<()>) {
         if let (Err(error), false) = (&published, self.is_missing) {
-            tracing::error!(
+            log::error!(
                 path = %self.socket.path().display(), %error,
                 "this daemon cannot have the path of its control socket; supervisors cannot reach it until that succeeds, and it tries again every second"
             );

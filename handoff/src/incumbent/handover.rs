@@ -16,6 +16,7 @@ use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
 use crate::incumbent::look::{LOOK_INTERVAL, Open};
 use crate::incumbent::standing::Standing;
 use crate::incumbent::stop::Stop;
+use crate::log;
 use crate::machine::incumbent::{Event, State};
 use crate::protocol::{HandoffId, in_words};
 use crate::sys::process::ProcessId;
@@ -199,9 +200,9 @@ impl Handover {
         result.map_err(|error| {
             let swap = self.handoff_id.map(display);
             if matches!(error, Error::Carry(CarryError::GivenUp)) {
-                tracing::debug!(swap, hook, "the carrier stopped with the swap");
+                log::debug!(swap, hook, "the carrier stopped with the swap");
             } else {
-                tracing::error!(
+                log::error!(
                     swap, hook, %error,
                     "a hook of this daemon, or the release of its lock, failed: a swap is undone, a resume is repeated, a clean stop goes on after a drain and fails after a seal"
                 );
@@ -221,7 +222,7 @@ impl Handover {
     pub(super) fn look<D: Drainable + 'static>(&mut self, drainable: &Arc<D>) {
         self.timers.look = None;
         if let Err(error) = self.hooks.look(Arc::clone(drainable)) {
-            tracing::warn!(
+            log::warn!(
                 swap = self.handoff_id.map(display), %error,
                 "this incumbent cannot tell its supervisor which connections the drain waits for"
             );
@@ -269,7 +270,7 @@ impl Handover {
         let (shards, is_durable) =
             (std::mem::take(&mut self.results.shards), self.results.is_durable);
         if !is_durable {
-            tracing::warn!(
+            log::warn!(
                 path = %lock.data_dir().display(),
                 "a request outlived the last drain, or a sync of the data has failed before: if the machine crashes now, the next start cannot verify the data"
             );
@@ -292,7 +293,7 @@ impl Handover {
             Ok(Decision::Replaced { generation, holder }) => {
                 let standing = self.standing(is_connected);
                 standing.goes_by_the_record(holder.is_ending()).then(|| {
-                    tracing::info!(
+                    log::info!(
                         pid = holder.pid,
                         swap = self.handoff_id.map(display),
                         generation,
@@ -306,7 +307,7 @@ impl Handover {
                 None
             }
             Err(error) => {
-                tracing::error!(
+                log::error!(
                     swap = self.handoff_id.map(display), path = %lock.data_dir().display(), %error,
                     "this incumbent cannot take the lock of its data directory again, and does not serve; it tries again every second"
                 );
@@ -334,7 +335,7 @@ impl Handover {
             && self.standing(is_connected).ends_the_successor()
             && let Ok(Some(process)) = holder.open()
         {
-            tracing::error!(
+            log::error!(
                 pid = holder.pid,
                 swap = self.handoff_id.map(display),
                 "this incumbent kills its successor, which has the lock and is undecided past the deadline of the swap"

@@ -7,6 +7,7 @@ use tracing::field::display;
 
 use crate::carry::{Carrier, SendingEnd, Source};
 use crate::incumbent::hooks::Carrying;
+use crate::log;
 use crate::protocol::HandoffId;
 use crate::sys::poll;
 
@@ -58,7 +59,7 @@ impl Offers {
             Ok(carrier) => Carrying::new(carrier, claim),
             Err(error) => {
                 let swap = handoff_id.map(display);
-                tracing::error!(
+                log::error!(
                     pid, swap, %error,
                     "this incumbent cannot start the thread of its carrier: the swap carries nothing, and is undone unless every set is empty or may be lost"
                 );

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::log;
+
 /// Admits `max` lines a second, and counts the others.
 #[derive(Debug)]
 pub(super) struct Quota {
@@ -64,7 +66,7 @@ impl Quotas {
     pub(super) fn tell_unsaid(&mut self, now: Instant) {
         for (quota, of) in [(&mut self.refusals, "refusals"), (&mut self.steps, "steps")] {
             if let Some(count) = quota.take_unsaid(now) {
-                tracing::warn!(
+                log::warn!(
                     count,
                     of,
                     "this daemon logged no more of these in the last second, and counted them"

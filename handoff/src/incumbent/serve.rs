@@ -24,6 +24,7 @@ use crate::incumbent::offers::Offers;
 use crate::incumbent::quota::Quotas;
 use crate::incumbent::sessions::{Key, Sessions};
 use crate::incumbent::stop::{Ended, Stop};
+use crate::log;
 use crate::machine::incumbent::{Effect, Event, State};
 use crate::protocol::{Capabilities, MAX_NAMED_CONNECTIONS, Message, Side, in_words};
 use crate::sys::poll;
@@ -42,7 +43,9 @@ impl Incumbent {
     /// (invariant 1). Only a set that cannot be carried, at a cold start, frees the lock. After a
     /// commit this process repeats an `admit` that fails until it works.
     pub fn serve(self, drainable: impl Drainable + 'static) -> Result<()> {
-        self.serve_until(drainable).map(|_| ())
+        let ended = self.serve_until(drainable);
+        log::flush(log::LAST_LINES);
+        ended.map(|_| ())
     }
 
     pub(crate) fn serve_until(self, drainable: impl Drainable + 'static) -> Result<Ended> {
@@ -67,7 +70,7 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
     });
     let capabilities = match capabilities {
         Err(error) if is_committed => {
-            tracing::error!(
+            log::error!(
                 %error,
                 "this daemon declares sets that cannot be carried, so that its next swaps carry none: correct the sets in the next build"
             );
@@ -188,7 +191,7 @@ impl<D: Drainable + 'static> Server<D> {
         if before != self.state.name() {
             if self.log.steps.admits(Instant::now()) {
                 let swap = self.state.handoff_id().or(swap).map(display);
-                tracing::info!(
+                log::info!(
                     swap,
                     from = before,
                     to = self.state.name(),
@@ -294,7 +297,7 @@ impl<D: Drainable + 'static> Server<D> {
     /// Nothing was begun, so there is nothing to undo but the state: this daemon serves on.
     fn refuse_swap(&mut self, error: &Error) {
         let Some(handoff_id) = self.state.handoff_id() else { return };
-        tracing::error!(swap = %handoff_id, %error, "this daemon refuses a swap, and serves on");
+        log::error!(swap = %handoff_id, %error, "this daemon refuses a swap, and serves on");
         let partial_state = "nothing was begun, and the incumbent serves".to_owned();
         self.tell(Message::SealFailed { handoff_id, error: in_words(error), partial_state });
         self.state = State::Serving;
@@ -319,7 +322,7 @@ impl<D: Drainable + 'static> Server<D> {
         });
         if let Err(error) = interrupted {
             let swap = self.state.handoff_id().map(display);
-            tracing::error!(
+            log::error!(
                 swap, %error,
                 "this incumbent cannot cut its drain short, and serves again only once the drain has ended"
             );
@@ -385,7 +388,7 @@ impl<D: Drainable + 'static> Server<D> {
         let Open { open_conns, connections, unnamed } = match open {
             Ok(open) => open,
             Err(error) => {
-                tracing::warn!(
+                log::warn!(
                     swap = %handoff_id, %error,
                     "this incumbent cannot tell its supervisor which connections the drain waits for"
                 );
@@ -443,7 +446,7 @@ impl<D: Drainable + 'static> Server<D> {
             Ok(())
         });
         if let Err(error) = parted {
-            tracing::error!(
+            log::error!(
                 %error,
                 "this replaced daemon cannot close its copies of the carried connections, and keeps them until it ends"
             );
@@ -455,18 +458,18 @@ impl<D: Drainable + 'static> Server<D> {
         let (looked, path) = (self.lock.mend(), self.lock.data_dir().display());
         match &looked {
             Ok(false) => {}
-            Ok(true) => tracing::warn!(
+            Ok(true) => log::warn!(
                 %path,
                 "the lock file of this daemon was removed or replaced: it made the file again"
             ),
             Err(_) if self.look.1 => {}
-            Err(error) => tracing::error!(
+            Err(error) => log::error!(
                 %path, %error,
                 "this daemon serves on with the files that it has open, and refuses every swap until that is mended"
             ),
         }
         if self.look.1 && looked.is_ok() {
-            tracing::info!(%path, "the data directory of this daemon is in its place again");
+            log::info!(%path, "the data directory of this daemon is in its place again");
         }
         self.look = (Instant::now() + DIRECTORY_INTERVAL, looked.is_err());
     }
@@ -494,7 +497,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
         if due.lease {
             if self.log.steps.admits(now) {
-                tracing::warn!(
+                log::warn!(
                     swap = self.state.handoff_id().map(display),
                     state = self.state.name(),
                     "the deadline of the swap passed: this incumbent serves again, unless another process serves"

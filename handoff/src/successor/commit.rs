@@ -27,6 +27,7 @@ use crate::drainable::Drainable;
 use crate::error::Result;
 use crate::fence::fenced;
 use crate::incumbent::{Commit, MAX_RETRY_PAUSE, RETRY_PAUSE, Settling};
+use crate::log;
 use crate::machine::successor::{Event, State};
 use crate::protocol::HandoffId;
 use crate::successor::conversation::Conversation;
@@ -104,7 +105,7 @@ impl Commit for Committed {
         // Once: the first try decides the claim (invariant 13).
         let is_ours = rest.is_none_or(Rest::take_up);
         if !is_ours {
-            tracing::error!(
+            log::error!(
                 swap = handoff_id.map(display),
                 generation,
                 "the incumbent has taken the carried connections back: this successor drops its copies"
@@ -130,17 +131,17 @@ impl fmt::Debug for Committed {
 fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
     let swap = conversation.handoff_id.map(display);
     if let Err(error) = socket.publish() {
-        tracing::error!(
+        log::error!(
             swap, path = %socket.path().display(), %error,
             "this successor has committed, but cannot publish its control socket; supervisors cannot reach it until that succeeds: once it serves, it tries again every second"
         );
     }
     failpoint!(SuccessorTookPath);
     if let Err(error) = conversation.step(Event::Admitted) {
-        tracing::warn!(swap, %error, "this successor has committed, but cannot tell its supervisor");
+        log::warn!(swap, %error, "this successor has committed, but cannot tell its supervisor");
     }
     failpoint!(SuccessorSaidServing);
-    tracing::info!(swap, generation, "this successor has committed");
+    log::info!(swap, generation, "this successor has committed");
 }
 
 /// Runs a hook until it works: this process is the writer. Until it says `Serving`, its supervisor
@@ -154,7 +155,7 @@ fn until_it_works(
     let begun = Instant::now();
     let mut pause = RETRY_PAUSE;
     while let Err(error) = fenced(hook, &mut run) {
-        tracing::error!(
+        log::error!(
             hook, %error,
             "a hook of this successor failed after the commit, and is repeated until it works: all clients wait for `admit`, those of carried connections for `release`"
         );
@@ -186,7 +187,7 @@ fn settle(drainable: &Arc<dyn Drainable>, swap: Option<HandoffId>) -> Option<Set
     let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
         let settled = fenced("settle", || drainable.settle());
         if let Err(error) = &settled {
-            tracing::error!(
+            log::error!(
                 swap = swap.map(display), %error,
                 "the writes that the incumbent left unsynced are not durable yet: a crash of the machine can lose them, and the next swap or stop fails with this error"
             );
@@ -195,7 +196,7 @@ fn settle(drainable: &Arc<dyn Drainable>, swap: Option<HandoffId>) -> Option<Set
     });
     settling
         .inspect_err(|error| {
-            tracing::error!(
+            log::error!(
                 swap = swap.map(display), %error,
                 "the writes that the incumbent left unsynced are not durable yet: a crash of the machine can lose them; the next swap or stop syncs them"
             );

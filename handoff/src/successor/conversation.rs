@@ -11,6 +11,7 @@ use tracing::field::display;
 use crate::control::{LIVENESS_TIMEOUT, Link, Lost, Pulse, Received, hello, judge_hello_ack};
 use crate::datadir::DataDirLock;
 use crate::error::{Error, Result};
+use crate::log;
 use crate::machine::successor::{Effect, Event, GaveUp, State};
 use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
 use crate::successor::commit;
@@ -79,18 +80,20 @@ impl Conversation {
             if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
                 if lost == Lost::Closed && is_dead(&incumbent) {
                     let pid = incumbent.get().map(|incumbent| incumbent.pid);
-                    tracing::warn!(
+                    log::warn!(
                         pid,
                         swap = handoff_id.map(display),
                         "the supervisor and the incumbent are dead: this successor goes on alone"
                     );
                     return true;
                 }
-                tracing::error!(
+                log::error!(
                     swap = handoff_id.map(display),
                     ?lost,
                     "this successor lost its supervisor before the commit, and exits with status 75"
                 );
+                // Not for long: the incumbent may wait for the lock of this process.
+                log::flush(log::SHORT);
                 std::process::exit(EXIT_TEMPFAIL);
             }
             false
@@ -146,7 +149,7 @@ impl Conversation {
                 Received::Closed => Event::of_closed(self.is_fit, is_dead(&self.incumbent)),
                 Received::Nothing => Event::SupervisorLost,
                 Received::Broken(error) => {
-                    tracing::error!(
+                    log::error!(
                         swap = self.handoff_id.map(display), %error,
                         "the supervisor sent bytes that are no message: this successor takes it for lost"
                     );
@@ -163,7 +166,7 @@ impl Conversation {
         let effects = self.state.on(event);
         if before != self.state.name() {
             let swap = self.handoff_id.map(display);
-            tracing::info!(
+            log::info!(
                 swap,
                 from = before,
                 to = self.state.name(),
@@ -189,7 +192,7 @@ impl Conversation {
         if let Err(error) = self.link.send_all(messages) {
             let message = messages.first().map(Message::name);
             let swap = self.handoff_id.map(display);
-            tracing::warn!(swap, message_name = message, %error, "this successor cannot send to its supervisor");
+            log::warn!(swap, message_name = message, %error, "this successor cannot send to its supervisor");
         }
     }
 

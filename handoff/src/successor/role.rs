@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::control::{CONTROL_VARIABLE, Listeners};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::protocol::MAX_LISTENERS;
 use crate::successor::{Arrived, Successor};
 use crate::sys::inherited::{self, Kind};
@@ -68,7 +69,7 @@ fn control_connection(value: Option<String>) -> Result<Option<UnixStream>> {
     match inherited::take(number, |fd| inherited::inode(fd).is_ok_and(|own| own == inode)) {
         Ok(socket) => Ok(Some(socket.into())),
         Err(_) => {
-            tracing::debug!(
+            log::debug!(
                 value,
                 "{CONTROL_VARIABLE} names a connection of another process: this one is no successor"
             );

@@ -12,6 +12,7 @@ use crate::datadir::{DataDirLock, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
 use crate::error::{Error, Result};
 use crate::incumbent::{Incumbent, StopHandle};
+use crate::log;
 use crate::machine::successor::{Event, ReadyWords, State};
 use crate::protocol::{HandoffId, in_words};
 use crate::successor::commit::Committed;
@@ -374,6 +375,8 @@ impl<P: Stage> Successor<P> {
     /// Gives the swap up and tells the supervisor why; returns the error for `main` to return.
     pub fn fail(mut self, error: Error) -> Error {
         let _ = self.conversation.step(Event::Failed(in_words(&error)));
+        drop(self);
+        log::flush(log::SHORT);
         error
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::{Connection, connect, greet};
 use crate::error::{Error, PeerMisbehaved, Result};
+use crate::log;
 use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, MAX_LISTENERS, Message, Side};
 use crate::supervisor::journal::{Entry, Replay};
@@ -118,16 +119,16 @@ impl Supervisor {
             return Ok(Adoption::Nothing { resolved });
         };
         if let Err(error) = self.note(&Entry::Serves(id)) {
-            tracing::error!(
+            log::error!(
                 pid = id.pid, %error,
                 "this supervisor cannot note in its journal that the daemon serves; mend the file before the next swap, which has to be noted"
             );
         }
         let names: Vec<String> = listeners.iter().map(|(name, _)| name.clone()).collect();
         self.take_back(listeners);
-        tracing::debug!(pid = id.pid, generation, ?resolved, "this supervisor adopted the daemon");
+        log::debug!(pid = id.pid, generation, ?resolved, "this supervisor adopted the daemon");
         if names.is_empty() {
-            tracing::warn!(
+            log::warn!(
                 pid = id.pid,
                 "the daemon gave no listener back; its successors inherit the sockets that it binds only if it keeps them (Listeners::keep)"
             );
@@ -173,7 +174,7 @@ impl Supervisor {
             if Instant::now() >= deadline {
                 return Err(refused.unwrap_or(error));
             }
-            tracing::debug!(
+            log::debug!(
                 path = %self.control_socket().display(), %error,
                 "the daemon does not answer yet"
             );

@@ -12,6 +12,7 @@ use tracing::field::display;
 use crate::control::{Greeting, LIVENESS_TIMEOUT, Link, Pulse, connect, echo_value, greet};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
+use crate::log;
 use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::phase::Phase;
@@ -54,6 +55,8 @@ pub(super) struct Swap {
     abort: Option<AbortHandle>,
     /// Whether the observer was told that the swap is given up.
     is_given_up: bool,
+    /// The swap is over, and the links are closed: no client waits for these lines.
+    _lines: log::FlushAtEnd,
 }
 
 /// The old process, as far as this supervisor can reach it.
@@ -168,9 +171,18 @@ impl Swap {
         pulse: Pulse,
         abort: Option<AbortHandle>,
     ) -> Self {
-        let (pulse, is_given_up) = (Some(pulse), false);
-        let swap =
-            Self { machine, incumbent, successor, learnt, clock, terms, pulse, abort, is_given_up };
+        let swap = Self {
+            machine,
+            incumbent,
+            successor,
+            learnt,
+            clock,
+            terms,
+            pulse: Some(pulse),
+            abort,
+            is_given_up: false,
+            _lines: log::FlushAtEnd(log::SHORT),
+        };
         swap.tell_phase();
         swap
     }
@@ -281,9 +293,9 @@ impl Swap {
             {
                 let (pid, swap) = (self.successor.pid, self.handoff_id());
                 if matches!(self.machine.state, State::Promoting(..)) {
-                    tracing::warn!(pid, %swap, %cause, "the supervisor lets this successor go on: the incumbent is lost");
+                    log::warn!(pid, %swap, %cause, "the supervisor lets this successor go on: the incumbent is lost");
                 } else {
-                    tracing::warn!(pid, %swap, %cause, "the supervisor gives the swap to this successor up, unless the incumbent dies");
+                    log::warn!(pid, %swap, %cause, "the supervisor gives the swap to this successor up, unless the incumbent dies");
                 }
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
@@ -307,7 +319,7 @@ impl Swap {
             self.perform(effect);
         }
         if before != after {
-            tracing::info!(swap = %self.handoff_id(), from = before.name(), to = after.name(), "the swap changed its phase");
+            log::info!(swap = %self.handoff_id(), from = before.name(), to = after.name(), "the swap changed its phase");
             self.tell_phase();
             self.note_end();
         }
@@ -319,7 +331,7 @@ impl Swap {
             return;
         };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
-            tracing::error!(
+            log::error!(
                 swap = %self.handoff_id(), %error,
                 "this supervisor cannot note in its journal that the swap is over; the next supervisor resolves the swap once more"
             );
@@ -346,7 +358,7 @@ impl Swap {
         if let Err(error) = self.incumbent.link.send_all(messages) {
             let message = messages.first().map(Message::name);
             let (pid, swap) = (self.incumbent.pid, display(self.handoff_id()));
-            tracing::warn!(pid, swap, message_name = message, %error, "the supervisor cannot send to the incumbent");
+            log::warn!(pid, swap, message_name = message, %error, "the supervisor cannot send to the incumbent");
         }
         for message in messages {
             match message {
@@ -366,7 +378,7 @@ impl Swap {
                     failpoint!(SupervisorCommits);
                 }
                 if let Err(error) = self.successor.link.send(&message) {
-                    tracing::warn!(
+                    log::warn!(
                         pid = self.successor.pid, swap = %self.handoff_id(),
                         message_name = message.name(), %error,
                         "the supervisor cannot send to the successor"
@@ -390,7 +402,7 @@ impl Swap {
             }
             Effect::KillSuccessor => {
                 if let Some(Err(error)) = self.successor.child.as_mut().map(ChildProcess::kill) {
-                    tracing::error!(
+                    log::error!(
                         pid = self.successor.pid, swap = %self.handoff_id(), %error,
                         "the supervisor cannot kill the successor: end it by hand, it may have the lock"
                     );
@@ -416,7 +428,7 @@ impl Swap {
         }
         if let Err(error) = asked {
             let (pid, swap) = (self.incumbent.pid, display(handoff_id));
-            tracing::debug!(pid, swap, %error, "the incumbent cannot be asked yet");
+            log::debug!(pid, swap, %error, "the incumbent cannot be asked yet");
             self.incumbent.is_closed = true;
             self.incumbent.ask_again = Some(Instant::now() + ASK_INTERVAL);
         }
@@ -447,7 +459,7 @@ impl Swap {
         match Pulse::start(vec![Arc::clone(&self.successor.link)], None, |_, _| false) {
             Ok(pulse) => self.pulse = Some(pulse),
             Err(error) => {
-                tracing::error!(
+                log::error!(
                     pid = self.successor.pid, swap = %self.handoff_id(), %error,
                     "the supervisor cannot go on with its heartbeats: the successor may take it for dead"
                 );
@@ -464,14 +476,14 @@ impl Swap {
         match child.wait_until(Instant::now() + patience) {
             Ok(Some(_)) => socket::sweep(&self.terms.control_socket),
             Ok(None) => {
-                tracing::error!(
+                log::error!(
                     pid = self.successor.pid, swap = %self.machine.handoff_id, ?patience,
                     "the killed successor has not ended yet: it may be frozen, traced, or wait for a disk, as /proc/PID/stack shows; if it has the lock, no process serves before it ends"
                 );
                 self.reap_later();
             }
             Err(error) => {
-                tracing::error!(
+                log::error!(
                     pid = self.successor.pid, swap = %self.machine.handoff_id, %error,
                     "the supervisor cannot wait for the end of the killed successor"
                 );
@@ -489,7 +501,7 @@ impl Swap {
         });
         if let Err(error) = reaper {
             let (pid, swap) = (self.successor.pid, self.handoff_id());
-            tracing::warn!(pid, %swap, %error, "no thread can be started that collects the killed successor once it ends");
+            log::warn!(pid, %swap, %error, "no thread can be started that collects the killed successor once it ends");
         }
     }
 

@@ -25,6 +25,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
 use crate::sys::file::{open_private, try_lock};
@@ -82,17 +83,16 @@ pub(crate) enum Entry {
 
 impl Journal {
     /// Opens the journal, or creates it, for this process alone. Also returns the daemon and the
-    /// swap that its last writer left.
+    /// swap that its last writer left. A file in which no line can be read gets another name.
     pub(crate) fn open(path: &Path) -> Result<(Self, Replay)> {
-        let mut file = open_file(path).map_err(Error::at("open the journal", path))?;
-        if !file.metadata().map_err(Error::at("look at", path))?.is_file() {
-            return Err(Error::NotAJournal(path.to_owned()));
-        }
-        lock(&file, path)?;
-        let text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
-        let entries = parse(&text);
-        if entries.is_empty() && text.contains('\n') {
-            return Err(Error::NotAJournal(path.to_owned()));
+        let mut file = open_checked(path)?;
+        let mut text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
+        let mut entries = parse(&text);
+        if entries.is_empty() && !text.is_empty() {
+            set_aside(path)?;
+            file = open_checked(path)?;
+            text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
+            entries = parse(&text);
         }
         let replayed = replay(&entries, boot_id());
         // Its writer may have been killed in the middle of a line.
@@ -193,16 +193,26 @@ impl Entry {
 /// The entries of a journal, in order. Passes over a line that is no entry: at worst the
 /// supervisor does not know of a process that it would have ended.
 pub(crate) fn parse(text: &str) -> Vec<Entry> {
-    let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-    lines
-        .filter_map(|line| {
-            let entry = Entry::of_line(line);
-            if entry.is_none() && !line.is_empty() {
-                tracing::warn!(line, "this supervisor passes over a damaged line of its journal: it may not know of one process");
+    let (mut entries, mut damaged, mut first) = (Vec::new(), 0_usize, None);
+    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        match Entry::of_line(line) {
+            Some(entry) => entries.push(entry),
+            None if line.is_empty() => {}
+            None => {
+                damaged += 1;
+                first.get_or_insert(line);
             }
-            entry
-        })
-        .collect()
+        }
+    }
+    if let Some(line) = first {
+        let line: String = line.chars().take(SHOWN).collect();
+        log::warn!(
+            damaged,
+            ?line,
+            "this supervisor passes over damaged lines of its journal, of which this is the first: it may not know of a process"
+        );
+    }
+    entries
 }
 
 /// The daemon, and the swap that is still open, at the end of these entries.
@@ -243,6 +253,37 @@ pub(crate) fn checksum(line: &str) -> String {
     blake3::hash(line.as_bytes()).to_hex()[..8].to_owned()
 }
 
+/// Opens a journal and locks it.
+fn open_checked(path: &Path) -> Result<File> {
+    let file = open_file(path).map_err(Error::at("open the journal", path))?;
+    let metadata = file.metadata().map_err(Error::at("look at", path))?;
+    if !metadata.is_file() {
+        return Err(Error::NotAJournal(path.to_owned()));
+    }
+    // It names the processes that this one may end.
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != own {
+        let words = format!(
+            "it is a file of user {owner}, who could write other processes into it; if no other supervisor uses it, remove it: a daemon that serves is found without it"
+        );
+        let refused = io::Error::new(io::ErrorKind::PermissionDenied, words);
+        return Err(Error::at("trust the journal", path)(refused));
+    }
+    lock(&file, path)?;
+    Ok(file)
+}
+
+/// Renames a file that is locked and has no entry: it may be worth a look.
+fn set_aside(path: &Path) -> Result<()> {
+    let aside = path.with_added_extension("damaged");
+    fs::rename(path, &aside).map_err(Error::at("rename", path))?;
+    log::error!(
+        path = %path.display(), to = %aside.display(),
+        "no line of the journal can be read, so this supervisor renames it and begins another: it finds a daemon that serves, and does not know of a swap in flight"
+    );
+    Ok(())
+}
+
 fn open_file(path: &Path) -> io::Result<File> {
     open_private(path, OpenOptions::new().append(true))
 }
@@ -278,6 +319,8 @@ fn read_end(file: &mut File) -> io::Result<String> {
 
 /// From this length on, in bytes, [`Journal::shorten`] replaces the file.
 const LONG: u64 = 1 << 20;
+/// So many characters of a damaged line are logged.
+const SHOWN: usize = 80;
 
 #[cfg(test)]
 mod tests {
@@ -408,10 +451,13 @@ mod tests {
     fn what_is_no_journal_is_left_alone() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let notes = directory.path().join("notes");
-        fs::write(&notes, "not\na journal\n").expect("it is written");
+        fs::write(&notes, "notes").expect("it is written");
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&notes, &link).expect("it can be linked");
-        for path in [&notes, Path::new("/dev/null")] {
+        let fifo = directory.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.expect("it is installed").success());
+        for path in [&fifo, Path::new("/dev/null")] {
             match Journal::open(path) {
                 Err(Error::NotAJournal(at)) => assert_eq!(at, path),
                 other => panic!("{other:?}"),
@@ -423,11 +469,60 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(fs::read(&notes).expect("it is there"), b"not\na journal\n");
-        // Its first writer was killed in the middle of its first line.
-        let torn = directory.path().join("torn");
-        fs::write(&torn, "1795").expect("it is written");
-        Journal::open(&torn).expect("it holds nothing yet");
+        assert_eq!(fs::read(&notes).expect("it is there"), b"notes");
+    }
+
+    #[test]
+    fn of_a_damaged_journal_the_lines_that_can_be_read_count() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        let of_boot = Entry::Supervisor { process: process(9), boot_id: boot_id() };
+        let good = text(&[of_boot, Entry::Serves(process(1)), Entry::Swap(swap(3))]).into_bytes();
+        let binary: Vec<u8> = (0..5000_u32).map(|byte| (byte * 7 % 256) as u8).collect();
+        let with = |before: &[u8], after: &[u8]| [before, &good[..], after].concat();
+        let damaged: [(&str, Vec<u8>); 6] = [
+            ("a line before", with(b"garbage\n", b"")),
+            ("a line after", with(b"", b"garbage\n")),
+            ("bytes before", with(&[&binary[..], b"\n"].concat(), b"")),
+            ("bytes after", with(b"", &binary)),
+            ("zeros after", with(b"", &[0; 4096])),
+            ("a line of another version", with(b"1 rested 4 5 #00000000\n", b"")),
+        ];
+        for (what, bytes) in damaged {
+            fs::write(&path, bytes).expect("it is written");
+            let (journal, replayed) = Journal::open(&path).expect(what);
+            assert_eq!(replayed.swap, Some(swap(3)), "{what}");
+            journal.append(&ended(3, Outcome::Committed)).expect("it is written");
+            drop(journal);
+            let (_, replayed) = Journal::open(&path).expect(what);
+            let daemon = Some(process(2));
+            assert_eq!(replayed, Replay { daemon, swap: None }, "{what}: the next line counts");
+        }
+    }
+
+    #[test]
+    fn a_journal_without_a_line_that_can_be_read_is_kept_under_another_name() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        let aside = directory.path().join("journal.damaged");
+        let tail = &text(&entries()).into_bytes()[20..60];
+        for bytes in [b"not\na journal\n", tail, &[0; 512], b"\xff\xfe\n\n\x00", b"1795"] {
+            fs::write(&path, bytes).expect("it is written");
+            let (journal, replayed) = Journal::open(&path).expect("it is begun anew");
+            assert_eq!(replayed, Replay::default());
+            assert_eq!(fs::read(&aside).expect("it is kept"), bytes);
+            assert!(matches!(Journal::open(&path), Err(Error::Supervised(_))), "it is locked");
+            let (process, boot_id) = (ProcessId::own(), boot_id());
+            journal.append(&Entry::Supervisor { process, boot_id }).expect("it is written");
+            journal.append(&Entry::Swap(swap(3))).expect("it is written");
+            drop(journal);
+            let (_, replayed) = Journal::open(&path).expect("nobody has it");
+            assert_eq!(replayed.swap, Some(swap(3)));
+        }
+        fs::write(&path, "").expect("it is written");
+        fs::remove_file(&aside).expect("it is there");
+        Journal::open(&path).expect("an empty one is a new one");
+        assert!(!aside.exists());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::drainable::SealProgress;
 use crate::fence::fenced;
+use crate::log;
 use crate::machine::cause::Cause;
 use crate::machine::phase::Phase;
 use crate::protocol::HandoffId;
@@ -65,8 +66,11 @@ pub enum Progress {
     },
 }
 
-/// Hears of progress, on the thread that drives the swap. It should return soon: clients wait
-/// between "draining" and "committed".
+/// Hears of progress, on the thread that drives the swap. Clients wait between "draining" and
+/// "committed", and the swap does not go on before this returns: an observer sends to a channel
+/// that never blocks, and leaves the rest to another thread. Its panic is logged, and the swap goes
+/// on. The process's panic hook runs before, on the same thread; the default one writes to standard
+/// error.
 pub trait Observe: Send + Sync {
     /// One step was made.
     fn observe(&self, progress: &Progress);
@@ -88,6 +92,6 @@ pub(super) fn tell(observer: Option<&Arc<dyn Observe>>, progress: &Progress) {
         Ok(())
     });
     if let Err(error) = told {
-        tracing::error!(%error, "the observer of this supervisor panicked; the swap goes on");
+        log::error!(%error, "the observer of this supervisor panicked; the swap goes on");
     }
 }

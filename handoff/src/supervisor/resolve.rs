@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::control::{Connection, Heard, LIVENESS_TIMEOUT, connect, echo_value, greet};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::machine::adopter::{Effect, Event, Machine, State};
 use crate::machine::outcome::Outcome;
 use crate::protocol::{HandoffId, Message, Side};
@@ -44,7 +45,7 @@ pub(super) fn resolve(control: &Path, swap: &OpenSwap, deadline: Instant) -> Res
         stopped_since: None,
         next_look: Instant::now(),
     };
-    tracing::info!(
+    log::info!(
         swap = %handoff_id, incumbent = swap.incumbent.pid, successor = swap.successor.pid,
         "this supervisor resolves the swap of a supervisor that died"
     );
@@ -58,7 +59,7 @@ pub(super) fn resolve(control: &Path, swap: &OpenSwap, deadline: Instant) -> Res
     }
     loop {
         if let State::Resolved(outcome) = resolving.machine.state {
-            tracing::info!(
+            log::info!(
                 swap = %handoff_id, %outcome,
                 "the swap of the supervisor that died is resolved"
             );
@@ -98,7 +99,7 @@ impl Resolving<'_> {
                 Effect::KillSuccessor => {
                     let killed = self.successor.as_ref().map(Process::kill);
                     if let Some(Err(error)) = killed {
-                        tracing::error!(
+                        log::error!(
                             pid = self.swap.successor.pid, swap = %self.swap.handoff_id, %error,
                             "the supervisor cannot kill the successor: end it by hand, it may have the lock"
                         );
@@ -175,8 +176,8 @@ impl Resolving<'_> {
             }
             Ok(Heard::Frame(Message::Abort { .. })) => return Some(Event::Refused),
             Ok(Heard::Frame(_) | Heard::Nothing) => return None,
-            Ok(Heard::End) => tracing::debug!(pid, "the incumbent has closed its connection"),
-            Err(error) => tracing::debug!(pid, %error, "the incumbent cannot be asked"),
+            Ok(Heard::End) => log::debug!(pid, "the incumbent has closed its connection"),
+            Err(error) => log::debug!(pid, %error, "the incumbent cannot be asked"),
         }
         self.call = None;
         Some(Event::IncumbentDisconnected)
@@ -201,7 +202,7 @@ impl Resolving<'_> {
                 Ok(()) => self.call = Some(call),
                 Err(error) => {
                     let pid = self.swap.incumbent.pid;
-                    tracing::debug!(pid, %error, "the incumbent cannot be asked yet");
+                    log::debug!(pid, %error, "the incumbent cannot be asked yet");
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::{self, Connection, Greeting, LIVENESS_TIMEOUT, Link, Pulse};
 use crate::error::{ControlSocketError, Error, LaunchError, Result};
+use crate::log;
 use crate::machine::AfterDrain;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
@@ -53,6 +54,8 @@ pub struct Supervisor {
     pub(super) replayed: Replay,
     /// The end of that swap, until [`adopt`](Self::adopt) has returned it.
     pub(super) resolved: Option<Resolved>,
+    /// Its process may be about to end.
+    _lines: log::FlushAtEnd,
 }
 
 impl Supervisor {
@@ -72,6 +75,7 @@ impl Supervisor {
             journal: None,
             replayed: Replay::default(),
             resolved: None,
+            _lines: log::FlushAtEnd(log::LAST_LINES),
         })
     }
 
@@ -191,7 +195,7 @@ impl Supervisor {
         match served {
             Ok(()) => {
                 if let Err(error) = self.note(&Entry::Serves(id)) {
-                    tracing::error!(
+                    log::error!(
                         pid = id.pid, %error,
                         "this supervisor cannot note in its journal that the daemon serves; mend the file before the next swap, which has to be noted"
                     );
@@ -225,7 +229,7 @@ impl Supervisor {
                     Ok(_) => return Ok(()),
                     Err(error) if is_final(&error) => return Err(error),
                     Err(error) => {
-                        tracing::debug!(pid = peer.pid, %error, "the daemon does not serve yet");
+                        log::debug!(pid = peer.pid, %error, "the daemon does not serve yet");
                     }
                 }
             }
@@ -252,7 +256,7 @@ impl Supervisor {
         let deadline = deadline_of(spec.deadline);
         let handoff_id = spec.handoff_id.unwrap_or_else(HandoffId::new);
         if self.replayed != Replay::default() {
-            tracing::warn!(
+            log::warn!(
                 swap = %handoff_id,
                 "the journal names a daemon or a swap that another supervisor left: call Supervisor::adopt before a swap"
             );
@@ -339,7 +343,7 @@ impl Supervisor {
     fn not_begun(&self, handoff_id: HandoffId, error: Error) -> Error {
         let how = Outcome::RolledBack;
         if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
-            tracing::error!(
+            log::error!(
                 swap = %handoff_id, %error,
                 "this supervisor cannot note in its journal that the swap is over; the next supervisor resolves the swap once more"
             );

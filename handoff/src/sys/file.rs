@@ -58,10 +58,11 @@ pub(crate) fn open_in(directory: impl AsFd, name: &str, how: OFlags) -> io::Resu
     regular(opened.map(File::from).map_err(io::Error::from))
 }
 
-/// Opens a file, or creates it for its owner alone; refuses a symbolic link.
+/// Opens a file, or creates it for its owner alone; refuses a symbolic link, and waits for no
+/// writer or device.
 pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
-    options.read(true).create(true).truncate(false).mode(0o600).custom_flags(no_link).open(path)
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    options.read(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// The error of an open that found something else than a file says what it found.

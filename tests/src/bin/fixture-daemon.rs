@@ -24,16 +24,16 @@ use handoff_tests::fixture::{
     Cache, Client, ClientV1, ClientV2, Connections, Daemon, Faults, LogShard, Options, Server,
     Stranger, take_no_more,
 };
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+#[path = "../sink.rs"]
+mod sink;
+
+use sink::{SINK, Sink};
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(LevelFilter::INFO)
-        .with_writer(io::stderr)
-        // A file that takes no more is no reason to panic.
-        .log_internal_errors(false)
-        .init();
+    let sink = std::env::var(SINK).map_or(Ok(Sink::Stderr), |word| word.parse());
+    sink.expect("the test knows the words").subscriber().init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

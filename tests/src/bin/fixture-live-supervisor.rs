@@ -21,8 +21,17 @@ use handoff::supervisor::{
 };
 use handoff::{Result, SpawnSpec, Supervisor};
 use handoff_tests::harness::executable;
+use tracing_subscriber::util::SubscriberInitExt;
+
+#[path = "../sink.rs"]
+mod sink;
+
+use sink::{SINK, Sink};
 
 fn main() -> ExitCode {
+    if let Ok(word) = std::env::var(SINK) {
+        word.parse::<Sink>().expect("the test knows the words").subscriber().init();
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [control, journal, listen, log] = &args[..] else { return ExitCode::FAILURE };
     match supervise(Path::new(control), Path::new(journal), listen, log.into()) {

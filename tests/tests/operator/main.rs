@@ -4,6 +4,7 @@
 mod clients;
 mod day;
 mod faults;
+mod logs;
 mod manager;
 mod security;
 mod stopping;

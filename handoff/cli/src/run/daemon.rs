@@ -18,6 +18,7 @@ use super::{Event, Runner, broken, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
 use crate::metrics;
+use crate::notify::{self, News};
 use crate::record::{Party, Probation};
 use crate::units::to_ms;
 
@@ -118,14 +119,8 @@ impl Runner {
         self.note_daemon(kind, daemon.party(), &daemon.binary);
         daemon.watch(self.jobs.tell());
         self.service.has_served = true;
-        let _ = sd_notify::notify(&[
-            sd_notify::NotifyState::Ready,
-            sd_notify::NotifyState::Status(&format!(
-                "{} serves as process {}",
-                daemon.binary.path.display(),
-                daemon.pid()
-            )),
-        ]);
+        let (path, pid) = (daemon.binary.path.display(), daemon.pid());
+        notify::tell(News::Ready(format!("{path} serves as process {pid}")));
         self.service.daemon = Some(daemon);
     }
 
@@ -165,7 +160,7 @@ impl Runner {
             pid = daemon.pid(), path = %daemon.binary.path.display(), status,
             "the daemon has died"
         );
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status("the daemon has died")]);
+        notify::tell(News::Status("the daemon has died"));
         let kind = DaemonEventKind::Died { status: status.clone() };
         self.note_daemon(kind, daemon.party(), &daemon.binary);
         let probation = Probation::Failed { why: format!("it died: {status}") };

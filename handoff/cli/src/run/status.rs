@@ -77,6 +77,7 @@ impl Runner {
         let mut warnings: Vec<String> = self.service.fell_back.iter().cloned().collect();
         warnings.extend(self.elsewhere.iter().cloned());
         warnings.extend(self.swaps.history.fault());
+        warnings.extend(crate::log::fault());
         if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
             warnings.push(format!(
                 "swap {} was given up, and the old process has not confirmed that it serves: look whether it answers its clients",

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::Runner;
 use super::job::Job;
+use crate::notify::{self, News};
 use crate::record::Probation;
 use crate::trigger::Reply;
 
@@ -48,7 +49,7 @@ impl Runner {
             return None;
         }
         tracing::info!("this supervisor was told to stop");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        notify::tell(News::Stopping);
         self.stopping = Some(Stopping {
             deadline: Instant::now() + self.config.limits.stop,
             is_told: false,
@@ -105,12 +106,13 @@ impl Runner {
 
     /// The daemon is gone.
     pub(super) fn stopped(&mut self, status: &str, is_clean: bool) -> ExitCode {
+        // First: whoever is told goes by the files from here on.
+        self.trigger.remove();
         let askers = self.stopping.take().map(|stopping| stopping.askers).unwrap_or_default();
         for asker in askers {
             let _ = asker.send(Reply::Stopped { status: status.to_owned(), clean: is_clean });
         }
         tracing::info!(status, "this supervisor stops");
-        self.trigger.remove();
         if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

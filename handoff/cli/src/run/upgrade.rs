@@ -125,6 +125,8 @@ impl Runner {
             format!("LISTEN_FDNAMES={}", names.join(":")),
         ];
         let environment = c_strings(kept.chain(listen.map(OsString::from)))?;
+        self.swaps.history.flush(LAST_LINES);
+        crate::log::flush(LAST_LINES);
         // A signal stays pending until the new program listens for signals.
         let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
             for (socket, place) in sockets.iter().zip(&mut self.places) {
@@ -172,3 +174,5 @@ fn attempt(program: &Path, config: &Path) -> anyhow::Result<()> {
 /// The first of the descriptors that a process inherits.
 pub(super) const FIRST: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// No event is acted on meanwhile.
+const LAST_LINES: Duration = Duration::from_millis(500);

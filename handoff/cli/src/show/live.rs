@@ -62,7 +62,7 @@ impl Live {
             }
             Reply::Refused { why, .. } => {
                 self.spinner.finish_and_clear();
-                eprintln!("handoff: refused: {why}");
+                crate::complain(&format!("refused: {why}"));
                 Ok(())
             }
             _ => Ok(()),

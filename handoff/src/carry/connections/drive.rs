@@ -14,6 +14,7 @@ use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
 use crate::carry::wire::{Bytes, MAX_INLINE_LEN, PARCEL_BYTES, WireItem, WireState};
 use crate::error::{CarryError, Result};
 use crate::frame::write_value;
+use crate::log;
 use crate::protocol::{CarryFate, CarryKind};
 use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
@@ -188,7 +189,7 @@ impl<S: Carried> Set for Connections<S> {
         };
         if !closed.is_empty() {
             let count = closed.len();
-            tracing::warn!(
+            log::warn!(
                 count,
                 "the successor used carried connections before it ended, so this incumbent closes them"
             );
@@ -233,7 +234,7 @@ impl<S: Carried> Set for Connections<S> {
         drop(sent);
         if !unsent.is_empty() || live > 0 {
             let (parked, busy) = (unsent.len(), live);
-            tracing::warn!(
+            log::warn!(
                 parked,
                 busy,
                 "this process ends with connections that it did not carry: it closes the parked ones, and the busy ones end with it at the latest"

@@ -12,6 +12,7 @@ use crate::error::{Error, PeerMisbehaved};
 use crate::fence::fenced;
 use crate::incumbent::session::Session;
 use crate::incumbent::sessions::Key;
+use crate::log;
 use crate::machine::incumbent::{Event, State};
 use crate::protocol::{HandoffId, Message};
 use crate::sys::socket::Peer;
@@ -28,7 +29,7 @@ impl<D: Drainable + 'static> Server<D> {
                 }
                 Err(error) => {
                     if self.log.refusals.admits(Instant::now()) {
-                        tracing::warn!(
+                        log::warn!(
                             %error,
                             "refusing a control connection: the kernel does not say which process made it"
                         );
@@ -44,7 +45,7 @@ impl<D: Drainable + 'static> Server<D> {
                 self.sessions.open(stream, peer)
             };
             if let Err(error) = open() {
-                tracing::debug!(pid = peer.pid, %error, "a control connection ended at once");
+                log::debug!(pid = peer.pid, %error, "a control connection ended at once");
             }
         }
     }
@@ -90,7 +91,7 @@ impl<D: Drainable + 'static> Server<D> {
         if self.sessions.holder.is_none() && self.state.is_missing(came_for) {
             if self.log.steps.admits(Instant::now()) {
                 let pid = self.sessions.get(key).map(|session| session.peer().pid);
-                tracing::info!(
+                log::info!(
                     pid,
                     swap = came_for.map(display),
                     state = self.state.name(),
@@ -109,7 +110,7 @@ impl<D: Drainable + 'static> Server<D> {
     }
 
     fn hear(&mut self, key: Key, message: Message) {
-        tracing::trace!(message_name = message.name(), state = self.state.name(), "heard");
+        log::trace!(message_name = message.name(), state = self.state.name(), "heard");
         match self.sessions.holder {
             Some(holder) if holder != key => {
                 // The holder may be gone, and this process has not read its end yet.
@@ -150,7 +151,7 @@ impl<D: Drainable + 'static> Server<D> {
         let _ = session.send(&Message::Abort { handoff_id, reason });
         if self.log.refusals.admits(Instant::now()) {
             let message = message.name();
-            tracing::warn!(
+            log::warn!(
                 pid, uid, swap = %in_flight, asked_for = %handoff_id, message_name = message,
                 "refusing a message of another supervisor: a swap is in flight"
             );
@@ -164,7 +165,7 @@ impl<D: Drainable + 'static> Server<D> {
             let Peer { pid, uid } = session.peer();
             if self.log.steps.admits(Instant::now()) {
                 let (swap, state) = (self.state.handoff_id().map(display), self.state.name());
-                tracing::warn!(
+                log::warn!(
                     pid, uid, swap, state, %error,
                     "this incumbent lost the supervisor of its swap: it serves again, unless another process serves"
                 );
@@ -173,7 +174,7 @@ impl<D: Drainable + 'static> Server<D> {
             self.step(Event::SessionLost, None);
             self.attach_another();
         } else if is_ordinary(error) {
-            tracing::debug!(pid = session.peer().pid, %error, "a control connection ended");
+            log::debug!(pid = session.peer().pid, %error, "a control connection ended");
         } else {
             self.say_refused(session.peer(), error);
         }
@@ -182,7 +183,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn say_refused(&mut self, peer: Peer, error: &Error) {
         let Peer { pid, uid } = peer;
         if self.log.refusals.admits(Instant::now()) {
-            tracing::warn!(pid, uid, %error, "refusing a control connection");
+            log::warn!(pid, uid, %error, "refusing a control connection");
         }
     }
 
@@ -200,7 +201,7 @@ impl<D: Drainable + 'static> Server<D> {
         }
         if self.log.steps.admits(Instant::now()) {
             let pid = from.and_then(|key| self.sessions.get(key)).map(|session| session.peer().pid);
-            tracing::info!(
+            log::info!(
                 pid,
                 generation,
                 "this daemon gave its listeners to the supervisor that adopts it"

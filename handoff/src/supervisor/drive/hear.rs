@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::{ROLLBACK_PATIENCE, Swap};
 use crate::control::{LIVENESS_TIMEOUT, Link, Received};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
+use crate::log;
 use crate::machine::supervisor::{Command, Event, State};
 use crate::protocol::Message;
 use crate::supervisor::{LateConnections, Progress};
@@ -59,7 +60,7 @@ impl Swap {
                     return Some(Event::SuccessorLost);
                 }
                 Received::Broken(error) => {
-                    tracing::error!(
+                    log::error!(
                         pid = self.successor.pid, swap = %self.handoff_id(), %error,
                         "the successor sent bytes that are no message: the supervisor takes it for lost"
                     );
@@ -72,7 +73,7 @@ impl Swap {
             match self.incumbent.link.clone().attend().next() {
                 Received::Message(Message::Heartbeat { .. }) => return Some(Event::Echoed),
                 Received::Message(Message::Abort { reason, .. }) if self.incumbent.asked_anew => {
-                    tracing::warn!(
+                    log::warn!(
                         pid = self.incumbent.pid, swap = %self.handoff_id(), reason,
                         "the incumbent does not confirm that it serves: another swap is in flight, or it is being stopped"
                     );
@@ -85,7 +86,7 @@ impl Swap {
                 Received::Nothing => {}
                 Received::Closed => return Some(self.on_incumbent_closed()),
                 Received::Broken(error) => {
-                    tracing::error!(
+                    log::error!(
                         pid = self.incumbent.pid, swap = %self.handoff_id(), %error,
                         "the incumbent sent bytes that are no message: the supervisor takes its connection for closed"
                     );
@@ -180,7 +181,7 @@ impl Swap {
             return;
         }
         if let Err(error) = poll::poll(&mut fds, Some(due)) {
-            tracing::error!(swap = %self.handoff_id(), %error, "the supervisor cannot poll its connections");
+            log::error!(swap = %self.handoff_id(), %error, "the supervisor cannot poll its connections");
         }
     }
 
@@ -192,7 +193,7 @@ impl Swap {
             Message::Late { connections, unnamed, .. } => {
                 let late = LateConnections { connections: connections.clone(), unnamed: *unnamed };
                 let handoff_id = self.handoff_id();
-                tracing::warn!(
+                log::warn!(
                     pid = self.incumbent.pid, swap = %handoff_id, %late,
                     "connections did not reach a request boundary within the drain grace: the swap does not carry them"
                 );
