@@ -11,6 +11,7 @@ mod hooks;
 mod hostile;
 mod peers;
 mod processes;
+mod sessions;
 mod supervisors;
 mod unfit;
 mod writers;
