@@ -111,6 +111,15 @@ pub enum Error {
     #[error("{} is no journal of a supervisor, and was left as it is: move it away, or choose another path for the journal", .0.display())]
     NotAJournal(PathBuf),
 
+    /// A session of this supervisor is not over, and a supervisor drives one swap at a time.
+    #[error(
+        "swap {handoff_id} of this supervisor is in flight, and a supervisor drives one swap at a time: commit, abort or drop its session first; the deadline of that swap ends a session that was lost"
+    )]
+    SwapInFlight {
+        /// The swap in flight.
+        handoff_id: HandoffId,
+    },
+
     /// A process that serves a control socket, or was started to, does not answer there.
     #[error(
         "process {pid} does not answer at the control socket {}; it may still open its data, or hang: try again, and end process {pid} if it never answers",

@@ -134,7 +134,8 @@ pub enum IncumbentFate {
     /// It is dead, and no process took its place.
     Lost,
     /// It lives, or may live, and did not confirm in time that it serves; or it is busy with the
-    /// swap of another supervisor, or is being stopped.
+    /// swap of another supervisor, or is being stopped; or another supervisor has replaced it, and
+    /// another process serves.
     Unknown,
 }
 

@@ -75,6 +75,7 @@ impl Supervisor {
     /// on deciding it, and the incumbent serves if this call has ended a successor that hung.
     ///
     /// At once:
+    /// - [`Error::SwapInFlight`] when a session of this supervisor is not over
     /// - [`Error::PeerMisbehaved`] when the process at the control socket runs as a user that this
     ///   one does not trust, or breaks the protocol; [`Error::VersionMismatch`]
     /// - [`Error::Path`] when the end of the swap cannot be written to the journal
@@ -88,6 +89,7 @@ impl Supervisor {
     ///   to, [`Error::PeerLost`], [`Error::Frame`] or [`Error::Io`]
     pub fn adopt(&mut self, timeout: Duration) -> Result<Adoption> {
         let deadline = deadline_of(timeout);
+        self.slot.check()?;
         try_failpoint!(AdopterHasJournal)?;
         let replayed = self.replayed.clone();
         let resolved = match replayed.swap {

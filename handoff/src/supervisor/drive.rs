@@ -1,8 +1,10 @@
 //! The driver of one swap: it waits for the next event, feeds the machine with it, and carries
-//! the effects out. It is the rollback guard too: dropped before its end, it aborts.
+//! the effects out. [`SharedSwap`] says which thread drives it.
 
 mod hear;
+mod shared;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,18 +18,21 @@ use crate::log;
 use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::phase::Phase;
-use crate::machine::supervisor::{Command, Effect, Event, Machine, State};
+use crate::machine::supervisor::{Command, Effect, Event, Machine, Promotion, State};
 use crate::protocol::{HandoffId, Message, Side};
 use crate::supervisor::journal::{Entry, Journal};
+use crate::supervisor::slot::Taken;
 use crate::supervisor::{
-    AbortHandle, Candidate, CarryReport, ChildProcess, Committed, Failed, Observe, Progress,
-    ReadyPolicy, RolledBack, Timings, observe,
+    AbortHandle, CarryReport, ChildProcess, Committed, Failed, Observe, Progress, ReadyPolicy,
+    Timings,
 };
 use crate::sys::process::Process;
 use crate::sys::socket;
 
+pub(super) use shared::{SharedSwap, Watch};
+
 /// The reports of both processes; the default for each that has not arrived yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Learnt {
     pub(super) incumbent_build_id: Vec<u8>,
     pub(super) successor_build_id: Vec<u8>,
@@ -49,14 +54,38 @@ pub(super) struct Swap {
     successor: Successor,
     pub(super) learnt: Learnt,
     clock: Clock,
-    terms: Terms,
+    terms: Arc<Terms>,
     pulse: Option<Pulse>,
     /// None once the machine was told of the abort.
     abort: Option<AbortHandle>,
     /// Whether the observer was told that the swap is given up.
     is_given_up: bool,
+    /// For the observer, in order.
+    untold: VecDeque<Progress>,
+    /// Whether a thread is telling the observer.
+    is_telling: bool,
+    /// Whether the session's thread drives it, and will tell the observer.
+    is_driven: bool,
+    judging: Judging,
+    /// None once the swap is over.
+    in_flight: Option<InFlight>,
     /// The swap is over, and the links are closed: no client waits for these lines.
     _lines: log::FlushAtEnd,
+}
+
+/// The things of the supervisor that one swap has until it is over.
+pub(super) struct InFlight {
+    pub(super) _slot: Taken,
+    pub(super) journal: Option<Arc<Journal>>,
+}
+
+/// Whether the policy is to be asked about the successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judging {
+    No,
+    Due,
+    /// A thread is asking.
+    Runs,
 }
 
 /// The old process, as far as this supervisor can reach it.
@@ -103,7 +132,6 @@ pub(super) struct Terms {
     pub(super) listeners: Vec<String>,
     pub(super) policy: Arc<dyn ReadyPolicy>,
     pub(super) observer: Option<Arc<dyn Observe>>,
-    pub(super) journal: Option<Arc<Journal>>,
 }
 
 impl Incumbent {
@@ -168,23 +196,32 @@ impl Swap {
         clock: Clock,
         terms: Terms,
         learnt: Learnt,
-        pulse: Pulse,
+        (pulse, in_flight): (Pulse, InFlight),
         abort: Option<AbortHandle>,
     ) -> Self {
-        let swap = Self {
+        let mut swap = Self {
             machine,
             incumbent,
             successor,
             learnt,
             clock,
-            terms,
+            terms: Arc::new(terms),
             pulse: Some(pulse),
             abort,
             is_given_up: false,
+            untold: VecDeque::new(),
+            is_telling: false,
+            is_driven: false,
+            judging: Judging::No,
+            in_flight: Some(in_flight),
             _lines: log::FlushAtEnd(log::SHORT),
         };
         swap.tell_phase();
         swap
+    }
+
+    pub(super) const fn learnt(&self) -> &Learnt {
+        &self.learnt
     }
 
     pub(super) const fn timings(&self) -> Timings {
@@ -214,45 +251,6 @@ impl Swap {
         }
     }
 
-    /// Carries the caller's command out, and returns once it is done or undone.
-    pub(super) fn command(&mut self, command: Command) -> Result<(), Failed> {
-        self.catch_up();
-        if !self.machine.state.is_over() {
-            if Instant::now() >= self.clock.deadline {
-                self.step(Event::DeadlinePassed);
-            }
-            self.step(Event::Command(command));
-        }
-        self.run();
-        match self.machine.state.clone() {
-            State::RolledBack(incumbent, cause) => Err(self.failed(incumbent, cause, None)),
-            State::Promoted(cause) => {
-                let committed = self.take_committed();
-                Err(self.failed(IncumbentFate::Lost, cause, committed.map(Box::new)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn committed(&mut self) -> Result<Committed, Failed> {
-        self.take_committed().ok_or_else(|| {
-            let cause = Cause::SuccessorLost(self.machine.state.phase());
-            self.failed(IncumbentFate::Unknown, cause, None)
-        })
-    }
-
-    pub(super) fn abort(&mut self, reason: String) -> RolledBack {
-        self.catch_up();
-        self.step(Event::Command(Command::Abort(reason)));
-        self.run();
-        let (incumbent, promoted) = match self.machine.state {
-            State::RolledBack(incumbent, _) => (incumbent, None),
-            State::Promoted(_) => (IncumbentFate::Lost, self.take_committed().map(Box::new)),
-            _ => (IncumbentFate::Unknown, None),
-        };
-        RolledBack { handoff_id: self.handoff_id(), incumbent, promoted }
-    }
-
     /// Handles the events since the caller's last command: no command begins a step with a dead
     /// successor, and no abort kills one that alone can serve (invariant 3).
     fn catch_up(&mut self) {
@@ -264,19 +262,31 @@ impl Swap {
         }
     }
 
-    /// Feeds events until the machine waits for none.
-    fn run(&mut self) {
-        while !self.machine.state.is_at_rest() {
-            if let Some(event) = self.next_event(None) {
-                self.step(event);
-            }
+    /// The deadline passes also where the swap rests, and waits for no event.
+    fn heed_deadline(&mut self) {
+        if !self.clock.deadline_told && Instant::now() >= self.clock.deadline {
+            self.step(Event::DeadlinePassed);
         }
-        if self.machine.state.is_over() {
-            self.pulse = None;
-            if !matches!(self.machine.state, State::Committed | State::Promoted(_)) {
-                self.reap();
-            }
+    }
+
+    /// The swap is over.
+    fn end(&mut self) {
+        if self.in_flight.is_none() {
+            return;
         }
+        self.note_end();
+        self.pulse = None;
+        if !matches!(self.machine.state, State::Committed | State::Promoted(_)) {
+            self.reap();
+        }
+        self.in_flight = None;
+    }
+
+    /// An incumbent whose deadline has passed leaves by the record only once its supervisor has
+    /// closed (invariant 3), and the session that would close may be held.
+    fn hang_up(&self) {
+        self.incumbent.link.close();
+        self.successor.link.close();
     }
 
     fn step(&mut self, event: Event) {
@@ -285,6 +295,7 @@ impl Swap {
         let effects = self.machine.on(event);
         let after = self.machine.state.phase();
         if before != after {
+            self.doubt_loss();
             self.clock.leave(before);
             self.reach_state(before);
             if let State::Ending(cause) | State::Confirming(cause) | State::Promoting(_, cause) =
@@ -300,7 +311,7 @@ impl Swap {
                 let (handoff_id, cause) = (self.handoff_id(), cause.clone());
                 self.is_given_up = true;
                 failpoint!(SupervisorGivesUp);
-                self.tell(&Progress::GivenUp { handoff_id, cause });
+                self.tell(Progress::GivenUp { handoff_id, cause });
             }
             match self.machine.state {
                 State::Confirming(_) | State::Ending(_) => {
@@ -310,6 +321,13 @@ impl Swap {
                 }
                 State::Promoting(..) => self.beat_on(),
                 _ => {}
+            }
+            let is_judged = matches!(
+                self.machine.state,
+                State::Opening | State::Promoting(Promotion::Opening, _)
+            );
+            if self.judging == Judging::Due && !is_judged {
+                self.judging = Judging::No;
             }
             if !matches!(self.machine.state, State::Confirming(_) | State::Ending(_)) {
                 self.incumbent.ask_again = None;
@@ -321,13 +339,31 @@ impl Swap {
         if before != after {
             log::info!(swap = %self.handoff_id(), from = before.name(), to = after.name(), "the swap changed its phase");
             self.tell_phase();
-            self.note_end();
+        }
+    }
+
+    /// A dead incumbent is not lost where the swap of another supervisor has replaced it
+    /// (invariant 4).
+    fn doubt_loss(&mut self) {
+        let State::RolledBack(fate @ IncumbentFate::Lost, _) = &mut self.machine.state else {
+            return;
+        };
+        let own = [self.incumbent.pid, self.successor.pid];
+        if let Ok((_, peer)) = connect(&self.terms.control_socket, Instant::now())
+            && !own.contains(&peer.pid)
+        {
+            *fate = IncumbentFate::Unknown;
+            log::warn!(
+                pid = peer.pid, swap = %self.machine.handoff_id,
+                "the incumbent has ended, and this process serves its control socket: another supervisor swapped it; stop one of the two supervisors"
+            );
         }
     }
 
     /// Writes the end to the journal. The swap is over, so no client waits for the write.
     fn note_end(&self) {
-        let (Some(how), Some(journal)) = (self.machine.state.outcome(), &self.terms.journal) else {
+        let journal = self.in_flight.as_ref().and_then(|in_flight| in_flight.journal.as_ref());
+        let (Some(how), Some(journal)) = (self.machine.state.outcome(), journal) else {
             return;
         };
         if let Err(error) = journal.append(&Entry::Ended { handoff_id: self.handoff_id(), how }) {
@@ -390,16 +426,8 @@ impl Swap {
                     _ => {}
                 }
             }
-            Effect::Judge => {
-                let verdict = self.terms.policy.judge(&Candidate {
-                    sealed: self.learnt.is_sealed.then_some(&self.learnt.sealed),
-                    ready: &self.learnt.ready,
-                    verified: self.learnt.verified,
-                    listeners: self.terms.listeners.iter().map(String::as_str).collect(),
-                    carried: &self.learnt.carried,
-                });
-                self.step(Event::Judged(verdict));
-            }
+            Effect::Judge if self.judging == Judging::No => self.judging = Judging::Due,
+            Effect::Judge => {}
             Effect::KillSuccessor => {
                 if let Some(Err(error)) = self.successor.child.as_mut().map(ChildProcess::kill) {
                     log::error!(
@@ -528,20 +556,16 @@ impl Swap {
         Failed { handoff_id, cause, incumbent, promoted, timings }
     }
 
-    fn tell_phase(&self) {
+    fn tell_phase(&mut self) {
         let (handoff_id, phase) = (self.handoff_id(), self.machine.state.phase());
-        self.tell(&Progress::Entered { handoff_id, phase, elapsed: self.clock.begun.elapsed() });
+        self.tell(Progress::Entered { handoff_id, phase, elapsed: self.clock.begun.elapsed() });
     }
 
-    fn tell(&self, progress: &Progress) {
-        observe::tell(self.terms.observer.as_ref(), progress);
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        if !self.machine.state.is_over() {
-            let _ = self.abort("the session was dropped".into());
+    /// Leaves the progress to the thread that tells the observer, which calls it between two
+    /// steps.
+    fn tell(&mut self, progress: Progress) {
+        if self.terms.observer.is_some() {
+            self.untold.push_back(progress);
         }
     }
 }

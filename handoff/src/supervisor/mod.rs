@@ -14,6 +14,9 @@
 //! finds the daemon that serves, gets the listening sockets back from it, and resolves the swap
 //! that was in flight.
 //!
+//! A supervisor drives one swap at a time: [`Supervisor::pair`] refuses a second one until the
+//! first is committed or rolled back.
+//!
 //! A transition that fails has rolled the swap back before it returns, and
 //! [`Failed::incumbent`] says whether the old process has confirmed that it serves (invariant 4).
 
@@ -29,6 +32,7 @@ mod process;
 mod resolve;
 mod session;
 mod setup;
+mod slot;
 
 pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 pub use abort::AbortHandle;

@@ -6,7 +6,7 @@ use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::machine::AfterDrain;
 use crate::machine::supervisor::Command;
 use crate::protocol::HandoffId;
-use crate::supervisor::drive::Swap;
+use crate::supervisor::drive::{Learnt, SharedSwap, Swap};
 use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 
 /// A swap in flight. Its phase says which steps are done, and so which step can be next.
@@ -15,6 +15,11 @@ use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 /// fails has rolled the swap back before it returns. Dropping a session rolls the swap back
 /// too, which may take until the incumbent has confirmed that it serves.
 ///
+/// The [deadline](crate::SpawnSpec::deadline) needs no call: when it passes, a thread of the
+/// library rolls back a swap whose session is held, or was forgotten (`mem::forget`), and one
+/// whose caller's observer or policy does not return. The next transition returns
+/// [`Failed`] with that rollback's report.
+///
 /// ```compile_fail,E0599
 /// # fn wrong(session: handoff::Session<handoff::supervisor::Paired>) {
 /// session.commit(); // nothing is drained, sealed, or opened yet
@@ -22,7 +27,12 @@ use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 /// ```
 #[must_use = "dropping a session rolls the swap back"]
 pub struct Session<P: Phase> {
-    swap: Swap,
+    swap: SharedSwap,
+    handoff_id: HandoffId,
+    successor_pid: u32,
+    /// As it was when the phase was reached.
+    learnt: Learnt,
+    timings: Timings,
     phase: P,
 }
 
@@ -67,20 +77,25 @@ phases! {
 }
 
 impl Session<Paired> {
-    pub(super) const fn paired(swap: Swap) -> Self {
-        Self { swap, phase: Paired(()) }
+    pub(super) fn paired(swap: SharedSwap) -> Self {
+        let look = |swap: &Swap| {
+            let (handoff_id, successor_pid) = (swap.handoff_id(), swap.successor_pid());
+            (handoff_id, successor_pid, swap.learnt().clone(), swap.timings())
+        };
+        let (handoff_id, successor_pid, learnt, timings) = swap.look(look);
+        Self { swap, handoff_id, successor_pid, learnt, timings, phase: Paired(()) }
     }
 
     /// The build id that the incumbent's hello says.
     #[must_use]
     pub fn incumbent_build_id(&self) -> &[u8] {
-        &self.swap.learnt.incumbent_build_id
+        &self.learnt.incumbent_build_id
     }
 
     /// The build id that the successor's hello says.
     #[must_use]
     pub fn successor_build_id(&self) -> &[u8] {
-        &self.swap.learnt.successor_build_id
+        &self.learnt.successor_build_id
     }
 
     /// Waits until the successor has done its slow start-up work.
@@ -89,9 +104,8 @@ impl Session<Paired> {
     ///
     /// [`Failed`]. The incumbent was not touched and holds the lock. If it died, the successor
     /// may serve in its place: see [`Failed::promoted`].
-    pub fn warm(mut self) -> Result<Session<Warmed>, Failed> {
-        self.swap.command(Command::Warm)?;
-        Ok(self.transition(Warmed(())))
+    pub fn warm(self) -> Result<Session<Warmed>, Failed> {
+        self.transition(|_| Command::Warm, Warmed(()))
     }
 }
 
@@ -102,10 +116,8 @@ impl Session<Warmed> {
     ///
     /// [`Failed`]. The incumbent held the lock throughout and was told to serve again. If it
     /// died, the successor may serve in its place: see [`Failed::promoted`].
-    pub fn prepare(mut self) -> Result<Session<Prepared>, Failed> {
-        let command = self.swap.prepare_command(AfterDrain::Wait);
-        self.swap.command(command)?;
-        Ok(self.transition(Prepared(())))
+    pub fn prepare(self) -> Result<Session<Prepared>, Failed> {
+        self.transition(|swap| swap.prepare_command(AfterDrain::Wait), Prepared(()))
     }
 
     /// [`prepare`](Session::prepare) and [`seal`](Session::seal) in one: the supervisor asks for
@@ -116,13 +128,11 @@ impl Session<Warmed> {
     /// # Errors
     ///
     /// As [`seal`](Session::seal).
-    pub fn prepare_and_seal(mut self) -> Result<Session<Sealed>, Failed> {
-        match self.swap.after_drain() {
+    pub fn prepare_and_seal(self) -> Result<Session<Sealed>, Failed> {
+        match self.swap.look(Swap::after_drain) {
             AfterDrain::Wait => self.prepare()?.seal(),
             AfterDrain::Seal => {
-                let command = self.swap.prepare_command(AfterDrain::Seal);
-                self.swap.command(command)?;
-                Ok(self.transition(Sealed(())))
+                self.transition(|swap| swap.prepare_command(AfterDrain::Seal), Sealed(()))
             }
         }
     }
@@ -135,9 +145,8 @@ impl Session<Prepared> {
     ///
     /// As [`prepare`](Session::prepare). An incumbent that had released the lock already was
     /// told to take it again.
-    pub fn seal(mut self) -> Result<Session<Sealed>, Failed> {
-        self.swap.command(Command::Seal)?;
-        Ok(self.transition(Sealed(())))
+    pub fn seal(self) -> Result<Session<Sealed>, Failed> {
+        self.transition(|_| Command::Seal, Sealed(()))
     }
 }
 
@@ -145,7 +154,7 @@ impl Session<Sealed> {
     /// The incumbent's report of its seal.
     #[must_use]
     pub const fn seal_report(&self) -> &SealReport {
-        &self.swap.learnt.sealed
+        &self.learnt.sealed
     }
 
     /// Lets the successor take the lock, open and verify; then asks the policy.
@@ -158,9 +167,8 @@ impl Session<Sealed> {
     /// minute, it may still hold the lock, and the incumbent waits for it:
     /// [`Failed::incumbent`] is `Unknown`. If the incumbent died meanwhile, the successor may
     /// serve in its place: see [`Failed::promoted`].
-    pub fn begin(mut self) -> Result<Session<Ready>, Failed> {
-        self.swap.command(Command::Begin)?;
-        Ok(self.transition(Ready(())))
+    pub fn begin(self) -> Result<Session<Ready>, Failed> {
+        self.transition(|_| Command::Begin, Ready(()))
     }
 }
 
@@ -168,13 +176,13 @@ impl Session<Ready> {
     /// The incumbent's report of its seal.
     #[must_use]
     pub const fn seal_report(&self) -> &SealReport {
-        &self.swap.learnt.sealed
+        &self.learnt.sealed
     }
 
     /// The successor's report of its readiness.
     #[must_use]
     pub const fn readiness(&self) -> &ReadinessSnapshot {
-        &self.swap.learnt.ready
+        &self.learnt.ready
     }
 
     /// Tells the successor to be the writer, and returns once it serves.
@@ -186,8 +194,8 @@ impl Session<Ready> {
     /// the writes that the successor had handed to it, and the incumbent opens them again
     /// (invariant 8); a crash of the machine can still lose those that were not synced. If the
     /// incumbent died meanwhile, see [`Failed::promoted`].
-    pub fn commit(mut self) -> Result<Committed, Failed> {
-        self.swap.command(Command::Commit)?;
+    pub fn commit(self) -> Result<Committed, Failed> {
+        self.swap.command(|_| Command::Commit)?;
         self.swap.committed()
     }
 }
@@ -195,37 +203,43 @@ impl Session<Ready> {
 impl<P: Phase> Session<P> {
     /// The swap.
     #[must_use]
-    pub fn handoff_id(&self) -> HandoffId {
-        self.swap.handoff_id()
+    pub const fn handoff_id(&self) -> HandoffId {
+        self.handoff_id
     }
 
     /// The successor's pid.
     #[must_use]
-    pub fn successor_pid(&self) -> u32 {
-        self.swap.successor_pid()
+    pub const fn successor_pid(&self) -> u32 {
+        self.successor_pid
     }
 
     /// The carry report so far: the late connections once [`prepare`](Session::prepare) has
     /// returned, and the sets that arrived once [`begin`](Session::begin) has.
     #[must_use]
     pub const fn carry_report(&self) -> &CarryReport {
-        &self.swap.learnt.carried
+        &self.learnt.carried
     }
 
     /// How long each phase took so far.
     #[must_use]
     pub const fn timings(&self) -> Timings {
-        self.swap.timings()
+        self.timings
     }
 
     /// Gives the swap up: the supervisor ends the successor, and the incumbent serves again.
     #[must_use = "the incumbent may not have confirmed that it serves"]
-    pub fn abort(mut self, reason: impl Into<String>) -> RolledBack {
+    pub fn abort(self, reason: impl Into<String>) -> RolledBack {
         self.swap.abort(reason.into())
     }
 
-    fn transition<Q: Phase>(self, phase: Q) -> Session<Q> {
-        Session { swap: self.swap, phase }
+    fn transition<Q: Phase>(
+        self,
+        command: impl FnOnce(&Swap) -> Command,
+        phase: Q,
+    ) -> Result<Session<Q>, Failed> {
+        let (learnt, timings) = self.swap.command(command)?;
+        let Self { swap, handoff_id, successor_pid, .. } = self;
+        Ok(Session { swap, handoff_id, successor_pid, learnt, timings, phase })
     }
 }
 
@@ -233,7 +247,7 @@ impl<P: Drained> Session<P> {
     /// The incumbent's report of its drain.
     #[must_use]
     pub const fn drain_report(&self) -> &DrainReport {
-        &self.swap.learnt.drain
+        &self.learnt.drain
     }
 }
 

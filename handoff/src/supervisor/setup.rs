@@ -14,8 +14,11 @@ use crate::machine::AfterDrain;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::protocol::{HandoffId, Side};
-use crate::supervisor::drive::{Clock, Incumbent, Learnt, Successor, Swap, Terms};
+use crate::supervisor::drive::{
+    Clock, InFlight, Incumbent, Learnt, SharedSwap, Successor, Swap, Terms, Watch,
+};
 use crate::supervisor::journal::{Entry, Journal, OpenSwap, Replay};
+use crate::supervisor::slot::Slot;
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
     Observe, Paired, Progress, ReadyPolicy, Resolved, Session, SpawnSpec, observe,
@@ -49,6 +52,7 @@ pub struct Supervisor {
     policy: Arc<dyn ReadyPolicy>,
     observer: Option<Arc<dyn Observe>>,
     journal: Option<Arc<Journal>>,
+    pub(super) slot: Slot,
     /// The daemon and the swap that the journal named when it was opened, until
     /// [`adopt`](Self::adopt) has resolved them.
     pub(super) replayed: Replay,
@@ -73,6 +77,7 @@ impl Supervisor {
             policy: Arc::new(AsSealed),
             observer: None,
             journal: None,
+            slot: Slot::default(),
             replayed: Replay::default(),
             resolved: None,
             _lines: log::FlushAtEnd(log::LAST_LINES),
@@ -163,6 +168,7 @@ impl Supervisor {
     ///
     /// Before a process is started:
     /// - [`ControlSocketError::Served`] when a daemon serves already: [`adopt`](Self::adopt) it
+    /// - [`Error::SwapInFlight`] when a session of this supervisor is not over
     /// - [`Error::Path`] or [`Error::Supervised`] when the journal cannot be begun anew
     /// - [`Error::Launch`], or another error of [`Launch::launch`]
     ///
@@ -179,6 +185,7 @@ impl Supervisor {
     pub fn start(&self, spec: &SpawnSpec) -> Result<ChildProcess> {
         let deadline = deadline_of(spec.start_timeout);
         AbortHandle::check(spec.abort.as_ref())?;
+        self.slot.check()?;
         if let Ok((_, peer)) = control::connect(&self.control_socket, Instant::now()) {
             let (pid, path) = (peer.pid, self.control_socket.clone());
             return Err(ControlSocketError::Served { pid, path }.into());
@@ -243,10 +250,15 @@ impl Supervisor {
 
     /// Connects to the daemon, starts a successor, and exchanges hellos with both.
     ///
+    /// A supervisor drives one swap at a time. A session has the supervisor until it is committed,
+    /// aborted or dropped, or a transition of it has failed; one that is held or was forgotten
+    /// has it until its deadline.
+    ///
     /// # Errors
     ///
     /// Nothing was begun: the daemon serves as before, and the successor, if it was started,
-    /// is dead. [`Error::Path`] when no daemon serves the control socket, or the journal cannot
+    /// is dead. [`Error::SwapInFlight`] when another session of this supervisor is not over;
+    /// [`Error::Path`] when no daemon serves the control socket, or the journal cannot
     /// be written; [`Error::Launch`]; [`Error::PeerMisbehaved`] for a hello that the kernel
     /// contradicts; [`Error::VersionMismatch`]; [`Error::TimedOut`] for a daemon that is silent,
     /// and [`Error::NoHello`] for a successor; [`Error::Requested`] when [`SpawnSpec::abort`] was
@@ -261,6 +273,7 @@ impl Supervisor {
                 "the journal names a daemon or a swap that another supervisor left: call Supervisor::adopt before a swap"
             );
         }
+        let taken = self.slot.take(handoff_id)?;
         let hello_deadline = (begun + LIVENESS_TIMEOUT).min(deadline);
         try_failpoint!(SupervisorPairs)?;
         let (mut incumbent, peer) = control::connect(&self.control_socket, hello_deadline)?;
@@ -303,8 +316,9 @@ impl Supervisor {
         let (incumbent, successor) = (Arc::new(Link::of(incumbent)), Arc::new(Link::of(successor)));
         let links = vec![Arc::clone(&incumbent), Arc::clone(&successor)];
         // The pulse ends at the deadline: no process has to wait for this one any longer.
-        let pulse = match Pulse::start(links, Some(deadline), |_, _| false) {
-            Ok(pulse) => pulse,
+        let pulse = Pulse::start(links, Some(deadline), |_, _| false);
+        let (pulse, watch) = match pulse.and_then(|pulse| Ok((pulse, Watch::start(deadline)?))) {
+            Ok(started) => started,
             Err(error) => {
                 let error = explain(error, &mut child, &spec);
                 return Err(self.not_begun(handoff_id, error));
@@ -321,11 +335,12 @@ impl Supervisor {
             Clock::new(begun, deadline, spec.drain_grace),
             self.terms(),
             Learnt::of(incumbent_hello, successor_hello),
-            pulse,
+            (pulse, InFlight { _slot: taken, journal: self.journal.clone() }),
             spec.abort,
         );
+        let session = Session::paired(SharedSwap::new(swap, &watch));
         failpoint!(SupervisorPaired);
-        Ok(Session::paired(swap))
+        Ok(session)
     }
 
     fn terms(&self) -> Terms {
@@ -334,7 +349,6 @@ impl Supervisor {
             listeners: self.listeners.iter().map(|(name, _)| name.clone()).collect(),
             policy: Arc::clone(&self.policy),
             observer: self.observer.clone(),
-            journal: self.journal.clone(),
         }
     }
 

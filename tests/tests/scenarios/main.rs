@@ -12,6 +12,7 @@ mod hooks;
 mod hostile;
 mod peers;
 mod processes;
+mod sessions;
 mod supervisors;
 mod unfit;
 mod writers;

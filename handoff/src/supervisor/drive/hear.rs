@@ -197,7 +197,7 @@ impl Swap {
                     pid = self.incumbent.pid, swap = %handoff_id, %late,
                     "connections did not reach a request boundary within the drain grace: the swap does not carry them"
                 );
-                self.tell(&Progress::Late { handoff_id, late: late.clone() });
+                self.tell(Progress::Late { handoff_id, late: late.clone() });
                 self.learnt.carried.late = late;
             }
             &Message::Draining { handoff_id, open_conns, ref connections, unnamed }
@@ -205,7 +205,7 @@ impl Swap {
                     && matches!(self.machine.state, State::Draining(_)) =>
             {
                 let waiting = LateConnections { connections: connections.clone(), unnamed };
-                self.tell(&Progress::Draining { handoff_id, open_conns, waiting });
+                self.tell(Progress::Draining { handoff_id, open_conns, waiting });
             }
             Message::SealComplete { last_revision_per_shard, data_dir_fingerprint, .. } => {
                 self.learnt.is_sealed = true;
@@ -217,7 +217,7 @@ impl Swap {
             &Message::SealProgress { shards_sealed, shards_total, last_revision } => {
                 let progress = SealProgress { shards_sealed, shards_total, last_revision };
                 let handoff_id = self.handoff_id();
-                self.tell(&Progress::Sealing { handoff_id, progress });
+                self.tell(Progress::Sealing { handoff_id, progress });
             }
             _ => {}
         }

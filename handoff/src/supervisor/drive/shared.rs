@@ -1,0 +1,266 @@
+//! A swap that its session and a watch drive by turns: one mutex decides which of them is next.
+//!
+//! The session's thread drives the swap while it carries a command out. The watch drives it once
+//! the deadline has passed, so that a session that no thread drives, or a callback that does not
+//! return, holds no client longer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use super::{Judging, Learnt, Swap, Terms};
+use crate::error::Result;
+use crate::fence::fenced;
+use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+use crate::machine::supervisor::{Command, Event, Promotion, State};
+use crate::supervisor::{Candidate, Committed, Failed, RolledBack, Timings, observe};
+
+/// The session's hold on its swap. Dropped before the end of the swap, it rolls the swap back.
+pub(in crate::supervisor) struct SharedSwap(Arc<Shared>);
+
+struct Shared {
+    swap: Mutex<Swap>,
+    terms: Arc<Terms>,
+    over: Arc<Over>,
+    /// Notified when a thread has told the observer something.
+    told: Condvar,
+}
+
+/// Whether the swap is over, for the watch: it keeps no swap alive while it waits.
+#[derive(Default)]
+struct Over {
+    is_over: Mutex<bool>,
+    told: Condvar,
+}
+
+type Turn<'a> = MutexGuard<'a, Swap>;
+
+/// The thread that drives a swap past its deadline. Started ahead: it may fail to start.
+pub(in crate::supervisor) struct Watch(Sender<Weak<Shared>>, Arc<Over>);
+
+impl Watch {
+    pub(in crate::supervisor) fn start(deadline: Instant) -> Result<Self> {
+        let (watch, swap) = mpsc::channel::<Weak<Shared>>();
+        let over = Arc::new(Over::default());
+        let swap_over = Arc::clone(&over);
+        std::thread::Builder::new().name("handoff-deadline".into()).spawn(move || {
+            // Without a swap there is nothing to watch: the sender is gone.
+            let Ok(shared) = swap.recv() else { return };
+            if !swap_over.wait_until(deadline)
+                && let Some(shared) = shared.upgrade()
+            {
+                shared.watch();
+            }
+        })?;
+        Ok(Self(watch, over))
+    }
+}
+
+impl Over {
+    fn tell(&self) {
+        *self.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.told.notify_all();
+    }
+
+    /// Whether the swap is over by `deadline`.
+    fn wait_until(&self, deadline: Instant) -> bool {
+        let mut is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if *is_over || left.is_zero() {
+                return *is_over;
+            }
+            let waited = self.told.wait_timeout(is_over, left);
+            is_over = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl SharedSwap {
+    pub(in crate::supervisor) fn new(swap: Swap, watch: &Watch) -> Self {
+        let (terms, over) = (Arc::clone(&swap.terms), Arc::clone(&watch.1));
+        let shared = Arc::new(Shared { swap: Mutex::new(swap), terms, over, told: Condvar::new() });
+        // The thread waits for this.
+        let _ = watch.0.send(Arc::downgrade(&shared));
+        drop(shared.tell(shared.turn()));
+        Self(shared)
+    }
+
+    /// Calls `look` with the swap, between two turns.
+    pub(in crate::supervisor) fn look<T>(&self, look: impl FnOnce(&Swap) -> T) -> T {
+        look(&self.0.turn())
+    }
+
+    /// Carries the command out that `command` makes, and returns once it is done or undone.
+    pub(in crate::supervisor) fn command(
+        &self,
+        command: impl FnOnce(&Swap) -> Command,
+    ) -> Result<(Learnt, Timings), Failed> {
+        let mut swap = self.0.turn();
+        swap.catch_up();
+        if !swap.machine.state.is_over() {
+            swap.heed_deadline();
+            let command = command(&swap);
+            swap.step(Event::Command(command));
+        }
+        swap = self.0.run(swap);
+        match swap.machine.state.clone() {
+            State::RolledBack(incumbent, cause) => Err(swap.failed(incumbent, cause, None)),
+            State::Promoted(cause) => {
+                let committed = swap.take_committed();
+                Err(swap.failed(IncumbentFate::Lost, cause, committed.map(Box::new)))
+            }
+            _ => Ok((swap.learnt.clone(), swap.clock.timings)),
+        }
+    }
+
+    pub(in crate::supervisor) fn committed(&self) -> Result<Committed, Failed> {
+        let mut swap = self.0.turn();
+        swap.take_committed().ok_or_else(|| {
+            let cause = Cause::SuccessorLost(swap.machine.state.phase());
+            swap.failed(IncumbentFate::Unknown, cause, None)
+        })
+    }
+
+    pub(in crate::supervisor) fn abort(&self, reason: String) -> RolledBack {
+        let mut swap = self.0.turn();
+        swap.catch_up();
+        swap.step(Event::Command(Command::Abort(reason)));
+        swap = self.0.run(swap);
+        let (incumbent, promoted) = match swap.machine.state {
+            State::RolledBack(incumbent, _) => (incumbent, None),
+            State::Promoted(_) => (IncumbentFate::Lost, swap.take_committed().map(Box::new)),
+            _ => (IncumbentFate::Unknown, None),
+        };
+        RolledBack { handoff_id: swap.handoff_id(), incumbent, promoted }
+    }
+}
+
+impl Drop for SharedSwap {
+    fn drop(&mut self) {
+        if !self.look(|swap| swap.machine.state.is_over()) {
+            let _ = self.abort("the session was dropped".into());
+        }
+    }
+}
+
+impl Shared {
+    fn turn(&self) -> Turn<'_> {
+        self.swap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Feeds events until the machine waits for none. The caller's code runs between two turns:
+    /// the watch can drive the swap meanwhile.
+    fn run<'a>(&'a self, mut swap: Turn<'a>) -> Turn<'a> {
+        swap.is_driven = true;
+        loop {
+            swap = self.tell(self.judge(swap));
+            if swap.judging == Judging::Due {
+                continue;
+            }
+            if swap.machine.state.is_at_rest() {
+                break;
+            }
+            if let Some(event) = swap.next_event(None) {
+                swap.step(event);
+            }
+        }
+        self.end(&mut swap);
+        swap.is_driven = false;
+        swap
+    }
+
+    /// Tells the observer everything, in order, once another thread has told it what it tells.
+    fn tell<'a>(&'a self, mut swap: Turn<'a>) -> Turn<'a> {
+        loop {
+            while swap.is_telling {
+                swap = self.told.wait(swap).unwrap_or_else(PoisonError::into_inner);
+            }
+            let Some(progress) = swap.untold.pop_front() else { return swap };
+            swap.is_telling = true;
+            drop(swap);
+            observe::tell(self.terms.observer.as_ref(), &progress);
+            swap = self.turn();
+            swap.is_telling = false;
+            self.told.notify_all();
+        }
+    }
+
+    /// Asks the policy, where a successor has said `Ready`.
+    fn judge<'a>(&'a self, mut swap: Turn<'a>) -> Turn<'a> {
+        if swap.judging != Judging::Due {
+            return swap;
+        }
+        swap.judging = Judging::Runs;
+        let learnt = swap.learnt.clone();
+        drop(swap);
+        let candidate = Candidate {
+            sealed: learnt.is_sealed.then_some(&learnt.sealed),
+            ready: &learnt.ready,
+            verified: learnt.verified,
+            listeners: self.terms.listeners.iter().map(String::as_str).collect(),
+            carried: &learnt.carried,
+        };
+        let judged = catch_unwind(AssertUnwindSafe(|| self.terms.policy.judge(&candidate)));
+        let mut swap = self.turn();
+        swap.judging = Judging::No;
+        let refused = || Unfit::Refused("the policy panicked".into());
+        swap.step(Event::Judged(judged.as_ref().map_or_else(|_| Err(refused()), Clone::clone)));
+        match judged {
+            Ok(_) => swap,
+            Err(panic) => {
+                drop(swap);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Ends the heartbeats and the watch, and collects a successor that was killed.
+    fn end(&self, swap: &mut Swap) {
+        if swap.machine.state.is_over() {
+            swap.end();
+            self.over.tell();
+        }
+    }
+
+    /// Drives the swap to its end from its deadline on.
+    fn watch(&self) {
+        let kept = fenced("deadline", || {
+            self.keep_deadline();
+            Ok(())
+        });
+        if let Err(error) = kept {
+            log::error!(%error, "the thread that keeps the deadline of a swap panicked; it tries once more");
+            self.keep_deadline();
+        }
+    }
+
+    fn keep_deadline(&self) {
+        let mut swap = self.turn();
+        swap.catch_up();
+        swap.heed_deadline();
+        while !swap.machine.state.is_at_rest() {
+            swap = match (&swap.machine.state, swap.judging) {
+                // The thread that asks the policy goes on with its verdict.
+                (State::Promoting(Promotion::Opening, _), Judging::Runs) => return,
+                (_, Judging::Due) => self.judge(swap),
+                _ => {
+                    if let Some(event) = swap.next_event(None) {
+                        swap.step(event);
+                    }
+                    swap
+                }
+            };
+        }
+        // An observer that does not return keeps no client waiting. Where the session's thread is in
+        // the caller's code, it tells the rest.
+        self.end(&mut swap);
+        if swap.machine.state.is_over() {
+            swap.hang_up();
+        }
+        if !swap.is_driven {
+            drop(self.tell(swap));
+        }
+    }
+}
