@@ -492,7 +492,12 @@ impl DataDirLock {
         let file = open_lock_file(&place)?;
         let (place, file) = (Arc::new(place), Mutex::new(Arc::new(file)));
         Ok(Self {
-            shared: Arc::new(Shared { place, file, generation: AtomicU64::new(0), syncs: Mutex::default() }),
+            shared: Arc::new(Shared {
+                place,
+                file,
+                generation: AtomicU64::new(0),
+                syncs: Mutex::default(),
+            }),
             record: OwnerRecord::default(),
             found: OwnerRecord::default(),
             is_held: false,

@@ -228,7 +228,7 @@ fn lock(world: &mut World, witness: &Witness) {
             world.successor.opening = Opening::Locked;
         }
         Succession::OfAnother | Succession::Stopped | Succession::NeverServed => {
-            fail(world, witness)
+            fail(world, witness);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::{Judging, Learnt, Swap, Terms};
 use crate::error::Result;
 use crate::fence::fenced;
+use crate::log;
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::supervisor::{Command, Event, Promotion, State};
 use crate::supervisor::{Candidate, Committed, Failed, RolledBack, Timings, observe};
