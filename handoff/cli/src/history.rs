@@ -100,6 +100,11 @@ pub(crate) struct History {
     fault: Option<String>,
     /// From this length on, in bytes, the file is begun anew.
     max_length: u64,
+    /// Whether the name of the file survives a crash of the machine.
+    is_named: bool,
+    /// Whether a sync has failed. The kernel may have dropped lines, and the next sync would not
+    /// say so: the file is begun anew.
+    is_suspect: bool,
 }
 
 impl History {
@@ -112,7 +117,15 @@ impl History {
         };
         // A file that could not be read is never begun anew.
         let max_length = if fault.is_some() { u64::MAX } else { LONG };
-        Self { path: path.to_owned(), entries, unwritten: VecDeque::new(), fault, max_length }
+        Self {
+            path: path.to_owned(),
+            entries,
+            unwritten: VecDeque::new(),
+            fault,
+            max_length,
+            is_named: false,
+            is_suspect: false,
+        }
     }
 
     pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
@@ -164,7 +177,7 @@ impl History {
 
     /// Tries again to write the lines that the disk did not take.
     pub(crate) fn write(&mut self) {
-        if self.unwritten.is_empty() {
+        if self.unwritten.is_empty() && !self.is_suspect {
             return;
         }
         let had_fault = self.fault.is_some();
@@ -189,6 +202,13 @@ impl History {
     }
 
     fn write_all(&mut self) -> io::Result<()> {
+        if self.is_suspect {
+            // The entries have the lines that are unwritten too.
+            self.begin_anew()?;
+            self.unwritten.clear();
+            self.is_suspect = false;
+            return Ok(());
+        }
         let mut file = open(&self.path)?;
         let mut ends_something = false;
         while let Some(line) = self.unwritten.front() {
@@ -201,12 +221,29 @@ impl History {
             file.write_all(&text)?;
             self.unwritten.pop_front();
         }
-        if ends_something { file.sync_data() } else { Ok(()) }
+        if ends_something {
+            let synced = file.sync_data();
+            // A file that could not be read is never begun anew.
+            self.is_suspect = synced.is_err() && self.max_length != u64::MAX;
+            synced?;
+            self.sync_name()?;
+        }
+        Ok(())
+    }
+
+    fn sync_name(&mut self) -> io::Result<()> {
+        if !self.is_named {
+            let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+            self.is_named = true;
+        }
+        Ok(())
     }
 
     /// Begins the file anew once it has grown long, with the last entries.
     fn shorten(&mut self) {
-        let length = || fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        let path = self.path.clone();
+        let length = || fs::metadata(&path).map_or(0, |metadata| metadata.len());
         if length() < self.max_length {
             return;
         }
@@ -220,7 +257,7 @@ impl History {
         }
     }
 
-    fn begin_anew(&self) -> io::Result<()> {
+    fn begin_anew(&mut self) -> io::Result<()> {
         let beside = self.path.with_added_extension("new");
         let _ = fs::remove_file(&beside);
         let mut file = open(&beside)?;
@@ -232,7 +269,9 @@ impl History {
             file.write_all(&record::line(&line)?)?;
         }
         file.sync_data()?;
-        fs::rename(&beside, &self.path)
+        fs::rename(&beside, &self.path)?;
+        self.is_named = false;
+        self.sync_name()
     }
 }
 

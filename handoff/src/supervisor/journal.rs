@@ -91,7 +91,9 @@ impl Journal {
         lock(&file, path)?;
         let text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
         let entries = parse(&text);
-        if entries.is_empty() && text.contains('\n') {
+        // A crash of the machine may have left zeros in the place of the first lines.
+        let is_cut = text.starts_with('\0');
+        if entries.is_empty() && text.contains('\n') && !is_cut {
             return Err(Error::NotAJournal(path.to_owned()));
         }
         let replayed = replay(&entries, boot_id());
@@ -424,6 +426,11 @@ mod tests {
             }
         }
         assert_eq!(fs::read(&notes).expect("it is there"), b"not\na journal\n");
+        // The machine crashed, and only the end of the first line was written out.
+        let cut = directory.path().join("cut");
+        fs::write(&cut, [&[0; 512][..], b"33 boot 7d #5c11a0b2\n"].concat())
+            .expect("it is written");
+        Journal::open(&cut).expect("it held nothing of this boot");
         // Its first writer was killed in the middle of its first line.
         let torn = directory.path().join("torn");
         fs::write(&torn, "1795").expect("it is written");
