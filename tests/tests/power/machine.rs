@@ -62,6 +62,7 @@ impl Machine {
         if case.promised.token != 0 {
             machine.disk.saw(Seen::Token(case.promised.token));
         }
+        machine.disk.power_on();
         (machine.boot_id, machine.keys) = (SECOND_BOOT, 100);
         machine
     }

@@ -41,9 +41,9 @@ fn after_a_power_cut_the_daemon_starts_with_all_that_was_promised() {
     // On some of the states that these leave the daemon runs once more, until the next power cut.
     let of_all = records.iter().flat_map(|(_, events)| check::cases(events, FEW).1);
     let left: Vec<_> = of_all.filter(|case| !case.promised.is_damaged).collect();
-    let step = left.len() / SECOND_CUTS;
-    records.extend(recorded(SECOND_CUTS, |index| {
-        let mut machine = Machine::after(&left[index * step]);
+    let more = wanted / STATES_OF_ONE;
+    records.extend(recorded(more, |index| {
+        let mut machine = Machine::after(&left[index * left.len() / more]);
         scenarios::again(&mut machine);
         ("a swap after a power cut", machine.cut())
     }));
@@ -52,7 +52,7 @@ fn after_a_power_cut_the_daemon_starts_with_all_that_was_promised() {
         let of = |(_, events): &(_, Vec<_>)| check::cases(events, limit);
         let of_all: Vec<_> = records.iter().map(of).collect();
         let count: usize = of_all.iter().map(|(_, cases)| cases.len()).sum();
-        if count >= wanted || limit > wanted {
+        if count >= wanted || limit >= MANY {
             break of_all;
         }
         limit *= 2;
@@ -83,13 +83,18 @@ fn line(name: &str, [points, states, wrong]: [impl Display; 3]) -> String {
 
 type Record = (&'static str, Vec<Event>);
 
-/// Runs that many machines side by side.
+/// Runs that many machines, some of them side by side.
 fn recorded(count: usize, run: impl Fn(usize) -> Record + Sync) -> Vec<Record> {
-    let run = &run;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..count).map(|index| scope.spawn(move || run(index))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("it goes well")).collect()
-    })
+    let (run, mut records) = (&run, Vec::new());
+    for first in (0..count).step_by(SIDE_BY_SIDE) {
+        std::thread::scope(|scope| {
+            let some = first..count.min(first + SIDE_BY_SIDE);
+            let threads: Vec<_> = some.map(|index| scope.spawn(move || run(index))).collect();
+            let done = threads.into_iter().map(|thread| thread.join().expect("it goes well"));
+            records.extend(done);
+        });
+    }
+    records
 }
 
 /// How many states are checked, at least.
@@ -99,5 +104,8 @@ fn wanted() -> usize {
 
 /// As many states of one point are checked at first.
 const FEW: usize = 8;
-/// As many machines run on after a power cut, until another one.
-const SECOND_CUTS: usize = 6;
+/// More states of one point are not looked for.
+const MANY: usize = 1024;
+/// A machine that runs on after a power cut leaves about as many different states, or more.
+const STATES_OF_ONE: usize = 100;
+const SIDE_BY_SIDE: usize = 16;
