@@ -6,6 +6,8 @@
 //! `POINT=FAULT`, separated by commas. Each strikes once. Before a fault strikes, the process
 //! leaves the empty file `POINT=FAULT=PID` in the directory `HANDOFF_FAULT_MARKS`, so that the
 //! test that planned the fault knows that it struck.
+//!
+//! `HANDOFF_FAULT_BOOT_ID` has a process believe that the machine runs in another boot.
 
 mod steps;
 

@@ -29,6 +29,10 @@ pub trait Shard: Send + Sync {
     /// waits for while the disk works: a duplicate of the file (`try_clone`) can be synced beside
     /// it.
     ///
+    /// After a sync that failed, fail from then on, or write anew everything that was not synced:
+    /// the kernel tells the error once, may have dropped the writes, and lets the next sync
+    /// succeed.
+    ///
     /// # Errors
     ///
     /// Ahead of a drain any error undoes the swap: writes that cannot be synced now could not be

@@ -41,6 +41,8 @@ pub(crate) enum Event {
         contents: Vec<u8>,
     },
     Seen(Seen),
+    /// The machine runs from here on, with what is on the disk.
+    PowerOn,
 }
 
 /// A fact that no crash of the machine may make untrue.

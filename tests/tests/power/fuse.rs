@@ -100,6 +100,11 @@ impl Mounted {
         self.path.with_file_name(name)
     }
 
+    /// What was done to the disk until now is no part of the test.
+    pub(crate) fn power_on(&self) {
+        self.shared.lock().disk.events.push(Event::PowerOn);
+    }
+
     pub(crate) fn saw(&self, seen: Seen) {
         self.shared.lock().disk.saw(seen);
     }

@@ -15,8 +15,10 @@ use handoff_tests::books::Books;
 use handoff_tests::harness::{TIMEOUT, eventually, executable, kill};
 use rustix::process::Signal;
 
+use super::check::Case;
 use super::disk::{Event, Seen};
 use super::fuse::Mounted;
+use super::states::lay_out;
 
 /// The disk, and the processes of the daemon.
 pub(crate) struct Machine {
@@ -25,6 +27,8 @@ pub(crate) struct Machine {
     processes: Vec<ChildProcess>,
     /// Writes that were acknowledged before they were durable.
     noted: Vec<String>,
+    /// Of the processes. The test's own process is in another one.
+    boot_id: &'static str,
     builds: usize,
     keys: usize,
 }
@@ -35,8 +39,32 @@ impl Machine {
         let log = disk.beside("stderr");
         let supervisor = Supervisor::new(&disk.beside("control")).expect("the path is short");
         let supervisor = supervisor.with_launch(Logged(log));
-        let processes = Vec::new();
-        Self { disk, supervisor, processes, noted: Vec::new(), builds: 0, keys: 0 }
+        Self {
+            disk,
+            supervisor,
+            processes: Vec::new(),
+            noted: Vec::new(),
+            boot_id: FIRST_BOOT,
+            builds: 0,
+            keys: 0,
+        }
+    }
+
+    /// The machine runs again, with what a power cut left.
+    pub(crate) fn after(case: &Case) -> Self {
+        let mut machine = Self::new();
+        lay_out(&case.tree, machine.disk.path());
+        let files = case.tree.keys().map(|path| machine.disk.path().join(path));
+        for path in files.chain([machine.disk.path().to_owned()]) {
+            File::open(path).and_then(|file| file.sync_all()).expect("it can be synced");
+        }
+        case.promised.kept.iter().for_each(|key| machine.disk.saw(Seen::Kept(key.clone())));
+        if case.promised.token != 0 {
+            machine.disk.saw(Seen::Token(case.promised.token));
+        }
+        machine.disk.power_on();
+        (machine.boot_id, machine.keys) = (SECOND_BOOT, 100);
+        machine
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -54,7 +82,7 @@ impl Machine {
         let (data, requests) = (path(self.data()), path(self.requests(self.builds)));
         SpawnSpec {
             args: vec!["serve".to_owned(), control, data, requests, fault.to_owned()],
-            env: vec![(faults::BOOT_ID.to_owned(), BEFORE.to_owned())],
+            env: vec![(faults::BOOT_ID.to_owned(), self.boot_id.to_owned())],
             deadline: TIMEOUT,
             drain_grace: Duration::from_secs(10),
             ..SpawnSpec::new(executable("fixture-books"))
@@ -213,7 +241,7 @@ impl Machine {
     /// Runs the fixture for work offline.
     pub(crate) fn offline(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(executable("fixture-books"));
-        let command = command.env(faults::BOOT_ID, BEFORE).args(arguments);
+        let command = command.env(faults::BOOT_ID, self.boot_id).args(arguments);
         command.output().expect("it can be run")
     }
 
@@ -271,5 +299,5 @@ fn append(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// The boot of the recorded processes. The test's own process is in another one.
-pub(crate) const BEFORE: &str = "b0070000-0000-4000-8000-000000000001";
+const FIRST_BOOT: &str = "b0070000-0000-4000-8000-000000000001";
+const SECOND_BOOT: &str = "b0070000-0000-4000-8000-000000000002";

@@ -179,3 +179,14 @@ fn tokens(machine: &mut Machine) {
         machine.kill();
     }
 }
+
+/// After a power cut, by processes of another boot.
+pub(crate) fn again(machine: &mut Machine) {
+    machine.start();
+    machine.token();
+    machine.put();
+    machine.note();
+    machine.swap().expect("it commits");
+    machine.put();
+    machine.token();
+}

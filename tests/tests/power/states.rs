@@ -72,7 +72,7 @@ impl Platter {
                 damaged.write(0, contents);
                 damaged.sync();
             }
-            Event::Seen(_) => {}
+            Event::Seen(_) | Event::PowerOn => {}
         }
     }
 

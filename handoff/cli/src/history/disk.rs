@@ -44,6 +44,11 @@ struct Writing {
     max_length: u64,
     /// Whether the file is as long.
     is_long: bool,
+    /// Whether a sync has failed. The kernel may have dropped lines, and the next sync would not
+    /// say so: the file is begun anew.
+    is_suspect: bool,
+    /// Whether the name of the file survives a crash of the machine.
+    is_named: bool,
 }
 
 impl Disk {
@@ -51,7 +56,9 @@ impl Disk {
     pub(super) fn new(path: &Path, fault: Option<String>) -> Self {
         let max_length = if fault.is_some() { u64::MAX } else { LONG };
         let (path, unwritten) = (path.to_owned(), VecDeque::new());
-        let writing = Writing { path, unwritten, fault, max_length, is_long: false };
+        let (is_long, is_suspect, is_named) = (false, false, false);
+        let writing =
+            Writing { path, unwritten, fault, max_length, is_long, is_suspect, is_named };
         Self { at: At::Here(writing), waiting: VecDeque::new() }
     }
 
@@ -82,13 +89,13 @@ impl Disk {
         for _ in 0..2 {
             let At::Here(writing) = &mut self.at else { return };
             writing.unwritten.append(&mut self.waiting);
-            if writing.unwritten.is_empty() && !writing.is_long {
+            if writing.unwritten.is_empty() && !writing.begins_anew() {
                 return;
             }
             self.hand_over(entries);
             self.come_back(path, PATIENCE);
             // The thread may have found the file to be long: it is begun anew at once.
-            if !matches!(&self.at, At::Here(writing) if writing.is_long) {
+            if !matches!(&self.at, At::Here(writing) if writing.begins_anew()) {
                 return;
             }
         }
@@ -107,7 +114,7 @@ impl Disk {
         if let At::Away { lines, .. } = &mut self.at {
             *lines = writing.unwritten.len();
         }
-        let entries = writing.is_long.then(|| entries.clone());
+        let entries = writing.begins_anew().then(|| entries.clone());
         // A thread that does not start drops its closure, and not this.
         let handed = Arc::new(Mutex::new(Some((writing, entries, sender))));
         let taken = Arc::clone(&handed);
@@ -153,6 +160,10 @@ impl Disk {
 }
 
 impl Writing {
+    const fn begins_anew(&self) -> bool {
+        self.is_long || self.is_suspect
+    }
+
     /// Writes the lines; or all entries, which have these lines, into a new file.
     fn write(&mut self, entries: Option<&VecDeque<Entry>>) {
         if let Some(entries) = entries {
@@ -198,7 +209,23 @@ impl Writing {
             file.write_all(&text)?;
             self.unwritten.pop_front();
         }
-        if ends_something { file.sync_data() } else { Ok(()) }
+        if ends_something {
+            let synced = file.sync_data();
+            // A file that could not be read is never begun anew.
+            self.is_suspect = synced.is_err() && self.max_length != u64::MAX;
+            synced?;
+            self.sync_name()?;
+        }
+        Ok(())
+    }
+
+    fn sync_name(&mut self) -> io::Result<()> {
+        if !self.is_named {
+            let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+            self.is_named = true;
+        }
+        Ok(())
     }
 
     fn length(&self) -> u64 {
@@ -211,17 +238,22 @@ impl Writing {
         match self.begin_anew(entries) {
             Ok(()) => {
                 self.unwritten.clear();
+                if std::mem::take(&mut self.is_suspect) {
+                    self.fault = None;
+                }
                 // The entries that are kept may be long themselves.
                 self.max_length = LONG.max(2 * self.length());
             }
             Err(error) => {
                 tracing::warn!(path = %self.path.display(), %error, "this supervisor cannot replace the history by a shorter one, and it grows on");
-                self.max_length = self.max_length.saturating_mul(2);
+                if !self.is_suspect {
+                    self.max_length = self.max_length.saturating_mul(2);
+                }
             }
         }
     }
 
-    fn begin_anew(&self, entries: &VecDeque<Entry>) -> io::Result<()> {
+    fn begin_anew(&mut self, entries: &VecDeque<Entry>) -> io::Result<()> {
         let beside = self.path.with_added_extension("new");
         let _ = fs::remove_file(&beside);
         let mut file: File = open(&beside)?;
@@ -233,7 +265,19 @@ impl Writing {
             file.write_all(&record::line(&line)?)?;
         }
         file.sync_data()?;
-        fs::rename(&beside, &self.path)
+        fs::rename(&beside, &self.path)?;
+        self.is_named = false;
+        self.sync_name()
+    }
+}
+
+#[cfg(test)]
+impl Disk {
+    /// As after a sync that has failed.
+    pub(super) fn suspect(&mut self) {
+        if let At::Here(writing) = &mut self.at {
+            writing.is_suspect = true;
+        }
     }
 }
 

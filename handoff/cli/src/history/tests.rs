@@ -156,3 +156,19 @@ fn only_so_many_are_kept_in_memory() {
     assert_eq!(entries.len(), MAX_ENTRIES);
     assert_eq!(entries.back(), Some(&Entry::Swap(record(&(2 * MAX_ENTRIES - 1).to_string()))));
 }
+
+#[test]
+fn after_a_sync_that_failed_all_lines_are_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let mut history = History::open(&path);
+    lines("aa").into_iter().for_each(|line| history.add(line));
+    // As after a crash of the machine: the disk has not what the kernel dropped.
+    fs::write(&path, "").unwrap();
+    history.disk.suspect();
+    lines("ab").into_iter().take(2).for_each(|line| history.add(line));
+    assert_eq!(&read(&path).unwrap(), history.entries());
+    assert_eq!(history.fault(), None);
+    lines("ab").into_iter().skip(2).for_each(|line| history.add(line));
+    assert_eq!(&read(&path).unwrap(), history.entries());
+}
