@@ -12,6 +12,7 @@ mod history;
 mod listen;
 mod log;
 mod metrics;
+mod names;
 mod notify;
 mod record;
 mod run;

@@ -6,6 +6,7 @@ mod day;
 mod faults;
 mod logs;
 mod manager;
+mod names;
 mod security;
 mod stopping;
 mod tools;

@@ -28,7 +28,7 @@ use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
 use crate::record::{End, Outcome, Probation, SwapRecord};
 use crate::trigger::Trigger;
 use crate::units::{from_ms, to_ms};
-use crate::{listen, metrics};
+use crate::{listen, metrics, names};
 
 /// Gets everything ready and begins to look for a daemon. No other thread runs yet.
 pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
@@ -74,6 +74,9 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let trigger =
         Trigger::open(&config.socket, own, move |what| asked.send(Event::Asked(what)).is_ok())
             .map_err(cannot("serve the supervisor's socket", &config.socket))?;
+    let asked = sender.clone();
+    let own = trigger.name(move |what| asked.send(Event::Asked(what)).is_ok());
+    names::keep(vec![own]);
     let history = History::open(&config.state_dir.join("history.jsonl"));
     let mut runner = Runner {
         since: SystemTime::now(),
@@ -196,6 +199,7 @@ impl Runner {
             return Ok(()); // there is nobody to stop
         }
         self.elsewhere = self.bind_missing(&mut supervisor)?;
+        names::keep(names::of_listeners(&self.config.listeners));
         for warning in &self.elsewhere {
             tracing::warn!("{warning}");
         }
