@@ -7,6 +7,7 @@ mod args;
 mod binary;
 mod commands;
 mod config;
+mod files;
 mod help;
 mod history;
 mod listen;

@@ -4,6 +4,7 @@
 mod clients;
 mod day;
 mod faults;
+mod inputs;
 mod logs;
 mod manager;
 mod names;
