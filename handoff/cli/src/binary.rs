@@ -1,7 +1,7 @@
 //! A binary, opened once: the supervisor executes the very file that it checked, even if the path
 //! names another file by then.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -13,6 +13,7 @@ use anyhow::{anyhow, bail, ensure};
 use handoff::supervisor::{Launch, LaunchRequest};
 
 use crate::config::{Config, Program};
+use crate::files;
 
 /// An open file to execute, and its arguments.
 #[derive(Debug)]
@@ -30,7 +31,8 @@ impl Binary {
     pub(crate) fn open(program: &Program) -> anyhow::Result<Self> {
         let path = program.path.display();
         let unreadable = |error| anyhow!("the binary {path} cannot be opened: {error}");
-        let file = File::open(&program.path).map_err(|error| match error.kind() {
+        let opened = files::open(&program.path, OpenOptions::new().read(true));
+        let file = opened.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => anyhow!("the binary {path} does not exist"),
             _ => unreadable(error),
         })?;

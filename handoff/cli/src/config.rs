@@ -5,6 +5,7 @@ mod duration;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub(crate) use address::Address;
+
+use crate::files;
 
 use duration::human;
 
@@ -180,7 +183,9 @@ impl Config {
                 path.display()
             )
         };
-        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let mut text = String::new();
+        let opened = files::open_regular(path).map_err(unreadable)?;
+        opened.take(MAX_LEN).read_to_string(&mut text).map_err(unreadable)?;
         let file = std::path::absolute(path).map_err(unreadable)?;
         Self::parse(&text, &file)
     }
@@ -439,6 +444,8 @@ fn check_length(path: &Path) -> Result<(), String> {
 
 /// The maximum that the kernel takes, without the zero byte at the end.
 const MAX_SOCKET_PATH: usize = 107;
+/// The maximum that is read of a file, in bytes.
+const MAX_LEN: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests;

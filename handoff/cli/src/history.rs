@@ -8,9 +8,9 @@
 mod disk;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use disk::Disk;
 
+use crate::files;
 use crate::record::{End, Party, Probation, SwapEvent, SwapRecord};
 
 /// One line of the file.
@@ -108,7 +109,10 @@ impl History {
     pub(crate) fn open(path: &Path) -> Self {
         let (entries, fault) = match read(path) {
             Ok(entries) => (entries, None),
-            Err(error) => (VecDeque::new(), Some(format!("cannot read it: {error}"))),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "this supervisor cannot read the history, and goes on without it: see `handoff status`");
+                (VecDeque::new(), Some(format!("cannot read it: {error}")))
+            }
         };
         Self { path: path.to_owned(), entries, disk: Disk::new(path, fault) }
     }
@@ -170,15 +174,12 @@ impl History {
 /// The entries of the file, oldest first; none where there is no file.
 pub(crate) fn read(path: &Path) -> io::Result<VecDeque<Entry>> {
     let mut entries = VecDeque::new();
-    // To open a pipe would wait for a writer.
-    if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe"));
-    }
-    let mut file = match File::open(path) {
+    let mut file = match files::open(path, OpenOptions::new().read(true)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
         Err(error) => return Err(error),
     };
+    check(&file)?;
     let skipped = file.metadata()?.len().saturating_sub(4 * LONG);
     file.seek(SeekFrom::Start(skipped))?;
     let mut bytes = Vec::new();
@@ -243,7 +244,23 @@ fn change(entries: &mut VecDeque<Entry>, id: &str, change: impl FnOnce(&mut Swap
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    let mut options = OpenOptions::new();
+    let file = files::open(path, options.read(true).append(true).create(true).mode(0o600))?;
+    check(&file)?;
+    Ok(file)
+}
+
+/// A pipe takes lines that nobody finds again. A file with a second name may be another one's.
+fn check(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let what = if metadata.file_type().is_fifo() {
+        "it is a pipe; move it away"
+    } else if metadata.is_file() && metadata.nlink() > 1 {
+        "it has another name (a hard link); put a copy of it in its place"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 fn ends_torn(file: &mut File) -> io::Result<bool> {

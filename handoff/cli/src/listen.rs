@@ -91,7 +91,7 @@ pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<Socke
 }
 
 /// Removes a socket that no process listens on any more.
-fn clear(path: &Path) -> io::Result<()> {
+pub(crate) fn clear(path: &Path) -> io::Result<()> {
     let is_socket = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type().is_socket(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::log;
 use crate::machine::outcome::Outcome;
@@ -285,7 +287,15 @@ fn set_aside(path: &Path) -> Result<()> {
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
-    open_private(path, OpenOptions::new().append(true))
+    open_private(path, OpenOptions::new().append(true)).map_err(|error| {
+        let what = match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::LOOP) => "it is a symbolic link",
+            Some(Errno::NXIO) => "it is a socket",
+            _ => return error,
+        };
+        let words = format!("{what}, and has to be a regular file; move it away");
+        io::Error::new(io::ErrorKind::InvalidInput, words)
+    })
 }
 
 /// One supervisor has a journal at a time: two would start two daemons.

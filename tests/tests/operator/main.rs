@@ -4,8 +4,10 @@
 mod clients;
 mod day;
 mod faults;
+mod inputs;
 mod logs;
 mod manager;
+mod names;
 mod security;
 mod stopping;
 mod tools;

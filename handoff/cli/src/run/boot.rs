@@ -14,7 +14,7 @@ use handoff::Supervisor;
 use handoff::error::ListenerError;
 use handoff::successor::{Role, detect};
 use handoff::supervisor::{Adoption, Resolved};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 
 use super::daemon::Daemon;
 use super::job::{Jobs, said_of};
@@ -28,7 +28,7 @@ use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
 use crate::record::{End, Outcome, Probation, SwapRecord};
 use crate::trigger::Trigger;
 use crate::units::{from_ms, to_ms};
-use crate::{listen, metrics};
+use crate::{files, listen, metrics, names};
 
 /// Gets everything ready and begins to look for a daemon. No other thread runs yet.
 pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
@@ -37,11 +37,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let places = upgrade::occupy(config.listeners.len() + SPARE_PLACES)
         .map_err(cannot("open", "/dev/null"))?;
     metrics::install().map_err(|error| anyhow!("cannot set up the metrics: {error}"))?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.state_dir)
-        .map_err(cannot("create the directory", &config.state_dir))?;
+    create_state_dir(&config.state_dir)?;
     check_owner(&config.state_dir)?;
     if let Some(parent) = config.control.parent() {
         fs::create_dir_all(parent).map_err(cannot("create the directory", parent))?;
@@ -74,6 +70,9 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     let trigger =
         Trigger::open(&config.socket, own, move |what| asked.send(Event::Asked(what)).is_ok())
             .map_err(cannot("serve the supervisor's socket", &config.socket))?;
+    let asked = sender.clone();
+    let own = trigger.name(move |what| asked.send(Event::Asked(what)).is_ok());
+    names::keep(vec![own]);
     let history = History::open(&config.state_dir.join("history.jsonl"));
     let mut runner = Runner {
         since: SystemTime::now(),
@@ -139,6 +138,17 @@ fn out_of_the_way(socket: OwnedFd, config: &Config) -> anyhow::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&socket, kept).map_err(io::Error::from)?)
 }
 
+fn create_state_dir(state_dir: &Path) -> anyhow::Result<()> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    created.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => anyhow!(
+            "{} is no directory; move it away, or choose another state_dir",
+            state_dir.display()
+        ),
+        _ => cannot("create the directory", state_dir)(error),
+    })
+}
+
 /// The supervisor executes binaries by links in this directory, so no other user may write it.
 fn check_owner(state_dir: &Path) -> anyhow::Result<()> {
     let metadata = fs::metadata(state_dir).map_err(cannot("look at", state_dir))?;
@@ -155,15 +165,10 @@ fn check_owner(state_dir: &Path) -> anyhow::Result<()> {
 /// Two supervisors of two daemons may not have one directory: each would answer for the other.
 fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("lock");
-    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
-    let opened = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(nofollow)
-        .open(&path)
-        .map_err(cannot("open", &path))?;
+    let mut options = OpenOptions::new();
+    let opened =
+        files::open_itself(&path, options.create(true).truncate(false).write(true).mode(0o600))
+            .map_err(cannot("open", &path))?;
     match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(opened),
         Err(rustix::io::Errno::WOULDBLOCK) => bail!(
@@ -196,6 +201,7 @@ impl Runner {
             return Ok(()); // there is nobody to stop
         }
         self.elsewhere = self.bind_missing(&mut supervisor)?;
+        names::keep(names::of_listeners(&self.config.listeners));
         for warning in &self.elsewhere {
             tracing::warn!("{warning}");
         }

@@ -110,7 +110,8 @@ impl Runner {
         let Some(supervisor) = self.jobs.supervisor() else {
             return Err(io::Error::other("the supervisor is busy"));
         };
-        let own = (OWN, self.trigger.listener.as_fd());
+        let listener = self.trigger.listener()?;
+        let own = (OWN, listener.as_fd());
         // The daemon gives back the sockets that do not fit.
         let passed = iter::once(own).chain(supervisor.listeners()).take(self.places.len());
         let (names, sockets): (Vec<_>, Vec<_>) = passed.unzip();

@@ -1,19 +1,25 @@
 //! The server's side: a thread that accepts, and one for each of a few connections.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, getsockopt, socket,
+    sockopt::PeerCredentials,
+};
 
 use super::{MAX_REQUEST_LEN, Reply, Request};
+use crate::listen::clear;
 use crate::metrics;
+use crate::names::{Kept, create_parent, socket_at};
 
 /// A request, its client, and the channel of its replies. The connection ends with the sender.
 #[derive(Debug)]
@@ -33,9 +39,21 @@ pub(crate) struct Asker {
 /// The socket and its open connections.
 #[derive(Debug)]
 pub(crate) struct Trigger {
-    path: PathBuf,
-    pub(crate) listener: UnixListener,
+    door: Arc<Mutex<Door>>,
     open: Arc<Open>,
+}
+
+/// The socket, at its name.
+#[derive(Debug)]
+struct Door {
+    path: PathBuf,
+    listener: UnixListener,
+    /// The file at the name, if it is this socket's.
+    file: Option<(u64, u64)>,
+    /// The thread that accepts from the listener ends once it is set.
+    is_closed: Arc<AtomicBool>,
+    /// Whether the supervisor stops, and needs no name any more.
+    is_over: bool,
 }
 
 /// The connections that the supervisor answers.
@@ -80,16 +98,29 @@ impl Trigger {
         inherited: Option<UnixListener>,
         tell: impl Fn(Asked) -> bool + Send + Clone + 'static,
     ) -> io::Result<Self> {
-        let listener = match inherited {
-            Some(listener) => listener,
+        let (listener, file) = match inherited {
+            Some(listener) => (listener, socket_at(path)),
             None => bind(path)?,
         };
-        let (open, accepting) = (Arc::<Open>::default(), listener.try_clone()?);
-        let answered = Arc::clone(&open);
-        thread::Builder::new()
-            .name("trigger".into())
-            .spawn(move || accept(&accepting, &answered, &tell))?;
-        Ok(Self { path: path.to_owned(), listener, open })
+        let open = Arc::<Open>::default();
+        let is_closed = start(&listener, &open, tell)?;
+        let door = Door { path: path.to_owned(), listener, file, is_closed, is_over: false };
+        Ok(Self { door: Arc::new(Mutex::new(door)), open })
+    }
+
+    /// The socket, for the program that this one executes.
+    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
+        lock(&self.door).listener.try_clone()
+    }
+
+    /// The name of the socket, to be looked after.
+    pub(crate) fn name(
+        &self,
+        tell: impl Fn(Asked) -> bool + Send + Clone + 'static,
+    ) -> Box<dyn Kept> {
+        let path = lock(&self.door).path.clone();
+        let (door, open) = (Arc::clone(&self.door), Arc::clone(&self.open));
+        Box::new(Name { path, door, open, tell })
     }
 
     /// Waits until the last answers have gone out.
@@ -99,28 +130,90 @@ impl Trigger {
 
     /// Removes the socket of a supervisor that stops for good.
     pub(crate) fn remove(&self) {
-        let _ = fs::remove_file(&self.path);
+        let mut door = lock(&self.door);
+        door.is_over = true;
+        let _ = fs::remove_file(&door.path);
     }
 }
 
-/// No process may connect before the mode is set, so the socket gets its name last.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let beside = path.with_added_extension(std::process::id().to_string());
-    let _ = fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside)?;
-    fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
-    fs::rename(&beside, path)?;
-    Ok(listener)
+fn lock(door: &Mutex<Door>) -> MutexGuard<'_, Door> {
+    door.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name of the supervisor's socket.
+struct Name<F> {
+    path: PathBuf,
+    door: Arc<Mutex<Door>>,
+    open: Arc<Open>,
+    tell: F,
+}
+
+impl<F: Fn(Asked) -> bool + Send + Clone + 'static> Kept for Name<F> {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn look(&mut self) -> io::Result<bool> {
+        let found = socket_at(&self.path);
+        let door = lock(&self.door);
+        if door.is_over || (found.is_some() && found == door.file) {
+            return Ok(false);
+        }
+        drop(door);
+        let (listener, file) = bind(&self.path)?;
+        let mut door = lock(&self.door);
+        if door.is_over {
+            let _ = fs::remove_file(&self.path);
+            return Ok(false);
+        }
+        let is_closed = start(&listener, &self.open, self.tell.clone())?;
+        // The thread that accepts from the old socket ends; a connection that waits there is cut.
+        door.is_closed.store(true, Ordering::Release);
+        let old = std::mem::replace(&mut door.listener, listener);
+        let _ = nix::sys::socket::shutdown(old.as_raw_fd(), Shutdown::Both);
+        (door.file, door.is_closed) = (file, is_closed);
+        Ok(true)
+    }
+}
+
+/// Binds a socket at its final name, by which the kernel lists it: a cleaner takes a socket that was
+/// renamed for one that no process has. The file gets the mode of the socket.
+fn bind(path: &Path) -> io::Result<(UnixListener, Option<(u64, u64)>)> {
+    create_parent(path)?;
+    clear(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    Ok((socket.into(), socket_at(path)))
+}
+
+/// Starts the thread that accepts from the listener, until the flag is set.
+fn start(
+    listener: &UnixListener,
+    open: &Arc<Open>,
+    tell: impl Fn(Asked) -> bool + Send + Clone + 'static,
+) -> io::Result<Arc<AtomicBool>> {
+    let (accepting, open) = (listener.try_clone()?, Arc::clone(open));
+    let is_closed = Arc::new(AtomicBool::new(false));
+    let closed = Arc::clone(&is_closed);
+    thread::Builder::new()
+        .name("trigger".into())
+        .spawn(move || accept(&accepting, &open, &closed, &tell))?;
+    Ok(is_closed)
 }
 
 fn accept(
     listener: &UnixListener,
     open: &Arc<Open>,
+    is_closed: &AtomicBool,
     tell: &(impl Fn(Asked) -> bool + Send + Clone + 'static),
 ) {
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
+            Err(_) if is_closed.load(Ordering::Acquire) => return,
             Err(error) => {
                 tracing::warn!(%error, "this supervisor cannot accept an operator's connection, and tries again");
                 thread::sleep(RETRY_PAUSE);
