@@ -14,6 +14,8 @@ pub(crate) struct Container {
     /// Where the crate is, if not at `::handoff`.
     pub(crate) krate: Option<Path>,
     pub(crate) hooks: Vec<Hook>,
+    /// The daemon has no gate on purpose.
+    pub(crate) no_gate: Option<Ident>,
 }
 
 /// A function of the daemon, and the moment at which it is called.
@@ -30,6 +32,8 @@ impl Container {
             let key = item.key.to_string();
             if key == "crate" {
                 container.krate = item.parsed(errors);
+            } else if key == "no_gate" {
+                container.no_gate = item.bare(errors);
             } else if HOOKS.contains(&&*key) {
                 if let Some(function) = item.parsed(errors) {
                     container.hooks.push(Hook { key: item.key, function });
@@ -37,7 +41,7 @@ impl Container {
             } else if FIELD.contains(&&*key) {
                 errors.at(&item.key, format!("`{key}` belongs on a field, not on the struct"));
             } else {
-                let known = [&HOOKS[..], &["crate"]].concat();
+                let known = [&HOOKS[..], &["no_gate", "crate"]].concat();
                 errors.at(&item.key, unknown(&key, "a struct", &known));
             }
         }
@@ -65,7 +69,7 @@ impl Field {
                 "shards" => field.shards = item.bare(errors),
                 "skip" => field.skip = item.bare(errors),
                 "name" => field.name = item.text(errors).map(|name| (item.key, name)),
-                key if key == "crate" || HOOKS.contains(&key) => {
+                key if ["crate", "no_gate"].contains(&key) || HOOKS.contains(&key) => {
                     errors.at(&item.key, format!("`{key}` belongs on the struct, not on a field"));
                 }
                 key => errors.at(&item.key, unknown(key, "a field", &FIELD)),

@@ -20,11 +20,14 @@ pub(crate) fn expand(
     let generics = bounded(&input.generics, &krate, members);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let parts = parts(&krate, container, members);
+    let no_gate = container.no_gate.is_some();
     let hooks = hooks(&krate);
     quote! {
         const _: () = {
             #[automatically_derived]
             impl #impl_generics #krate::__private::Parts for #ident #ty_generics #where_clause {
+                const NO_GATE: bool = #no_gate;
+
                 #parts
             }
 
@@ -142,6 +145,14 @@ fn hooks(krate: &TokenStream) -> TokenStream {
 
         fn carriage(&self) -> #p::Carriage<'_> {
             #p::Parts::carriage(self)
+        }
+
+        fn check(&self) -> #p::Result<()> {
+            #p::check(self)
+        }
+
+        fn gating(&self) -> #p::Gating {
+            #p::gating(self)
         }
 
         fn opened_shards(&self) -> #p::Result<#p::Vec<#p::SealedShard>> {

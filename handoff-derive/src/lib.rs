@@ -52,6 +52,9 @@ use syn::{DeriveInput, parse_macro_input};
 /// pause; after a commit one of `admit` that goes on failing has the swap undone at its deadline.
 /// A shard is fingerprinted before `after_seal`: bytes that this hook writes belong to no shard.
 ///
+/// `no_gate` says that the daemon has no gate on purpose: it serves no requests. Without a gate and
+/// without this attribute it logs a warning when it starts.
+///
 /// `crate = "..."` is the path of the crate handoff, where it is not `::handoff`.
 #[proc_macro_derive(Drainable, attributes(handoff))]
 pub fn derive_drainable(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
@@ -62,7 +65,7 @@ fn derive(input: &DeriveInput) -> TokenStream {
     let mut errors = errors::Errors::default();
     let container = attr::Container::parse(&input.attrs, &mut errors);
     let members = ast::Fields::parse(input, &mut errors)
-        .map(|fields| valid::Members::check(fields, &mut errors));
+        .map(|fields| valid::Members::check(fields, &container, &mut errors));
     match (members, errors.finish()) {
         (Some(members), Ok(())) => expand::expand(input, &container, &members),
         (_, outcome) => fallback::expand(input, &container, outcome.err()),

@@ -163,6 +163,35 @@ fn what_is_carried_is_no_other_thing_and_has_a_name_of_its_own() {
     assert_eq!(on_the_struct, ["`carry` belongs on a field, not on the struct"]);
 }
 
+/// The errors of a struct with a field of that type, named `log`, and another one of that name.
+fn beside(ty: TokenStream, name: &str, other: TokenStream) -> usize {
+    let told = errors(quote!(
+        struct Kv {
+            log: #ty,
+            #[handoff(name = #name)]
+            other: #other,
+        }
+    ));
+    assert!(told.iter().all(|error| error.contains(&format!("`{name}`"))), "{told:#?}");
+    told.len()
+}
+
+#[test]
+fn an_element_of_an_array_has_its_name_for_itself() {
+    for (ty, name, other, count) in [
+        (quote!([Log; 2]), "log.1", quote!(Log), 1),
+        (quote!([[Log; 2]; 3]), "log.2.1", quote!(Box<Log>), 1),
+        (quote!([Log; 2]), "log.2", quote!(Log), 0),
+        (quote!([Log; 2]), "log.01", quote!(Log), 0),
+        (quote!([Log; 2]), "log.1.1", quote!(Log), 0),
+        (quote!([Log; 2]), "log.1", quote!(Vec<Log>), 0),
+        (quote!([Log; COUNT]), "log.1", quote!(Log), 0),
+        (quote!(Vec<Log>), "log.1", quote!(Log), 0),
+    ] {
+        assert_eq!(beside(ty, name, other), count, "{name}");
+    }
+}
+
 #[test]
 fn all_errors_are_told_at_once() {
     let told = errors(quote! {

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Ident, Member, Type};
+use syn::{Expr, Ident, Lit, Member, Type};
 
 use crate::ast::{Field, Fields};
 use crate::attr;
@@ -36,16 +37,23 @@ pub(crate) struct Gates<'a> {
 }
 
 impl<'a> Members<'a> {
-    pub(crate) fn check(fields: Fields<'a>, errors: &mut Errors) -> Self {
+    pub(crate) fn check(
+        fields: Fields<'a>,
+        container: &attr::Container,
+        errors: &mut Errors,
+    ) -> Self {
         let mut members = Self::default();
-        let (mut names, mut carried) = (HashSet::new(), HashSet::new());
+        let (mut names, mut carried) = (Names::new("shard"), Names::new("set"));
         for field in fields.0 {
             one_role(&field.attrs, errors);
             let Field { source, member, ty, attrs } = field;
             if let Some(role) = attrs.gate.as_ref().or(attrs.skip.as_ref()) {
                 no_name(&attrs, role, errors);
             }
-            if attrs.gate.is_some() {
+            if let Some(gate) = &attrs.gate {
+                if container.no_gate.is_some() {
+                    errors.at(gate, "the struct says `no_gate`, and this field is a gate");
+                }
                 members.gates.push(Gates { member, ty });
                 continue;
             }
@@ -61,13 +69,15 @@ impl<'a> Members<'a> {
                 None => source.ident.as_ref().map_or(ty as &dyn ToTokens, |ident| ident),
             };
             if attrs.carry.is_some() {
-                check_name("set", &name, at, &mut carried, errors);
+                carried.add(&name, ty, at, errors);
                 members.carried.push(Carried { member, ty, name });
             } else {
-                check_name("shard", &name, at, &mut names, errors);
+                names.add(&name, ty, at, errors);
                 members.shards.push(Shards { member, ty, name });
             }
         }
+        names.check_elements(errors);
+        carried.check_elements(errors);
         members
     }
 }
@@ -89,24 +99,104 @@ fn no_name(attrs: &attr::Field, role: &Ident, errors: &mut Errors) {
     }
 }
 
-fn check_name(
-    what: &str,
-    name: &str,
-    at: &dyn ToTokens,
-    names: &mut HashSet<String>,
-    errors: &mut Errors,
-) {
-    if name.is_empty() {
-        errors.at(at, format!("a {what}'s name cannot be empty"));
-    } else if !names.insert(name.to_owned()) {
-        errors.at(
-            at,
-            format!(
-                "another {what} is named `{name}`; names are part of the data format, so give each \
-                 {what} its own"
-            ),
-        );
+/// The names of the shards, or of the sets.
+struct Names<'a> {
+    what: &'static str,
+    fields: Vec<Named<'a>>,
+    taken: HashSet<String>,
+}
+
+struct Named<'a> {
+    name: String,
+    ty: &'a Type,
+    at: TokenStream,
+}
+
+impl<'a> Names<'a> {
+    fn new(what: &'static str) -> Self {
+        Self { what, fields: Vec::new(), taken: HashSet::new() }
     }
+
+    fn add(&mut self, name: &str, ty: &'a Type, at: &dyn ToTokens, errors: &mut Errors) {
+        let what = self.what;
+        if name.is_empty() {
+            errors.at(at, format!("a {what}'s name cannot be empty"));
+        } else if !self.taken.insert(name.to_owned()) {
+            errors.at(
+                at,
+                format!(
+                    "another {what} is named `{name}`; names are part of the data format, so give \
+                     each {what} its own"
+                ),
+            );
+        }
+        self.fields.push(Named { name: name.to_owned(), ty, at: at.to_token_stream() });
+    }
+
+    /// The elements of an array `log` are named `log.0`, `log.1`: no other field may have such a
+    /// name. The library finds those of the other collections when the daemon starts.
+    fn check_elements(&self, errors: &mut Errors) {
+        let what = self.what;
+        for Named { name: of, ty, .. } in &self.fields {
+            let lengths = lengths(ty);
+            for Named { name, at, .. } in
+                self.fields.iter().filter(|other| !is_collection(other.ty))
+            {
+                if is_element(name, of, &lengths) {
+                    errors.at(
+                        at,
+                        format!(
+                            "another {what} is named `{name}`: an element of `{of}`; names are part \
+                             of the data format, so give each {what} its own"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The lengths of an array, and of the arrays in it, as far as they are literals.
+fn lengths(ty: &Type) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut ty = ty;
+    loop {
+        ty = match ty {
+            Type::Paren(paren) => &paren.elem,
+            Type::Group(group) => &group.elem,
+            Type::Array(array) => {
+                let Expr::Lit(length) = &array.len else { return lengths };
+                let Lit::Int(length) = &length.lit else { return lengths };
+                let Ok(length) = length.base10_parse() else { return lengths };
+                lengths.push(length);
+                &array.elem
+            }
+            _ => return lengths,
+        };
+    }
+}
+
+/// Whether the elements of that type have names that are longer than its own.
+fn is_collection(ty: &Type) -> bool {
+    match ty {
+        Type::Array(_) | Type::Tuple(_) => true,
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| {
+            ["Vec", "BTreeMap", "HashMap"].iter().any(|collection| last.ident == collection)
+        }),
+        _ => false,
+    }
+}
+
+/// Whether `name` is that of an innermost element of `of`, an array of these lengths.
+fn is_element(name: &str, of: &str, lengths: &[usize]) -> bool {
+    let Some(places) = name.strip_prefix(of).and_then(|rest| rest.strip_prefix('.')) else {
+        return false;
+    };
+    let places: Vec<&str> = places.split('.').collect();
+    let is_place = |(place, length): (&&str, &usize)| {
+        place.parse().is_ok_and(|index: usize| index < *length && index.to_string() == **place)
+    };
+    places.len() == lengths.len() && places.iter().zip(lengths).all(is_place)
 }
 
 fn name_of(member: &Member) -> String {

@@ -7,8 +7,8 @@ pub use std::vec::Vec;
 
 pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
-    DrainReport, Drainable, Gate, SealProgress, SealReport, SealedShard, SealedState, ShardList,
-    Shards, StateSnapshot,
+    DrainReport, Drainable, Gate, Gating, SealProgress, SealReport, SealedShard, SealedState,
+    ShardList, Shards, StateSnapshot,
 };
 use crate::error::Error;
 pub use crate::error::Result;
@@ -24,6 +24,9 @@ pub trait Parts {
 
     /// All gates, in declared order.
     fn gates(&self) -> Vec<&Gate>;
+
+    /// Whether the daemon has no gate on purpose.
+    const NO_GATE: bool;
 
     /// All carried connections and memory, in declared order.
     fn carriage(&self) -> Carriage<'_>;
@@ -151,7 +154,7 @@ pub fn drain(parts: &impl Parts, deadline: Instant) -> Result<DrainReport> {
         .iter()
         .fold(0_u32, |remaining, gate| remaining.saturating_add(gate.wait_empty(deadline)));
     parts.hook(Moment::AfterDrain)?;
-    Ok(DrainReport { open_conns_remaining: remaining, accept_closed: true })
+    Ok(DrainReport { open_conns_remaining: remaining, accept_closed: !gates.is_empty() })
 }
 
 /// Cuts a drain short.
@@ -187,6 +190,24 @@ pub fn seal(parts: &impl Parts) -> Result<SealReport> {
 /// The error of a shard.
 pub fn opened_shards(parts: &impl Parts) -> Result<Vec<SealedShard>> {
     parts.shard_list().inspect()
+}
+
+/// Whether a swap can seal the shards.
+///
+/// # Errors
+///
+/// As [`ShardList::check`].
+pub fn check(parts: &impl Parts) -> Result<()> {
+    parts.shard_list().check()
+}
+
+/// The way in which a drain keeps new requests out.
+pub fn gating<P: Parts>(parts: &P) -> Gating {
+    match parts.gates().is_empty() {
+        false => Gating::Gates,
+        true if P::NO_GATE => Gating::NoneWanted,
+        true => Gating::None,
+    }
 }
 
 /// Resumes the shards. The gates stay closed until `admit`: the incumbent first compares the shards

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::terms::{HandoffId, MAX_FRAME_LEN, MAX_LISTENERS, MAX_SETS, ProtoVersion, Side};
+use crate::terms::{
+    HandoffId, MAX_FRAME_LEN, MAX_LISTENERS, MAX_SETS, MAX_SHARDS, ProtoVersion, Side,
+};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -173,6 +175,10 @@ pub enum Error {
         /// The name.
         name: String,
     },
+
+    /// There are more shards than the messages of a swap can name revisions of.
+    #[error("a daemon may have {max} shards, and this one has {0}; let one shard hold several parts", max = MAX_SHARDS)]
+    TooManyShards(usize),
 
     /// A hook of the daemon panicked; the panic was caught.
     #[error("the hook `{hook}` panicked: {message}")]
@@ -412,6 +418,14 @@ pub enum CarryError {
     )]
     DuplicateSet {
         /// The name.
+        set: String,
+    },
+    /// The set has connections, and the state has no gate.
+    #[error(
+        "the set {set:?} carries connections, and the state has no gate, so that a drain would not keep new requests out; give the struct a field `#[handoff(gate)] gate: Gate` that each request passes, a new connection too"
+    )]
+    NoGate {
+        /// The set.
         set: String,
     },
     /// There are more sets than a daemon may have.

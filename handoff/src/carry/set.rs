@@ -246,6 +246,17 @@ impl<'a> Carriage<'a> {
         }
     }
 
+    /// Refuses connections that are carried where no gate keeps new requests out: one that is
+    /// accepted during a drain would miss its set.
+    pub(crate) fn check_gateless(&self) -> Result<(), CarryError> {
+        let is_of_connections =
+            |(_, set): &&(String, AnySet<'_>)| set.0.kind() == CarryKind::Connections;
+        match self.sets.iter().find(is_of_connections) {
+            Some((set, _)) => Err(CarryError::NoGate { set: set.clone() }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn words(&self) -> Vec<WireSet> {
         let words = |(name, set): &(String, AnySet<'_>)| WireSet {
             name: name.clone(),

@@ -130,6 +130,49 @@ pub trait Drainable: Send + Sync {
     fn opened_shards(&self) -> Result<Vec<SealedShard>> {
         Ok(Vec::new())
     }
+
+    /// Whether a swap could seal this state at all. The library calls it before a first daemon
+    /// serves, and before a successor says that it could serve. The derived hook checks the names
+    /// and the number of the shards ([`ShardList::check`](crate::drainable::ShardList::check)).
+    ///
+    /// # Errors
+    ///
+    /// An error keeps the process from serving.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The way in which a [`drain`](Self::drain) keeps new requests out. A first daemon without a
+    /// gate that carries connections does not serve.
+    fn gating(&self) -> Gating {
+        Gating::ByHooks
+    }
+}
+
+/// The way in which a drain keeps new requests out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Gating {
+    /// By hooks that are written by hand: the library cannot tell how.
+    ByHooks,
+    /// By the state's [`Gate`](crate::Gate), or several.
+    Gates,
+    /// Not at all: requests that arrive during a swap reach sealed shards. The daemon logs this
+    /// when it starts.
+    None,
+    /// Not at all, on purpose: `#[handoff(no_gate)]`.
+    NoneWanted,
+}
+
+/// Whether a process may serve this state: what a swap would find is found before.
+pub(crate) fn check(drainable: &impl Drainable) -> Result<()> {
+    drainable.check()?;
+    let carriage = drainable.carriage();
+    carriage.check()?;
+    if matches!(drainable.gating(), Gating::None | Gating::NoneWanted) {
+        carriage.check_gateless()?;
+    }
+    Ok(())
 }
 
 impl<D: Drainable + ?Sized> Source for D {

@@ -10,7 +10,8 @@ mod shard_list;
 
 pub use fingerprint::{Fingerprint, digest_file, digest_reader};
 pub use gate::{Gate, GateClosed, OwnedPass, Pass};
-pub use hooks::Drainable;
+pub(crate) use hooks::check;
+pub use hooks::{Drainable, Gating};
 pub use reports::{
     DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, SealedState,
     StateSnapshot,

@@ -5,7 +5,7 @@
 pub struct DrainReport {
     /// Connections (or requests) that did not end before the deadline.
     pub open_conns_remaining: u32,
-    /// Whether the daemon stopped accepting.
+    /// Whether the daemon stopped accepting: the derived hook says so if it closed a gate.
     pub accept_closed: bool,
 }
 

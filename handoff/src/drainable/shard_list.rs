@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::fence::fenced;
 use crate::log;
 use crate::sys::pool;
+use crate::terms::MAX_SHARDS;
 
 /// All shards of a daemon with their names, in declared order.
 ///
@@ -83,9 +84,9 @@ impl<'a> ShardList<'a> {
     ///
     /// [`Error::Shard`] names the first shard, in declared order, of those that failed or
     /// panicked. No further one was begun, and this has resumed the sealed ones; a failure to
-    /// resume is logged. [`Error::DuplicateShard`] when two have one name; nothing was sealed.
+    /// resume is logged. As [`check`](Self::check); nothing was sealed then.
     pub fn seal(&self, progress: &(dyn Fn(SealProgress) + Sync)) -> Result<Vec<SealedShard>> {
-        self.check_names()?;
+        self.check()?;
         let seals = self.members.iter().map(|_| None).collect();
         let mut sealing = Sealing { shard_list: self, seals, sealed: 0 };
         side_by_side(
@@ -112,9 +113,9 @@ impl<'a> ShardList<'a> {
     /// # Errors
     ///
     /// [`Error::Shard`] names the first shard, in declared order, that failed to give its
-    /// fingerprint. [`Error::DuplicateShard`] when two have one name.
+    /// fingerprint. As [`check`](Self::check).
     pub fn inspect(&self) -> Result<Vec<SealedShard>> {
-        self.check_names()?;
+        self.check()?;
         self.each(Member::inspect)
     }
 
@@ -130,8 +131,16 @@ impl<'a> ShardList<'a> {
         said.into_iter().flatten().collect()
     }
 
-    /// A collection may give one of its shards the name of another field.
-    fn check_names(&self) -> Result<()> {
+    /// Whether a swap can seal these shards.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DuplicateShard`] when two have one name: a collection may give one of its shards
+    /// the name of another field. [`Error::TooManyShards`].
+    pub fn check(&self) -> Result<()> {
+        if self.len() > MAX_SHARDS {
+            return Err(Error::TooManyShards(self.len()));
+        }
         let mut names = HashSet::new();
         match self.members.iter().find(|member| !names.insert(&member.name)) {
             Some(member) => Err(Error::DuplicateShard { name: member.name.clone() }),

@@ -11,7 +11,7 @@ use tracing::field::display;
 
 use crate::control::{Passed, hello};
 use crate::datadir::DataDirLock;
-use crate::drainable::{Drainable, SealProgress};
+use crate::drainable::{Drainable, Gating, SealProgress, check};
 use crate::error::{Error, Result};
 use crate::fence::fenced;
 use crate::incumbent::admit::{Settlings, at_a_cold_start};
@@ -40,8 +40,8 @@ impl Incumbent {
     ///
     /// The error of the owner record, of the first `admit` of a cold start, or of a clean stop.
     /// This process keeps the lock until it ends, so that no other process writes beside it
-    /// (invariant 1). Only a set that cannot be carried, at a cold start, frees the lock. After a
-    /// commit this process repeats an `admit` that fails until it works.
+    /// (invariant 1). Only a state that no swap could seal or carry, at a cold start, frees the
+    /// lock. After a commit this process repeats an `admit` that fails until it works.
     pub fn serve(self, drainable: impl Drainable + 'static) -> Result<()> {
         let ended = self.serve_until(drainable);
         log::flush(log::LAST_LINES);
@@ -81,6 +81,22 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
     Ok(capabilities.and(Capabilities::SEALS_NEXT))
 }
 
+/// Tells an operator of the faults of the state that this process serves all the same.
+fn tell_of_the_state(drainable: &impl Drainable, is_committed: bool) {
+    if is_committed && let Err(error) = fenced("check", || check(drainable)) {
+        tracing::error!(
+            %error,
+            "no swap can seal the state of this daemon, and its next swaps fail: stop it and start a build that is corrected"
+        );
+    }
+    let gating = fenced("gating", || Ok(drainable.gating()));
+    if matches!(gating, Ok(Gating::None)) {
+        tracing::warn!(
+            "the state of this daemon has no gate: requests that arrive during a swap are not held back, find its shards sealed and fail; give the struct a field `#[handoff(gate)] gate: Gate` that each request passes, or say `#[handoff(no_gate)]` where it serves no requests"
+        );
+    }
+}
+
 /// The loop's state: the machine, and the things that its effects work on.
 struct Server<D> {
     drainable: Arc<D>,
@@ -103,7 +119,11 @@ impl<D: Drainable + 'static> Server<D> {
     /// Admits work, and serves from here on.
     fn admitting(incumbent: Incumbent, drainable: Arc<D>) -> Result<Self> {
         let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit } = incumbent;
-        let capabilities = capabilities_of(&*drainable, commit.is_some())?;
+        let is_committed = commit.is_some();
+        if !is_committed {
+            fenced("check", || check(&*drainable))?;
+        }
+        let capabilities = capabilities_of(&*drainable, is_committed)?;
         lock.hold_past_drop();
         let settling = match commit {
             Some(commit) => {
@@ -117,6 +137,7 @@ impl<D: Drainable + 'static> Server<D> {
                 None
             }
         };
+        tell_of_the_state(&*drainable, is_committed);
         Ok(Self {
             drainable,
             lock,

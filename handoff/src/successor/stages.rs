@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::carry::{Arrivals, Memory, Receiver};
 use crate::control::{Listeners, bind_hidden};
 use crate::datadir::{DataDirLock, SealManifest};
-use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot};
+use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot, check};
 use crate::error::{Error, Result};
 use crate::incumbent::{Incumbent, StopHandle};
 use crate::log;
@@ -300,9 +300,11 @@ impl Successor<Begun> {
     ///
     /// # Errors
     ///
-    /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; and the errors of
-    /// [`Drainable::opened_shards`].
+    /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; the errors of
+    /// [`Drainable::check`] and of [`Drainable::opened_shards`]; and
+    /// [`CarryError::NoGate`](crate::error::CarryError).
     pub fn verify(&mut self, opened: &impl Drainable) -> Result<()> {
+        check(opened)?;
         let shards = opened.opened_shards()?;
         if let Some(manifest) = self.manifest()? {
             manifest.verify(&shards)?;

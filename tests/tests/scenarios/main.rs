@@ -13,6 +13,7 @@ mod hostile;
 mod peers;
 mod processes;
 mod sessions;
+mod states;
 mod supervisors;
 mod unfit;
 mod writers;
