@@ -82,7 +82,7 @@ impl Model {
     pub(crate) fn hold(&self) {
         SITES.take();
         for fences in [Fences::AfterWrites, Fences::BeforeReads] {
-            self.explore(self.bound, fences, None);
+            self.explore(fences, None);
             let bound =
                 self.bound.map_or("all".into(), |bound| format!("up to {bound} preemptions"));
             println!("{}: {} executions ({bound}; {fences:?})", self.name, EXECUTIONS.get());
@@ -95,13 +95,13 @@ impl Model {
     /// The accesses that it has, each with the order in which the code asks for it.
     fn sites(&self) -> BTreeMap<Site, Option<Ordering>> {
         SITES.take();
-        self.explore(self.bound, Fences::AfterWrites, None);
+        self.explore(Fences::AfterWrites, None);
         SITES.take()
     }
 
     /// The failure of the model with the access weakened, and its execution; none if it holds.
     fn failure(&self, fences: Fences, site: Site, weakening: Weakening) -> Option<String> {
-        let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
         // SAFETY: the child uses its own copy of the memory, on its one thread, and the locks that
         // other threads may have held are those of the standard output, which it does not use.
         match unsafe { libc::fork() } {
@@ -115,11 +115,10 @@ impl Model {
                         exit(FAILS);
                     }
                 }));
-                self.explore(self.bound, fences, Some((site, weakening)));
+                self.explore(fences, Some((site, weakening)));
                 exit(HOLDS);
             }
             child => {
-                writer.flush().expect("a pipe");
                 drop(writer);
                 let mut words = String::new();
                 reader.read_to_string(&mut words).expect("it writes words");
@@ -135,9 +134,9 @@ impl Model {
         }
     }
 
-    fn explore(&self, bound: Option<usize>, fences: Fences, weakened: Option<(Site, Weakening)>) {
+    fn explore(&self, fences: Fences, weakened: Option<(Site, Weakening)>) {
         let mut explorer = loom::model::Builder::new();
-        explorer.preemption_bound = bound;
+        explorer.preemption_bound = self.bound;
         explorer.max_branches = 20_000;
         EXECUTIONS.set(0);
         let Self { run, clock_runs, .. } = *self;
