@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Instant;
 
-use event_listener::{Event, Listener};
+use crate::sys::sync::{Event, Listener};
 
 /// Waits until `look` finds something; `event` tells when to look again. Runs on any executor.
 ///

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 
 use crate::guard::{Guard, stands};
 use crate::sys::as_fd;
-use crate::sys::memory::Word;
+use crate::sys::memory::{Mapped, Word};
+use crate::sys::sync::AtomicU32;
 
 /// Shared by the incumbent and the successor of one swap.
 #[derive(Debug)]
-pub(crate) struct Claim(Word);
+pub(crate) struct Claim<M = Mapped>(Word<M>);
 
 /// The state of the claim, by its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +42,9 @@ impl Claim {
     pub(crate) fn of(descriptor: OwnedFd) -> io::Result<Self> {
         Ok(Self(Word::map(descriptor)?))
     }
+}
 
+impl<M: AsRef<AtomicU32>> Claim<M> {
     /// The incumbent takes the connections back, to serve again. `false` when the successor has
     /// taken them up before, and may have read from them. May be called again.
     pub(crate) fn take_back(&self) -> bool {
@@ -112,5 +115,7 @@ impl Usable {
 const UP: u32 = 1;
 const BACK: u32 = 2;
 
-#[cfg(test)]
+#[cfg(all(test, handoff_loom))]
+mod orders;
+#[cfg(all(test, not(handoff_loom)))]
 mod tests;

@@ -14,13 +14,12 @@ use std::task::Poll;
 use std::thread::Thread;
 use std::time::Instant;
 
-use event_listener::{Event, IntoNotification};
-
 use crate::carry::format::{Carried, Reads};
 use crate::carry::set::Set;
 use crate::protocol::cut;
 use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
+use crate::sys::sync::{Event, IntoNotification};
 use crate::wait;
 pub use ticket::{Arrival, Ticket};
 use told::{Served, Told, Word};

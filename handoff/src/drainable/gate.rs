@@ -4,11 +4,9 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::time::Instant;
 
-use event_listener::Event;
-
+use crate::sys::sync::{AtomicU8, AtomicU64, AtomicUsize, Event, global, thread_local};
 use crate::wait;
 
 /// The gate in a daemon's request path: a drain closes it and waits for the requests inside.
@@ -283,18 +281,22 @@ fn stripe_of_this_thread() -> usize {
     })
 }
 
-const STRIPES: usize = 16;
+const STRIPES: usize = if cfg!(all(test, handoff_loom)) { 2 } else { 16 };
 const UNASSIGNED: usize = usize::MAX;
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
 const INTERRUPTED: u8 = 2;
 
-static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
+global! {
+    static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
+}
 
 thread_local! {
     static STRIPE: Cell<usize> = const { Cell::new(UNASSIGNED) };
 }
 
-#[cfg(test)]
+#[cfg(all(test, handoff_loom))]
+mod orders;
+#[cfg(all(test, not(handoff_loom)))]
 mod tests;

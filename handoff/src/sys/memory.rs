@@ -7,10 +7,12 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use memmap2::{Mmap, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_get_seals};
+
+use super::sync::AtomicU32;
 
 /// Empty memory that can be written as a file, and sealed.
 pub(crate) fn create(name: &str) -> io::Result<File> {
@@ -67,9 +69,14 @@ impl Deref for Sealed {
 
 super::as_fd!(Sealed, descriptor);
 
-/// A word that is shared with another process, and that either may change once from zero.
+/// A word that two sides share, and that either may change once from zero. The memory that it is in
+/// is mapped by two processes; tests put it elsewhere.
 #[derive(Debug)]
-pub(crate) struct Word {
+pub(crate) struct Word<M = Mapped>(M);
+
+/// Memory of the size of a word, mapped by every process that has its descriptor.
+#[derive(Debug)]
+pub(crate) struct Mapped {
     descriptor: OwnedFd,
     map: MmapRaw,
 }
@@ -93,26 +100,40 @@ impl Word {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let map = MmapOptions::new().len(WORD).map_raw(&descriptor)?;
-        Ok(Self { descriptor, map })
+        Ok(Self(Mapped { descriptor, map }))
+    }
+}
+
+// A side that finds the word claimed sees all that the other side wrote before it claimed. The one
+// that claims it has nothing to see: nothing was written for the zero that it finds.
+
+impl<M: AsRef<AtomicU32>> Word<M> {
+    #[cfg(test)]
+    pub(crate) fn at(memory: M) -> Self {
+        Self(memory)
     }
 
     pub(crate) fn get(&self) -> u32 {
-        self.word().load(Ordering::SeqCst)
+        self.0.as_ref().load(Ordering::Acquire)
     }
 
     /// Makes it `value` if it is zero; otherwise returns its value.
     pub(crate) fn claim(&self, value: u32) -> Result<(), u32> {
-        self.word().compare_exchange(0, value, Ordering::SeqCst, Ordering::SeqCst).map(drop)
+        let word = self.0.as_ref();
+        word.compare_exchange(0, value, Ordering::Release, Ordering::Acquire).map(drop)
     }
+}
 
-    fn word(&self) -> &AtomicU32 {
+impl AsRef<AtomicU32> for Mapped {
+    fn as_ref(&self) -> &AtomicU32 {
         // SAFETY: a mapping begins at a page, so it is aligned; it has the size of the word,
         // which cannot shrink; and every process that maps it uses it as an atomic word too.
         unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().cast()) }
     }
 }
 
-super::as_fd!(Word, descriptor);
+super::as_fd!(Mapped, descriptor);
+super::as_fd!(Word, 0);
 
 fn length_of(descriptor: impl AsFd) -> io::Result<usize> {
     let length = rustix::fs::fstat(descriptor)?.st_size;

@@ -21,5 +21,6 @@ pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod socket;
+pub(crate) mod sync;
 
 pub(crate) use as_fd;

@@ -10,9 +10,11 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::sync::{Builder, Condvar, Instant, Mutex, MutexGuard, global};
 
 /// Starts threads until there are so many, or the system refuses one. Without a [`Hold`] it starts
 /// none: others may want the processors more, and a call starts the threads that it needs.
@@ -155,7 +157,7 @@ impl Inner {
     }
 
     fn start_one(&mut self) -> io::Result<()> {
-        thread::Builder::new().name("handoff-shard".into()).spawn(help)?;
+        Builder::new().name("handoff-shard".into()).spawn(help)?;
         self.threads += 1;
         Ok(())
     }
@@ -206,19 +208,21 @@ fn help() {
     }
 }
 
-static POOL: Pool = Pool {
-    state: Mutex::new(Inner {
-        tasks: Vec::new(),
-        last: 0,
-        threads: 0,
-        idle: 0,
-        calls: 0,
-        holds: 0,
-    }),
-    called: Condvar::new(),
-    patience: Condvar::new(),
-    ended: Condvar::new(),
-};
+global! {
+    static POOL: Pool = Pool {
+        state: Mutex::new(Inner {
+            tasks: Vec::new(),
+            last: 0,
+            threads: 0,
+            idle: 0,
+            calls: 0,
+            holds: 0,
+        }),
+        called: Condvar::new(),
+        patience: Condvar::new(),
+        ended: Condvar::new(),
+    };
+}
 /// About twice the time that it takes to wake a thread.
 const PATIENCE: Duration = Duration::from_micros(100);
 /// How long a thread waits for work.
@@ -228,7 +232,9 @@ const MIN_REST: Duration = Duration::from_secs(1);
 /// More than any one caller asks for.
 const MAX_THREADS: usize = 128;
 
-#[cfg(test)]
+#[cfg(all(test, handoff_loom))]
+mod orders;
+#[cfg(all(test, not(handoff_loom)))]
 mod tests {
     use std::collections::HashSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -238,7 +244,7 @@ mod tests {
 
     #[test]
     fn everything_is_done_once_by_the_time_it_returns() {
-        for count in [0, 1, 2, 100, 10_000] {
+        for count in [0, 1, 2, 100, if cfg!(miri) { 200 } else { 10_000 }] {
             let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
             let next = AtomicUsize::new(0);
             side_by_side(16, &|| {

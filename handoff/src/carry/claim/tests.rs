@@ -1,4 +1,5 @@
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::*;
 use crate::sys::memory;
@@ -10,6 +11,7 @@ fn both_ends() -> (Claim, Claim) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps memory that has a descriptor")]
 fn what_is_taken_back_cannot_be_taken_up() {
     let (incumbent, successor) = both_ends();
     assert_eq!(successor.held(), Held::Parked);
@@ -19,6 +21,7 @@ fn what_is_taken_back_cannot_be_taken_up() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps memory that has a descriptor")]
 fn what_is_taken_up_cannot_be_taken_back() {
     let (incumbent, successor) = both_ends();
     assert!(successor.take_up());
@@ -29,6 +32,7 @@ fn what_is_taken_up_cannot_be_taken_back() {
 
 /// An undo that fails on its way is run again.
 #[test]
+#[cfg_attr(miri, ignore = "maps memory that has a descriptor")]
 fn what_is_taken_back_again_is_still_this_process_s() {
     let (incumbent, _successor) = both_ends();
     assert!(incumbent.take_back());
@@ -36,6 +40,7 @@ fn what_is_taken_back_again_is_still_this_process_s() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps memory that has a descriptor")]
 fn of_two_that_try_at_once_one_has_it() {
     for _ in 0..200 {
         let (incumbent, successor) = both_ends();
@@ -46,6 +51,28 @@ fn of_two_that_try_at_once_one_has_it() {
 }
 
 #[test]
+fn wherever_the_word_is_one_of_two_has_it_and_the_other_sees_what_was_written_before() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let rounds = if cfg!(miri) { 20 } else { 200 };
+    for _ in 0..rounds {
+        let (word, data) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let incumbent = Claim(memory::Word::at(Arc::clone(&word)));
+        let successor = Claim(memory::Word::at(word));
+        let up = std::thread::spawn({
+            let data = Arc::clone(&data);
+            move || {
+                data.store(1, Relaxed);
+                successor.take_up()
+            }
+        });
+        let back = incumbent.take_back();
+        assert!(back || data.load(Relaxed) == 1);
+        assert_ne!(up.join().expect("it ends"), back);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "maps memory that has a descriptor")]
 fn what_cannot_be_written_or_is_of_another_length_is_no_claim() {
     let sealed = memory::create("test").expect("memory");
     sealed.set_len(4).expect("it grows");
@@ -58,6 +85,7 @@ fn what_cannot_be_written_or_is_of_another_length_is_no_claim() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps memory that has a descriptor")]
 fn of_a_word_that_says_what_it_cannot_nothing_is_used() {
     let word = memory::Word::new().expect("memory");
     word.claim(7).expect("it is zero");

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use event_listener::Listener;
-
 use super::{Connections, Inner, Mode, Parked, WOKEN_AT_ONCE};
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format};
@@ -18,6 +16,7 @@ use crate::log;
 use crate::protocol::{CarryFate, CarryKind};
 use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
+use crate::sys::sync::Listener;
 use crate::wait;
 
 impl<S: Carried> Carry for Connections<S> {

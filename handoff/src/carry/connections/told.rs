@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Instant;
 
-use event_listener::Event;
-
+use crate::sys::sync::Event;
 use crate::wait;
 
 /// The word for all handlers of a set.
