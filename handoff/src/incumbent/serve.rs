@@ -84,14 +84,14 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
 /// Tells an operator of the faults of the state that this process serves all the same.
 fn tell_of_the_state(drainable: &impl Drainable, is_committed: bool) {
     if is_committed && let Err(error) = fenced("check", || check(drainable)) {
-        tracing::error!(
+        log::error!(
             %error,
             "no swap can seal the state of this daemon, and its next swaps fail: stop it and start a build that is corrected"
         );
     }
     let gating = fenced("gating", || Ok(drainable.gating()));
     if matches!(gating, Ok(Gating::None)) {
-        tracing::warn!(
+        log::warn!(
             "the state of this daemon has no gate: requests that arrive during a swap are not held back, find its shards sealed and fail; give the struct a field `#[handoff(gate)] gate: Gate` that each request passes, or say `#[handoff(no_gate)]` where it serves no requests"
         );
     }

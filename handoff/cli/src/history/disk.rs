@@ -57,8 +57,7 @@ impl Disk {
         let max_length = if fault.is_some() { u64::MAX } else { LONG };
         let (path, unwritten) = (path.to_owned(), VecDeque::new());
         let (is_long, is_suspect, is_named) = (false, false, false);
-        let writing =
-            Writing { path, unwritten, fault, max_length, is_long, is_suspect, is_named };
+        let writing = Writing { path, unwritten, fault, max_length, is_long, is_suspect, is_named };
         Self { at: At::Here(writing), waiting: VecDeque::new() }
     }
 
