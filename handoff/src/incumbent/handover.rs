@@ -93,7 +93,7 @@ impl Handover {
         first: Task,
         (handoff_id, successor_pid, lease): (Option<HandoffId>, u32, Instant),
         carrying: Carrying,
-        settling: Option<Settling>,
+        settling: &mut Option<Settling>,
         lock: &DataDirLock,
         stop: &Arc<Stop>,
     ) -> std::io::Result<Self> {

@@ -68,13 +68,14 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// Starts the thread. It wakes `wake` after each outcome.
+    /// Starts the thread, which takes the settling. It wakes `wake` after each outcome.
     pub(super) fn start<D: Drainable + 'static>(
         drainable: Arc<D>,
         carrying: Carrying,
-        settling: Option<Settling>,
+        settling: &mut Option<Settling>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
+        try_failpoint!(IncumbentBegins)?;
         let (tasks, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
         let seals_next = Arc::new(AtomicBool::new(false));
@@ -85,7 +86,10 @@ impl Hooks {
             wake: Arc::clone(&wake),
             seals_next: Arc::clone(&seals_next),
         };
-        std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
+        // A thread that cannot be started must not take the settling along (invariant 2).
+        let handed = Arc::new(Mutex::new(settling.take()));
+        let taken = Arc::clone(&handed);
+        let begin = move || {
             let tell = |outcome| {
                 let is_heard = results.send(outcome).is_ok();
                 wake.waker.wake();
@@ -94,7 +98,7 @@ impl Hooks {
             let mut work = Work {
                 drainable: &*drainable,
                 carrying,
-                settling,
+                settling: taken.lock().unwrap_or_else(PoisonError::into_inner).take(),
                 _threads: pool::hold(),
                 resumed: false,
                 is_last: false,
@@ -113,8 +117,12 @@ impl Hooks {
                     return;
                 }
             }
-        })?;
-        Ok(hooks)
+        };
+        let started = std::thread::Builder::new().name("handoff-hooks".into()).spawn(begin);
+        if started.is_err() {
+            *settling = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        started.map(|_| hooks)
     }
 
     pub(super) fn run(&self, task: Task) {

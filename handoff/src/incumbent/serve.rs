@@ -296,7 +296,7 @@ impl<D: Drainable + 'static> Server<D> {
     fn begin_handover(&mut self, successor_pid: u32, lease: Instant, first: Task) {
         let handoff_id = self.state.handoff_id();
         let carrying = self.offers.carrying_for(handoff_id, successor_pid, &self.drainable);
-        let (settling, terms) = (self.settling.take(), (handoff_id, successor_pid, lease));
+        let (settling, terms) = (&mut self.settling, (handoff_id, successor_pid, lease));
         let (drainable, lock, stop) = (&self.drainable, &self.lock, &self.stop);
         match Handover::begin(drainable, first, terms, carrying, settling, lock, stop) {
             Ok(handover) => self.handover = Some(handover),
@@ -311,10 +311,15 @@ impl<D: Drainable + 'static> Server<D> {
                     self.ended = Some(Err(error.into()));
                     return;
                 }
-                self.state = State::Serving;
-                if let Some(key) = self.sessions.holder.take() {
-                    self.sessions.remove(key);
+                if let Some(handoff_id) = handoff_id {
+                    self.tell(Message::SealFailed {
+                        handoff_id,
+                        error: format!("cannot start the thread of the hooks: {error}"),
+                        partial_state: "the drain did not begin, and the incumbent serves".into(),
+                    });
                 }
+                self.state = State::Serving;
+                self.sessions.holder = None;
             }
         }
     }
