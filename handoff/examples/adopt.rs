@@ -54,8 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _ = poll(fds, None); // a signal interrupts it, which is no error
         let next = if !daemon.is_alive()? {
             println!("process {} has ended", daemon.pid());
-            thread::sleep(Duration::from_secs(1)); // one that dies at once is not started at once
-            Some(supervisor.start(&spec)?)
+            Some(restart(&supervisor, &spec))
         } else if hangups.read(&mut [0; 64]).is_ok() {
             swap(&supervisor, spec.clone())
         } else {
@@ -67,6 +66,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             let mut old = mem::replace(&mut daemon, next.into());
             old.wait_until(Instant::now() + Duration::from_secs(60))?;
         }
+    }
+}
+
+/// Starts the daemon again, and tries until one serves.
+fn restart(supervisor: &Supervisor, spec: &SpawnSpec) -> ChildProcess {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        thread::sleep(pause); // one that dies at once is not started at once
+        match supervisor.start(spec) {
+            Ok(daemon) => return daemon,
+            Err(error) => println!("no daemon serves: {error}"),
+        }
+        pause = (pause * 2).min(Duration::from_secs(60));
     }
 }
 

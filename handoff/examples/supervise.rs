@@ -6,7 +6,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{env, error::Error, io, mem};
+use std::{env, error::Error, io, mem, thread};
 
 use handoff::supervisor::{ChildProcess, Committed, Failed, Paired, Progress};
 use handoff::{Session, SpawnSpec, Supervisor};
@@ -72,9 +72,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         if let Some(status) = daemon.try_wait()? {
             println!("process {} has ended: {status}", daemon.pid());
-            daemon = supervisor.start(&spec(&binary))?;
+            daemon = restart(&supervisor, &spec(&binary));
             println!("process {} serves", daemon.pid());
         }
     }
     Ok(())
+}
+
+/// Starts the daemon again, and tries until one serves.
+fn restart(supervisor: &Supervisor, spec: &SpawnSpec) -> ChildProcess {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        thread::sleep(pause); // one that dies at once is not started at once
+        match supervisor.start(spec) {
+            Ok(daemon) => return daemon,
+            Err(error) => println!("no daemon serves: {error}"),
+        }
+        pause = (pause * 2).min(Duration::from_secs(60));
+    }
 }

@@ -195,7 +195,7 @@ pub enum Error {
 
     /// The two sides have no protocol version in common.
     #[error(
-        "this process speaks the protocol versions {our_min} to {our_max} and its peer {their_min} to {their_max}, so they have none in common; upgrade the older side first"
+        "this process speaks the protocol versions {our_min} to {our_max} and its peer {their_min} to {their_max}, so they have none in common; upgrade the side with the lower ones first: a supervisor adopts its daemon afterwards, and a daemon has to be stopped and started, since no swap reaches it"
     )]
     VersionMismatch {
         /// Ours.

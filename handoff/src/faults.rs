@@ -159,6 +159,8 @@ points! {
     IncumbentAccepted = "incumbent.accepted", Incumbent, true;
     /// It has heard `PrepareHandoff`.
     IncumbentHeardPrepare = "incumbent.heard-prepare", Incumbent, false;
+    /// It is about to start the thread of the hooks.
+    IncumbentBegins = "incumbent.begins", Incumbent, true;
     /// The drain hook is about to run.
     IncumbentDrains = "incumbent.drains", Incumbent, true;
     /// The drain hook has run.

@@ -129,6 +129,33 @@ fn adopt_finds_the_daemon_of_a_supervisor_that_was_killed() {
     collect(first);
 }
 
+#[test]
+fn a_daemon_that_cannot_be_started_again_is_tried_until_it_can() {
+    for name in ["supervise", "adopt"] {
+        let mut supervisor = Supervisor::start(name, "notes");
+        let address = supervisor.address();
+        let first = supervisor.hear_pid("serves");
+        let (data, away) = (supervisor.path("data"), supervisor.path("away"));
+        fs::rename(&data, &away).expect("it is there");
+        fs::write(&data, "no directory").expect("it is written");
+        signal(first, Signal::KILL);
+        if name == "supervise" {
+            eventually("the daemon ends", || {
+                let stat = fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+                stat.is_empty() || stat.contains(") Z ")
+            });
+            supervisor.order(Path::new("/nowhere/notes"));
+        }
+        supervisor.hear("no daemon serves: ");
+        fs::remove_file(&data).expect("it is there");
+        fs::rename(&away, &data).expect("it is there");
+        let second = supervisor.hear_pid("serves");
+        Client::connect(address).note("restarted").expect("another process serves");
+        supervisor.kill();
+        stop_cleanly(second);
+    }
+}
+
 /// Stops the clients also where the test fails: the scope waits for them.
 struct StopOnDrop<'a>(&'a AtomicBool);
 

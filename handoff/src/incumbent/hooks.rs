@@ -79,6 +79,7 @@ impl Hooks {
         place: Arc<Place>,
         wake: Arc<Stop>,
     ) -> std::io::Result<Self> {
+        try_failpoint!(IncumbentBegins)?;
         let (tasks, queue) = mpsc::channel();
         let (results, outcomes) = mpsc::channel();
         let seals_next = Arc::new(AtomicBool::new(false));
@@ -89,7 +90,7 @@ impl Hooks {
             wake: Arc::clone(&wake),
             seals_next: Arc::clone(&seals_next),
         };
-        std::thread::Builder::new().name("handoff-hooks".into()).spawn(move || {
+        let begin = move || {
             let tell = |outcome| {
                 let is_heard = results.send(outcome).is_ok();
                 wake.waker.wake();
@@ -119,8 +120,8 @@ impl Hooks {
                     return;
                 }
             }
-        })?;
-        Ok(hooks)
+        };
+        std::thread::Builder::new().name("handoff-hooks".into()).spawn(begin).map(|_| hooks)
     }
 
     pub(super) fn run(&self, task: Task) {

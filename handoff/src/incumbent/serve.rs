@@ -311,7 +311,10 @@ impl<D: Drainable + 'static> Server<D> {
         match Handover::begin(drainable, first, terms, carrying, settlings, lock, stop) {
             Ok(handover) => self.handover = Some(handover),
             Err(error) if self.state == State::Stopping => self.ended = Some(Err(error.into())),
-            Err(error) => self.refuse_swap(&error.into()),
+            Err(error) => {
+                let words = format!("cannot start the thread of the hooks: {error}");
+                self.refuse_swap(&std::io::Error::other(words).into());
+            }
         }
     }
 

@@ -299,3 +299,12 @@ fn a_look_at_the_state_that_hangs_or_panics_holds_no_drain_up() {
         cluster.assert_sound();
     }
 }
+
+#[test]
+fn an_incumbent_that_cannot_start_its_hooks_says_so_and_serves_on() {
+    let mut cluster = Cluster::start_with(&["incumbent.begins=error"]);
+    assert_seal_failed(&cluster.swap_fails(&[]), "cannot start the thread of the hooks");
+    cluster.assert_struck("incumbent.begins", 1);
+    cluster.swap(&[]).expect("its thread can be started again");
+    cluster.assert_sound();
+}

@@ -11,7 +11,7 @@ use super::witness::{Sight, Witness};
 
 #[test]
 fn a_swap_without_a_fault() {
-    assert_eq!(explore(0), 201_589);
+    assert_eq!(explore(0), 221_985);
 }
 
 #[test]
