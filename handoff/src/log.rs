@@ -221,19 +221,15 @@ struct State {
     told: u64,
 }
 
-static LINES: Lines = Lines {
-    state: Mutex::new(State {
-        lines: VecDeque::new(),
-        lost: None,
-        runs_in: None,
-        came: 0,
-        told: 0,
-    }),
-    came: Condvar::new(),
-    told: Condvar::new(),
-};
+static LINES: Lines = Lines::new();
 
 impl Lines {
+    const fn new() -> Self {
+        let lines = VecDeque::new();
+        let state = State { lines, lost: None, runs_in: None, came: 0, told: 0 };
+        Self { state: Mutex::new(state), came: Condvar::new(), told: Condvar::new() }
+    }
+
     fn push(&'static self, line: Line) {
         // Held for long only in a child that was forked while another thread held it.
         let Some(mut state) = self.lock_soon() else { return };

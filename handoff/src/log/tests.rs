@@ -58,16 +58,28 @@ fn said(
 }
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The tests share the queue, and one of them fills it.
-static ALONE: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Says so many lines in a queue of its own: the other tests say things too.
+fn said_in(
+    queue: &'static Lines,
+    count: usize,
+    act: impl Fn(&str) + Send + Sync + 'static,
+) -> impl Fn() -> Vec<String> {
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let subscriber = Dispatch::new(Collector { lines: Arc::clone(&lines), act });
+    for index in 0..count {
+        let tell = Box::new(move || tracing::info!(index, "a line"));
+        queue.push(Line { subscriber: subscriber.clone(), tell });
+    }
+    move || lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn flush_in(queue: &'static Lines, timeout: Duration) {
+    queue.flush(Instant::now() + timeout);
 }
 
 #[test]
 fn a_line_has_the_fields_that_it_had_when_it_was_said() {
-    let _alone = alone();
     let lines = said(
         |_| (),
         || {
@@ -90,7 +102,6 @@ fn a_line_has_the_fields_that_it_had_when_it_was_said() {
 
 #[test]
 fn a_subscriber_that_panics_costs_its_line_and_no_other() {
-    let _alone = alone();
     let lines = said(
         |_| panic!("as the test wants"),
         || {
@@ -104,62 +115,55 @@ fn a_subscriber_that_panics_costs_its_line_and_no_other() {
 
 #[test]
 fn a_subscriber_that_blocks_makes_no_speaker_wait_and_what_it_misses_is_counted() {
-    let _alone = alone();
+    static QUEUE: Lines = Lines::new();
     let (go, gone) = std::sync::mpsc::channel::<()>();
+    let (begun, begins) = std::sync::mpsc::channel::<()>();
     let gone = Mutex::new(gone);
-    let blocks = move |line: &str| {
-        if line.contains("the first") {
-            let _ = gone.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(TIMEOUT);
-        }
+    let blocks = move |_: &str| {
+        let _ = begun.send(());
+        let _ = gone.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(TIMEOUT);
     };
-    let said_lines = 3 * MAX_LINES;
-    let lines = said(blocks, || {
-        info!("the first");
-        for index in 1..said_lines {
-            info!(index, "a line");
-        }
-        let begun = Instant::now();
-        flush(Duration::from_millis(50));
-        assert!(begun.elapsed() < TIMEOUT / 2, "a flush is bounded");
-    });
+    let first = said_in(&QUEUE, 1, blocks);
+    begins.recv_timeout(TIMEOUT).expect("the first line is told");
+    let others = said_in(&QUEUE, 3 * MAX_LINES, |_| ());
+    let since = Instant::now();
+    flush_in(&QUEUE, Duration::from_millis(50));
+    assert!(since.elapsed() < TIMEOUT / 2, "a flush is bounded");
+    assert_eq!((first().len(), others().len()), (1, 0));
     drop(go);
-    flush(TIMEOUT);
-    let told = lines();
-    let last = told.last().expect("lines were told");
-    let lost: usize = last
-        .split_once("lines=")
-        .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
-        .unwrap_or_else(|| panic!("the loss is told: {last}"));
-    assert_eq!(told.len() - 1 + lost, said_lines);
-    assert_eq!(lost, said_lines - 1 - MAX_LINES);
+    flush_in(&QUEUE, TIMEOUT);
+    eventually("the loss is told", || others().len() > MAX_LINES);
+    let told = others();
+    assert_eq!(told.len(), MAX_LINES + 1);
+    let lost = format!("lines={}", 2 * MAX_LINES);
+    assert!(told[MAX_LINES].contains(&lost), "{}", told[MAX_LINES]);
 }
 
 #[test]
 fn the_thread_ends_when_nothing_is_said_and_starts_again() {
-    let _alone = alone();
+    static QUEUE: Lines = Lines::new();
     for _ in 0..2 {
-        let lines = said(|_| (), || info!("a line"));
-        flush(TIMEOUT);
+        let lines = said_in(&QUEUE, 1, |_| ());
+        flush_in(&QUEUE, TIMEOUT);
         assert_eq!(lines().len(), 1);
-        wait_for_its_end();
-    }
-}
-
-fn wait_for_its_end() {
-    let begun = Instant::now();
-    while LINES.lock().runs_in.is_some() {
-        assert!(begun.elapsed() < TIMEOUT, "it ends");
-        thread::sleep(Duration::from_millis(5));
+        eventually("it ends", || QUEUE.lock().runs_in.is_none());
     }
 }
 
 #[test]
 fn a_child_that_was_forked_without_the_thread_starts_one() {
-    let _alone = alone();
-    wait_for_its_end();
+    static QUEUE: Lines = Lines::new();
     // As the memory of such a child: a thread is noted that this process does not have.
-    LINES.lock().runs_in = Some(1);
-    let lines = said(|_| (), || info!("a line"));
-    flush(TIMEOUT);
+    QUEUE.lock().runs_in = Some(1);
+    let lines = said_in(&QUEUE, 1, |_| ());
+    flush_in(&QUEUE, TIMEOUT);
     assert_eq!(lines().len(), 1);
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < TIMEOUT, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
