@@ -7,7 +7,10 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use handoff::faults::forked;
+
 use super::Arena;
+use crate::harness::kill_and_wait;
 
 /// What became of the connections in one swap.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +129,10 @@ impl Arena {
     ///
     /// When one stays open, or something more comes from it.
     pub fn end_connections(&mut self, count: usize) {
+        // A child that a daemon forked has copies of its connections, as of all of its descriptors.
+        for pid in forked(&self.state().join("marks")).expect("the marks can be read") {
+            kill_and_wait(pid);
+        }
         let first = self.connections.open.len() - count;
         for connection in self.connections.open.drain(first..) {
             let number = connection.number;

@@ -40,7 +40,7 @@ pub fn kill(pid: u32, signal: Signal) {
 /// # Panics
 ///
 /// When it does not die.
-pub(super) fn kill_and_wait(pid: u32) {
+pub fn kill_and_wait(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         let _ = pidfd_send_signal(&process, Signal::KILL);
