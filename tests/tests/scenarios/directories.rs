@@ -386,22 +386,28 @@ fn a_killed_successor_that_cannot_end_keeps_nobody_from_serving() {
     cluster.assert_sound();
 }
 
-/// A child that a daemon forked outlives it. Its copies of descriptors stand in no process's way.
+/// A child that a daemon forked outlives it. Its copies of descriptors stand in no process's way; but
+/// it keeps the connections of clients open.
 #[test]
 fn a_forked_child_of_a_dead_daemon_holds_neither_its_lock_nor_its_socket() {
-    let mut cluster = Cluster::start_with(&["cold-start.serves=fork"]);
+    let forks = "cold-start.serves=fork";
+    let mut cluster = Cluster::start_with(&[forks]);
     cluster.kill(cluster.serving());
     assert!(cluster.control_owner().is_none());
-    let spec = cluster.successor(&["cold-start.serves=fork"]).spec();
+    let spec = cluster.successor(&[forks]).spec();
     let first = cluster.supervisor.start(&spec).expect("nothing stands in its way");
     cluster.begin_anew(first);
-    cluster.wait_for_progress();
+    let [child, another] = cluster.forked()[..] else { panic!("each of the two forked") };
     // A promotion, likewise.
     let session = cluster.warmed(&[]);
     cluster.kill(cluster.serving());
     let failed = session.prepare().expect_err("the incumbent has died");
     assert!(failed.promoted.is_some(), "{failed}");
     cluster.note(failed);
+    for child in [child, another] {
+        assert!(Path::new(&format!("/proc/{child}")).exists(), "it was there all the time");
+        cluster.kill(child);
+    }
     cluster.assert_sound();
 }
 

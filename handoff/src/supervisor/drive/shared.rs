@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Judging, Learnt, Swap, Terms};
 use crate::error::Result;
@@ -24,7 +24,7 @@ struct Shared {
     swap: Mutex<Swap>,
     terms: Arc<Terms>,
     over: Arc<Over>,
-    /// Notified when a thread has told the observer something.
+    /// Notified when a thread has told the observer something, or has asked the policy.
     told: Condvar,
 }
 
@@ -160,6 +160,13 @@ impl Shared {
             if swap.judging == Judging::Due {
                 continue;
             }
+            // The watch is asking the policy, and needs a turn for the verdict.
+            if swap.judging == Judging::Runs {
+                let waited = self.told.wait_timeout(swap, VERDICT_INTERVAL);
+                swap = waited.unwrap_or_else(PoisonError::into_inner).0;
+                swap.catch_up();
+                continue;
+            }
             if swap.machine.state.is_at_rest() {
                 break;
             }
@@ -206,6 +213,7 @@ impl Shared {
         let judged = catch_unwind(AssertUnwindSafe(|| self.terms.policy.judge(&candidate)));
         let mut swap = self.turn();
         swap.judging = Judging::No;
+        self.told.notify_all();
         let refused = || Unfit::Refused("the policy panicked".into());
         swap.step(Event::Judged(judged.as_ref().map_or_else(|_| Err(refused()), Clone::clone)));
         match judged {
@@ -265,3 +273,6 @@ impl Shared {
         }
     }
 }
+
+/// How often a thread looks at the processes while another one asks the policy.
+const VERDICT_INTERVAL: Duration = Duration::from_millis(20);
