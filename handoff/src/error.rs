@@ -428,6 +428,24 @@ pub enum CarryError {
         /// The set.
         set: String,
     },
+    /// The successor may not have as many files open as the incumbent carries connections.
+    #[error(
+        "the incumbent carries {carried} connections, and successor {successor_pid}, which has {open} files open, may have {max} (the incumbent may have {own_max}): start the supervisor with a larger limit (`ulimit -n`, or LimitNOFILE= of its unit), of {needed} at least"
+    )]
+    TooManyFiles {
+        /// The connections that have a handler.
+        carried: u64,
+        /// The successor.
+        successor_pid: u32,
+        /// The files that the successor has open.
+        open: u64,
+        /// The limit of the successor's open files, `RLIMIT_NOFILE`.
+        max: u64,
+        /// The incumbent's own limit.
+        own_max: u64,
+        /// A limit that is large enough for the connections that are open now.
+        needed: u64,
+    },
     /// There are more sets than a daemon may have.
     #[error("a daemon may carry {max} sets, and this one has {0}", max = MAX_SETS)]
     TooManySets(usize),

@@ -8,6 +8,7 @@ mod hooks;
 mod look;
 mod offers;
 mod quota;
+mod room;
 mod serve;
 mod session;
 mod sessions;

@@ -44,6 +44,11 @@ impl Offers {
         self.0.retain(|asked| !is_gone(asked));
     }
 
+    /// Whether the successor of a swap has asked.
+    pub(super) fn are_for(&self, pid: u32) -> bool {
+        self.0.iter().any(|asked| asked.pid == pid)
+    }
+
     /// The carrier to the successor of that swap; none where it has not asked.
     pub(super) fn carrying_for<S: Source + 'static>(
         &mut self,

@@ -22,6 +22,7 @@ use crate::incumbent::hooks::Task;
 use crate::incumbent::look::Open;
 use crate::incumbent::offers::Offers;
 use crate::incumbent::quota::Quotas;
+use crate::incumbent::room;
 use crate::incumbent::sessions::{Key, Sessions};
 use crate::incumbent::stop::{Ended, Stop};
 use crate::log;
@@ -255,7 +256,11 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
                 failpoint!(IncumbentHeardPrepare);
                 self.sessions.holder = from;
-                if let Err(error) = self.lock.mend() {
+                let fits = || match self.offers.are_for(successor_pid) {
+                    true => room::check(&*self.drainable, successor_pid),
+                    false => Ok(()),
+                };
+                if let Err(error) = self.lock.mend().and_then(|_| fits()) {
                     return self.refuse_swap(&error);
                 }
                 let lease = after(deadline_ms);

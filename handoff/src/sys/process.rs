@@ -159,6 +159,32 @@ impl Process {
 
 super::as_fd!(Process, pidfd);
 
+/// The files of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenFiles {
+    /// `RLIMIT_NOFILE`.
+    pub(crate) max: u64,
+    /// How many it has open.
+    pub(crate) open: u64,
+}
+
+impl OpenFiles {
+    /// None where `/proc` does not tell.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let max = line.split_whitespace().next()?;
+        let max = if max == "unlimited" { u64::MAX } else { max.parse().ok()? };
+        let directory = format!("/proc/{pid}/fd");
+        // The size is their number, in kernels from 6.2 on; before, it is 0.
+        let open = match fs::metadata(&directory).ok()?.len() {
+            0 => fs::read_dir(directory).ok()?.count() as u64,
+            open => open,
+        };
+        Some(Self { max, open })
+    }
+}
+
 /// A process, other than this one, that has one of those files open, as far as `/proc` tells.
 pub(crate) fn holder_of(files: &[FileId]) -> Option<u32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
@@ -236,6 +262,23 @@ mod tests {
         assert!(id.is_ending());
         child.wait().expect("it is ours");
         assert!(id.is_ending(), "also when it was collected");
+    }
+
+    #[test]
+    fn the_files_of_a_process_are_counted() {
+        let own = std::process::id();
+        let before = OpenFiles::of(own).expect("/proc tells");
+        let files: Vec<_> =
+            (0..100).map(|_| fs::File::open("/dev/null").expect("it opens")).collect();
+        let after = OpenFiles::of(own).expect("/proc tells");
+        // Other tests open and close files meanwhile.
+        assert!(after.open > before.open + 50, "{before:?} {after:?}");
+        let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        assert_eq!(after.max, maximum.unwrap_or(u64::MAX));
+        drop(files);
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        child.wait().expect("it ends");
+        assert_eq!(OpenFiles::of(child.id()), None);
     }
 
     #[test]
