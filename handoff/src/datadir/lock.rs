@@ -33,8 +33,8 @@ pub struct DataDirLock {
     is_held: bool,
     /// The process that opened it: a child that is forked does not have it.
     pid: u32,
-    /// Whether no process wrote between this one's seal and its taking of the lock again.
-    is_as_sealed: bool,
+    /// The phase of the record when this process had the lock again.
+    found_phase: Option<RecordPhase>,
     /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
     /// Whether a drop leaves it held until the process ends (invariant 1).
@@ -393,7 +393,7 @@ impl DataDirLock {
 
     /// Releases the lock and reserves it for that process (invariant 9).
     pub(crate) fn release_for(&mut self, handoff_id: HandoffId, reserved: ProcessId) -> Result<()> {
-        self.check()?;
+        self.mend()?;
         let byte = is_byte_locked(&self.file().file, byte_of_swap(handoff_id));
         let sealed = OwnerRecord {
             phase: RecordPhase::Sealed,
@@ -424,15 +424,13 @@ impl DataDirLock {
         // The daemon would resume from the path.
         self.shared.place.check()?;
         let is_free = self.try_flock()?;
-        let now = self.read_record().ok();
+        let now = self.read_named_record().ok();
         let own = self.record.generation;
         let decision = Decision::of(is_free, now.as_ref(), own);
         if decision == Decision::Retaken {
             try_failpoint!(IncumbentRetook)?;
             self.found = OwnerRecord::default();
-            self.is_as_sealed = now
-                .as_ref()
-                .is_some_and(|now| matches!(now.phase, RecordPhase::Sealed | RecordPhase::Opening));
+            self.found_phase = now.as_ref().map(|now| now.phase);
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
             self.take_over(RecordPhase::Serving, None)?;
         }
@@ -449,19 +447,26 @@ impl DataDirLock {
         self.unlock()
     }
 
-    /// Whether no process wrote between this one's seal and its taking of the lock again.
-    pub(crate) const fn is_as_sealed(&self) -> bool {
-        self.is_as_sealed
+    /// The phase of the record when this process had the lock again: the data is as it sealed it in
+    /// phase `Sealed`, and was opened by a successor that did not serve in phase `Opening`.
+    pub(crate) const fn found_phase(&self) -> Option<RecordPhase> {
+        self.found_phase
     }
 
     /// Whether this process may write the directory that its path leads to: that is the one that it
     /// locked, and this process the one that locked it.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.pid != std::process::id() {
-            let (pid, data_dir) = (self.pid, self.data_dir().to_owned());
-            return Err(Error::Forked { pid, data_dir });
-        }
+        self.check_own()?;
         self.shared.place.check()
+    }
+
+    /// Whether this process is the one that took the lock: a child that it forked does not have it.
+    pub(crate) fn check_own(&self) -> Result<()> {
+        if self.pid == std::process::id() {
+            return Ok(());
+        }
+        let (pid, data_dir) = (self.pid, self.data_dir().to_owned());
+        Err(Error::Forked { pid, data_dir })
     }
 
     /// Makes the lock file again where its name was removed, or given to another file that no
@@ -502,7 +507,7 @@ impl DataDirLock {
             found: OwnerRecord::default(),
             is_held: false,
             pid: std::process::id(),
-            is_as_sealed: false,
+            found_phase: None,
             is_start: false,
             outlives_drop: false,
         })
@@ -529,22 +534,46 @@ impl DataDirLock {
         if !self.place().try_lock()? {
             return Ok(false);
         }
+        self.is_held = match self.try_flock_file() {
+            Ok(true) => true,
+            other => {
+                self.place().unlock()?;
+                return other;
+            }
+        };
+        Ok(true)
+    }
+
+    /// The caller has locked the directory.
+    fn try_flock_file(&self) -> Result<bool> {
+        let try_lock = |file: &LockFile| {
+            try_lock(&file.file).map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))
+        };
         loop {
             let file = self.file();
-            let locked = try_lock(&file.file)
-                .map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))?;
-            if !locked {
-                self.place().unlock()?;
+            if !try_lock(&file)? {
                 return Ok(false);
             }
             // A lock on a file that was renamed over or removed excludes nobody.
             match self.place().named(LOCK_FILE)? {
-                Some(id) if id == file.id => {
-                    self.is_held = true;
-                    return Ok(true);
-                }
-                Some(_) => self.shared.set_file(open_lock_file(self.place())?),
+                Some(id) if id == file.id => return Ok(true),
                 None => self.make_file()?,
+                Some(_) => {
+                    let other = open_lock_file(self.place())?;
+                    let is_blank = |file: &LockFile| {
+                        OwnerRecord::read(&file.file, &self.place().path_of(LOCK_FILE))
+                            .is_ok_and(|record| record.generation == 0)
+                    };
+                    // A process that came while the name was gone made it, and wrote nothing.
+                    if is_blank(&other) && !is_blank(&file) {
+                        if !try_lock(&other)? {
+                            return Ok(false);
+                        }
+                        self.make_file()?;
+                    } else {
+                        self.shared.set_file(other);
+                    }
+                }
             }
         }
     }
@@ -567,6 +596,7 @@ impl DataDirLock {
         if !try_lock(&new).map_err(Error::at("lock", &path))? {
             return Err(self.held());
         }
+        new.sync_all().map_err(Error::at("sync", &path))?;
         place.rename(NEW_LOCK_FILE, LOCK_FILE)?;
         self.shared.set_file(LockFile::of(new).map_err(Error::at("look at", &path))?);
         place.sync()
@@ -587,7 +617,12 @@ impl DataDirLock {
         let kept = if only_opens { self.found.generation_to_verify(boot_id()) } else { 0 };
         let record = OwnerRecord {
             phase,
-            generation: self.found.generation.max(self.record.generation).saturating_add(1),
+            generation: self
+                .found
+                .generation
+                .max(self.record.generation)
+                .max(self.generation_of_manifest())
+                .saturating_add(1),
             sealed_generation: kept,
             is_seal_unsynced: kept != 0 && self.found.has_unsynced_seal(),
             writer: ProcessId::own(),
@@ -632,6 +667,22 @@ impl DataDirLock {
 
     fn read_record(&self) -> Result<OwnerRecord> {
         OwnerRecord::read(&self.file().file, &self.place().path_of(LOCK_FILE))
+    }
+
+    /// The record of the file that has the name: another process may have made that.
+    fn read_named_record(&self) -> Result<OwnerRecord> {
+        match self.place().read(LOCK_FILE)? {
+            Some(named) => OwnerRecord::read(&named, &self.place().path_of(LOCK_FILE)),
+            None => self.read_record(),
+        }
+    }
+
+    /// The generation of the last seal, where the lock file was lost: generations do not fall.
+    fn generation_of_manifest(&self) -> u64 {
+        match SealManifest::read(self.place()) {
+            Ok(Some(manifest)) if self.found.generation == 0 => manifest.generation,
+            _ => 0,
+        }
     }
 
     /// The caller holds the lock.

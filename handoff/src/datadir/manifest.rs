@@ -86,10 +86,17 @@ impl SealManifest {
     }
 
     /// Compares the shards that an incumbent resumed with those that it sealed. A shard may have
-    /// more than it had: a request that outlived the drain writes as soon as the shard is open.
-    pub(crate) fn verify_resumed(&self, mut opened: Vec<SealedShard>) -> Result<()> {
+    /// more than it had: a request that outlived the drain writes as soon as the shard is open. Where
+    /// a successor `had_opened` the data, its contents may differ: that build may have another format.
+    pub(crate) fn verify_resumed(
+        &self,
+        mut opened: Vec<SealedShard>,
+        had_opened: bool,
+    ) -> Result<()> {
         for (opened, sealed) in opened.iter_mut().zip(&self.shards) {
-            if opened.name == sealed.name && opened.revision > sealed.revision {
+            let has_more = opened.revision > sealed.revision;
+            let has_as_much = opened.revision == sealed.revision;
+            if opened.name == sealed.name && (has_more || has_as_much && had_opened) {
                 opened.clone_from(sealed);
             }
         }

@@ -16,6 +16,8 @@ use crate::sys::fork::NotInForks;
 #[derive(Debug)]
 pub(crate) struct Place {
     path: PathBuf,
+    /// The same, whatever the working directory is later.
+    absolute: PathBuf,
     id: FileId,
     _alone: NotInForks,
     directory: OwnedFd,
@@ -29,7 +31,8 @@ impl Place {
             let directory = open_directory(path)?;
             let id = FileId::opened(&directory)?;
             let alone = NotInForks::new(&directory);
-            Ok(Self { path: path.to_owned(), id, _alone: alone, directory })
+            let absolute = std::path::absolute(path)?;
+            Ok(Self { path: path.to_owned(), absolute, id, _alone: alone, directory })
         };
         open().map_err(Error::at::<io::Error>("open the data directory", path))
     }
@@ -52,8 +55,10 @@ impl Place {
     ///
     /// [`Error::Moved`] where it does not: daemons open their data by the path.
     pub(crate) fn check(&self) -> Result<()> {
-        match FileId::at(&self.path) {
+        match FileId::at(&self.absolute) {
             Ok(id) if id == self.id => Ok(()),
+            // A process that gave up root may not look there any more.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             Ok(_) => Err(Error::Moved(self.path.clone())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::Moved(self.path.clone()))

@@ -8,7 +8,7 @@ use tracing::field::display;
 
 use crate::carry::{Carrier, StopCarrier};
 use crate::control::HEARTBEAT_INTERVAL;
-use crate::datadir::{DataDirLock, Decision, Draft, SealManifest};
+use crate::datadir::{DataDirLock, Decision, Draft, RecordPhase, SealManifest};
 use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settlings;
@@ -63,6 +63,8 @@ struct HookResults {
     shards: Vec<SealedShard>,
     /// The seal that the disk holds, once this process has the lock again and no other wrote.
     sealed: Option<Arc<SealManifest>>,
+    /// Whether a successor had opened the data since.
+    had_opened: bool,
     /// Whether all sealed writes are durable, at the end of a last seal.
     is_durable: bool,
     /// The last error of a hook, whole; the machine knows its words.
@@ -129,6 +131,7 @@ impl Handover {
                 draft: draft.and_then(Result::ok),
                 shards: Vec::new(),
                 sealed: None,
+                had_opened: false,
                 is_durable: true,
                 error: None,
             },
@@ -145,7 +148,8 @@ impl Handover {
 
     /// Runs the resume hook.
     pub(super) fn resume(&mut self) {
-        self.run(Task::Resume(self.results.sealed.clone()));
+        let sealed = self.results.sealed.clone();
+        self.run(Task::Resume(sealed.map(|sealed| (sealed, self.results.had_opened))));
     }
 
     /// Sets whether the seal follows the drain without a task: the supervisor asked for it ahead.
@@ -284,8 +288,10 @@ impl Handover {
     pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
         let event = match lock.retake() {
             Ok(Decision::Retaken) => {
-                if !lock.is_as_sealed() {
-                    self.results.sealed = None;
+                match lock.found_phase() {
+                    Some(RecordPhase::Sealed) => {}
+                    Some(RecordPhase::Opening) => self.results.had_opened = true,
+                    _ => self.results.sealed = None,
                 }
                 failpoint!(IncumbentRecordedAgain);
                 Some(Event::LockRetaken)

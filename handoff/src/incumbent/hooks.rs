@@ -24,8 +24,9 @@ pub(super) enum Task {
     /// The drain before the process ends: it carries nothing.
     LastDrain(Instant),
     Seal,
-    /// With the seal to compare with, where no process has written since.
-    Resume(Option<Arc<SealManifest>>),
+    /// With the seal to compare with, where no process has served since; and whether a successor
+    /// had opened the data.
+    Resume(Option<(Arc<SealManifest>, bool)>),
 }
 
 /// News from the hooks.
@@ -103,7 +104,6 @@ impl Hooks {
                 place,
                 _threads: pool::hold(),
                 resumed: false,
-                reopens: false,
                 is_last: false,
                 tell: &tell,
             };
@@ -173,8 +173,6 @@ struct Work<'a, D> {
     _threads: pool::Hold,
     /// Whether the resume hook has succeeded.
     resumed: bool,
-    /// Whether it opened something else than was sealed, so that it closes that first.
-    reopens: bool,
     /// Whether this process ends, and no successor takes its place.
     is_last: bool,
     tell: &'a (dyn Fn(HookNews) -> bool + Sync),
@@ -200,7 +198,7 @@ impl<D: Drainable> Work<'_, D> {
                 Next::Waits,
             ),
             Task::Seal => HookNews::Sealed(fenced("seal", || self.seal())),
-            Task::Resume(sealed) => HookNews::Resumed(self.resume(sealed.as_deref())),
+            Task::Resume(sealed) => HookNews::Resumed(self.resume(sealed)),
         }
     }
 
@@ -287,7 +285,7 @@ impl<D: Drainable> Work<'_, D> {
     }
 
     /// Repeats no step that has succeeded: where `admit` failed, requests may be inside already.
-    fn resume(&mut self, sealed: Option<&SealManifest>) -> Result<()> {
+    fn resume(&mut self, sealed: Option<(Arc<SealManifest>, bool)>) -> Result<()> {
         if !self.resumed {
             // The hook opens the path.
             self.place.check()?;
@@ -297,16 +295,17 @@ impl<D: Drainable> Work<'_, D> {
             self.carrying.is_taken_back = true;
         }
         if !self.resumed {
-            if self.reopens {
-                let _ = fenced("seal", || self.drainable.seal_shards(&|_| {}));
-            }
             fenced("resume_after_abort", || {
                 try_failpoint!(IncumbentResumes)?;
                 self.drainable.resume_after_abort()
             })?;
-            if let Some(sealed) = sealed {
-                self.reopens = true;
-                fenced("opened_shards", || sealed.verify_resumed(self.drainable.opened_shards()?))?;
+            if let Some((sealed, had_opened)) = sealed {
+                let verify = || sealed.verify_resumed(self.drainable.opened_shards()?, had_opened);
+                if let Err(error) = fenced("opened_shards", verify) {
+                    // At once: the next try opens the data that was put back meanwhile.
+                    let _ = fenced("seal", || self.drainable.seal_shards(&|_| {}));
+                    return Err(error);
+                }
             }
             self.resumed = true;
         }

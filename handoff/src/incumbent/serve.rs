@@ -120,6 +120,7 @@ impl<D: Drainable + 'static> Server<D> {
     /// Admits work, and serves from here on.
     fn admitting(incumbent: Incumbent, drainable: Arc<D>) -> Result<Self> {
         let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit } = incumbent;
+        lock.check_own()?;
         let is_committed = commit.is_some();
         if !is_committed {
             fenced("check", || check(&*drainable))?;

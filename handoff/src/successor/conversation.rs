@@ -2,8 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::display;
@@ -25,8 +24,9 @@ pub(super) struct Conversation {
     pub(super) build_id: Vec<u8>,
     /// Here from the time at which this process could serve until it has committed.
     lock: Option<Box<DataDirLock>>,
-    /// Whether the pulse may act on the loss of the supervisor: while the daemon's own code runs.
-    watched: Arc<AtomicBool>,
+    /// Whether the pulse may act on the loss of the supervisor: while the daemon's own code runs. A
+    /// pulse that ends this process has it locked until then, so that no commit goes on meanwhile.
+    watched: Arc<Mutex<bool>>,
     /// The process that this one is to replace, once that is known.
     pub(super) incumbent: Arc<OnceLock<ProcessId>>,
     /// Whether this process would serve if it were alone.
@@ -43,7 +43,7 @@ impl Conversation {
             handoff_id: None,
             build_id: Vec::new(),
             lock: None,
-            watched: Arc::new(AtomicBool::new(false)),
+            watched: Arc::default(),
             incumbent: Arc::default(),
             is_fit: true,
             pulse: None,
@@ -77,7 +77,8 @@ impl Conversation {
         let incumbent = Arc::clone(&self.incumbent);
         let handoff_id = self.handoff_id;
         let pulse = Pulse::start(vec![Arc::clone(&self.link)], None, move |_, lost| {
-            if on_loss == OnLoss::Exit && watched.load(Ordering::Acquire) {
+            let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+            if on_loss == OnLoss::Exit && *watched {
                 if lost == Lost::Closed && is_dead(&incumbent) {
                     let pid = incumbent.get().map(|incumbent| incumbent.pid);
                     log::warn!(
@@ -123,11 +124,11 @@ impl Conversation {
     }
 
     pub(super) fn watch(&self) {
-        self.watched.store(true, Ordering::Release);
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     pub(super) fn unwatch(&self) {
-        self.watched.store(false, Ordering::Release);
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Feeds the supervisor's messages to the machine, until `arrived` accepts its state.

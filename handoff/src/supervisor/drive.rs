@@ -7,6 +7,7 @@ mod shared;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use tracing::field::display;
@@ -62,8 +63,8 @@ pub(super) struct Swap {
     is_given_up: bool,
     /// For the observer, in order.
     untold: VecDeque<Progress>,
-    /// Whether a thread is telling the observer.
-    is_telling: bool,
+    /// The thread that is telling the observer.
+    is_telling: Option<ThreadId>,
     /// Whether the session's thread drives it, and will tell the observer.
     is_driven: bool,
     judging: Judging,
@@ -210,7 +211,7 @@ impl Swap {
             abort,
             is_given_up: false,
             untold: VecDeque::new(),
-            is_telling: false,
+            is_telling: None,
             is_driven: false,
             judging: Judging::No,
             in_flight: Some(in_flight),

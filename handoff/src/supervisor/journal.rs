@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
-use crate::sys::file::{open_private, try_lock};
+use crate::sys::file::{open_private, try_lock, unlock};
 use crate::sys::process::{ProcessId, boot_id, boot_id_in_hex, boot_id_of};
 
 /// A journal that this process has locked.
@@ -81,6 +81,14 @@ pub(crate) enum Entry {
         handoff_id: HandoffId,
         how: Outcome,
     },
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Explicitly: a child that was forked and has not executed its program yet has a copy.
+        let appended = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = unlock(&appended.file);
+    }
 }
 
 impl Journal {

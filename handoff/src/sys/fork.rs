@@ -67,6 +67,8 @@ extern "C" fn in_child() {
             // SAFETY: dup3 is async-signal-safe, and takes plain integers. The number stays one of
             // an open file, so the objects that own it in the child remain sound.
             unsafe { libc::dup3(null, descriptor, libc::O_CLOEXEC) };
+            // The child's own children have descriptors of their own at that number.
+            slot.store(NONE, Ordering::Release);
         }
     }
 }

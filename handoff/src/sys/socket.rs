@@ -29,6 +29,8 @@ pub(crate) struct ControlSocket {
     /// Of its name in the file system.
     inode: u64,
     path: PathBuf,
+    /// The same, whatever the working directory is later.
+    absolute: PathBuf,
 }
 
 impl ControlSocket {
@@ -51,8 +53,8 @@ impl ControlSocket {
             bound => bound?,
         };
         let alone = NotInForks::new(&listener);
-        let (hidden, path) = (Some(hidden), path.to_owned());
-        Ok(Self { _alone: alone, listener, name, inode, hidden, directory, path })
+        let (hidden, absolute, path) = (Some(hidden), std::path::absolute(path)?, path.to_owned());
+        Ok(Self { _alone: alone, listener, name, inode, hidden, directory, path, absolute })
     }
 
     /// Binds and listens at the path itself, where no process may listen: a name that came by a
@@ -69,8 +71,8 @@ impl ControlSocket {
         let listed = if path_length(&absolute) <= MAX_PATH { &absolute } else { path };
         let (listener, inode) = Self::listen(listed, &directory, &name)?;
         let alone = NotInForks::new(&listener);
-        let path = path.to_owned();
-        Ok(Self { _alone: alone, listener, name, inode, hidden: None, directory, path })
+        let (path, hidden) = (path.to_owned(), None);
+        Ok(Self { _alone: alone, listener, name, inode, hidden, directory, path, absolute })
     }
 
     /// The same socket anew, at its path; makes the directory again if that was removed. Where a
@@ -91,13 +93,18 @@ impl ControlSocket {
     fn make_directory(&self) -> io::Result<()> {
         let parent = parent_of(&self.path);
         let was = rustix::fs::fstat(&self.directory)?;
-        std::fs::create_dir_all(parent)?;
-        let mode = Mode::from_raw_mode(was.st_mode);
-        rustix::fs::chmodat(CWD, parent, mode, AtFlags::empty())?;
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(parent, Some(was.st_uid), Some(was.st_gid))?;
+        match rustix::fs::mkdir(parent, Mode::RWXU) {
+            // Another process made it as it wants it.
+            Err(rustix::io::Errno::EXIST) => return Ok(()),
+            made => made?,
         }
-        Ok(())
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(CWD, parent, flags, Mode::empty())?;
+        if rustix::process::geteuid().is_root() {
+            let (uid, gid) = (Uid::from_raw(was.st_uid), Gid::from_raw(was.st_gid));
+            rustix::fs::fchown(&made, Some(uid), Some(gid))?;
+        }
+        Ok(rustix::fs::fchmod(&made, Mode::from_raw_mode(was.st_mode))?)
     }
 
     /// A socket that listens at `address`, which is that name in the directory, and its inode.
@@ -132,7 +139,7 @@ impl ControlSocket {
 
     /// Whether a peer that connects to the path comes here.
     pub(crate) fn is_published(&self) -> bool {
-        rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(CWD, &self.absolute, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| stat.st_ino == self.inode)
     }
 

@@ -219,6 +219,60 @@ fn a_lock_file_that_was_replaced_is_opened_again() {
     assert!(!stale.try_flock().expect("it can be asked"));
 }
 
+/// A stray that came while the name was gone made a lock file, and found the directory locked.
+#[test]
+fn an_empty_lock_file_does_not_take_the_place_of_the_record() {
+    let directory = directory();
+    let id = HandoffId::new();
+    let mut incumbent = DataDirLock::acquire(directory.path()).expect("it is free");
+    let ahead = DataDirLock::ahead(directory.path(), Some(id)).expect("it opens");
+    incumbent.release_for(id, ProcessId::own()).expect("it is released");
+    fs::write(directory.path().join("empty"), "").expect("it is written");
+    fs::rename(directory.path().join("empty"), directory.path().join(LOCK_FILE))
+        .expect("it takes the name");
+    let mut successor =
+        ahead.acquire_as_successor(id, || Duration::ZERO).expect("it knows the record");
+    assert_eq!(successor.generation(), 2);
+    // The incumbent looks at the file that has the name.
+    successor.record_serving(b"2").expect("it is written");
+    let replaced = Decision::Replaced { generation: 2, holder: ProcessId::own() };
+    assert_eq!(incumbent.retake().expect("it can be read"), replaced);
+}
+
+#[test]
+fn without_its_lock_file_a_directory_goes_on_from_the_generation_of_its_seal() {
+    let directory = directory();
+    let lock = DataDirLock::acquire(directory.path()).expect("it is free");
+    SealManifest::of_seal(41, &crate::SealReport::default(), Vec::new(), true)
+        .write(lock.place())
+        .expect("it is written");
+    drop(lock);
+    fs::remove_file(directory.path().join(LOCK_FILE)).expect("it is there");
+    let lock = DataDirLock::acquire(directory.path()).expect("it is free");
+    assert_eq!(lock.generation(), 42);
+}
+
+#[test]
+fn a_child_that_was_forked_does_not_have_the_lock_and_does_not_release_it() {
+    let directory = directory();
+    let lock = DataDirLock::acquire(directory.path()).expect("it is free");
+    let pid = std::process::id();
+    // As a child has it: a copy of everything, in another process.
+    let child = DataDirLock {
+        shared: Arc::clone(&lock.shared),
+        record: lock.record.clone(),
+        found: lock.found.clone(),
+        is_held: true,
+        pid: pid + 1,
+        found_phase: None,
+        is_start: false,
+        outlives_drop: false,
+    };
+    assert!(matches!(child.check_own(), Err(Error::Forked { pid: named, .. }) if named == pid + 1));
+    drop(child);
+    assert!(matches!(DataDirLock::acquire(directory.path()), Err(Error::LockHeld { .. })));
+}
+
 fn succeed(data_dir: &Path, handoff_id: HandoffId) -> Result<DataDirLock> {
     DataDirLock::ahead(data_dir, Some(handoff_id))?
         .acquire_as_successor(handoff_id, || Duration::ZERO)

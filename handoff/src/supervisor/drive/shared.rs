@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Judging, Learnt, Swap, Terms};
@@ -45,7 +46,7 @@ impl Watch {
         let (watch, swap) = mpsc::channel::<Weak<Shared>>();
         let over = Arc::new(Over::default());
         let swap_over = Arc::clone(&over);
-        std::thread::Builder::new().name("handoff-deadline".into()).spawn(move || {
+        thread::Builder::new().name("handoff-deadline".into()).spawn(move || {
             // Without a swap there is nothing to watch: the sender is gone.
             let Ok(shared) = swap.recv() else { return };
             if !swap_over.wait_until(deadline)
@@ -161,10 +162,8 @@ impl Shared {
                 continue;
             }
             // The watch is asking the policy, and needs a turn for the verdict.
-            if swap.judging == Judging::Runs {
-                let waited = self.told.wait_timeout(swap, VERDICT_INTERVAL);
-                swap = waited.unwrap_or_else(PoisonError::into_inner).0;
-                swap.catch_up();
+            if swap.judging == Judging::Runs && !swap.machine.state.is_over() {
+                swap = self.wait_for_verdict(swap);
                 continue;
             }
             if swap.machine.state.is_at_rest() {
@@ -182,17 +181,30 @@ impl Shared {
     /// Tells the observer everything, in order, once another thread has told it what it tells.
     fn tell<'a>(&'a self, mut swap: Turn<'a>) -> Turn<'a> {
         loop {
-            while swap.is_telling {
+            while let Some(telling) = swap.is_telling {
+                // An observer that uses the session hears the rest once it has returned.
+                if telling == thread::current().id() {
+                    return swap;
+                }
                 swap = self.told.wait(swap).unwrap_or_else(PoisonError::into_inner);
             }
             let Some(progress) = swap.untold.pop_front() else { return swap };
-            swap.is_telling = true;
+            swap.is_telling = Some(thread::current().id());
             drop(swap);
             observe::tell(self.terms.observer.as_ref(), &progress);
             swap = self.turn();
-            swap.is_telling = false;
+            swap.is_telling = None;
             self.told.notify_all();
         }
+    }
+
+    /// Another thread asks the policy, and needs a turn for the verdict; the processes may die
+    /// meanwhile.
+    fn wait_for_verdict<'a>(&'a self, swap: Turn<'a>) -> Turn<'a> {
+        let waited = self.told.wait_timeout(swap, VERDICT_INTERVAL);
+        let mut swap = waited.unwrap_or_else(PoisonError::into_inner).0;
+        swap.catch_up();
+        swap
     }
 
     /// Asks the policy, where a successor has said `Ready`.
@@ -251,8 +263,9 @@ impl Shared {
         swap.heed_deadline();
         while !swap.machine.state.is_at_rest() {
             swap = match (&swap.machine.state, swap.judging) {
-                // The thread that asks the policy goes on with its verdict.
-                (State::Promoting(Promotion::Opening, _), Judging::Runs) => return,
+                (State::Promoting(Promotion::Opening, _), Judging::Runs) => {
+                    self.wait_for_verdict(swap)
+                }
                 (_, Judging::Due) => self.judge(swap),
                 _ => {
                     if let Some(event) = swap.next_event(None) {
