@@ -1,10 +1,16 @@
 //! The lock of a data directory.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+mod fencing;
+mod file;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+pub use fencing::Fencing;
+use fencing::Shared;
+use file::{LOCK_FILE, open_lock_file};
 
 use super::place::{LockFile, Place};
 use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
@@ -12,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::log;
 use crate::protocol::HandoffId;
-use crate::sys::file::{FileId, count_names, is_byte_locked, try_lock, try_lock_byte, unlock};
+use crate::sys::file::{is_byte_locked, try_lock_byte};
 use crate::sys::process::{ProcessId, boot_id, holder_of};
 
 /// The right to write a data directory: an exclusive `flock` on `<data_dir>/.handoff.lock`, and
@@ -39,81 +45,6 @@ pub struct DataDirLock {
     is_start: bool,
     /// Whether a drop leaves it held until the process ends (invariant 1).
     outlives_drop: bool,
-}
-
-/// The directory and the lock file, for the lock and its fencing tokens.
-#[derive(Debug)]
-struct Shared {
-    place: Arc<Place>,
-    /// Another one once the lock file was removed and this process has made it again.
-    file: Mutex<Arc<LockFile>>,
-    /// As in the record.
-    generation: AtomicU64,
-    /// The syncs of the lock file, of which one runs at a time.
-    syncs: Mutex<Syncs>,
-}
-
-impl Shared {
-    fn file(&self) -> Arc<LockFile> {
-        Arc::clone(&self.file.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn set_file(&self, file: LockFile) {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
-    }
-
-    /// Makes the record of that generation durable that was just written, whatever failed before.
-    fn sync(&self, generation: u64) -> Result<()> {
-        let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
-        syncs.run(generation, || self.sync_file())
-    }
-
-    fn sync_file(&self) -> Result<()> {
-        self.file().file.sync_data().map_err(Error::at("sync", &self.place.path_of(LOCK_FILE)))
-    }
-}
-
-/// Gives fencing tokens for as long as the daemon serves; see [`DataDirLock::fencing`].
-#[derive(Debug, Clone)]
-pub struct Fencing(Arc<Shared>);
-
-/// The syncs of a lock file, one at a time: the kernel tells the error of a sync to one caller,
-/// once, and may have dropped the write.
-#[derive(Debug, Default)]
-struct Syncs {
-    /// The generation of which a sync has failed, and its error.
-    failed: Option<(u64, String)>,
-}
-
-impl Syncs {
-    fn run(&mut self, generation: u64, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        sync().inspect_err(|error| self.failed = Some((generation, error.to_string())))
-    }
-}
-
-impl Fencing {
-    /// The generation now, once it is certain to survive a crash of the machine. It changes
-    /// when a swap is undone after the lock had been released: ask anew for every use.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Path`] when the lock file or its directory cannot be synced. From then on there is
-    /// no token for this generation: the kernel may have dropped the record, and would not say so
-    /// again.
-    pub fn token(&self) -> Result<u64> {
-        let Shared { place, generation, syncs, .. } = &*self.0;
-        let mut syncs = syncs.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = generation.load(Ordering::Acquire);
-        if let Some((_, words)) = syncs.failed.as_ref().filter(|(of, _)| *of == generation) {
-            let words = format!("it has failed before for this generation: {words}");
-            return Err(Error::at("sync", &place.path_of(LOCK_FILE))(io::Error::other(words)));
-        }
-        syncs.run(generation, || {
-            self.0.sync_file()?;
-            place.sync()
-        })?;
-        Ok(generation)
-    }
 }
 
 /// The state of a directory whose lock this process has released (invariant 3).
@@ -469,29 +400,6 @@ impl DataDirLock {
         Err(Error::Forked { pid, data_dir })
     }
 
-    /// Makes the lock file again where its name was removed, or given to another file that no
-    /// process has locked. Returns whether it had to.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Moved`]; [`Error::LockHeld`] where another process holds the file that has the name.
-    pub(crate) fn mend(&mut self) -> Result<bool> {
-        self.check()?;
-        let file = self.file();
-        if self.place().named(LOCK_FILE)? == Some(file.id) && !has_other_names(&file) {
-            return Ok(false);
-        }
-        if let Some(other) = self.place().read(LOCK_FILE)? {
-            let is_free = FileId::opened(&other).is_ok_and(|id| id == file.id)
-                || try_lock(&other).map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))?;
-            if !is_free {
-                return Err(self.held());
-            }
-        }
-        self.make_file()?;
-        Ok(true)
-    }
-
     fn open(data_dir: &Path) -> Result<Self> {
         let place = Place::open(data_dir)?;
         let file = open_lock_file(&place)?;
@@ -515,99 +423,6 @@ impl DataDirLock {
 
     fn file(&self) -> Arc<LockFile> {
         self.shared.file()
-    }
-
-    fn flock(&mut self) -> Result<()> {
-        if self.try_flock()? {
-            // The record is about to be written: into a file that is nothing else.
-            if has_other_names(&self.file()) {
-                self.read_record()?;
-                self.make_file()?;
-            }
-            return Ok(());
-        }
-        Err(self.held())
-    }
-
-    /// Locks the directory and the lock file; `false` when another process has either.
-    fn try_flock(&mut self) -> Result<bool> {
-        if !self.place().try_lock()? {
-            return Ok(false);
-        }
-        self.is_held = match self.try_flock_file() {
-            Ok(true) => true,
-            other => {
-                self.place().unlock()?;
-                return other;
-            }
-        };
-        Ok(true)
-    }
-
-    /// The caller has locked the directory.
-    fn try_flock_file(&self) -> Result<bool> {
-        let try_lock = |file: &LockFile| {
-            try_lock(&file.file).map_err(Error::at("lock", &self.place().path_of(LOCK_FILE)))
-        };
-        loop {
-            let file = self.file();
-            if !try_lock(&file)? {
-                return Ok(false);
-            }
-            // A lock on a file that was renamed over or removed excludes nobody.
-            match self.place().named(LOCK_FILE)? {
-                Some(id) if id == file.id => return Ok(true),
-                None => self.make_file()?,
-                Some(_) => {
-                    let other = open_lock_file(self.place())?;
-                    let is_blank = |file: &LockFile| {
-                        OwnerRecord::read(&file.file, &self.place().path_of(LOCK_FILE))
-                            .is_ok_and(|record| record.generation == 0)
-                    };
-                    // A process that came while the name was gone made it, and wrote nothing.
-                    if is_blank(&other) && !is_blank(&file) {
-                        if !try_lock(&other)? {
-                            return Ok(false);
-                        }
-                        self.make_file()?;
-                    } else {
-                        self.shared.set_file(other);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Makes the lock file anew, locked, with the contents of the one that this process has. The
-    /// caller has locked the directory, and no process has the file that has the name.
-    fn make_file(&self) -> Result<()> {
-        let (place, old) = (self.place(), self.file());
-        let path = place.path_of(LOCK_FILE);
-        let new = place.create(NEW_LOCK_FILE)?;
-        let mut contents = Vec::new();
-        let copied = (&old.file).seek(SeekFrom::Start(0));
-        copied
-            .and_then(|_| (&old.file).take(MAX_COPIED).read_to_end(&mut contents))
-            .and_then(|_| (&new).write_all(&contents))
-            .map_err(Error::at("copy the lock file to", &path))?;
-        if self.record.by_byte {
-            let _ = try_lock_byte(&new, byte_of_writer(self.record.writer));
-        }
-        if !try_lock(&new).map_err(Error::at("lock", &path))? {
-            return Err(self.held());
-        }
-        new.sync_all().map_err(Error::at("sync", &path))?;
-        place.rename(NEW_LOCK_FILE, LOCK_FILE)?;
-        self.shared.set_file(LockFile::of(new).map_err(Error::at("look at", &path))?);
-        place.sync()
-    }
-
-    fn unlock(&mut self) -> Result<()> {
-        // Explicitly, since a child of this process may hold a copy of the descriptors.
-        unlock(&self.file().file).map_err(Error::at("unlock", &self.place().path_of(LOCK_FILE)))?;
-        self.place().unlock()?;
-        self.is_held = false;
-        Ok(())
     }
 
     /// Writes this process into the record as the next generation (invariant 10).
@@ -753,16 +568,6 @@ impl Drop for DataDirLock {
     }
 }
 
-fn open_lock_file(place: &Place) -> Result<LockFile> {
-    let file = place.open_or_create(LOCK_FILE)?;
-    LockFile::of(file).map_err(Error::at("look at", &place.path_of(LOCK_FILE)))
-}
-
-/// Whether the record would be written into a file that has another name elsewhere as well.
-fn has_other_names(file: &LockFile) -> bool {
-    count_names(&file.file).is_ok_and(|names| names > 1)
-}
-
 /// The byte of the lock file that a writer locks for as long as it lives.
 const fn byte_of_writer(writer: ProcessId) -> u64 {
     WRITERS | (((writer.pid as u64) << 20) ^ writer.start_time) & (WRITERS - 1)
@@ -774,13 +579,9 @@ fn byte_of_swap(handoff_id: HandoffId) -> u64 {
     SUCCESSORS | (id as u64 & (WRITERS - 1))
 }
 
-const LOCK_FILE: &str = ".handoff.lock";
-const NEW_LOCK_FILE: &str = ".handoff.lock.new";
 /// Above the record, by far.
 const WRITERS: u64 = 1 << 40;
 const SUCCESSORS: u64 = 1 << 41;
-/// A record, and no more than that of a file that is none.
-const MAX_COPIED: u64 = 1 << 12;
 
 #[cfg(test)]
 mod tests;
