@@ -21,7 +21,7 @@ pub(crate) fn open_itself(path: &Path, options: &mut OpenOptions) -> io::Result<
     Ok(file)
 }
 
-/// The kernel's errors of what is no regular file, in words.
+/// The kernel's errors at the open of a file that is not regular, in words.
 fn explain(error: io::Error) -> io::Error {
     let what = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ELOOP) => "it is a symbolic link",
@@ -39,7 +39,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether a file is a regular one; the error says what it is.
+/// Whether a file is a regular one; the error names its kind.
 pub(crate) fn check_regular(file: &File) -> io::Result<()> {
     let kind = file.metadata()?.file_type();
     let what = match kind {

@@ -1,4 +1,4 @@
-//! What the service manager is told. A thread of its own tells it: a manager that reads nothing
+//! The notifications to the service manager. A thread of its own sends them: a manager that reads none
 //! keeps no daemon from being started.
 
 use std::sync::OnceLock;

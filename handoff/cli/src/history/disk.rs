@@ -100,7 +100,7 @@ impl Disk {
         }
     }
 
-    /// Waits for the thread at most so long, and writes what came meanwhile.
+    /// Waits for the thread at most so long, and writes the lines that came meanwhile.
     pub(super) fn flush(&mut self, path: &Path, entries: &VecDeque<Entry>, timeout: Duration) {
         self.come_back(path, timeout);
         self.write(path, entries);
