@@ -28,6 +28,14 @@ pub(crate) enum Guard {
     AloneWhenBothAreDead,
     /// A free lock between two owners is reserved for the successor (invariant 9).
     Reservation,
+    /// A successor takes only a lock that was reserved for its own swap, while the last writer
+    /// lives.
+    ReservedForItsSwap,
+    /// The byte that a successor locked says in every namespace that it lives.
+    ReservedByByte,
+    /// No process opens the data where the path leads to another directory than the one that it
+    /// locked.
+    DirectoryInPlace,
     /// The incumbent tries the lock before it believes the record (invariant 3).
     LockBeforeRecord,
     /// Only a process that serves by the record has replaced the incumbent (invariant 3).

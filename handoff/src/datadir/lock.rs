@@ -13,7 +13,8 @@ use fencing::Shared;
 use file::{LOCK_FILE, open_lock_file};
 
 use super::place::{LockFile, Place};
-use super::{OwnerRecord, RecordPhase, SealManifest, Succession};
+use super::record::{byte_of_swap, byte_of_writer};
+use super::{OwnerRecord, RecordPhase, SealManifest, Sight, Succession};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::log;
@@ -157,7 +158,7 @@ impl DataDirLock {
         self.found = self.read_record()?;
         try_failpoint!(SuccessorLocked)?;
         let data_dir = self.data_dir().to_owned();
-        match self.found.succession(handoff_id, || !self.is_alive(&self.found)) {
+        match self.found.succession(handoff_id, boot_id(), &self) {
             Succession::Admitted => {}
             Succession::OfAnother => {
                 let writer_pid = self.found.writer.pid;
@@ -456,28 +457,11 @@ impl DataDirLock {
     }
 
     fn refuse_if_reserved(&self) -> Result<()> {
-        let record = self.read_record()?;
-        let is_alive = |successor: ProcessId| match record.handoff_id {
-            Some(id) if record.reserved_by_byte => self.is_locked(byte_of_swap(id)),
-            _ => successor.is_alive(),
+        let Some(successor) = self.read_record()?.reservation(boot_id(), self) else {
+            return Ok(());
         };
-        let Some(successor) = record.reservation(boot_id(), is_alive) else { return Ok(()) };
         let data_dir = self.data_dir().to_owned();
         Err(Error::Reserved { successor_pid: successor.pid, data_dir })
-    }
-
-    /// Whether the writer of that record lives. By the byte that it locked, if it did: a process of
-    /// another namespace is not in this one's `/proc`.
-    fn is_alive(&self, record: &OwnerRecord) -> bool {
-        if record.by_byte {
-            return self.is_locked(byte_of_writer(record.writer));
-        }
-        record.boot_id == boot_id() && record.writer.is_alive()
-    }
-
-    /// In doubt it is.
-    fn is_locked(&self, byte: u64) -> bool {
-        is_byte_locked(&self.file().file, byte).unwrap_or(true)
     }
 
     fn read_record(&self) -> Result<OwnerRecord> {
@@ -518,6 +502,16 @@ impl DataDirLock {
             }
         }
         Error::LockHeld { holder_pid, data_dir }
+    }
+}
+
+impl Sight for DataDirLock {
+    fn is_locked(&self, byte: u64) -> bool {
+        is_byte_locked(&self.file().file, byte).unwrap_or(true)
+    }
+
+    fn is_alive(&self, process: ProcessId) -> bool {
+        process.is_alive()
     }
 }
 
@@ -567,21 +561,6 @@ impl Drop for DataDirLock {
         }
     }
 }
-
-/// The byte of the lock file that a writer locks for as long as it lives.
-const fn byte_of_writer(writer: ProcessId) -> u64 {
-    WRITERS | (((writer.pid as u64) << 20) ^ writer.start_time) & (WRITERS - 1)
-}
-
-/// The byte of the lock file that the successor of a swap locks for as long as it lives.
-fn byte_of_swap(handoff_id: HandoffId) -> u64 {
-    let id = u128::from_le_bytes(*handoff_id.as_bytes());
-    SUCCESSORS | (id as u64 & (WRITERS - 1))
-}
-
-/// Above the record, by far.
-const WRITERS: u64 = 1 << 40;
-const SUCCESSORS: u64 = 1 << 41;
 
 #[cfg(test)]
 mod tests;

@@ -10,4 +10,9 @@ pub use lock::{DataDirLock, Fencing};
 pub(crate) use manifest::Draft;
 pub use manifest::SealManifest;
 pub(crate) use place::Place;
-pub(crate) use record::{OwnerRecord, RecordPhase, Succession};
+pub(crate) use record::{OwnerRecord, RecordPhase, Sight, Succession};
+#[cfg(test)]
+pub(crate) use {
+    place::is_in_place,
+    record::{byte_of_swap, byte_of_writer},
+};

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::guard::{Guard, stands};
 use crate::sys::file::{FileId, give_to_owner_of, open_directory, open_in, try_lock, unlock};
 use crate::sys::fork::NotInForks;
 
@@ -56,7 +57,7 @@ impl Place {
     /// [`Error::Moved`] where it does not: daemons open their data by the path.
     pub(crate) fn check(&self) -> Result<()> {
         match FileId::at(&self.absolute) {
-            Ok(id) if id == self.id => Ok(()),
+            Ok(id) if is_in_place(self.id, id) => Ok(()),
             // A process that gave up root may not look there any more.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             Ok(_) => Err(Error::Moved(self.path.clone())),
@@ -139,6 +140,11 @@ impl AsFd for Place {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
+}
+
+/// Whether a directory, which a process has opened, is the one to which its path leads now.
+pub(crate) fn is_in_place<Directory: PartialEq>(opened: Directory, now: Directory) -> bool {
+    opened == now || !stands(Guard::DirectoryInPlace)
 }
 
 /// An open lock file.

@@ -77,12 +77,38 @@ pub(crate) struct OwnerRecord {
     pub(crate) boot_id: [u8; 16],
 }
 
+/// A process's sight of the others.
+pub(crate) trait Sight {
+    /// Whether a process has locked that byte of the lock file: in doubt it has. All namespaces see
+    /// the same.
+    fn is_locked(&self, byte: u64) -> bool;
+
+    /// Whether that process lives. A process of another namespace is not in this one's `/proc`.
+    fn is_alive(&self, process: ProcessId) -> bool;
+}
+
+/// The byte of the lock file that a writer locks for as long as it lives.
+pub(crate) const fn byte_of_writer(writer: ProcessId) -> u64 {
+    WRITERS | (((writer.pid as u64) << 20) ^ writer.start_time) & (WRITERS - 1)
+}
+
+/// The byte of the lock file that the successor of a swap locks for as long as it lives.
+pub(crate) fn byte_of_swap(handoff_id: HandoffId) -> u64 {
+    let id = u128::from_le_bytes(*handoff_id.as_bytes());
+    SUCCESSORS | (id as u64 & (WRITERS - 1))
+}
+
+/// Above the record, by far.
+const WRITERS: u64 = 1 << 40;
+const SUCCESSORS: u64 = 1 << 41;
+
 /// A record's verdict on a successor that has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Succession {
-    /// The lock was reserved for it, or the writer is dead.
+    /// The lock was reserved for it, or the writer is dead and no other process waits.
     Admitted,
-    /// The last writer lives, and did not reserve the lock for it.
+    /// The last writer did not reserve the lock for it, and lives, as may the process for which it
+    /// did.
     OfAnother,
     /// The last writer released the lock on purpose.
     Stopped,
@@ -117,27 +143,39 @@ impl OwnerRecord {
     }
 
     /// The process for which the free lock is reserved, if it still lives (invariant 9).
-    pub(crate) fn reservation(
-        &self,
-        boot_id: [u8; 16],
-        is_alive: impl FnOnce(ProcessId) -> bool,
-    ) -> Option<ProcessId> {
+    pub(crate) fn reservation(&self, boot_id: [u8; 16], sight: &impl Sight) -> Option<ProcessId> {
         let is_reserved = self.phase == RecordPhase::Sealed && self.boot_id == boot_id;
-        (is_reserved && is_alive(self.reserved) && stands(Guard::Reservation))
-            .then_some(self.reserved)
+        let is_alive = || match self.handoff_id {
+            Some(id) if self.reserved_by_byte && stands(Guard::ReservedByByte) => {
+                sight.is_locked(byte_of_swap(id))
+            }
+            _ => sight.is_alive(self.reserved),
+        };
+        (is_reserved && is_alive() && stands(Guard::Reservation)).then_some(self.reserved)
+    }
+
+    /// Whether the last writer lives.
+    pub(crate) fn has_live_writer(&self, boot_id: [u8; 16], sight: &impl Sight) -> bool {
+        if self.by_byte {
+            return sight.is_locked(byte_of_writer(self.writer));
+        }
+        self.boot_id == boot_id && sight.is_alive(self.writer)
     }
 
     /// Whether the successor of `handoff_id`, which has the lock, may go on from this record.
-    /// It asks `writer_died` only where the lock was not reserved for that swap.
     pub(crate) fn succession(
         &self,
         handoff_id: HandoffId,
-        writer_died: impl FnOnce() -> bool,
+        boot_id: [u8; 16],
+        sight: &impl Sight,
     ) -> Succession {
         if self.generation == 0 {
             return Succession::NeverServed;
         }
-        if !self.is_reserved_for(handoff_id) && !writer_died() {
+        let is_its_own = self.is_reserved_for(handoff_id) || !stands(Guard::ReservedForItsSwap);
+        let is_anothers =
+            || self.has_live_writer(boot_id, sight) || self.reservation(boot_id, sight).is_some();
+        if !is_its_own && is_anothers() {
             return Succession::OfAnother;
         }
         let was_released = self.phase == RecordPhase::Released;
@@ -295,6 +333,38 @@ mod tests {
             written.write(file.as_file(), path).expect("it is written");
             assert_eq!(OwnerRecord::read(file.as_file(), path).expect("it is read"), written);
         }
+    }
+
+    /// A sight of processes of which those live.
+    struct Live<'a>(&'a [ProcessId], &'a [u64]);
+
+    impl Sight for Live<'_> {
+        fn is_locked(&self, byte: u64) -> bool {
+            self.1.contains(&byte)
+        }
+
+        fn is_alive(&self, process: ProcessId) -> bool {
+            self.0.contains(&process)
+        }
+    }
+
+    #[test]
+    fn a_successor_leaves_the_lock_to_a_live_one_of_another_swap_also_where_the_writer_is_dead() {
+        let (record, own) = (record(), HandoffId::new());
+        let OwnerRecord { writer, reserved, .. } = record;
+        let waits = byte_of_swap(record.handoff_id.expect("it is sealed for a swap"));
+        let of = |record: &OwnerRecord, live: &[ProcessId], locked: &[u64]| {
+            record.succession(own, boot_id(), &Live(live, locked))
+        };
+        assert_eq!(of(&record, &[], &[waits]), Succession::OfAnother);
+        assert_eq!(of(&record, &[], &[byte_of_writer(writer)]), Succession::OfAnother);
+        assert_eq!(of(&record, &[], &[]), Succession::Admitted);
+        // A pid counts only where a build without the bytes wrote the record.
+        assert_eq!(of(&record, &[writer, reserved], &[]), Succession::Admitted);
+        let by_pid = OwnerRecord { by_byte: false, reserved_by_byte: false, ..record };
+        assert_eq!(of(&by_pid, &[reserved], &[]), Succession::OfAnother);
+        assert_eq!(of(&by_pid, &[writer], &[]), Succession::OfAnother);
+        assert_eq!(of(&by_pid, &[], &[]), Succession::Admitted);
     }
 
     #[test]

@@ -300,7 +300,10 @@ impl<D: Drainable> Work<'_, D> {
                 self.drainable.resume_after_abort()
             })?;
             if let Some((sealed, had_opened)) = sealed {
-                let verify = || sealed.verify_resumed(self.drainable.opened_shards()?, had_opened);
+                let verify = || {
+                    self.place.check()?;
+                    sealed.verify_resumed(self.drainable.opened_shards()?, had_opened)
+                };
                 if let Err(error) = fenced("opened_shards", verify) {
                     // At once: the next try opens the data that was put back meanwhile.
                     let _ = fenced("seal", || self.drainable.seal_shards(&|_| {}));

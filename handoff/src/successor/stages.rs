@@ -329,14 +329,16 @@ impl Successor<Begun> {
     /// # Errors
     ///
     /// [`Error::Aborted`] or [`Error::PeerLost`]; [`Error::Path`] when this process cannot write
-    /// the owner record; [`Error::Carry`] when something arrived that must not be lost and was not
+    /// the owner record; [`Error::Moved`]; [`Error::Carry`] when something arrived that must not be lost and was not
     /// [handed on](Self::hand_on). After each the old process serves again, once it has the lock:
     /// see [`OnLoss`] for how long this process keeps it.
     pub fn ready(self, snapshot: ReadinessSnapshot) -> Result<Incumbent> {
         let carried = self.stage.arrivals.as_ref().map(Arrivals::report).transpose();
-        let carried = match carried {
+        // The daemon opened the path.
+        let is_in_place = self.stage.lock.place().check();
+        let carried = match is_in_place.and_then(|()| Ok(carried?)) {
             Ok(carried) => carried,
-            Err(error) => return Err(self.fail(error.into())),
+            Err(error) => return Err(self.fail(error)),
         };
         let Self { mut conversation, mut inherited, stage, .. } = self;
         let Begun { lock, socket, arrivals, verified, threads: _threads } = stage;

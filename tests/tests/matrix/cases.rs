@@ -46,10 +46,11 @@ impl Case {
         let supervisor_hung = all().any(|planned| {
             planned.point.role() == Role::Supervisor && planned.fault == Fault::Hang
         });
-        // Its predecessor has left by the owner record, and nobody can see that it has committed.
-        let hangs_unseen = all().any(|planned| {
-            planned.point == SuccessorRecordedServing && planned.fault == Fault::Hang
-        }) && dead.iter().any(|point| point.role() == Role::Supervisor);
+        // Its predecessor has left by the owner record, and the next supervisor finds it silent.
+        let unseen = [SuccessorRecordedServing, SuccessorAdmits, SuccessorTakesUp];
+        let hangs_unseen = all()
+            .any(|planned| unseen.contains(&planned.point) && planned.fault == Fault::Hang)
+            && dead.iter().any(|point| point.role() == Role::Supervisor);
         // What an incumbent says may be acted upon before it dies of having said it: then its
         // supervisor was the first to die, and the successor gave up for the one that still lived.
         let either_first = dead == [IncumbentSaidSealed, SupervisorSentBegin];

@@ -2,9 +2,10 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use super::{DataDirLock, byte_of_writer};
+use super::DataDirLock;
 use crate::datadir::OwnerRecord;
 use crate::datadir::place::{LockFile, Place};
+use crate::datadir::record::byte_of_writer;
 use crate::error::{Error, Result};
 use crate::sys::file::{FileId, count_names, try_lock, try_lock_byte, unlock};
 

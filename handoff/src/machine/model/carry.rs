@@ -69,7 +69,8 @@ impl Carry {
 /// The successor has the lock, and found the record as `found`; says whether it can go on.
 pub(super) fn find_usable(world: &mut World, found: Record) -> bool {
     let is_dead = !world.is_alive(Who::Incumbent);
-    let is_as_sealed = found.as_owner_record().is_reserved_for(SWAP);
+    let is_elsewhere = world.successor.is_elsewhere;
+    let is_as_sealed = found.as_owner_record().is_reserved_for(SWAP) && !is_elsewhere;
     let Carry { is_whole, held, .. } = world.carry;
     let end = if is_whole { End::Whole } else { End::CutOff };
     world.carry.usable = Usable::of(end, is_as_sealed, held, is_dead);

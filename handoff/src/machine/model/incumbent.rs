@@ -4,7 +4,7 @@ use super::hearing::{first_with_news, hear, lose};
 use super::line::Word;
 use super::retake::{Lease, try_lock};
 use super::witness::Witness;
-use super::world::{ANEW, Life, OF_ADOPTER, RecordPhase, TO_INCUMBENT, Who, World};
+use super::world::{ANEW, Directory, Life, OF_ADOPTER, RecordPhase, TO_INCUMBENT, Who, World};
 use crate::drainable::{DrainReport, SealReport};
 use crate::machine::incumbent::{Effect, Event, Reply, State};
 use crate::protocol::Message;
@@ -83,6 +83,11 @@ impl Incumbent {
             State::Sealed(_) | State::Waiting(_) | State::Replaced | State::Stopped
         );
         is_open && !matches!(self.life, Life::Dead)
+    }
+
+    /// Whether it is to serve again, and does not yet.
+    pub(super) const fn waits(&self) -> bool {
+        matches!(self.state, State::Waiting(_) | State::Resuming(_))
     }
 
     pub(super) const fn resumes(&self) -> bool {
@@ -183,9 +188,11 @@ fn hook_ends(world: &mut World, well: bool, witness: &Witness) {
         }
         _ => {
             world.carry.take_back();
+            let well = well && world.is_in_place(false);
             if well {
-                // The incumbent opens its state from disk.
-                (world.incumbent.is_drained, world.incumbent.is_behind) = (false, false);
+                // The incumbent opens its state from disk, by the path.
+                world.incumbent.is_drained = false;
+                world.incumbent.is_behind = world.directory == Directory::Away;
             }
             Event::ResumeEnded(well.then_some(()).ok_or(failed))
         }
@@ -234,8 +241,11 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
                 }
             }
         }
+        Effect::ReleaseLock(_) if !world.is_in_place(false) => {
+            feed(world, Event::LockKept(String::new()), None, witness);
+        }
         Effect::ReleaseLock(report) => {
-            world.record.phase = RecordPhase::Sealed;
+            (world.record.phase, world.record.reserved) = (RecordPhase::Sealed, Who::Successor);
             world.free_lock(Who::Incumbent);
             feed(world, Event::LockReleased(report), None, witness);
         }

@@ -33,6 +33,9 @@ pub(super) enum Word {
 /// The swap of this model.
 pub(super) const SWAP: HandoffId = HandoffId::from_bytes([1; 16]);
 
+/// Another one, before it.
+pub(super) const OTHER_SWAP: HandoffId = HandoffId::from_bytes([2; 16]);
+
 impl Word {
     pub(super) fn of(message: &Message) -> Self {
         match message {

@@ -39,6 +39,7 @@ mod guards;
 mod hearing;
 mod incumbent;
 mod line;
+mod previous;
 mod properties;
 mod retake;
 mod rounds;
@@ -53,12 +54,12 @@ use stateright::{Model, Property};
 
 use crate::guard::{Guard, take_out};
 use witness::Witness;
-use world::{Life, World};
+use world::{Directory, Life, World};
 
 /// One swap, with at most so many faults.
 #[derive(Debug, Clone)]
 struct SwapModel {
-    faults: u8,
+    begins: Vec<World>,
     /// A guard that does not stand.
     without: Option<Guard>,
     witness: Witness,
@@ -71,11 +72,17 @@ enum Action {
     Adopter(adopter::Move),
     Incumbent(incumbent::Move),
     Successor(successor::Move),
+    /// The successor of an earlier swap.
+    Previous(successor::Move),
     Stray(stray::Move),
     Dies(Victim),
     Hangs(Victim),
     /// The successor hangs, and does not end when it is killed.
     Sticks,
+    /// Another directory gets the path of the data directory.
+    Moves,
+    /// The directory gets its path back.
+    MovesBack,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +92,17 @@ enum Victim {
     Successor,
 }
 
+impl SwapModel {
+    /// One swap, with at most so many faults.
+    fn first(faults: u8) -> Self {
+        Self::from(vec![World::paired(faults)])
+    }
+
+    fn from(begins: Vec<World>) -> Self {
+        Self { begins, without: None, witness: Witness::default() }
+    }
+}
+
 impl Action {
     fn happens_by_itself(&self) -> bool {
         !matches!(
@@ -92,9 +110,11 @@ impl Action {
             Self::Dies(_)
                 | Self::Hangs(_)
                 | Self::Sticks
+                | Self::Moves
+                | Self::MovesBack
                 | Self::Adopter(adopter::Move::Start)
                 | Self::Incumbent(incumbent::Move::Stop)
-                | Self::Stray(stray::Move::Try)
+                | Self::Stray(stray::Move::Try { .. })
         )
     }
 }
@@ -104,7 +124,7 @@ impl Model for SwapModel {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::paired(self.faults)]
+        self.begins.clone()
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
@@ -113,7 +133,11 @@ impl Model for SwapModel {
         collect(world, actions, adopter::moves, Action::Adopter);
         collect(world, actions, incumbent::moves, Action::Incumbent);
         collect(world, actions, successor::moves, Action::Successor);
+        collect(world, actions, previous::moves, Action::Previous);
         collect(world, actions, stray::moves, Action::Stray);
+        if world.directory == Directory::Away {
+            actions.push(Action::MovesBack);
+        }
         if world.faults_left > 0 {
             let victims = [
                 (Victim::Supervisor, world.supervisor.life),
@@ -128,6 +152,9 @@ impl Model for SwapModel {
             if world.successor.life == Life::Live {
                 actions.push(Action::Sticks);
             }
+            if world.directory == Directory::InPlace {
+                actions.push(Action::Moves);
+            }
         }
     }
 
@@ -140,6 +167,7 @@ impl Model for SwapModel {
             Action::Adopter(chosen) => adopter::take(&mut world, chosen, witness),
             Action::Incumbent(chosen) => incumbent::take(&mut world, chosen, witness),
             Action::Successor(chosen) => successor::take(&mut world, chosen, witness),
+            Action::Previous(chosen) => previous::take(&mut world, chosen, witness),
             Action::Stray(chosen) => stray::take(&mut world, chosen, witness),
             Action::Dies(victim) => dies(&mut world, victim),
             Action::Hangs(victim) => hangs(&mut world, victim),
@@ -147,6 +175,11 @@ impl Model for SwapModel {
                 hangs(&mut world, Victim::Successor);
                 world.successor.is_stuck = true;
             }
+            Action::Moves => {
+                world.faults_left -= 1;
+                world.directory = Directory::Away;
+            }
+            Action::MovesBack => world.directory = Directory::Back,
         }
         world.acknowledge();
         (world != *last).then_some(world)

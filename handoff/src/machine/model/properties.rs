@@ -3,7 +3,7 @@
 use stateright::{Model, Property};
 
 use super::adopter::Adopter;
-use super::world::{Life, Who, World, Wrong};
+use super::world::{Directory, Life, Who, World, Wrong};
 use super::{Action, SwapModel};
 use crate::machine::cause::{Cause, IncumbentFate};
 use crate::machine::outcome::Outcome;
@@ -20,7 +20,7 @@ pub(super) const NOT_GIVEN_UP: &str =
 pub(super) const BIDDEN: &str =
     "no successor commits without being told to while the incumbent is alive";
 pub(super) const NOT_STOLEN: &str =
-    "no cold start takes a lock that is reserved for a live successor";
+    "no process takes a lock that is reserved for another one, which lives";
 pub(super) const ONE_READER: &str = "only one process reads a connection after it was sent";
 pub(super) const NOT_STALE: &str = "a successor uses no carried memory from before the last write";
 pub(super) const STOP_IS_A_STOP: &str =
@@ -103,7 +103,8 @@ fn reported(world: &World, fate: IncumbentFate) -> bool {
 fn one_writer(world: &World) -> bool {
     let writers = [
         (Who::Incumbent, world.incumbent.writes()),
-        (Who::Successor, world.successor.writes()),
+        (Who::Successor, world.successor.writes() && !world.successor.is_elsewhere),
+        (Who::Previous, world.previous.as_ref().is_some_and(|it| it.successor.writes())),
         (Who::Stray, world.stray.writes()),
     ];
     writers.into_iter().all(|(who, writes)| !writes || world.lock == Some(who))
@@ -112,13 +113,20 @@ fn one_writer(world: &World) -> bool {
 /// Whether the right process serves, when nothing more happens (invariant 3).
 fn is_rightly_served(world: &World) -> bool {
     let (incumbent, successor) = (&world.incumbent, &world.successor);
+    // An incumbent whose directory is away waits for it.
+    if world.directory == Directory::Away && incumbent.waits() {
+        return true;
+    }
     // A process that cannot end and has the lock keeps it from every other.
     if successor.life == Life::Stuck && world.lock == Some(Who::Successor) {
         return !incumbent.serves();
     }
-    let lives = incumbent.life == Life::Live || successor.life == Life::Live;
-    if lives {
-        return incumbent.serves() != successor.serves();
+    let previous = world.previous.as_ref().map(|previous| &previous.successor);
+    let successors = [Some(successor), previous];
+    let lives = successors.iter().flatten().any(|successor| successor.life == Life::Live);
+    if incumbent.life == Life::Live || lives {
+        let serving = successors.iter().flatten().filter(|successor| successor.serves()).count();
+        return serving + usize::from(incumbent.serves()) == 1;
     }
     // An incumbent that left by itself must have left for a successor that committed, and that
     // then died, hung, or was silent.

@@ -24,6 +24,9 @@ pub(super) enum Lease {
 
 /// Takes the lock, or learns that it is lost for good, or tries again a little later.
 pub(super) fn try_lock(world: &mut World, witness: &Witness) {
+    if !world.is_in_place(false) {
+        return;
+    }
     let record = world.record.as_owner_record();
     let own = world.incumbent.generation;
     match Decision::of(world.lock.is_none(), Some(&record), own.into()) {
@@ -37,7 +40,7 @@ pub(super) fn try_lock(world: &mut World, witness: &Witness) {
         }
         Decision::Replaced { holder, .. } => {
             let is_killed = holder == Who::Successor.id()
-                && matches!(world.successor.life, Life::Killed | Life::Stuck);
+                && matches!(world.successor.life, Life::Killed | Life::Stuck | Life::Dead);
             if standing(&world.incumbent).goes_by_the_record(is_killed) {
                 witness.saw(Sight::IncumbentLeavesByTheRecord);
                 let is_watched =

@@ -1,7 +1,7 @@
 //! A cold start that should not have begun: it may try at any time, and again.
 
 use super::witness::{Sight, Witness};
-use super::world::{Life, Record, RecordPhase, Who, World, Wrong};
+use super::world::{Directory, Life, Record, RecordPhase, Sees, Who, World, Wrong};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stray {
@@ -21,7 +21,9 @@ pub(super) enum Stray {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Move {
-    Try,
+    Try {
+        is_foreign: bool,
+    },
     /// It looks at the control path, and serves or gives up.
     Start,
 }
@@ -49,7 +51,11 @@ impl Stray {
 
 pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     match world.stray {
-        Stray::Idle => moves.push(Move::Try),
+        // Elsewhere it would find a directory like any other that is new.
+        Stray::Idle if world.directory == Directory::Away => {}
+        Stray::Idle => {
+            moves.extend([Move::Try { is_foreign: false }, Move::Try { is_foreign: true }]);
+        }
         Stray::Holds { .. } => moves.push(Move::Start),
         Stray::Serves { .. } | Stray::Gone => {}
     }
@@ -57,9 +63,9 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
 
 pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
     match chosen {
-        Move::Try => {
+        Move::Try { is_foreign } => {
             let record = world.record.as_owner_record();
-            let reservation = record.reservation([0; 16], |_| world.is_alive(Who::Successor));
+            let reservation = record.reservation([0; 16], &Sees { world, is_foreign });
             if world.lock.is_some() || reservation.is_some() {
                 return witness.saw(Sight::StrayRefused);
             }
@@ -76,10 +82,10 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
                 Who::Incumbent => {
                     matches!(world.incumbent.life, Life::Live | Life::Hung)
                 }
-                Who::Successor => world.is_alive(Who::Successor),
+                Who::Successor | Who::Previous => world.is_alive(world.path),
                 Who::Stray => false,
             };
-            if answers {
+            if answers || !world.is_in_place(false) {
                 // The stray never served, so it restores the record, except for the generation.
                 if let Stray::Holds { found, .. } = world.stray {
                     let generation = world.record.generation;

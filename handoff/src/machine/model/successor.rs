@@ -4,8 +4,8 @@
 use super::carry;
 use super::line::{Heard, Word, ready_words};
 use super::witness::{Sight, Witness};
-use super::world::{Life, RecordPhase, TO_SUCCESSOR, Who, World, Wrong};
-use crate::datadir::Succession;
+use super::world::{Directory, Life, RecordPhase, Sees, TO_SUCCESSOR, Who, World, Wrong};
+use crate::datadir::{OwnerRecord, Succession};
 use crate::guard::{Guard, stands};
 use crate::machine::successor::{Effect, Event, GaveUp, State};
 
@@ -20,6 +20,8 @@ pub(super) struct Successor {
     is_fit: bool,
     /// Whether the record told it which process it replaces.
     knows_incumbent: bool,
+    /// The directory that it has opened is not that of the incumbent.
+    pub(super) is_elsewhere: bool,
     /// It is past its commit point.
     pub(super) has_committed: bool,
     /// Another process has acknowledged a write that it has not seen.
@@ -81,6 +83,7 @@ impl Successor {
             opening: Opening::Nothing,
             is_fit: true,
             knows_incumbent: false,
+            is_elsewhere: false,
             has_committed: false,
             is_behind: true,
             was_killed: false,
@@ -90,6 +93,12 @@ impl Successor {
             is_at_fault: false,
             is_blamed: false,
         }
+    }
+
+    /// As far as it matters to a swap that begins after its own.
+    pub(super) fn left_behind(&self) -> Self {
+        let Self { ref state, opening, is_fit, knows_incumbent, .. } = *self;
+        Self { state: state.clone(), opening, is_fit, knows_incumbent, ..Self::greeted() }
     }
 
     pub(super) fn serves(&self) -> bool {
@@ -127,7 +136,9 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
         }
         State::Opening(_) => {
             match successor.opening {
-                Opening::Nothing if world.lock.is_none() => moves.push(Move::Lock),
+                Opening::Nothing if successor.is_elsewhere || world.lock.is_none() => {
+                    moves.push(Move::Lock);
+                }
                 Opening::Nothing => moves.push(Move::LockPatienceEnds),
                 Opening::Locked => moves.push(Move::Name),
                 Opening::Named | Opening::Open | Opening::Admitting => {
@@ -154,7 +165,10 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
     match chosen {
         Move::WarmUpEnds => {
             let serves = matches!(world.record.phase, RecordPhase::Serving | RecordPhase::Sealed);
-            world.successor.knows_incumbent = serves && world.record.writer == Who::Incumbent;
+            let is_elsewhere = world.directory == Directory::Away;
+            world.successor.is_elsewhere = is_elsewhere;
+            world.successor.knows_incumbent =
+                serves && world.record.writer == Who::Incumbent && !is_elsewhere;
             feed(world, Event::WarmUpDone, witness);
         }
         Move::Hear => match world.lines[TO_SUCCESSOR].next_for_daemon() {
@@ -183,22 +197,32 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
         Move::LockPatienceEnds | Move::Fail => fail(world, witness),
         Move::Name => {
             let found = world.record;
-            world.take_over(RecordPhase::Opening, Who::Successor);
+            if !world.successor.is_elsewhere {
+                world.take_over(RecordPhase::Opening, Who::Successor);
+            }
             world.successor.opening = Opening::Named;
             if !carry::find_usable(world, found) {
                 fail(world, witness);
             }
         }
         Move::Open { is_fit } => {
+            if !world.is_in_place(world.successor.is_elsewhere) {
+                return fail(world, witness);
+            }
             carry::open(world);
+            // The daemon opens the path.
+            let is_behind = world.directory == Directory::Away;
             let successor = &mut world.successor;
             (successor.opening, successor.is_fit) = (Opening::Open, is_fit);
-            (successor.is_behind, successor.has_failed) = (false, !is_fit);
+            (successor.is_behind, successor.has_failed) = (is_behind, !is_fit);
             let ready = ready_words(is_fit);
             feed(world, Event::Opened { carried: None, verified: None, ready }, witness);
         }
+        Move::Write if !world.is_in_place(world.successor.is_elsewhere) => fail(world, witness),
         Move::Write => {
-            world.record.phase = RecordPhase::Serving;
+            if !world.successor.is_elsewhere {
+                world.record.phase = RecordPhase::Serving;
+            }
             world.successor.has_committed = true;
             feed(world, Event::RecordWritten { generation: 2 }, witness);
         }
@@ -215,16 +239,26 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
 }
 
 /// Whether the successor knows the process that it replaces, and that process is dead.
-const fn is_alone(world: &World) -> bool {
+fn is_alone(world: &World) -> bool {
     world.successor.knows_incumbent && !world.is_alive(Who::Incumbent)
 }
 
 fn lock(world: &mut World, witness: &Witness) {
-    let record = world.record.as_owner_record();
-    let writer_died = !world.is_alive(world.record.writer);
-    match record.succession(SWAP, || writer_died) {
+    let is_elsewhere = world.successor.is_elsewhere;
+    if !world.is_in_place(is_elsewhere) {
+        return fail(world, witness);
+    }
+    let record = if is_elsewhere { OwnerRecord::default() } else { world.record.as_owner_record() };
+    let sees = Sees { world, is_foreign: world.previous.is_some() };
+    let is_anothers = record.reserved == Who::Previous.id() && world.is_alive(Who::Previous);
+    match record.succession(SWAP, [0; 16], &sees) {
         Succession::Admitted => {
-            world.lock = Some(Who::Successor);
+            if !is_elsewhere {
+                world.lock = Some(Who::Successor);
+            }
+            if is_anothers {
+                world.wrong.get_or_insert(Wrong::Stolen);
+            }
             world.successor.opening = Opening::Locked;
         }
         Succession::OfAnother | Succession::Stopped | Succession::NeverServed => {

@@ -3,12 +3,14 @@
 use super::adopter::Adopter;
 use super::carry::Carry;
 use super::incumbent::Incumbent;
-use super::line::{Line, SWAP};
+use super::line::{Line, OTHER_SWAP, SWAP};
+use super::previous::Previous;
 use super::stray::Stray;
 use super::successor::Successor;
 use super::supervisor::Supervisor;
-use crate::datadir::OwnerRecord;
 pub(super) use crate::datadir::RecordPhase;
+use crate::datadir::{OwnerRecord, Sight, byte_of_swap, byte_of_writer, is_in_place};
+use crate::protocol::HandoffId;
 use crate::sys::process::ProcessId;
 
 /// All of it at one moment.
@@ -18,6 +20,8 @@ pub(super) struct World {
     pub(super) adopter: Adopter,
     pub(super) incumbent: Incumbent,
     pub(super) successor: Successor,
+    /// The successor of an earlier swap, which has not ended yet.
+    pub(super) previous: Option<Box<Previous>>,
     pub(super) stray: Stray,
     pub(super) lines: [Line; 4],
     /// The process that has the `flock`.
@@ -26,6 +30,7 @@ pub(super) struct World {
     pub(super) carry: Carry,
     /// The process that has its socket at the control path.
     pub(super) path: Who,
+    pub(super) directory: Directory,
     /// How many processes may still die or hang.
     pub(super) faults_left: u8,
     pub(super) wrong: Option<Wrong>,
@@ -42,7 +47,19 @@ pub(super) const OF_ADOPTER: usize = 3;
 pub(super) enum Who {
     Incumbent,
     Successor,
+    Previous,
     Stray,
+}
+
+/// The directory to which the path of the data directory leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Directory {
+    /// That of the incumbent.
+    InPlace,
+    /// Another one, without an owner record.
+    Away,
+    /// That of the incumbent, again.
+    Back,
 }
 
 /// How a process is.
@@ -66,6 +83,15 @@ pub(super) struct Record {
     pub(super) phase: RecordPhase,
     pub(super) generation: u8,
     pub(super) writer: Who,
+    /// In phase `Sealed`.
+    pub(super) reserved: Who,
+}
+
+/// The other processes, as one process sees them.
+pub(super) struct Sees<'world> {
+    pub(super) world: &'world World,
+    /// It is of another namespace than all others.
+    pub(super) is_foreign: bool,
 }
 
 /// A violation that shows in a step rather than in a state.
@@ -77,7 +103,7 @@ pub(super) enum Wrong {
     FalseReport,
     /// The successor went on without the supervisor's word, although the incumbent lived.
     Unbidden,
-    /// The stray got the lock that was reserved for a live successor.
+    /// A process got the lock that was reserved for another one, which lived.
     Stolen,
     /// The successor used memory that was out of date.
     Stale,
@@ -90,24 +116,41 @@ impl World {
             adopter: Adopter::Absent,
             incumbent: Incumbent::serving(),
             successor: Successor::greeted(),
+            previous: None,
             stray: Stray::Idle,
             lines: [Line::greeted(), Line::greeted(), Line::absent(), Line::absent()],
             lock: Some(Who::Incumbent),
-            record: Record { phase: RecordPhase::Serving, generation: 1, writer: Who::Incumbent },
+            record: Record {
+                phase: RecordPhase::Serving,
+                generation: 1,
+                writer: Who::Incumbent,
+                reserved: Who::Successor,
+            },
             carry: Carry::parked(),
             path: Who::Incumbent,
+            directory: Directory::InPlace,
             faults_left,
             wrong: None,
         }
     }
 
     /// Whether the process has not ended yet.
-    pub(super) const fn is_alive(&self, who: Who) -> bool {
+    pub(super) fn is_alive(&self, who: Who) -> bool {
         match who {
+            Who::Previous => {
+                let life = self.previous.as_ref().map(|previous| previous.successor.life);
+                !matches!(life, None | Some(Life::Dead))
+            }
             Who::Incumbent => !matches!(self.incumbent.life, Life::Dead),
             Who::Successor => !matches!(self.successor.life, Life::Dead),
             Who::Stray => !matches!(self.stray, Stray::Gone),
         }
+    }
+
+    /// Whether the path leads to the directory that a process has opened: that of the incumbent, or
+    /// the one elsewhere. The library's own decision.
+    pub(super) fn is_in_place(&self, is_elsewhere: bool) -> bool {
+        is_in_place(is_elsewhere, self.directory == Directory::Away)
     }
 
     pub(super) fn free_lock(&mut self, of: Who) {
@@ -119,7 +162,7 @@ impl World {
     /// The process that takes over writes the record as the next generation (invariant 10).
     pub(super) fn take_over(&mut self, phase: RecordPhase, writer: Who) {
         let generation = self.record.generation + 1;
-        self.record = Record { phase, generation, writer };
+        self.record = Record { phase, generation, writer, reserved: Who::Successor };
     }
 
     /// Every process that can acknowledge a write does so. The model only asks whether a process
@@ -127,18 +170,25 @@ impl World {
     pub(super) fn acknowledge(&mut self) {
         let (incumbent, successor) = (self.incumbent.acknowledges(), self.successor.serves());
         let stray = self.stray.serves();
-        if incumbent || stray {
+        let previous = self.previous.as_ref().is_some_and(|previous| previous.successor.serves());
+        if incumbent || stray || previous {
             self.carry.acknowledged();
         }
         let is_lost = incumbent && self.incumbent.is_behind
             || successor && self.successor.is_behind
+            || self.previous.as_ref().is_some_and(|previous| {
+                previous.successor.serves() && previous.successor.is_behind
+            })
             || stray && self.stray.is_behind();
         if is_lost {
             self.wrong.get_or_insert(Wrong::Lost);
         }
-        self.incumbent.is_behind |= successor || stray;
-        self.successor.is_behind |= incumbent || stray;
-        if incumbent || successor {
+        self.incumbent.is_behind |= successor || stray || previous;
+        self.successor.is_behind |= incumbent || stray || previous;
+        if let Some(previous) = &mut self.previous {
+            previous.successor.is_behind |= incumbent || successor || stray;
+        }
+        if incumbent || successor || previous {
             self.stray.fall_behind();
         }
     }
@@ -152,15 +202,40 @@ impl Record {
             generation: self.generation.into(),
             writer: self.writer.id(),
             reserved: match self.phase {
-                RecordPhase::Sealed => Who::Successor.id(),
+                RecordPhase::Sealed => self.reserved.id(),
                 _ => ProcessId::default(),
             },
-            handoff_id: matches!(self.phase, RecordPhase::Sealed | RecordPhase::Opening)
-                .then_some(SWAP),
+            handoff_id: match self.phase {
+                RecordPhase::Sealed => Some(swap_of(self.reserved)),
+                RecordPhase::Opening => Some(swap_of(self.writer)),
+                _ => None,
+            },
+            by_byte: true,
+            reserved_by_byte: true,
             ..OwnerRecord::default()
         }
     }
 }
+
+fn swap_of(successor: Who) -> HandoffId {
+    if successor == Who::Previous { OTHER_SWAP } else { SWAP }
+}
+
+impl Sight for Sees<'_> {
+    fn is_locked(&self, byte: u64) -> bool {
+        let lives = |who: Who| self.world.is_alive(who);
+        byte == byte_of_swap(SWAP) && lives(Who::Successor)
+            || byte == byte_of_swap(OTHER_SWAP) && lives(Who::Previous)
+            || EVERY_ONE.into_iter().any(|who| byte == byte_of_writer(who.id()) && lives(who))
+    }
+
+    fn is_alive(&self, process: ProcessId) -> bool {
+        let is_it = |who: &Who| who.id() == process && self.world.is_alive(*who);
+        !self.is_foreign && EVERY_ONE.iter().any(is_it)
+    }
+}
+
+const EVERY_ONE: [Who; 4] = [Who::Incumbent, Who::Successor, Who::Previous, Who::Stray];
 
 impl Who {
     pub(super) const fn id(self) -> ProcessId {
