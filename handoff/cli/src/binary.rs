@@ -7,7 +7,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure};
 use handoff::supervisor::{Launch, LaunchRequest};
@@ -133,12 +136,14 @@ pub(crate) struct ByDescriptor {
     next: Arc<Mutex<Option<Arc<Binary>>>>,
     links: PathBuf,
     directory: PathBuf,
+    /// Whether a thread waits for the disk to take a link.
+    is_linking: Arc<AtomicBool>,
 }
 
 impl ByDescriptor {
     pub(crate) fn new(config: &Config) -> Self {
         let (links, directory) = (config.state_dir.join("exec"), config.directory.clone());
-        Self { next: Arc::default(), links, directory }
+        Self { next: Arc::default(), links, directory, is_linking: Arc::default() }
     }
 
     /// Removes the links that the supervisor before this one left.
@@ -152,6 +157,32 @@ impl ByDescriptor {
     /// Sets the binary that the next process executes.
     pub(crate) fn load(&self, binary: Arc<Binary>) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(binary);
+    }
+
+    /// Whether no thread waits for the disk to take a link.
+    pub(crate) fn answers(&self) -> bool {
+        !self.is_linking.load(Ordering::Acquire)
+    }
+
+    /// The link, if the disk takes it soon: one that does not answer keeps no daemon from being
+    /// started.
+    fn link_soon(&self, binary: &Arc<Binary>) -> io::Result<PathBuf> {
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer");
+        if self.is_linking.swap(true, Ordering::AcqRel) {
+            return Err(late());
+        }
+        let (launcher, binary) = (self.clone(), Arc::clone(binary));
+        let (sender, linked) = mpsc::channel();
+        let work = move || {
+            let linked = launcher.link(&binary);
+            launcher.is_linking.store(false, Ordering::Release);
+            let _ = sender.send(linked);
+        };
+        if let Err(error) = thread::Builder::new().name("link".into()).spawn(work) {
+            self.is_linking.store(false, Ordering::Release);
+            return Err(error);
+        }
+        linked.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(late()))
     }
 
     /// A link with the binary's own name, by which `ps` and `pidof` know the process: executed by
@@ -191,7 +222,7 @@ impl Launch for ByDescriptor {
             return Err(at(io::Error::other(words)));
         }
         // The daemon is started even if the disk takes no link.
-        let link = self.link(&binary).unwrap_or_else(|error| {
+        let link = self.link_soon(&binary).unwrap_or_else(|error| {
             tracing::warn!(
                 path = %binary.path.display(), %error,
                 "this supervisor cannot make the link by which it executes the binary: `ps` will show the number of a descriptor in place of its name"
@@ -209,6 +240,8 @@ impl Launch for ByDescriptor {
 }
 
 const HEAD: u64 = 16;
+/// A healthy disk has taken a link by then.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -273,6 +306,7 @@ mod tests {
             next: Arc::default(),
             links: directory.path().join("exec"),
             directory: directory.path().to_owned(),
+            is_linking: Arc::default(),
         };
         let link = launcher.link(&binary).unwrap();
         assert_eq!(link.file_name(), path.file_name());

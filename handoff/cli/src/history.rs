@@ -127,6 +127,11 @@ impl History {
         Some(format!("the history {} lacks {count} lines: {why}", self.path.display()))
     }
 
+    /// How many lines the disk has not taken yet; one at least where a sync has failed.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.disk.unwritten()
+    }
+
     pub(crate) fn swaps(&self) -> impl DoubleEndedIterator<Item = &SwapRecord> {
         swaps(&self.entries)
     }
@@ -163,6 +168,11 @@ impl History {
     /// Tries again to write the lines that the disk did not take.
     pub(crate) fn write(&mut self) {
         self.disk.write(&self.path, &self.entries);
+    }
+
+    /// Whether no thread waits for the disk.
+    pub(crate) const fn answers(&self) -> bool {
+        self.disk.answers()
     }
 
     /// Gives a disk that does not answer so long to take the last lines.

@@ -21,6 +21,7 @@ const GENERATION: &str = "handoff_generation";
 const CHECKS: &str = "handoff_probation_checks_total";
 const DROPPED: &str = "handoff_log_lines_dropped_total";
 const REFUSED: &str = "handoff_requests_refused_total";
+const UNWRITTEN: &str = "handoff_unwritten_lines";
 
 /// Every metric: its name, its kind, its label and its meaning.
 pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
@@ -33,6 +34,12 @@ pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
     (GENERATION, "gauge", "", "The generation of the daemon that serves."),
     (CHECKS, "counter", "result", "Health checks in a probation: passed, failed."),
     (DROPPED, "counter", "", "Lines of the supervisor's log that standard error did not take."),
+    (
+        UNWRITTEN,
+        "gauge",
+        "file",
+        "Lines of the history or the journal that the disk has not taken yet.",
+    ),
     (REFUSED, "counter", "", "Requests on the supervisor's socket that were refused unread."),
 ];
 
@@ -107,6 +114,12 @@ pub(crate) fn checked(passed: bool) {
 
 pub(crate) fn refused() {
     counter!(REFUSED).increment(1);
+}
+
+/// Of the history, or of the journal.
+pub(crate) fn unwritten(file: &'static str, lines: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "there are ten thousand at most")]
+    gauge!(UNWRITTEN, "file" => file).set(lines as f64);
 }
 
 pub(crate) fn log_line_dropped() {

@@ -27,11 +27,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
-use handoff::supervisor::Progress;
+use handoff::supervisor::{JournalState, Progress};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use crate::binary::Binary;
 use crate::config::Config;
+use crate::metrics;
 use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
 use job::Jobs;
@@ -90,6 +91,7 @@ struct Runner {
     trigger: Trigger,
     service: Service,
     swaps: Swaps,
+    journal: Option<JournalState>,
     stopping: Option<Stopping>,
     /// Listeners that are held at another address than the configuration has.
     elsewhere: Vec<String>,
@@ -141,7 +143,7 @@ impl Runner {
         match request {
             Request::Status => answer(Reply::Status(Box::new(self.status()))),
             Request::History => answer(Reply::History(self.swaps.history.entries().clone())),
-            Request::Metrics => answer(Reply::Text(crate::metrics::render())),
+            Request::Metrics => answer(Reply::Text(self.metrics())),
             Request::Swap { binary, dry_run, follow } => {
                 self.swap_on_request(binary.as_deref(), dry_run, follow, asker, replies);
             }
@@ -150,6 +152,14 @@ impl Runner {
             Request::Stop => return self.stop(Some(replies)),
         }
         None
+    }
+
+    fn metrics(&mut self) -> String {
+        self.swaps.history.write();
+        metrics::unwritten("history", self.swaps.history.unwritten());
+        let lacking = self.journal.as_ref().and_then(JournalState::lacking);
+        metrics::unwritten("journal", lacking.map_or(0, |(lines, _)| lines));
+        metrics::render()
     }
 
     /// When the supervisor acts next, even if no event comes.
@@ -164,6 +174,8 @@ impl Runner {
 
     fn on_time(&mut self) -> anyhow::Result<()> {
         self.swaps.history.write();
+        // Has the lines of the journal tried again that the disk did not take.
+        let _ = self.journal.as_ref().and_then(JournalState::lacking);
         if self.jobs.running().is_none() {
             children::reap(self.service.pid());
         }

@@ -78,7 +78,6 @@ impl Supervisor {
     /// - [`Error::SwapInFlight`] when a session of this supervisor is not over
     /// - [`Error::PeerMisbehaved`] when the process at the control socket runs as a user that this
     ///   one does not trust, or breaks the protocol; [`Error::VersionMismatch`]
-    /// - [`Error::Path`] when the end of the swap cannot be written to the journal
     /// - [`Error::Io`] when a process cannot be watched: this one has no descriptors left, say
     ///
     /// Once the timeout has passed:
@@ -98,7 +97,13 @@ impl Supervisor {
         };
         if let Some(resolved) = &resolved {
             try_failpoint!(AdopterResolved)?;
-            self.note(&Entry::Ended { handoff_id: resolved.handoff_id, how: resolved.outcome })?;
+            let (handoff_id, how) = (resolved.handoff_id, resolved.outcome);
+            if let Err(error) = self.note(&Entry::Ended { handoff_id, how }) {
+                log::error!(
+                    swap = %handoff_id, %error,
+                    "this supervisor cannot note in its journal that the swap is over; the next supervisor resolves the swap once more"
+                );
+            }
         }
         let daemon = match (&resolved, replayed.swap) {
             (Some(Resolved { outcome: Outcome::Committed, .. }), Some(swap)) => {

@@ -15,14 +15,18 @@
 //! Times are in milliseconds since the epoch; a process is its pid and the clock tick at which
 //! it started; the last word is the beginning of the line's BLAKE3. The file has to outlive the
 //! supervisor, not the machine, so the supervisor never syncs it. The supervisor writes nothing
-//! between the drain and the commit.
+//! between the drain and the commit. A thread writes the lines, and keeps those that the disk does
+//! not take ([`Writer`]).
+
+mod writer;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 
@@ -30,21 +34,19 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::machine::outcome::Outcome;
 use crate::protocol::HandoffId;
-use crate::sys::file::{open_private, try_lock, unlock};
+use crate::sys::file::{open_private, try_lock};
 use crate::sys::process::{ProcessId, boot_id, boot_id_in_hex, boot_id_of};
+use writer::{Lacking, Task, Writer};
 
 /// A journal that this process has locked.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: Mutex<Appended>,
-}
-
-#[derive(Debug)]
-struct Appended {
-    file: File,
-    /// Whether part of a line may be at its end.
-    is_torn: bool,
+    /// None once the journal is being dropped.
+    tasks: Mutex<Option<Sender<Task>>>,
+    lacking: Arc<Lacking>,
+    /// Closed once the thread has ended, and the file is unlocked.
+    ended: Mutex<Receiver<()>>,
 }
 
 /// The daemon and the swap that the last supervisor left, if it ran in this boot.
@@ -85,9 +87,10 @@ pub(crate) enum Entry {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // Explicitly: a child that was forked and has not executed its program yet has a copy.
-        let appended = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = unlock(&appended.file);
+        // The thread writes the last lines, and unlocks the file.
+        *self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(PATIENCE);
     }
 }
 
@@ -95,58 +98,117 @@ impl Journal {
     /// Opens the journal, or creates it, for this process alone. Also returns the daemon and the
     /// swap that its last writer left. A file in which no line can be read gets another name.
     pub(crate) fn open(path: &Path) -> Result<(Self, Replay)> {
-        let mut file = open_checked(path)?;
-        let mut text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
-        let mut entries = parse(&text);
-        if entries.is_empty() && !text.is_empty() {
-            set_aside(path)?;
-            file = open_checked(path)?;
-            text = read_end(&mut file).map_err(Error::at("read the journal", path))?;
-            entries = parse(&text);
+        let (writer, replayed) = Writer::open(path)?;
+        let lacking = writer.lacking();
+        let (tasks, given) = mpsc::channel();
+        let (alive, ended) = mpsc::channel();
+        let work = move || {
+            writer.work(&given);
+            drop::<Sender<()>>(alive);
+        };
+        std::thread::Builder::new().name("handoff-journal".into()).spawn(work)?;
+        let (tasks, ended) = (Mutex::new(Some(tasks)), Mutex::new(ended));
+        let journal = Self { path: path.to_owned(), tasks, lacking, ended };
+        if let Err(error) = journal.append(&Entry::this_process()) {
+            log::error!(%error, "this supervisor cannot write its journal, and goes on without: free the disk; until the journal is written, no swap begins");
         }
-        let replayed = replay(&entries, boot_id());
-        // Its writer may have been killed in the middle of a line.
-        let is_torn = !text.is_empty() && !text.ends_with('\n');
-        let file = Mutex::new(Appended { file, is_torn });
-        let journal = Self { path: path.to_owned(), file };
-        journal.append(&Entry::this_process())?;
         Ok((journal, replayed))
     }
 
-    /// Writes one line, in one call.
+    /// Writes one line, in one call. Where the disk does not take it, or does not answer in time,
+    /// the line is kept, and written before any later one. While the disk does not answer this
+    /// waits no more.
     pub(crate) fn append(&self, entry: &Entry) -> Result<()> {
-        let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut line = entry.to_line(now_ms());
-        if appended.is_torn {
-            line.insert(0, '\n');
-        }
-        let written = appended.file.write_all(line.as_bytes());
-        appended.is_torn = written.is_err();
-        written.map_err(Error::at("write", &self.path))
+        let patience = if self.lacking.is_late() { Duration::ZERO } else { PATIENCE };
+        self.append_within(entry, patience)
+    }
+
+    /// [`append`](Self::append), with that patience for the disk in any case.
+    pub(crate) fn append_within(&self, entry: &Entry, patience: Duration) -> Result<()> {
+        let line = entry.to_line(now_ms());
+        self.lacking.add_line();
+        self.ask(|answer| Task::Append(line, answer), patience)
     }
 
     /// Replaces a long journal by one that holds `entries` alone. No client waits meanwhile: the
-    /// caller does this before it begins a swap.
-    pub(crate) fn shorten(&self, entries: &[Entry]) -> Result<()> {
-        let mut appended = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if appended.file.metadata().map_err(Error::at("look at", &self.path))?.len() < LONG {
-            return Ok(());
+    /// caller does this before it begins a swap. Where it fails the journal is as it was.
+    pub(crate) fn shorten(&self, entries: &[Entry]) {
+        if self.lacking.is_late() {
+            return;
         }
-        let beside = self.path.with_added_extension("new");
-        let _ = fs::remove_file(&beside);
-        let mut new = open_file(&beside).map_err(Error::at("create", &beside))?;
-        lock(&new, &beside)?;
-        let mut text = Entry::this_process().to_line(now_ms());
-        text.extend(entries.iter().map(|entry| entry.to_line(now_ms())));
-        new.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
-        fs::rename(&beside, &self.path).map_err(Error::at("rename to", &self.path))?;
-        *appended = Appended { file: new, is_torn: false };
-        Ok(())
+        let shortened = self.ask(|answer| Task::Shorten(entries.to_vec(), answer), PATIENCE);
+        if let Err(error) = shortened {
+            log::warn!(%error, "this supervisor cannot begin its journal anew, and it grows on");
+        }
+    }
+
+    /// Has the thread try again to write the lines that the disk did not take; returns the number
+    /// of those lines, and why.
+    pub(crate) fn lacking(&self) -> Option<(usize, String)> {
+        let lacking = self.lacking.told();
+        if lacking.is_some()
+            && !self.lacking.is_late()
+            && let Some(tasks) = &*self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            self.lacking.begin_task();
+            let _ = tasks.send(Task::Retry);
+        }
+        lacking
+    }
+
+    /// Gives the thread a task, and waits for it.
+    fn ask(&self, task: impl FnOnce(Sender<Result<()>>) -> Task, patience: Duration) -> Result<()> {
+        let (answer, answers) = mpsc::channel();
+        if let Some(tasks) = &*self.tasks.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.lacking.begin_task();
+            // A thread that is gone answers nothing.
+            let _ = tasks.send(task(answer));
+        }
+        answers.recv_timeout(patience).unwrap_or_else(|_| {
+            self.lacking.set_late();
+            let words = "the disk does not answer";
+            Err(Error::at("write", &self.path)(io::Error::new(io::ErrorKind::TimedOut, words)))
+        })
+    }
+}
+
+/// Whether a supervisor's journal has each line that it should have.
+///
+/// The supervisor keeps the lines that the disk does not take, and writes them later, in order. A
+/// daemon is started and a swap ends without them; no swap begins. Until the lines are written, a
+/// supervisor that takes this one's place goes by the last line that was: it finds a daemon by its
+/// control socket alone, and does not know of one that still opens its data. Then a start of its
+/// own fails at the lock of the data directory.
+#[derive(Debug, Clone)]
+pub struct JournalState(Arc<Journal>);
+
+impl JournalState {
+    pub(super) fn of(journal: &Arc<Journal>) -> Self {
+        Self(Arc::clone(journal))
+    }
+
+    /// How many lines the journal lacks, and why; none if it lacks none. Has them tried again.
+    #[must_use]
+    pub fn lacking(&self) -> Option<(usize, String)> {
+        self.0.lacking()
+    }
+
+    /// Whether the disk answers, as far as is known: false while the thread that writes waits for
+    /// it for longer than a quarter of a second.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        !self.0.lacking.is_late()
+    }
+
+    /// The journal's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
     }
 }
 
 impl Entry {
-    fn this_process() -> Self {
+    pub(crate) fn this_process() -> Self {
         Self::Supervisor { process: ProcessId::own(), boot_id: boot_id() }
     }
 
@@ -335,6 +397,8 @@ fn read_end(file: &mut File) -> io::Result<String> {
     })
 }
 
+/// A healthy disk has taken a line by then.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// From this length on, in bytes, [`Journal::shorten`] replaces the file.
 const LONG: u64 = 1 << 20;
 /// So many characters of a damaged line are logged.
@@ -342,6 +406,8 @@ const SHOWN: usize = 80;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn process(pid: u32) -> ProcessId {
@@ -448,23 +514,6 @@ mod tests {
         assert_eq!((replayed.swap, replayed.daemon), (None, Some(process(1))));
     }
 
-    /// A disk that was full in the middle of a line costs that line and not the next.
-    #[test]
-    fn after_a_line_that_was_not_written_whole_the_next_one_is() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("journal");
-        let (journal, _) = Journal::open(&path).expect("it is created");
-        let full = File::options().append(true).open("/dev/full").expect("it is there");
-        let file = std::mem::replace(&mut journal.file.lock().expect("no panic").file, full);
-        journal.append(&Entry::Serves(process(1))).expect_err("the disk is full");
-        (&file).write_all(b"1795 serves 1 1").expect("it is written");
-        journal.file.lock().expect("no panic").file = file;
-        journal.append(&Entry::Swap(swap(3))).expect("there is room again");
-        drop(journal);
-        let (_, replayed) = Journal::open(&path).expect("nobody has it");
-        assert_eq!(replayed.swap, Some(swap(3)));
-    }
-
     #[test]
     fn what_is_no_journal_is_left_alone() {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -550,11 +599,11 @@ mod tests {
         let (journal, _) = Journal::open(&path).expect("it is created");
         journal.append(&Entry::Swap(swap(3))).expect("it is written");
         let before = fs::read(&path).expect("it is there");
-        journal.shorten(&[Entry::Serves(process(5))]).expect("it is short");
+        journal.shorten(&[Entry::Serves(process(5))]);
         assert_eq!(fs::read(&path).expect("it is there"), before);
         let garbage = "x".repeat(1 << 20);
         fs::write(&path, format!("{garbage}\n")).expect("it is written");
-        journal.shorten(&[Entry::Serves(process(5))]).expect("it is begun anew");
+        journal.shorten(&[Entry::Serves(process(5))]);
         assert!(matches!(Journal::open(&path), Err(Error::Supervised(_))));
         assert!(fs::metadata(&path).expect("it is there").len() < 1000);
         drop(journal);

@@ -37,6 +37,7 @@ mod slot;
 pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 pub use abort::AbortHandle;
 pub use adopt::{AdoptedDaemon, Adoption};
+pub use journal::JournalState;
 pub use launch::{Exec, Launch, LaunchRequest, SpawnSpec};
 pub use observe::{Observe, Progress};
 pub use outcome::{

@@ -17,7 +17,7 @@ use crate::protocol::{HandoffId, Side};
 use crate::supervisor::drive::{
     Clock, InFlight, Incumbent, Learnt, SharedSwap, Successor, Swap, Terms, Watch,
 };
-use crate::supervisor::journal::{Entry, Journal, OpenSwap, Replay};
+use crate::supervisor::journal::{Entry, Journal, JournalState, OpenSwap, Replay};
 use crate::supervisor::slot::Slot;
 use crate::supervisor::{
     AbortHandle, AsSealed, ChildProcess, Exec, Failed, HandoffOutcome, Launch, LaunchRequest,
@@ -90,7 +90,8 @@ impl Supervisor {
     ///
     /// The file has to outlive this process and not the machine: beside the control socket,
     /// in `/run`, is a good place. The supervisor creates it with mode 0600, never syncs it, and
-    /// writes nothing to it between a drain and its commit.
+    /// writes nothing to it between a drain and its commit. A thread writes the lines; a disk that
+    /// takes none is no error here: see [`JournalState`].
     ///
     /// # Errors
     ///
@@ -138,6 +139,12 @@ impl Supervisor {
         self.journal.as_ref().map_or(Ok(()), |journal| journal.append(entry))
     }
 
+    /// The journal's state, which can be asked for while another thread has this supervisor.
+    #[must_use]
+    pub fn journal(&self) -> Option<JournalState> {
+        self.journal.as_ref().map(JournalState::of)
+    }
+
     /// Replaces the check before a commit, [`AsSealed`].
     #[must_use]
     pub fn with_ready_policy(mut self, policy: impl ReadyPolicy + 'static) -> Self {
@@ -161,6 +168,9 @@ impl Supervisor {
 
     /// Starts the first daemon, and returns once it serves its control socket.
     ///
+    /// A journal that cannot be written does not keep the daemon from being started: see
+    /// [`JournalState`].
+    ///
     /// # Errors
     ///
     /// After any error a process that this call started is dead, and the lock that it may have had
@@ -169,7 +179,6 @@ impl Supervisor {
     /// Before a process is started:
     /// - [`ControlSocketError::Served`] when a daemon serves already: [`adopt`](Self::adopt) it
     /// - [`Error::SwapInFlight`] when a session of this supervisor is not over
-    /// - [`Error::Path`] or [`Error::Supervised`] when the journal cannot be begun anew
     /// - [`Error::Launch`], or another error of [`Launch::launch`]
     ///
     /// Then:
@@ -178,7 +187,6 @@ impl Supervisor {
     /// - [`Error::TimedOut`] when it does not serve within [`SpawnSpec::start_timeout`]
     /// - [`Error::PeerMisbehaved`] for a hello that the kernel contradicts;
     ///   [`Error::VersionMismatch`]
-    /// - [`Error::Path`] when the start cannot be written to the journal
     /// - [`Error::Io`] when the process cannot be watched: this one has no descriptors left, say
     ///
     /// At any time: [`Error::Requested`] when [`SpawnSpec::abort`] was used.
@@ -191,15 +199,20 @@ impl Supervisor {
             return Err(ControlSocketError::Served { pid, path }.into());
         }
         if let Some(journal) = &self.journal {
-            journal.shorten(&[])?;
+            journal.shorten(&[]);
         }
         let child = self.launch.launch(LaunchRequest::new(spec, &self.listeners, None))?;
         let mut child = ChildProcess::new(child)?;
         let id = ProcessId::of(child.pid()).unwrap_or_default();
-        let served = self
-            .note(&Entry::Started(id))
-            .and_then(|()| self.wait_until_it_serves(&mut child, spec, deadline));
-        match served {
+        // A journal that cannot be written keeps no daemon from being started: the lock alone
+        // keeps a second writer out.
+        if let Err(error) = self.note(&Entry::Started(id)) {
+            log::error!(
+                pid = id.pid, %error,
+                "this supervisor cannot note in its journal that it started the daemon, and starts it all the same: free the disk; a supervisor that took this one's place now would find the daemon once it serves"
+            );
+        }
+        match self.wait_until_it_serves(&mut child, spec, deadline) {
             Ok(()) => {
                 if let Err(error) = self.note(&Entry::Serves(id)) {
                     log::error!(
@@ -285,7 +298,7 @@ impl Supervisor {
 
         if let Some(journal) = &self.journal {
             let serves = ProcessId::of(peer.pid).unwrap_or_default();
-            journal.shorten(&[Entry::Serves(serves)])?;
+            journal.shorten(&[Entry::Serves(serves)]);
         }
         let (ours, theirs) = UnixStream::pair()?;
         let request = LaunchRequest::new(&spec, &self.listeners, Some(theirs.into()));
@@ -294,11 +307,14 @@ impl Supervisor {
         let hello_deadline = deadline_of(spec.hello_timeout).min(deadline);
         let mut greet_successor = || {
             try_failpoint!(SupervisorLaunched)?;
-            self.note(&Entry::Swap(OpenSwap {
+            let entry = Entry::Swap(OpenSwap {
                 handoff_id,
                 incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
-            }))?;
+            });
+            if let Some(journal) = &self.journal {
+                journal.append_within(&entry, LIVENESS_TIMEOUT)?;
+            }
             try_failpoint!(SupervisorJournaled)?;
             let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
             let launched = Progress::Launched { handoff_id, successor_pid, elapsed };

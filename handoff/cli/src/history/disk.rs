@@ -81,6 +81,19 @@ impl Disk {
         }
     }
 
+    /// How many lines the disk has not taken yet; one at least where a sync has failed.
+    pub(super) fn unwritten(&self) -> usize {
+        let lines = match &self.at {
+            At::Here(writing) => writing.unwritten.len() + usize::from(writing.is_suspect),
+            At::Away { lines, .. } => *lines,
+        };
+        lines + self.waiting.len()
+    }
+
+    pub(super) const fn answers(&self) -> bool {
+        matches!(self.at, At::Here(_))
+    }
+
     /// Hands the lines to a thread, and waits a moment for it: most lines are on the disk when this
     /// returns. While the disk does not answer it waits no more.
     pub(super) fn write(&mut self, path: &Path, entries: &VecDeque<Entry>) {
@@ -221,7 +234,8 @@ impl Writing {
     fn sync_name(&mut self) -> io::Result<()> {
         if !self.is_named {
             let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+            let directory = directory.unwrap_or(Path::new("."));
+            File::open(directory)?.sync_all()?;
             self.is_named = true;
         }
         Ok(())

@@ -52,6 +52,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         .with_observer(move |progress: &handoff::supervisor::Progress| {
             let _ = heard.send(Event::Progress(Instant::now(), progress.clone()));
         });
+    let journal = supervisor.journal();
     let inherited = listeners.len();
     for (name, socket) in listeners {
         supervisor.add_listener(name, socket);
@@ -81,6 +82,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         trigger,
         service: Service { restarts: Restarts::new(config.restart), ..Service::default() },
         swaps: Swaps { history, in_flight: None, watch: None },
+        journal,
         stopping: None,
         elsewhere: Vec::new(),
         places,

@@ -97,6 +97,11 @@ impl Jobs {
         }
     }
 
+    /// Whether no thread waits for the disk to take a link.
+    pub(super) fn links_answer(&self) -> bool {
+        self.launcher.answers()
+    }
+
     /// Asks the running job to give up.
     pub(super) fn abort(&self, reason: impl Into<String>) {
         if let Work::Busy(_, abort) = &self.work {

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use handoff::supervisor::JournalState;
+
 use super::Runner;
 use super::job::Job;
 use super::swap::Swaps;
@@ -10,6 +12,15 @@ use crate::status::{
     DaemonState, DaemonStatus, LastSwap, ProbationStatus, Status, SupervisorStatus, SwapStatus,
 };
 use crate::units::{duration_ms, to_ms};
+
+/// A warning with the cause, if the journal could not be written.
+fn fault(journal: &JournalState) -> Option<String> {
+    let (lines, why) = journal.lacking()?;
+    let path = journal.path().display();
+    Some(format!(
+        "the journal {path} lacks {lines} lines, so no swap begins, and a supervisor that took this one's place would find the daemon only once it serves: {why}"
+    ))
+}
 
 impl Runner {
     pub(super) fn status(&self) -> Status {
@@ -77,6 +88,7 @@ impl Runner {
         let mut warnings: Vec<String> = self.service.fell_back.iter().cloned().collect();
         warnings.extend(self.elsewhere.iter().cloned());
         warnings.extend(self.swaps.history.fault());
+        warnings.extend(self.journal.as_ref().and_then(fault));
         warnings.extend(crate::log::fault());
         if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
             warnings.push(format!(

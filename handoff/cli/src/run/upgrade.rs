@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure};
+use handoff::supervisor::JournalState;
 use nix::sys::signal::SigSet;
 use rustix::io::{DupFlags, dup2, dup3};
 
@@ -128,6 +129,12 @@ impl Runner {
         let environment = c_strings(kept.chain(listen.map(OsString::from)))?;
         self.swaps.history.flush(LAST_LINES);
         crate::log::flush(LAST_LINES);
+        // The kernel ends every other thread first, and one that waits for a disk does not end.
+        let journal_answers = self.journal.as_ref().is_none_or(JournalState::answers);
+        if !(journal_answers && self.swaps.history.answers() && self.jobs.links_answer()) {
+            let words = "the disk of the state directory does not answer; try again once it does";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+        }
         // A signal stays pending until the new program listens for signals.
         let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
             for (socket, place) in sockets.iter().zip(&mut self.places) {
