@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -236,6 +237,7 @@ impl Writing {
             let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
             let directory = directory.unwrap_or(Path::new("."));
             File::open(directory)?.sync_all()?;
+            sync_names_of(directory);
             self.is_named = true;
         }
         Ok(())
@@ -281,6 +283,17 @@ impl Writing {
         fs::rename(&beside, &self.path)?;
         self.is_named = false;
         self.sync_name()
+    }
+}
+
+/// Makes the names durable by which the directory is found on its disk: it may be new. Another's
+/// directory that cannot be opened keeps its entries itself.
+fn sync_names_of(directory: &Path) {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let Ok(directory) = std::path::absolute(directory) else { return };
+    let of = device(&directory);
+    for above in directory.ancestors().skip(1).take_while(|above| device(above) == of) {
+        let _ = File::open(above).and_then(|above| above.sync_all());
     }
 }
 
