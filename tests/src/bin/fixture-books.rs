@@ -1,8 +1,9 @@
 //! A daemon for the power-cut test: two logs, of which one is durable with each acknowledgement.
 //!
 //! `fixture-books serve CONTROL DATA REQUESTS [FAULT]` serves requests at the Unix socket REQUESTS.
-//! With the fault `open` its opening fails; with `forget` it forgets that a sync has failed. `fixture-books edit DATA KEY` changes the data offline,
-//! and `fixture-books repair DATA` repairs the directory.
+//! With the fault `open` its opening fails; with `hang` it does not end; with `forget` it forgets
+//! that a sync has failed. Without REQUESTS it serves none. `fixture-books edit DATA KEY` changes
+//! the data offline, and `fixture-books repair DATA` repairs the directory.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,6 +15,8 @@ use std::time::Duration;
 use handoff::daemon::{Daemon, Opening};
 use handoff::{DataDirLock, Fencing, Result, StopHandle};
 use handoff_tests::books::{Books, Keeps};
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let ended = match args[..] {
+        ["serve", control, data] => serve(control, data, PathBuf::new(), ""),
         ["serve", control, data, requests] => serve(control, data, requests.into(), ""),
         ["serve", control, data, requests, fault] => serve(control, data, requests.into(), fault),
         ["edit", data, key] => edit(Path::new(data), key),
@@ -49,15 +53,35 @@ fn serve(control: &str, data: &str, requests: PathBuf, fault: &str) -> Result<()
                 if fault == "open" {
                     return Err(io::Error::other("the opening fails as planned").into());
                 }
+                if fault == "hang" {
+                    thread::sleep(MAX_LIFETIME);
+                }
                 let books = Books::open(opening.data_dir())?;
                 if fault == "forget" {
                     books.forget();
                 }
-                listen(requests, opening, &books)?;
+                stop_on_signal(opening.stop_handle())?;
+                if !requests.as_os_str().is_empty() {
+                    listen(requests, opening, &books)?;
+                }
                 Ok(books)
             },
         )
         .map(drop)
+}
+
+/// `SIGTERM` stops the daemon cleanly.
+fn stop_on_signal(stop: StopHandle) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        signal(SignalKind::terminate())?
+    };
+    thread::spawn(move || {
+        runtime.block_on(signals.recv());
+        stop.stop();
+    });
+    Ok(())
 }
 
 /// Serves requests from here on, as far as the gate lets them in.
@@ -120,4 +144,4 @@ fn edit(data: &Path, key: &str) -> Result<()> {
     Ok(())
 }
 
-const MAX_LIFETIME: Duration = Duration::from_secs(180);
+const MAX_LIFETIME: Duration = Duration::from_secs(600);

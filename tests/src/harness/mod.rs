@@ -18,7 +18,7 @@ pub use clients::{Client, Clients, Tally};
 pub use cluster::{Cluster, ON_A_WHIM};
 pub use helper::HelperSupervisor;
 pub use peer::{Hostile, Peer};
-pub use process::{eventually, executable, is_alive, kill, kill_and_wait};
+pub use process::{eventually, executable, is_alive, kill, kill_and_wait, processes_in, program};
 pub use spec::SuccessorSpec;
 pub use terminal::Terminal;
 

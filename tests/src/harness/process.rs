@@ -1,7 +1,9 @@
 //! Processes by pid, and waiting for facts.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,3 +74,48 @@ pub fn executable(name: &str) -> PathBuf {
 }
 
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// Processes whose working directory that is.
+///
+/// # Panics
+///
+/// Where there is no `/proc`.
+#[must_use]
+pub fn processes_in(directory: &Path) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("there is a kernel");
+    processes
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            (fs::read_link(entry.path().join("cwd")).ok()? == directory).then_some(pid)
+        })
+        .collect()
+}
+
+/// The program `handoff`, or the example `kvd`, as an operator has it: without failpoints. Both are
+/// built beside this test with the same profile.
+///
+/// # Panics
+///
+/// When it cannot be built.
+#[must_use]
+pub fn program(name: &str) -> &'static Path {
+    static HANDOFF: LazyLock<PathBuf> =
+        LazyLock::new(|| built(&["--bin", "handoff"]).join("handoff"));
+    static KVD: LazyLock<PathBuf> =
+        LazyLock::new(|| built(&["--example", "kvd"]).join("examples/kvd"));
+    if name == "kvd" { &KVD } else { &HANDOFF }
+}
+
+fn built(what: &[&str]) -> PathBuf {
+    let own = std::env::current_exe().expect("a test has a path");
+    let profile = own.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "handoff", "--package", "handoff-cli"]).args(what);
+    build.arg("--target-dir").arg(profile.parent().expect("target/PROFILE"));
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo runs").success());
+    profile.to_owned()
+}

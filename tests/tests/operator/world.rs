@@ -5,11 +5,12 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use handoff_tests::fixture::{NAP, struck};
-use handoff_tests::harness::{TIMEOUT, Terminal, eventually, executable, kill};
+use handoff_tests::harness::{
+    TIMEOUT, Terminal, eventually, executable, kill, processes_in, program,
+};
 use rustix::process::Signal;
 
 /// All of it is ended and removed with the value.
@@ -44,7 +45,7 @@ impl World {
                 r#"["serve", "--data", "data", "--control", "control.sock", "--build", "{build}"{more}]"#
             )
         };
-        Self::of(&KVD, [args(1, ""), args(2, ""), args(3, r#", "--fail-open""#)])
+        Self::of(program("kvd"), [args(1, ""), args(2, ""), args(3, r#", "--fail-open""#)])
     }
 
     /// The same of the fixture daemon, which has requests that take as long as one likes.
@@ -112,7 +113,7 @@ address = "127.0.0.1:{}"
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&*HANDOFF);
+        let mut command = Command::new(program("handoff"));
         command.arg("--config").arg(self.path("handoff.toml")).args(arguments);
         command.env_remove("HANDOFF_CONFIG").stdin(Stdio::null());
         command
@@ -135,7 +136,7 @@ address = "127.0.0.1:{}"
 
     /// A command by another configuration.
     pub(crate) fn run_with(&self, config: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&*HANDOFF);
+        let mut command = Command::new(program("handoff"));
         command.args(["--config", config]).args(arguments).stdin(Stdio::null());
         command.output().expect("it can be run")
     }
@@ -275,32 +276,3 @@ pub(crate) fn zombies_of(parent: u32) -> Vec<u32> {
         })
         .collect()
 }
-
-/// Processes whose working directory that is: the daemons.
-pub(crate) fn processes_in(directory: &Path) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").expect("there is a kernel");
-    processes
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            (fs::read_link(entry.path().join("cwd")).ok()? == directory).then_some(pid)
-        })
-        .collect()
-}
-
-/// Both programs, built beside this test with the same profile.
-fn built(what: &[&str]) -> PathBuf {
-    let own = std::env::current_exe().expect("a test has a path");
-    let profile = own.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "handoff", "--package", "handoff-cli"]).args(what);
-    build.arg("--target-dir").arg(profile.parent().expect("target/PROFILE"));
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    assert!(build.status().expect("cargo runs").success());
-    profile.to_owned()
-}
-
-static HANDOFF: LazyLock<PathBuf> = LazyLock::new(|| built(&["--bin", "handoff"]).join("handoff"));
-static KVD: LazyLock<PathBuf> = LazyLock::new(|| built(&["--example", "kvd"]).join("examples/kvd"));

@@ -18,6 +18,8 @@ use super::states::{Platter, Tree, lay_out};
 pub(crate) struct Promised {
     pub(crate) kept: Vec<String>,
     pub(crate) token: u64,
+    /// Entries of the program's history.
+    pub(crate) told: Vec<String>,
     /// Whether the owner record may be damaged, so that a start is refused.
     pub(crate) is_damaged: bool,
 }
@@ -38,6 +40,9 @@ impl Promised {
                 // Each is asked of another writer.
                 assert!(*token > self.token, "{token} was handed out after {}", self.token);
                 self.token = *token;
+            }
+            Event::Seen(Seen::Told(entry)) if !self.told.contains(entry) => {
+                self.told.push(entry.clone());
             }
             Event::Damage { .. } => self.is_damaged = true,
             Event::Seen(Seen::Repaired) => self.is_damaged = false,

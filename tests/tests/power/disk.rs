@@ -1,6 +1,7 @@
 //! A file system in memory, and the record of everything that was done to it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// The number of a file or directory.
 pub(crate) type Ino = u64;
@@ -14,6 +15,11 @@ pub(crate) enum Event {
     Create {
         ino: Ino,
         is_dir: bool,
+    },
+    /// A socket or a link, which is as it is created.
+    Place {
+        ino: Ino,
+        entry: Entry,
     },
     Names(Names),
     Write {
@@ -52,8 +58,19 @@ pub(crate) enum Seen {
     Kept(String),
     /// A fencing token was handed out.
     Token(u64),
+    /// The program's history told an entry, which it had written.
+    Told(String),
     /// A directory with damage was repaired.
     Repaired,
+}
+
+/// Something at a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Entry {
+    Dir,
+    File(Vec<u8>),
+    Link(PathBuf),
+    Socket,
 }
 
 /// A file or a directory, as a running process sees it.
@@ -67,6 +84,8 @@ pub(crate) struct Node {
 pub(crate) enum What {
     File(Vec<u8>),
     Dir(BTreeMap<String, Ino>),
+    Link(PathBuf),
+    Socket,
 }
 
 /// All of it.
@@ -87,7 +106,7 @@ impl Disk {
     pub(crate) fn entries(&self, dir: Ino) -> Option<&BTreeMap<String, Ino>> {
         match &self.nodes.get(&dir)?.what {
             What::Dir(entries) => Some(entries),
-            What::File(_) => None,
+            _ => None,
         }
     }
 
@@ -98,14 +117,14 @@ impl Disk {
     pub(crate) fn contents(&self, ino: Ino) -> Option<&Vec<u8>> {
         match &self.nodes.get(&ino)?.what {
             What::File(contents) => Some(contents),
-            What::Dir(_) => None,
+            _ => None,
         }
     }
 
     fn contents_mut(&mut self, ino: Ino) -> Option<&mut Vec<u8>> {
         match &mut self.nodes.get_mut(&ino)?.what {
             What::File(contents) => Some(contents),
-            What::Dir(_) => None,
+            _ => None,
         }
     }
 
@@ -113,18 +132,39 @@ impl Disk {
     pub(crate) fn name_of(&self, ino: Ino) -> String {
         let entries = self.nodes.values().filter_map(|node| match &node.what {
             What::Dir(entries) => Some(entries),
-            What::File(_) => None,
+            _ => None,
         });
         let mut named = entries.flatten().filter(|(_, of)| **of == ino);
         named.next().map_or_else(String::new, |(name, _)| name.clone())
     }
 
     pub(crate) fn create(&mut self, dir: Ino, name: &str, mode: u16, is_dir: bool) -> Ino {
+        let what = if is_dir { What::Dir(BTreeMap::new()) } else { What::File(Vec::new()) };
+        self.add(dir, name, mode, what, |ino| Event::Create { ino, is_dir })
+    }
+
+    pub(crate) fn link(&mut self, dir: Ino, name: &str, target: &Path) -> Ino {
+        let entry = Entry::Link(target.to_owned());
+        let what = What::Link(target.to_owned());
+        self.add(dir, name, 0o777, what, |ino| Event::Place { ino, entry })
+    }
+
+    pub(crate) fn socket(&mut self, dir: Ino, name: &str, mode: u16) -> Ino {
+        self.add(dir, name, mode, What::Socket, |ino| Event::Place { ino, entry: Entry::Socket })
+    }
+
+    fn add(
+        &mut self,
+        dir: Ino,
+        name: &str,
+        mode: u16,
+        what: What,
+        event: impl FnOnce(Ino) -> Event,
+    ) -> Ino {
         let (ino, mode) = (self.next, mode & 0o7777);
         self.next += 1;
-        let what = if is_dir { What::Dir(BTreeMap::new()) } else { What::File(Vec::new()) };
         self.nodes.insert(ino, Node { mode, what });
-        self.events.push(Event::Create { ino, is_dir });
+        self.events.push(event(ino));
         self.name(vec![(dir, name.to_owned(), Some(ino))]);
         ino
     }

@@ -1,6 +1,7 @@
 //! The file system over FUSE: it does as its [`Disk`], keeps the record, and fails as planned.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,7 +18,6 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::disk::{Disk, Event, Ino, Seen, What};
 
 /// A mounted disk. Dropping it unmounts, whatever hangs.
-#[derive(Debug)]
 pub(crate) struct Mounted {
     shared: Arc<Shared>,
     session: Option<BackgroundSession>,
@@ -25,28 +25,37 @@ pub(crate) struct Mounted {
     _directory: tempfile::TempDir,
 }
 
-#[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-#[derive(Debug)]
 struct Inner {
     disk: Disk,
     faults: Vec<Fault>,
-    /// The syncs that hang.
-    held: Vec<(Ino, ReplyEmpty)>,
+    /// The operations that hang: each is performed, or fails.
+    held: Vec<Held>,
     struck: usize,
 }
 
-/// What fails: the next `times` operations of a kind on a file with that name.
+type Held = Box<dyn FnOnce(&mut Inner, Verdict) + Send>;
+
+/// What becomes of an operation that hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Succeeds,
+    Fails,
+}
+
+/// What fails: of the operations of a kind on a file with that name, `times` after the first
+/// `after`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) on: On,
     /// A part of the name of the file or directory; the root has none.
     pub(crate) name: &'static str,
     pub(crate) with: With,
+    pub(crate) after: usize,
     pub(crate) times: usize,
 }
 
@@ -139,13 +148,12 @@ impl Mounted {
         assert!(!waited.timed_out(), "{} of {times} faults struck", inner.struck);
     }
 
-    /// Lets the syncs that hang succeed.
+    /// Lets the operations that hang succeed.
     pub(crate) fn release(&self) {
         let mut inner = self.shared.lock();
         inner.faults.retain(|fault| fault.with != With::Hang);
-        for (ino, reply) in std::mem::take(&mut inner.held) {
-            inner.sync(ino);
-            reply.ok();
+        for held in std::mem::take(&mut inner.held) {
+            held(&mut inner, Verdict::Succeeds);
         }
     }
 
@@ -153,8 +161,8 @@ impl Mounted {
     pub(crate) fn let_go(&self) {
         let mut inner = self.shared.lock();
         inner.faults.clear();
-        for (_, reply) in std::mem::take(&mut inner.held) {
-            reply.error(Errno::EIO);
+        for held in std::mem::take(&mut inner.held) {
+            held(&mut inner, Verdict::Fails);
         }
     }
 }
@@ -185,6 +193,10 @@ impl Inner {
             fault.on == on && fault.times > 0 && is_it
         };
         let fault = self.faults.iter_mut().find(is_due)?;
+        if fault.after > 0 {
+            fault.after -= 1;
+            return None;
+        }
         fault.times -= 1;
         self.struck += 1;
         Some(fault.with)
@@ -200,6 +212,8 @@ impl Inner {
         let (kind, size) = match &node.what {
             What::File(contents) => (FileType::RegularFile, contents.len() as u64),
             What::Dir(_) => (FileType::Directory, 0),
+            What::Link(target) => (FileType::Symlink, target.as_os_str().len() as u64),
+            What::Socket => (FileType::Socket, 0),
         };
         let time = SystemTime::UNIX_EPOCH;
         Some(FileAttr {
@@ -226,51 +240,65 @@ impl Inner {
 struct Fuse(Arc<Shared>);
 
 impl Fuse {
-    /// Does something that changes the disk, unless it is to fail.
+    /// Does something that changes the disk, and answers; unless it is to fail, or to hang.
     fn change<T>(
         &self,
-        name: &str,
-        act: impl FnOnce(&mut Inner) -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
-        let mut inner = self.0.lock();
-        let due = inner.due(On::Change, name);
-        let done = match due {
-            Some(With::Errno(errno)) => Err(errno),
-            Some(With::Hang) => Err(Errno::ENOSYS),
-            None => act(&mut inner),
+        name: &OsStr,
+        act: impl FnOnce(&mut Inner, &str) -> Result<T, Errno> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            return answer(Err(Errno::EINVAL));
         };
+        let mut inner = self.0.lock();
+        match inner.due(On::Change, &name) {
+            Some(With::Errno(errno)) => answer(Err(errno)),
+            Some(With::Hang) => inner.held.push(Box::new(move |inner, verdict| {
+                answer(match verdict {
+                    Verdict::Succeeds => act(inner, &name),
+                    Verdict::Fails => Err(Errno::EIO),
+                });
+            })),
+            None => answer(act(&mut inner, &name)),
+        }
         self.0.changed.notify_all();
-        done
     }
 
     fn change_file<T>(
         &self,
         ino: Ino,
-        act: impl FnOnce(&mut Inner) -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
+        act: impl FnOnce(&mut Inner) -> Result<T, Errno> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
         let name = self.0.lock().disk.name_of(ino);
-        self.change(&name, act)
+        self.change(OsStr::new(&name), |inner, _| act(inner), answer);
     }
 
-    fn make(&self, dir: Ino, name: &OsStr, mode: u32, is_dir: bool) -> Result<FileAttr, Errno> {
-        let name = text(name)?;
-        self.change(name, |inner| {
-            if inner.disk.lookup(dir, name).is_some() {
+    /// Makes something that is not there yet.
+    fn make(
+        &self,
+        dir: INodeNo,
+        name: &OsStr,
+        make: impl FnOnce(&mut Disk, &str) -> Ino + Send + 'static,
+        answer: impl FnOnce(Result<FileAttr, Errno>) + Send + 'static,
+    ) {
+        let act = move |inner: &mut Inner, name: &str| {
+            if inner.disk.lookup(dir.0, name).is_some() {
                 return Err(Errno::EEXIST);
             }
-            let ino =
-                inner.disk.create(dir, name, u16::try_from(mode & 0o7777).unwrap_or(0), is_dir);
+            let ino = make(&mut inner.disk, name);
             inner.attr(ino).ok_or(Errno::EIO)
-        })
+        };
+        self.change(name, act, answer);
     }
 
-    fn remove(&self, dir: Ino, name: &OsStr) -> Result<(), Errno> {
-        let name = text(name)?;
-        self.change(name, |inner| {
-            inner.disk.lookup(dir, name).ok_or(Errno::ENOENT)?;
-            inner.disk.name(vec![(dir, name.to_owned(), None)]);
+    fn remove(&self, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let act = move |inner: &mut Inner, name: &str| {
+            inner.disk.lookup(dir.0, name).ok_or(Errno::ENOENT)?;
+            inner.disk.name(vec![(dir.0, name.to_owned(), None)]);
             Ok(())
-        })
+        };
+        self.change(name, act, |done| answer(done, reply));
     }
 
     fn sync(&self, ino: Ino, reply: ReplyEmpty) {
@@ -285,7 +313,14 @@ impl Fuse {
                 inner.disk.events.push(Event::SyncFailed { ino });
                 reply.error(errno);
             }
-            Some(With::Hang) => inner.held.push((ino, reply)),
+            Some(With::Hang) => inner.held.push(Box::new(move |inner, verdict| {
+                if verdict == Verdict::Succeeds {
+                    inner.sync(ino);
+                    reply.ok();
+                } else {
+                    reply.error(Errno::EIO);
+                }
+            })),
         }
         self.0.changed.notify_all();
     }
@@ -326,7 +361,7 @@ impl Filesystem for Fuse {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = |inner: &mut Inner| {
+        let set = move |inner: &mut Inner| {
             if let (Some(mode), Some(node)) = (mode, inner.disk.nodes.get_mut(&ino.0)) {
                 node.mode = u16::try_from(mode & 0o7777).unwrap_or(0);
             }
@@ -335,14 +370,50 @@ impl Filesystem for Fuse {
             }
             inner.attr(ino.0).ok_or(Errno::ENOENT)
         };
-        let done = match size {
-            Some(_) => self.change_file(ino.0, set),
-            None => set(&mut self.0.lock()),
-        };
-        match done {
+        let answer = |done: Result<FileAttr, Errno>| match done {
             Ok(attr) => reply.attr(&KEPT, &attr),
             Err(errno) => reply.error(errno),
+        };
+        match size {
+            Some(_) => self.change_file(ino.0, set, answer),
+            None => answer(set(&mut self.0.lock())),
         }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.0.lock().disk.nodes.get(&ino.0).map(|node| &node.what) {
+            Some(What::Link(target)) => reply.data(target.as_os_str().as_bytes()),
+            _ => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn symlink(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.to_owned();
+        let make = move |disk: &mut Disk, name: &str| disk.link(parent.0, name, &target);
+        self.make(parent, name, make, |made| entry(made, reply));
+    }
+
+    /// Of a socket.
+    fn mknod(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        let mode = bits(mode & !umask);
+        let make = move |disk: &mut Disk, name: &str| disk.socket(parent.0, name, mode);
+        self.make(parent, name, make, |made| entry(made, reply));
     }
 
     fn mkdir(
@@ -354,10 +425,9 @@ impl Filesystem for Fuse {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        match self.make(parent.0, name, mode & !umask, true) {
-            Ok(attr) => reply.entry(&KEPT, &attr, Generation(0)),
-            Err(errno) => reply.error(errno),
-        }
+        let mode = bits(mode & !umask);
+        let make = move |disk: &mut Disk, name: &str| disk.create(parent.0, name, mode, true);
+        self.make(parent, name, make, |made| entry(made, reply));
     }
 
     fn create(
@@ -371,18 +441,20 @@ impl Filesystem for Fuse {
         reply: ReplyCreate,
     ) {
         let flags = FopenFlags::empty();
-        match self.make(parent.0, name, mode & !umask, false) {
+        let mode = bits(mode & !umask);
+        let make = move |disk: &mut Disk, name: &str| disk.create(parent.0, name, mode, false);
+        self.make(parent, name, make, move |made| match made {
             Ok(attr) => reply.created(&KEPT, &attr, Generation(0), FileHandle(0), flags),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.remove(parent.0, name), reply);
+        self.remove(parent, name, reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.remove(parent.0, name), reply);
+        self.remove(parent, name, reply);
     }
 
     fn link(
@@ -393,16 +465,11 @@ impl Filesystem for Fuse {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let linked = text(newname).and_then(|name| {
-            self.change(name, |inner| {
-                inner.disk.name(vec![(newparent.0, name.to_owned(), Some(ino.0))]);
-                inner.attr(ino.0).ok_or(Errno::ENOENT)
-            })
-        });
-        match linked {
-            Ok(attr) => reply.entry(&KEPT, &attr, Generation(0)),
-            Err(errno) => reply.error(errno),
-        }
+        let act = move |inner: &mut Inner, name: &str| {
+            inner.disk.name(vec![(newparent.0, name.to_owned(), Some(ino.0))]);
+            inner.attr(ino.0).ok_or(Errno::ENOENT)
+        };
+        self.change(newname, act, |made| entry(made, reply));
     }
 
     fn rename(
@@ -415,18 +482,17 @@ impl Filesystem for Fuse {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let renamed = text(name).and_then(|name| {
-            let newname = text(newname)?;
-            self.change(newname, |inner| {
-                let ino = inner.disk.lookup(parent.0, name).ok_or(Errno::ENOENT)?;
-                inner.disk.name(vec![
-                    (parent.0, name.to_owned(), None),
-                    (newparent.0, newname.to_owned(), Some(ino)),
-                ]);
-                Ok(())
-            })
-        });
-        answer(renamed, reply);
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let act = move |inner: &mut Inner, newname: &str| {
+            let ino = inner.disk.lookup(parent.0, &name).ok_or(Errno::ENOENT)?;
+            inner
+                .disk
+                .name(vec![(parent.0, name, None), (newparent.0, newname.to_owned(), Some(ino))]);
+            Ok(())
+        };
+        self.change(newname, act, |done| answer(done, reply));
     }
 
     fn read(
@@ -459,15 +525,16 @@ impl Filesystem for Fuse {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.change_file(ino.0, |inner| {
+        let data = data.to_vec();
+        let act = move |inner: &mut Inner| {
             let offset = usize::try_from(offset).map_err(|_| Errno::EFBIG)?;
-            inner.disk.write(ino.0, offset, data);
+            inner.disk.write(ino.0, offset, &data);
             u32::try_from(data.len()).map_err(|_| Errno::EFBIG)
-        });
-        match written {
+        };
+        self.change_file(ino.0, act, |written| match written {
             Ok(length) => reply.written(length),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -510,8 +577,15 @@ fn answer(done: Result<(), Errno>, reply: ReplyEmpty) {
     }
 }
 
-fn text(name: &OsStr) -> Result<&str, Errno> {
-    name.to_str().ok_or(Errno::EINVAL)
+fn entry(made: Result<FileAttr, Errno>, reply: ReplyEntry) {
+    match made {
+        Ok(attr) => reply.entry(&KEPT, &attr, Generation(0)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn bits(mode: u32) -> u16 {
+    u16::try_from(mode & 0o7777).unwrap_or(0)
 }
 
 /// The kernel asks for the length of a file each time, which damage may have changed.

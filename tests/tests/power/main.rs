@@ -1,20 +1,23 @@
-//! The power is cut at every write, rename and sync of a daemon's disk, and the disk fails.
+//! The power is cut at every write, rename and sync of a disk, and the disk fails: that of a daemon,
+//! and that of the program `handoff` which supervises one.
 //!
-//! A file system over FUSE keeps a record of all that a daemon does to it. The record tells each
-//! state that the disk may have had at each moment ([`states`]), and the daemon is started on each.
-//! `HANDOFF_POWER=10000` checks that many states.
+//! A file system over FUSE keeps a record of all that is done to it. The record tells each state
+//! that the disk may have had at each moment ([`states`]), and the daemon or the program is started
+//! on it. `HANDOFF_POWER=10000` checks that many states.
 
 mod check;
 mod disk;
 mod fuse;
 mod machine;
 mod scenarios;
+mod site;
+mod state_dir;
+mod state_storage;
 mod states;
 mod storage;
 
 use std::fmt::Display;
 
-use disk::Event;
 use machine::Machine;
 
 /// Why the tests of this file are skipped here, if they are.
@@ -32,7 +35,7 @@ fn after_a_power_cut_the_daemon_starts_with_all_that_was_promised() {
         return;
     }
     let wanted = wanted();
-    let mut records = recorded(scenarios::ALL.len(), |index| {
+    let mut records = side_by_side(scenarios::ALL.len(), |index| {
         let (name, run) = scenarios::ALL[index];
         let mut machine = Machine::new();
         run(&mut machine);
@@ -42,7 +45,7 @@ fn after_a_power_cut_the_daemon_starts_with_all_that_was_promised() {
     let of_all = records.iter().flat_map(|(_, events)| check::cases(events, FEW).1);
     let left: Vec<_> = of_all.filter(|case| !case.promised.is_damaged).collect();
     let more = wanted / STATES_OF_ONE;
-    records.extend(recorded(more, |index| {
+    records.extend(side_by_side(more, |index| {
         let mut machine = Machine::after(&left[index * left.len() / more]);
         scenarios::again(&mut machine);
         ("a swap after a power cut", machine.cut())
@@ -81,10 +84,8 @@ fn line(name: &str, [points, states, wrong]: [impl Display; 3]) -> String {
     format!("{name:45} {points:>6} {states:>6} {wrong:>6}\n")
 }
 
-type Record = (&'static str, Vec<Event>);
-
 /// Runs that many machines, some of them side by side.
-fn recorded(count: usize, run: impl Fn(usize) -> Record + Sync) -> Vec<Record> {
+fn side_by_side<T: Send>(count: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let (run, mut records) = (&run, Vec::new());
     for first in (0..count).step_by(SIDE_BY_SIDE) {
         std::thread::scope(|scope| {

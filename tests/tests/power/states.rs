@@ -6,14 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use super::disk::{Event, Ino, Names, ROOT, change, write};
+use super::disk::{Entry, Event, Ino, Names, ROOT, change, write};
 
 /// What a disk holds, and what is on its way to it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Platter {
     files: BTreeMap<Ino, FileState>,
+    /// Sockets and links.
+    others: BTreeMap<Ino, Entry>,
     /// As synced.
     dirs: BTreeMap<Ino, BTreeMap<String, Ino>>,
     /// Changes of names since, in their order.
@@ -39,8 +43,8 @@ struct Pending<T> {
     is_dirty: bool,
 }
 
-/// Paths below the root: the contents of a file, or none for a directory.
-pub(crate) type Tree = BTreeMap<String, Option<Vec<u8>>>;
+/// Everything below the root, by its path.
+pub(crate) type Tree = BTreeMap<String, Entry>;
 
 impl Platter {
     pub(crate) fn new() -> Self {
@@ -53,6 +57,7 @@ impl Platter {
             Event::Create { ino, is_dir: false } => {
                 self.files.insert(*ino, FileState::default());
             }
+            Event::Place { ino, entry } => drop(self.others.insert(*ino, entry.clone())),
             Event::Names(names) => self.names.push(names.clone()),
             Event::Write { ino, offset, data } => self.file(*ino).write(*offset, data),
             Event::Truncate { ino, length } => self.file(*ino).truncate(*length),
@@ -137,14 +142,14 @@ impl Platter {
         for (names, _) in self.names.iter().zip(names).filter(|(_, is_there)| **is_there == 1) {
             apply(&mut dirs, names);
         }
-        let mut files = BTreeMap::new();
+        let mut entries = self.others.clone();
         for (ino, file) in &self.files {
             let (own, rest) = data.split_at(1 + file.sectors.len());
-            files.insert(*ino, file.contents(own));
+            entries.insert(*ino, Entry::File(file.contents(own)));
             data = rest;
         }
         let mut tree = Tree::new();
-        add(&mut tree, "", ROOT, &dirs, &files);
+        add(&mut tree, "", ROOT, &dirs, &entries);
         tree
     }
 }
@@ -154,15 +159,15 @@ fn add(
     path: &str,
     dir: Ino,
     dirs: &BTreeMap<Ino, BTreeMap<String, Ino>>,
-    files: &BTreeMap<Ino, Vec<u8>>,
+    entries: &BTreeMap<Ino, Entry>,
 ) {
     for (name, ino) in &dirs[&dir] {
         let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-        if let Some(contents) = files.get(ino) {
-            tree.insert(path, Some(contents.clone()));
+        if let Some(entry) = entries.get(ino) {
+            tree.insert(path, entry.clone());
         } else {
-            tree.insert(path.clone(), None);
-            add(tree, &path, *ino, dirs, files);
+            tree.insert(path.clone(), Entry::Dir);
+            add(tree, &path, *ino, dirs, entries);
         }
     }
 }
@@ -175,11 +180,13 @@ fn apply(dirs: &mut BTreeMap<Ino, BTreeMap<String, Ino>>, names: &Names) {
 
 /// Writes a state into an empty directory.
 pub(crate) fn lay_out(tree: &Tree, directory: &Path) {
-    for (path, contents) in tree {
+    for (path, entry) in tree {
         let path = directory.join(path);
-        match contents {
-            Some(contents) => fs::write(&path, contents).expect("it can be written"),
-            None => fs::create_dir(&path).expect("it can be created"),
+        match entry {
+            Entry::Dir => fs::create_dir(&path).expect("it can be created"),
+            Entry::File(contents) => fs::write(&path, contents).expect("it can be written"),
+            Entry::Link(target) => symlink(target, &path).expect("it can be made"),
+            Entry::Socket => drop(UnixListener::bind(&path).expect("the path is short")),
         }
     }
 }
@@ -309,7 +316,7 @@ mod tests {
     }
 
     fn file(contents: &[u8]) -> Tree {
-        Tree::from([("a".to_owned(), Some(contents.to_vec()))])
+        Tree::from([("a".to_owned(), Entry::File(contents.to_vec()))])
     }
 
     #[test]

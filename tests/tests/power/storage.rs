@@ -17,11 +17,11 @@ const AT_ONCE: &str = "at-once.log";
 const ROOT: &str = "data";
 
 fn once(on: On, name: &'static str, errno: Errno) -> Fault {
-    Fault { on, name, with: With::Errno(errno), times: 1 }
+    Fault { on, name, with: With::Errno(errno), after: 0, times: 1 }
 }
 
 fn hang(name: &'static str) -> Fault {
-    Fault { on: On::Sync, name, with: With::Hang, times: 1 }
+    Fault { on: On::Sync, name, with: With::Hang, after: 0, times: 1 }
 }
 
 /// Cuts the power after each step of what the machine did: it starts with all that was promised.
@@ -236,7 +236,13 @@ fn a_disk_that_takes_no_more_midway_leaves_one_writer_that_serves() {
             machine.start();
             machine.put();
             let session = machine.prepared("");
-            machine.disk.plan(Fault { on: On::Change, name, with: With::Errno(errno), times: 1 });
+            machine.disk.plan(Fault {
+                on: On::Change,
+                name,
+                with: With::Errno(errno),
+                after: 0,
+                times: 1,
+            });
             let failed = session.seal().map(drop).expect_err("it cannot be sealed");
             assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
             machine.forget_successor();
@@ -253,7 +259,8 @@ fn a_disk_that_takes_no_more_midway_leaves_one_writer_that_serves() {
             machine.start();
             machine.put();
             let session = machine.sealed("");
-            let fault = Fault { on: On::Change, name: LOCK, with: With::Errno(errno), times: 1 };
+            let fault =
+                Fault { on: On::Change, name: LOCK, with: With::Errno(errno), after: 0, times: 1 };
             let failed = if times == 1 {
                 machine.disk.plan(fault);
                 session.begin().map(drop).expect_err("it cannot record that it opens")
@@ -282,7 +289,7 @@ fn an_incumbent_that_cannot_record_that_it_serves_again_tries_until_it_can() {
     machine.put();
     let session = machine.sealed("");
     let fault = With::Errno(Errno::EIO);
-    machine.disk.plan(Fault { on: On::Change, name: LOCK, with: fault, times: 2 });
+    machine.disk.plan(Fault { on: On::Change, name: LOCK, with: fault, after: 0, times: 2 });
     assert_eq!(session.abort("on a whim").incumbent, IncumbentFate::Serving);
     eventually("it serves again", TIMEOUT, || (machine.disk.struck() == 2).then_some(()));
     machine.forget_successor();
