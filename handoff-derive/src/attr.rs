@@ -4,7 +4,7 @@ use proc_macro2::Span;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, ExprPath, Ident, Lit, LitStr, Path, Token, token};
+use syn::{Attribute, ExprPath, Ident, Lit, LitStr, Path, Token, parenthesized, token};
 
 use crate::errors::Errors;
 
@@ -16,6 +16,8 @@ pub(crate) struct Container {
     pub(crate) hooks: Vec<Hook>,
     /// The daemon has no gate on purpose.
     pub(crate) no_gate: Option<Ident>,
+    /// Names of shards that older builds had.
+    pub(crate) retired: Vec<LitStr>,
 }
 
 /// A function of the daemon, and the moment at which it is called.
@@ -34,6 +36,8 @@ impl Container {
                 container.krate = item.parsed(errors);
             } else if key == "no_gate" {
                 container.no_gate = item.bare(errors);
+            } else if key == "retired" {
+                container.retired = item.names(errors);
             } else if HOOKS.contains(&&*key) {
                 if let Some(function) = item.parsed(errors) {
                     container.hooks.push(Hook { key: item.key, function });
@@ -41,7 +45,7 @@ impl Container {
             } else if FIELD.contains(&&*key) {
                 errors.at(&item.key, format!("`{key}` belongs on a field, not on the struct"));
             } else {
-                let known = [&HOOKS[..], &["no_gate", "crate"]].concat();
+                let known = [&HOOKS[..], &STRUCT].concat();
                 errors.at(&item.key, unknown(&key, "a struct", &known));
             }
         }
@@ -57,6 +61,9 @@ pub(crate) struct Field {
     pub(crate) shards: Option<Ident>,
     pub(crate) skip: Option<Ident>,
     pub(crate) name: Option<(Ident, LitStr)>,
+    pub(crate) added: Option<Ident>,
+    pub(crate) resizable: Option<Ident>,
+    pub(crate) was: Option<(Ident, LitStr)>,
 }
 
 impl Field {
@@ -68,8 +75,11 @@ impl Field {
                 "carry" => field.carry = item.bare(errors),
                 "shards" => field.shards = item.bare(errors),
                 "skip" => field.skip = item.bare(errors),
+                "added" => field.added = item.bare(errors),
+                "resizable" => field.resizable = item.bare(errors),
                 "name" => field.name = item.text(errors).map(|name| (item.key, name)),
-                key if ["crate", "no_gate"].contains(&key) || HOOKS.contains(&key) => {
+                "was" => field.was = item.text(errors).map(|name| (item.key, name)),
+                key if STRUCT.contains(&key) || HOOKS.contains(&key) => {
                     errors.at(&item.key, format!("`{key}` belongs on the struct, not on a field"));
                 }
                 key => errors.at(&item.key, unknown(key, "a field", &FIELD)),
@@ -79,10 +89,11 @@ impl Field {
     }
 }
 
-/// `key` or `key = "value"`.
+/// `key`, `key = "value"` or `retired("one", "another")`.
 struct Item {
     key: Ident,
     value: Option<Lit>,
+    names: Option<Punctuated<Lit, Token![,]>>,
 }
 
 impl Item {
@@ -91,6 +102,25 @@ impl Item {
             errors.at(value, format!("`{0}` takes no value: write `#[handoff({0})]`", self.key));
         }
         Some(self.key.clone())
+    }
+
+    /// The names in the parentheses.
+    fn names(&self, errors: &mut Errors) -> Vec<LitStr> {
+        let key = &self.key;
+        let names = self.names.iter().flatten();
+        let names: Vec<LitStr> = names
+            .filter_map(|name| match name {
+                Lit::Str(name) => Some(name.clone()),
+                other => {
+                    errors.at(other, format!("`{key}` takes names in quotes"));
+                    None
+                }
+            })
+            .collect();
+        if self.names.as_ref().is_none_or(Punctuated::is_empty) {
+            errors.at(key, format!("`{key}` takes names: `{key}(\"audit\", \"journal\")`"));
+        }
+        names
     }
 
     fn text(&self, errors: &mut Errors) -> Option<LitStr> {
@@ -119,7 +149,15 @@ impl Parse for Item {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let key = Ident::parse_any(input)?;
         if input.peek(token::Paren) {
-            return Err(input.error(format!("`{key}` takes no parentheses")));
+            if key != "retired" {
+                return Err(input.error(format!("`{key}` takes no parentheses")));
+            }
+            let inside;
+            parenthesized!(inside in input);
+            let names = Punctuated::parse_terminated(&inside).map_err(|error| {
+                syn::Error::new(error.span(), format!("`{key}` takes names in quotes"))
+            })?;
+            return Ok(Self { key, value: None, names: Some(names) });
         }
         let value = if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
@@ -129,7 +167,7 @@ impl Parse for Item {
         } else {
             None
         };
-        Ok(Self { key, value })
+        Ok(Self { key, value, names: None })
     }
 }
 
@@ -172,4 +210,6 @@ const HOOKS: [&str; 8] = [
     "after_resume",
 ];
 
-const FIELD: [&str; 5] = ["shards", "name", "gate", "carry", "skip"];
+const STRUCT: [&str; 3] = ["retired", "no_gate", "crate"];
+
+const FIELD: [&str; 8] = ["shards", "name", "was", "added", "resizable", "gate", "carry", "skip"];

@@ -8,7 +8,7 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, ExprPath, Generics, Ident, Type, parse_quote};
 
 use crate::attr::{Container, Hook, moment};
-use crate::valid::{Carried, Gates, Members, Shards};
+use crate::valid::{Carried, Gates, Lineage, Members, Shards};
 
 pub(crate) fn expand(
     input: &DeriveInput,
@@ -22,6 +22,7 @@ pub(crate) fn expand(
     let parts = parts(&krate, container, members);
     let no_gate = container.no_gate.is_some();
     let hooks = hooks(&krate);
+    let lineage = lineage(&krate, &members.lineage);
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -34,9 +35,28 @@ pub(crate) fn expand(
             #[automatically_derived]
             impl #impl_generics #krate::__private::Drainable for #ident #ty_generics #where_clause {
                 #hooks
+
+                #lineage
             }
         };
     }
+}
+
+/// The function that tells the lineage; none where the struct declares nothing.
+fn lineage(krate: &TokenStream, lineage: &Lineage) -> Option<TokenStream> {
+    let Lineage { added, retired, renamed, resizable } = lineage;
+    let calls: Vec<TokenStream> = (added.iter().map(|name| quote!(.added(#name))))
+        .chain(retired.iter().map(|name| quote!(.retired(#name))))
+        .chain(renamed.iter().map(|(was, name)| quote!(.renamed(#was, #name))))
+        .chain(resizable.iter().map(|name| quote!(.resizable(#name))))
+        .collect();
+    (!calls.is_empty()).then(|| {
+        quote! {
+            fn lineage() -> #krate::__private::Lineage {
+                #krate::__private::Lineage::new() #(#calls)*
+            }
+        }
+    })
 }
 
 pub(crate) fn crate_path(container: &Container) -> TokenStream {

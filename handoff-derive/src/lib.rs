@@ -38,6 +38,9 @@ use syn::{DeriveInput, parse_macro_input};
 /// |---|---|
 /// | `shards` | the role of a field without an attribute: implements `handoff::Shards` |
 /// | `name = "..."` | the shard's name in the data format; without it, the field's |
+/// | `was = "..."` | the shard's name in older builds |
+/// | `added` | older builds have no such shard: `open` creates it where it is not there |
+/// | `resizable` | older builds may have more shards in this collection, or fewer |
 /// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: a drain closes it, serving opens it |
 /// | `carry` | connections or memory: `handoff::carry::Carry`; the next build looks up `name` |
 /// | `skip` | nothing to seal or to carry, and no gate |
@@ -51,6 +54,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// shards are open, and before the gates are. Those of `admit`, `drain` and `seal` are part of the
 /// pause; after a commit one of `admit` that goes on failing has the swap undone at its deadline.
 /// A shard is fingerprinted before `after_seal`: bytes that this hook writes belong to no shard.
+///
+/// `retired("...", "...")` names the shards of older builds that this one does not open.
 ///
 /// `no_gate` says that the daemon has no gate on purpose: it serves no requests. Without a gate and
 /// without this attribute it logs a warning when it starts.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Expr, Ident, Lit, Member, Type};
+use syn::{Expr, Ident, Lit, LitStr, Member, Type};
 
 use crate::ast::{Field, Fields};
 use crate::attr;
@@ -17,6 +17,17 @@ pub(crate) struct Members<'a> {
     pub(crate) shards: Vec<Shards<'a>>,
     pub(crate) gates: Vec<Gates<'a>>,
     pub(crate) carried: Vec<Carried<'a>>,
+    pub(crate) lineage: Lineage,
+}
+
+/// What the attributes say of older builds; names as in the data format.
+#[derive(Default)]
+pub(crate) struct Lineage {
+    pub(crate) added: Vec<String>,
+    pub(crate) retired: Vec<LitStr>,
+    /// The earlier name, and the present one.
+    pub(crate) renamed: Vec<(LitStr, String)>,
+    pub(crate) resizable: Vec<String>,
 }
 
 pub(crate) struct Shards<'a> {
@@ -50,6 +61,10 @@ impl<'a> Members<'a> {
             if let Some(role) = attrs.gate.as_ref().or(attrs.skip.as_ref()) {
                 no_name(&attrs, role, errors);
             }
+            let is_shard = attrs.gate.is_none() && attrs.skip.is_none() && attrs.carry.is_none();
+            if !is_shard {
+                no_lineage(&attrs, errors);
+            }
             if let Some(gate) = &attrs.gate {
                 if container.no_gate.is_some() {
                     errors.at(gate, "the struct says `no_gate`, and this field is a gate");
@@ -73,9 +88,12 @@ impl<'a> Members<'a> {
                 members.carried.push(Carried { member, ty, name });
             } else {
                 names.add(&name, ty, at, errors);
+                members.lineage.add(&name, &attrs, errors);
                 members.shards.push(Shards { member, ty, name });
             }
         }
+        members.lineage.retired.clone_from(&container.retired);
+        members.lineage.check(&names.taken, errors);
         names.check_elements(errors);
         carried.check_elements(errors);
         members
@@ -96,6 +114,58 @@ fn no_name(attrs: &attr::Field, role: &Ident, errors: &mut Errors) {
             key,
             format!("`name` is for what is sealed or carried, and this field says `{role}`"),
         );
+    }
+}
+
+fn no_lineage(attrs: &attr::Field, errors: &mut Errors) {
+    let was = attrs.was.as_ref().map(|(key, _)| key);
+    for key in [&attrs.added, &attrs.resizable].into_iter().flatten().chain(was) {
+        errors.at(key, format!("`{key}` is for shards, and this field is none"));
+    }
+}
+
+impl Lineage {
+    fn add(&mut self, name: &str, attrs: &attr::Field, errors: &mut Errors) {
+        if let (Some(added), Some((was, _))) = (&attrs.added, &attrs.was) {
+            errors.at(
+                was,
+                format!("a shard that is `{added}` had no earlier name: leave out one of the two"),
+            );
+        }
+        if attrs.added.is_some() {
+            self.added.push(name.to_owned());
+        }
+        if attrs.resizable.is_some() {
+            self.resizable.push(name.to_owned());
+        }
+        if let Some((_, was)) = &attrs.was {
+            self.renamed.push((was.clone(), name.to_owned()));
+        }
+    }
+
+    /// An earlier name belongs to one shard, which has no field of that name any more.
+    fn check(&self, present: &HashSet<String>, errors: &mut Errors) {
+        let mut earlier = HashSet::new();
+        let renamed = self.renamed.iter().map(|(was, _)| ("was", was));
+        for (key, at) in renamed.chain(self.retired.iter().map(|name| ("retired", name))) {
+            let name = at.value();
+            if name.is_empty() {
+                errors.at(at, "a shard's name cannot be empty");
+            } else if present.contains(&name) {
+                let is_added = key == "retired" && self.added.contains(&name);
+                let remedy = match key {
+                    _ if is_added => "it is `added` or `retired`, not both",
+                    "was" => "leave out `was`, or give that shard another `name`",
+                    _ => "leave it out here, or give that shard another `name`",
+                };
+                errors.at(at, format!("this struct has a shard `{name}`: {remedy}"));
+            } else if !earlier.insert(name.clone()) {
+                errors.at(
+                    at,
+                    format!("`{name}` is declared twice: one shard had that name, and one thing became of it"),
+                );
+            }
+        }
     }
 }
 

@@ -7,8 +7,8 @@ pub use std::vec::Vec;
 
 pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
-    DrainReport, Drainable, Gate, Gating, SealProgress, SealReport, SealedShard, SealedState,
-    ShardList, Shards, StateSnapshot,
+    DrainReport, Drainable, Gate, Gating, Lineage, SealProgress, SealReport, SealedShard,
+    SealedState, ShardList, Shards, StateSnapshot,
 };
 use crate::error::Error;
 pub use crate::error::Result;

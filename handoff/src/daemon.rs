@@ -225,7 +225,7 @@ impl Daemon {
         let drainable = open(warmed, &mut opening)?;
         try_failpoint!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
-            manifest.verify(&drainable.opened_shards()?)?;
+            manifest.verify(&drainable.opened_shards()?, &D::lineage())?;
         }
         Ok((incumbent.with_listeners(&mut listeners), drainable))
     }

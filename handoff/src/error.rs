@@ -298,25 +298,31 @@ fn holder(pid: u32) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// Another number of shards was opened.
-    #[error("the last writer sealed {sealed} shards, and this process opened {opened}")]
-    ShardCount {
-        /// In the manifest.
-        sealed: usize,
-        /// Found.
-        opened: usize,
-    },
-    /// The shard at one place has another name.
+    /// This build does not open a shard that was sealed.
     #[error(
-        "shard {index} was sealed under the name {sealed:?} and opened under {opened:?}; keep its name with #[handoff(name = {sealed:?})]"
+        "the last writer sealed the shard {name:?}, which this build does not open: declare #[handoff(retired({name:?}))] on the struct or, where the shard has another name now, #[handoff(was = {name:?})] on its field"
     )]
-    Name {
-        /// Place in declared order, from 0.
-        index: usize,
-        /// In the manifest.
-        sealed: String,
-        /// Found.
-        opened: String,
+    NotOpened {
+        /// The shard.
+        name: String,
+    },
+    /// This build opens a shard that was not sealed.
+    #[error(
+        "this build opens the shard {name:?}, which the last writer did not seal: declare #[handoff(added)] on its field or, where the shard had another name, #[handoff(was = \"...\")] with that"
+    )]
+    NotSealed {
+        /// The shard.
+        name: String,
+    },
+    /// A collection has more or fewer shards than were sealed.
+    #[error(
+        "the collection {field:?} has another size than the last writer sealed (the shard {name:?} is the first that only one of the two has): where its data may be split anew, declare #[handoff(resizable)] on its field"
+    )]
+    Resized {
+        /// The field.
+        field: String,
+        /// The first shard that only one of the two has.
+        name: String,
     },
     /// A shard has another revision.
     #[error("shard {name:?} was sealed at revision {sealed} and opened at revision {opened}")]

@@ -3,14 +3,18 @@
 //! A text, so that a person can read it when it does not match:
 //!
 //! ```text
-//! handoff-manifest 1
+//! handoff-manifest 2
 //! generation 7
 //! boot 7d0c...            (or "boot any" after a clean stop, which is durable)
 //! fingerprint 91f4...
 //! shard 42 03ab... log    (revision, digest, name)
+//! added index             (and retired, resizable, renamed: the lineage of the build that sealed)
 //! checksum 5c11...        (BLAKE3 of everything above)
 //! ```
+//!
+//! One of a build without a lineage is of version 1, which older builds read.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -21,7 +25,7 @@ use rustix::fs::FallocateFlags;
 
 use super::place::Place;
 use super::record::REMEDY;
-use crate::drainable::{SealReport, SealedShard};
+use crate::drainable::{Lineage, SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
 use crate::sys::process::{boot_id, boot_id_in_hex, boot_id_of};
 
@@ -34,6 +38,8 @@ pub struct SealManifest {
     pub fingerprint: [u8; 32],
     /// In declared order; empty where the daemon named none.
     pub shards: Vec<SealedShard>,
+    /// Of the build that sealed.
+    pub(crate) lineage: Lineage,
     /// The boot in which it holds; none for one that was synced.
     boot_id: Option<[u8; 16]>,
 }
@@ -43,46 +49,79 @@ impl SealManifest {
         generation: u64,
         report: &SealReport,
         shards: Vec<SealedShard>,
+        lineage: Lineage,
         durable: bool,
     ) -> Self {
         Self {
             generation,
             fingerprint: report.data_dir_fingerprint,
             shards,
+            lineage,
             boot_id: (!durable).then(boot_id),
         }
     }
 
-    /// Compares the opened shards with the sealed ones. A manifest of a daemon that named no
-    /// shards has nothing to compare with.
+    /// Compares the opened shards with the sealed ones, by their names. A manifest of a daemon that
+    /// named no shards has nothing to compare with. A build of `lineage` opened them:
+    /// [`Drainable::lineage`](crate::Drainable::lineage).
     ///
     /// # Errors
     ///
     /// [`Error::Mismatch`] with the first difference, which names the shard.
-    pub fn verify(&self, opened: &[SealedShard]) -> Result<()> {
+    pub fn verify(&self, opened: &[SealedShard], lineage: &Lineage) -> Result<()> {
+        self.as_sealed(opened, lineage).map(drop)
+    }
+
+    /// For each sealed shard, in their order, its place among the opened ones, once all are as they
+    /// were sealed; none for one that this build does not open.
+    pub(crate) fn as_sealed(
+        &self,
+        opened: &[SealedShard],
+        lineage: &Lineage,
+    ) -> Result<Vec<Option<usize>>> {
         if self.shards.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let pairs = self.shards.iter().zip(opened).enumerate();
-        for (index, (sealed, opened)) in pairs {
-            if sealed.name != opened.name {
-                let (sealed, opened) = (sealed.name.clone(), opened.name.clone());
-                return Err(Mismatch::Name { index, sealed, opened }.into());
+        let lineage = lineage.towards(&self.lineage);
+        let mut left: HashMap<&str, usize> =
+            opened.iter().enumerate().map(|(place, shard)| (&*shard.name, place)).collect();
+        let mut places = Vec::with_capacity(self.shards.len());
+        for sealed in &self.shards {
+            let place = lineage.names_of(&sealed.name).find_map(|name| left.remove(&*name));
+            match place {
+                Some(place) => compare(sealed, &opened[place])?,
+                None if lineage.may_lack(&sealed.name) => {}
+                None => return Err(self.not_opened(&sealed.name, opened).into()),
             }
-            let name = sealed.name.clone();
-            if sealed.revision != opened.revision {
-                let (sealed, opened) = (sealed.revision, opened.revision);
-                return Err(Mismatch::Revision { name, sealed, opened }.into());
-            }
-            if sealed.digest != opened.digest {
-                return Err(Mismatch::Contents { name, revision: sealed.revision }.into());
-            }
+            places.push(place);
         }
-        if self.shards.len() != opened.len() {
-            let (sealed, opened) = (self.shards.len(), opened.len());
-            return Err(Mismatch::ShardCount { sealed, opened }.into());
+        let added = opened
+            .iter()
+            .find(|shard| left.contains_key(&*shard.name) && !lineage.may_add(&shard.name));
+        match added {
+            Some(shard) => Err(self.not_sealed(&shard.name).into()),
+            None => Ok(places),
         }
-        Ok(())
+    }
+
+    /// The error of a sealed shard that this build does not open and should.
+    fn not_opened(&self, name: &str, opened: &[SealedShard]) -> Mismatch {
+        match field_of(name) {
+            Some(field) if opened.iter().any(|shard| field_of(&shard.name) == Some(field)) => {
+                Mismatch::Resized { field: field.to_owned(), name: name.to_owned() }
+            }
+            _ => Mismatch::NotOpened { name: name.to_owned() },
+        }
+    }
+
+    /// The error of a shard that was not sealed, and that this build opens.
+    fn not_sealed(&self, name: &str) -> Mismatch {
+        match field_of(name) {
+            Some(field) if self.shards.iter().any(|shard| field_of(&shard.name) == Some(field)) => {
+                Mismatch::Resized { field: field.to_owned(), name: name.to_owned() }
+            }
+            _ => Mismatch::NotSealed { name: name.to_owned() },
+        }
     }
 
     /// Compares the shards that an incumbent resumed with those that it sealed. A shard may have
@@ -101,7 +140,7 @@ impl SealManifest {
             }
         }
         // A daemon with hooks of its own may name no shards.
-        if opened.is_empty() { Ok(()) } else { self.verify(&opened) }
+        if opened.is_empty() { Ok(()) } else { self.verify(&opened, &self.lineage) }
     }
 
     /// Reads the manifest of a directory, if it has one.
@@ -140,12 +179,22 @@ impl SealManifest {
         let boot = self.boot_id.map_or_else(|| "any".to_owned(), boot_id_in_hex);
         let fingerprint = Hash::from(self.fingerprint);
         let generation = self.generation;
+        let header = if self.lineage.is_empty() { HEADER_WITHOUT_LINEAGE } else { HEADER };
         let mut text =
-            format!("{HEADER}\ngeneration {generation}\nboot {boot}\nfingerprint {fingerprint}\n");
+            format!("{header}\ngeneration {generation}\nboot {boot}\nfingerprint {fingerprint}\n");
         text.reserve(100 + self.shards.len() * 100);
         for SealedShard { name, revision, digest } in &self.shards {
-            let name = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
-            let _ = writeln!(text, "shard {revision} {} {name}", Hash::from(*digest));
+            let _ = writeln!(text, "shard {revision} {} {}", Hash::from(*digest), escaped(name));
+        }
+        let Lineage { added, retired, renamed, resizable } = &self.lineage;
+        for (key, names) in [("added", added), ("retired", retired), ("resizable", resizable)] {
+            for name in names {
+                let _ = writeln!(text, "{key} {}", escaped(name));
+            }
+        }
+        for (was, name) in renamed {
+            let [was, name] = [was, name].map(|name| escaped(name).replace('\t', "\\t"));
+            let _ = writeln!(text, "renamed {was}\t{name}");
         }
         let checksum = blake3::hash(text.as_bytes());
         let _ = writeln!(text, "checksum {checksum}");
@@ -161,8 +210,8 @@ impl SealManifest {
             return Err("its checksum does not match");
         }
         let mut lines = text.lines();
-        if lines.next() != Some(HEADER) {
-            return Err("its format is one that this build does not know");
+        if !matches!(lines.next(), Some(HEADER | HEADER_WITHOUT_LINEAGE)) {
+            return Err("its version is one that this build does not know: it is of a newer build");
         }
         let mut field = |name: &str| {
             let line = lines.next().and_then(|line| line.strip_prefix(name));
@@ -174,32 +223,70 @@ impl SealManifest {
             id => Some(boot_id_of(id).ok_or(NOT_HEXADECIMAL)?),
         };
         let fingerprint = parse_digest(field("fingerprint")?)?;
-        let shards = lines.map(parse_shard).collect::<Result<_, _>>()?;
-        Ok(Self { generation, fingerprint, shards, boot_id })
+        let (mut shards, mut lineage) = (Vec::new(), Lineage::new());
+        for line in lines {
+            let (key, rest) = line.split_once(' ').ok_or("a line is cut short")?;
+            match key {
+                "shard" => shards.push(parse_shard(rest)?),
+                "added" => lineage.added.push(plain(rest)),
+                "retired" => lineage.retired.push(plain(rest)),
+                "resizable" => lineage.resizable.push(plain(rest)),
+                "renamed" => {
+                    let (was, name) = rest.split_once('\t').ok_or("a name is missing")?;
+                    lineage.renamed.push((plain(was), plain(name)));
+                }
+                _ => return Err("a line is no shard"),
+            }
+        }
+        Ok(Self { generation, fingerprint, shards, lineage, boot_id })
     }
 }
 
-fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
-    let mut words = line.splitn(4, ' ');
-    let mut word = || words.next().ok_or("a shard's line is cut short");
-    if word()? != "shard" {
-        return Err("a line is no shard");
+fn compare(sealed: &SealedShard, opened: &SealedShard) -> Result<(), Mismatch> {
+    let name = opened.name.clone();
+    if sealed.revision != opened.revision {
+        let (sealed, opened) = (sealed.revision, opened.revision);
+        return Err(Mismatch::Revision { name, sealed, opened });
     }
+    if sealed.digest != opened.digest {
+        return Err(Mismatch::Contents { name, revision: sealed.revision });
+    }
+    Ok(())
+}
+
+/// The field whose collection has a shard of that name.
+fn field_of(name: &str) -> Option<&str> {
+    name.split_once('.').map(|(field, _)| field)
+}
+
+fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
+    let mut words = line.splitn(3, ' ');
+    let mut word = || words.next().ok_or("a shard's line is cut short");
     let revision = word()?.parse().map_err(|_| "a revision is no number")?;
     let digest = parse_digest(word()?)?;
+    Ok(SealedShard { name: plain(word()?), revision, digest })
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r")
+}
+
+/// The name that was written as `escaped`.
+fn plain(escaped: &str) -> String {
     let mut name = String::new();
-    let mut characters = word()?.chars();
+    let mut characters = escaped.chars();
     while let Some(character) = characters.next() {
         match character {
             '\\' => name.push(match characters.next() {
                 Some('n') => '\n',
                 Some('r') => '\r',
+                Some('t') => '\t',
                 _ => '\\',
             }),
             other => name.push(other),
         }
     }
-    Ok(SealedShard { name, revision, digest })
+    name
 }
 
 /// The file of a manifest that is about to be written, beside the old one. Dropping it leaves the
@@ -255,7 +342,8 @@ fn parse_digest(text: &str) -> Result<[u8; 32], &'static str> {
 const FILE: &str = ".handoff.manifest";
 const BESIDE: &str = ".handoff.manifest.new";
 const USUAL_LENGTH: u64 = 16 << 10;
-const HEADER: &str = "handoff-manifest 1";
+const HEADER: &str = "handoff-manifest 2";
+const HEADER_WITHOUT_LINEAGE: &str = "handoff-manifest 1";
 const NOT_HEXADECIMAL: &str = "a digest is not hexadecimal";
 
 #[cfg(test)]
@@ -269,7 +357,7 @@ mod tests {
     fn manifest() -> SealManifest {
         let report = SealReport { data_dir_fingerprint: [9; 32], ..SealReport::default() };
         let shards = vec![shard("log", 4, 1), shard("a b\\n\n\\\r", u64::MAX, 2), shard("", 0, 3)];
-        SealManifest::of_seal(7, &report, shards, false)
+        SealManifest::of_seal(7, &report, shards, Lineage::new(), false)
     }
 
     #[test]
@@ -306,23 +394,135 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_first_difference_is_named() {
-        let sealed = manifest();
-        let mut opened = sealed.shards.clone();
-        assert!(sealed.verify(&opened).is_ok());
-        let mismatch = |opened: &[SealedShard]| match sealed.verify(opened) {
+    fn mismatch(sealed: &SealManifest, opened: &[SealedShard], lineage: &Lineage) -> Mismatch {
+        match sealed.verify(opened, lineage) {
             Err(Error::Mismatch(mismatch)) => mismatch,
             other => panic!("{other:?}"),
-        };
-        assert_eq!(mismatch(&opened[..2]), Mismatch::ShardCount { sealed: 3, opened: 2 });
+        }
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let (sealed, none) = (manifest(), Lineage::new());
+        let mut opened = sealed.shards.clone();
+        assert!(sealed.verify(&opened, &none).is_ok());
+        let mismatch = |opened: &[SealedShard]| mismatch(&sealed, opened, &none);
+        assert_eq!(mismatch(&opened[..2]), Mismatch::NotOpened { name: String::new() });
         opened[0].digest[31] ^= 1;
         assert_eq!(mismatch(&opened), Mismatch::Contents { name: "log".into(), revision: 4 });
         opened[0].revision = 3;
         let behind = Mismatch::Revision { name: "log".into(), sealed: 4, opened: 3 };
         assert_eq!(mismatch(&opened), behind);
         opened[0].name = "journal".into();
-        let renamed = Mismatch::Name { index: 0, sealed: "log".into(), opened: "journal".into() };
-        assert_eq!(mismatch(&opened), renamed);
+        assert_eq!(mismatch(&opened), Mismatch::NotOpened { name: "log".into() });
+        opened.push(sealed.shards[0].clone());
+        assert_eq!(mismatch(&opened), Mismatch::NotSealed { name: "journal".into() });
+    }
+
+    fn of(shards: &[SealedShard], lineage: &Lineage) -> SealManifest {
+        let report = SealReport::default();
+        SealManifest::of_seal(7, &report, shards.to_vec(), lineage.clone(), true)
+    }
+
+    /// An older build's shards, a newer one's, the lineage of the newer one, and the two ways in
+    /// which they differ where nothing is declared: older data opened by the newer build, and back.
+    fn changes() -> Vec<(Vec<SealedShard>, Vec<SealedShard>, Lineage, [Mismatch; 2])> {
+        let log = || shard("log", 1, 1);
+        let named = |name: &str| name.to_owned();
+        let tables =
+            |count: u64| (0..count).map(|index| shard(&format!("tables.{index}"), index, 2));
+        let index = [
+            Mismatch::NotSealed { name: named("index") },
+            Mismatch::NotOpened { name: named("index") },
+        ];
+        let audit = [
+            Mismatch::NotOpened { name: named("audit") },
+            Mismatch::NotSealed { name: named("audit") },
+        ];
+        let renamed = [
+            Mismatch::NotOpened { name: named("journal") },
+            Mismatch::NotOpened { name: named("log") },
+        ];
+        let resized = || Mismatch::Resized { field: named("tables"), name: named("tables.2") };
+        let all_renamed = [
+            Mismatch::NotOpened { name: named("old.0") },
+            Mismatch::NotOpened { name: named("tables.0") },
+        ];
+        vec![
+            (vec![log()], vec![shard("index", 9, 9), log()], Lineage::new().added("index"), index),
+            (
+                vec![log(), shard("audit", 2, 2)],
+                vec![log()],
+                Lineage::new().retired("audit"),
+                audit,
+            ),
+            (
+                vec![shard("journal", 1, 1)],
+                vec![log()],
+                Lineage::new().renamed("journal", "log"),
+                renamed,
+            ),
+            (
+                tables(2).collect(),
+                tables(4).collect(),
+                Lineage::new().resizable("tables"),
+                [resized(), resized()],
+            ),
+            (
+                vec![shard("old.0", 3, 3), shard("old.1", 4, 4)],
+                vec![shard("tables.0", 3, 3), shard("tables.1", 4, 4)],
+                Lineage::new().renamed("old", "tables"),
+                all_renamed,
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_declared_change_is_the_same_state_forwards_and_back_and_another_one_is_named() {
+        for (older, newer, lineage, [forwards, back]) in changes() {
+            let none = Lineage::new();
+            of(&older, &none).verify(&newer, &lineage).expect("it is declared");
+            // The older build has only the manifest to go by.
+            of(&newer, &lineage).verify(&older, &none).expect("the newer build declared it");
+            assert_eq!(mismatch(&of(&older, &none), &newer, &none), forwards);
+            assert_eq!(mismatch(&of(&newer, &none), &older, &none), back);
+            // Contents are compared all the same.
+            let mut changed = newer.clone();
+            changed.iter_mut().for_each(|shard| shard.digest[0] ^= 1);
+            let found = mismatch(&of(&older, &none), &changed, &lineage);
+            assert!(matches!(found, Mismatch::Contents { .. }), "{found:?}");
+            let text = of(&newer, &lineage).to_text();
+            assert_eq!(SealManifest::parse(&text), Ok(of(&newer, &lineage)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_shards_is_no_part_of_the_state() {
+        let (sealed, none) = (manifest(), Lineage::new());
+        let mut opened = sealed.shards.clone();
+        opened.rotate_left(1);
+        let places = sealed.as_sealed(&opened, &none).expect("it is the same state");
+        assert_eq!(places, [Some(2), Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn a_build_without_a_lineage_writes_what_older_builds_read() {
+        assert!(manifest().to_text().starts_with("handoff-manifest 1\n"));
+        let lineage =
+            Lineage::new().renamed("a\tb\n\\", "c\td").added("x y").retired("").resizable("z");
+        let declared = SealManifest { lineage, ..manifest() };
+        let text = declared.to_text();
+        assert!(text.starts_with("handoff-manifest 2\n"), "{text}");
+        assert_eq!(SealManifest::parse(&text), Ok(declared));
+    }
+
+    #[test]
+    fn a_manifest_of_a_newer_version_is_refused_by_it() {
+        let text = manifest().to_text().replacen("handoff-manifest 1", "handoff-manifest 3", 1);
+        let end = text.rfind("checksum").expect("there is one");
+        let body = &text[..end];
+        let text = format!("{body}checksum {}\n", blake3::hash(body.as_bytes()));
+        let why = SealManifest::parse(&text).expect_err("it is of a newer build");
+        assert!(why.contains("version") && why.contains("newer"), "{why}");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::carry::{Carriage, Source};
 use crate::drainable::{
-    DrainReport, SealProgress, SealReport, SealedShard, SealedState, StateSnapshot,
+    DrainReport, Lineage, SealProgress, SealReport, SealedShard, SealedState, StateSnapshot,
 };
 use crate::error::Result;
 
@@ -129,6 +129,15 @@ pub trait Drainable: Send + Sync {
     /// Any error means that the state cannot be trusted: the swap is undone.
     fn opened_shards(&self) -> Result<Vec<SealedShard>> {
         Ok(Vec::new())
+    }
+
+    /// The shards in which this build differs from older ones. The derived function says what the
+    /// struct's attributes declare.
+    fn lineage() -> Lineage
+    where
+        Self: Sized,
+    {
+        Lineage::new()
     }
 
     /// Whether a swap could seal this state at all. The library calls it before a first daemon

@@ -3,6 +3,7 @@
 mod fingerprint;
 mod gate;
 mod hooks;
+mod lineage;
 mod reports;
 mod rolling;
 mod shard;
@@ -12,6 +13,7 @@ pub use fingerprint::{Fingerprint, digest_file, digest_reader};
 pub use gate::{Gate, GateClosed, OwnedPass, Pass};
 pub(crate) use hooks::check;
 pub use hooks::{Drainable, Gating};
+pub use lineage::Lineage;
 pub use reports::{
     DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, SealedState,
     StateSnapshot,

@@ -2,7 +2,7 @@
 
 use super::Input;
 use crate::datadir::SealManifest;
-use crate::drainable::{SealReport, SealedShard};
+use crate::drainable::{Lineage, SealReport, SealedShard};
 
 /// A manifest is read back as it was written, and any changed byte is damage (invariant 12).
 ///
@@ -37,7 +37,9 @@ struct Damage {
 fn written(manifest: &SealManifest, Damage { at, by }: Damage) {
     let text = manifest.to_text();
     assert_eq!(SealManifest::parse(&text).as_ref(), Ok(manifest), "{text}");
-    assert_eq!(text.lines().count(), 5 + manifest.shards.len(), "{text}");
+    let Lineage { added, retired, renamed, resizable } = &manifest.lineage;
+    let declared = added.len() + retired.len() + renamed.len() + resizable.len();
+    assert_eq!(text.lines().count(), 5 + manifest.shards.len() + declared, "{text}");
 
     let mut bytes = text.into_bytes();
     let at = usize::from(at) % bytes.len();
@@ -57,7 +59,7 @@ fn of_fields(input: &mut Input<'_>) -> SealManifest {
         // The digest takes one byte of an input, so that the names get most of it.
         shards.push(SealedShard { name, revision: input.number(), digest: [input.byte(); 32] });
     }
-    SealManifest::of_seal(generation, &report, shards, true)
+    SealManifest::of_seal(generation, &report, shards, Lineage::new(), true)
 }
 
 const HEADER: &str = "handoff-manifest 1\n";

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::datadir::{OwnerRecord, RecordPhase, SealManifest};
-use crate::drainable::{SealReport, SealedShard};
+use crate::drainable::{Lineage, SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::machine::outcome::Outcome;
 use crate::protocol::{
@@ -254,8 +254,9 @@ fn manifests() -> Vec<(String, Vec<u8>)> {
     let shard = |name: &str, revision| SealedShard { name: name.into(), revision, digest: [5; 32] };
     let shards = vec![shard("log", 4), shard("a b\\n\n\\\r", u64::MAX), shard("", 0)];
     let report = SealReport { data_dir_fingerprint: [9; 32], ..SealReport::default() };
-    let of =
-        |shards: &[SealedShard]| SealManifest::of_seal(7, &report, shards.to_vec(), true).to_text();
+    let of = |shards: &[SealedShard]| {
+        SealManifest::of_seal(7, &report, shards.to_vec(), Lineage::new(), true).to_text()
+    };
     let body = |text: &str| {
         let end = text.rfind("checksum").expect("there is one");
         text[..end].to_owned()

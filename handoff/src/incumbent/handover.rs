@@ -9,7 +9,7 @@ use tracing::field::display;
 use crate::carry::{Carrier, StopCarrier};
 use crate::control::HEARTBEAT_INTERVAL;
 use crate::datadir::{DataDirLock, Decision, Draft, RecordPhase, SealManifest};
-use crate::drainable::{Drainable, SealProgress, SealReport, SealedShard};
+use crate::drainable::{Drainable, Lineage, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settlings;
 use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
@@ -60,7 +60,8 @@ struct HookResults {
     /// The seal manifest, begun ahead. None for a last drain, where no client waits for it, and
     /// where it could not be begun.
     draft: Option<Draft>,
-    shards: Vec<SealedShard>,
+    /// With the lineage of this build.
+    shards: (Vec<SealedShard>, Lineage),
     /// The seal that the disk holds, once this process has the lock again and no other wrote.
     sealed: Option<Arc<SealManifest>>,
     /// Whether a successor had opened the data since.
@@ -129,7 +130,7 @@ impl Handover {
             },
             results: HookResults {
                 draft: draft.and_then(Result::ok),
-                shards: Vec::new(),
+                shards: Default::default(),
                 sealed: None,
                 had_opened: false,
                 is_durable: true,
@@ -186,10 +187,13 @@ impl Handover {
                 HookNews::Sealed(_) if matches!(state, State::Resuming(_)) => continue,
                 HookNews::Sealed(result) => {
                     let result = self.in_words("seal", result);
-                    Event::SealEnded(result.map(|Sealed { report, shards, is_durable }| {
-                        (self.results.shards, self.results.is_durable) = (shards, is_durable);
-                        report
-                    }))
+                    Event::SealEnded(result.map(
+                        |Sealed { report, shards, lineage, is_durable }| {
+                            self.results.shards = (shards, lineage);
+                            self.results.is_durable = is_durable;
+                            report
+                        },
+                    ))
                 }
                 HookNews::Resumed(result) => {
                     Event::ResumeEnded(self.in_words("resume_after_abort", result))
@@ -244,8 +248,7 @@ impl Handover {
         handoff_id: HandoffId,
         report: SealReport,
     ) -> Event {
-        let shards = std::mem::take(&mut self.results.shards);
-        let manifest = SealManifest::of_seal(lock.generation(), &report, shards, false);
+        let manifest = self.manifest(lock.generation(), &report, false);
         let mut release = || {
             try_failpoint!(IncumbentWritesManifest)?;
             // Where no draft could be begun ahead, this finds the cause.
@@ -271,16 +274,20 @@ impl Handover {
         lock: &mut DataDirLock,
         report: &SealReport,
     ) -> Result<()> {
-        let (shards, is_durable) =
-            (std::mem::take(&mut self.results.shards), self.results.is_durable);
+        let is_durable = self.results.is_durable;
         if !is_durable {
             log::warn!(
                 path = %lock.data_dir().display(),
                 "a request outlived the last drain, or a sync of the data has failed before: if the machine crashes now, the next start cannot verify the data"
             );
         }
-        SealManifest::of_seal(lock.generation(), report, shards, is_durable).write(lock.place())?;
+        self.manifest(lock.generation(), report, is_durable).write(lock.place())?;
         lock.release_sealed(is_durable)
+    }
+
+    fn manifest(&mut self, generation: u64, report: &SealReport, durable: bool) -> SealManifest {
+        let (shards, lineage) = std::mem::take(&mut self.results.shards);
+        SealManifest::of_seal(generation, report, shards, lineage, durable)
     }
 
     /// Takes the lock, or learns that a newer process serves (invariant 3); none where it tries

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::carry::{Arrivals, Memory, Receiver};
 use crate::control::{Listeners, bind_hidden};
 use crate::datadir::{DataDirLock, SealManifest};
-use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot, check};
+use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot, SealedShard, check};
 use crate::error::{Error, Result};
 use crate::incumbent::{Incumbent, StopHandle};
 use crate::log;
@@ -92,8 +92,31 @@ pub struct Begun {
     socket: ControlSocket,
     arrivals: Option<Arrivals>,
     verified: Option<[u8; 32]>,
+    seal: Option<Seal>,
     /// Holds the pool's threads, so that none has to be started while clients wait.
     threads: pool::Hold,
+}
+
+/// The seal as which the opened shards were verified.
+#[derive(Debug)]
+struct Seal {
+    /// How many shards were opened.
+    opened: usize,
+    /// For each sealed shard, its place among the opened ones, or none.
+    places: Vec<Option<usize>>,
+    sealed: Vec<SealedShard>,
+}
+
+impl Seal {
+    /// The revisions of the opened shards in the order of the sealed ones, in which the supervisor
+    /// knows them. A shard that this build does not open is as it was sealed.
+    fn in_sealed_order(&self, revisions: Vec<u64>) -> Vec<u64> {
+        if revisions.len() != self.opened {
+            return revisions;
+        }
+        let sealed = self.places.iter().zip(&self.sealed);
+        sealed.map(|(place, sealed)| place.map_or(sealed.revision, |at| revisions[at])).collect()
+    }
 }
 
 impl Stage for Arrived {}
@@ -221,7 +244,14 @@ impl Successor<Warmed> {
                 match arrivals.transpose() {
                     Ok(arrivals) => {
                         let verified = None;
-                        Ok(self.into_stage(Begun { lock, socket, arrivals, verified, threads }))
+                        Ok(self.into_stage(Begun {
+                            lock,
+                            socket,
+                            arrivals,
+                            verified,
+                            seal: None,
+                            threads,
+                        }))
                     }
                     Err(error) => Err(self.fail(error)),
                 }
@@ -303,15 +333,21 @@ impl Successor<Begun> {
     /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; the errors of
     /// [`Drainable::check`] and of [`Drainable::opened_shards`]; and
     /// [`CarryError::NoGate`](crate::error::CarryError).
-    pub fn verify(&mut self, opened: &impl Drainable) -> Result<()> {
+    pub fn verify<D: Drainable>(&mut self, opened: &D) -> Result<()> {
         check(opened)?;
         let shards = opened.opened_shards()?;
-        if let Some(manifest) = self.manifest()? {
-            manifest.verify(&shards)?;
-        }
+        let seal = match self.manifest()? {
+            Some(manifest) if !manifest.shards.is_empty() => {
+                let places = manifest.as_sealed(&shards, &D::lineage())?;
+                Some(Seal { opened: shards.len(), places, sealed: manifest.shards })
+            }
+            _ => None,
+        };
         if !shards.is_empty() {
-            self.stage.verified = Some(Fingerprint::of_shards(&shards));
+            let seen = seal.as_ref().map_or(&shards, |seal| &seal.sealed);
+            self.stage.verified = Some(Fingerprint::of_shards(seen));
         }
+        self.stage.seal = seal;
         Ok(())
     }
 
@@ -341,15 +377,19 @@ impl Successor<Begun> {
             Err(error) => return Err(self.fail(error)),
         };
         let Self { mut conversation, mut inherited, stage, .. } = self;
-        let Begun { lock, socket, arrivals, verified, threads: _threads } = stage;
+        let Begun { lock, socket, arrivals, verified, seal, threads: _threads } = stage;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
         // Made before `Ready` is said: here it may fail, after the commit it may not.
         let stop = StopHandle::new()?;
+        let revisions = snapshot.advertised_revision_per_shard;
         let ready = ReadyWords {
             listening_on: snapshot.listening_on,
             healthz_ok: snapshot.healthz_ok,
-            advertised_revision_per_shard: snapshot.advertised_revision_per_shard,
+            advertised_revision_per_shard: match seal {
+                Some(seal) => seal.in_sealed_order(revisions),
+                None => revisions,
+            },
         };
         let build_id = conversation.build_id.clone();
         let opened = Event::Opened { carried, verified, ready };

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::drainable::Lineage;
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -243,7 +244,7 @@ fn an_empty_lock_file_does_not_take_the_place_of_the_record() {
 fn without_its_lock_file_a_directory_goes_on_from_the_generation_of_its_seal() {
     let directory = directory();
     let lock = DataDirLock::acquire(directory.path()).expect("it is free");
-    SealManifest::of_seal(41, &crate::SealReport::default(), Vec::new(), true)
+    SealManifest::of_seal(41, &crate::SealReport::default(), Vec::new(), Lineage::new(), true)
         .write(lock.place())
         .expect("it is written");
     drop(lock);
