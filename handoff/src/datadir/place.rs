@@ -185,3 +185,37 @@ fn is_unsupported(error: &io::Error) -> bool {
         Some(Errno::BADF | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::process::{Uid, geteuid};
+    use rustix::thread::set_thread_res_uid;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_a_process_without_root_may_not_look_at_does_not_count_as_moved() {
+        if !geteuid().is_root() {
+            println!("skipped: only root can be given up");
+            return;
+        }
+        let above = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(above.path(), Permissions::from_mode(0o700)).expect("it is ours");
+        let path = above.path().join("data");
+        let place = Place::open(&path).expect("it is created");
+        let check_without_root = || {
+            let nobody = Uid::from_raw(65_534);
+            set_thread_res_uid(nobody, nobody, nobody).expect("root may");
+            let looked = FileId::at(&path).map_err(|error| error.kind());
+            assert_eq!(looked, Err(io::ErrorKind::PermissionDenied));
+            place.check()
+        };
+        std::thread::scope(|scope| scope.spawn(check_without_root).join().expect("no panic"))
+            .expect("it is there");
+        fs::remove_dir(&path).expect("it is empty");
+        assert!(matches!(place.check(), Err(Error::Moved(moved)) if moved == path));
+    }
+}

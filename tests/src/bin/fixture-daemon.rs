@@ -22,7 +22,7 @@ use handoff::successor::{Listeners, OnLoss, Role, detect};
 use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
     Cache, Client, ClientV1, ClientV2, Connections, Daemon, Faults, LogShard, Options, Server,
-    Stranger, take_no_more,
+    Stranger, give_up_root, take_no_more,
 };
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -73,7 +73,12 @@ fn serve<C: Client>(options: &Options, faults: &Arc<Faults>) -> Result<()> {
         EasyRoad::new(&options.control, &options.data)
             .build_id(options.build.as_bytes())
             .run(
-                |_| faults.strike("warm").map(drop),
+                |_| {
+                    if faults.strike("warm")? == Some("gives-up-root") {
+                        give_up_root(NOBODY)?;
+                    }
+                    Ok(())
+                },
                 |(), opening| {
                     let healthy = faults.planned("health").is_none();
                     let data = opening.data_dir().to_owned();
@@ -299,5 +304,7 @@ const RAW: &str = "FIXTURE_SUPERVISOR_ON_STDIN";
 const LOCAL: &str = "local";
 /// The field of the daemon.
 const MEMORY: &str = "memory";
+/// The user that a daemon becomes that gives up root.
+const NOBODY: u32 = 65_534;
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LIFETIME: Duration = Duration::from_secs(180);

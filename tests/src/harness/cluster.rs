@@ -74,14 +74,14 @@ impl Cluster {
 
     fn start_as(faults: &[&str], others: Vec<(&str, OwnedFd)>, carries: bool) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for name in ["pids", MARKS] {
+        for name in ["pids", "run", MARKS] {
             fs::create_dir(directory.path().join(name)).expect("it can be created");
         }
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
         listener.set_nonblocking(true).expect("it can be set");
         let log = directory.path().join("stderr");
         let copy = listener.try_clone().expect("a descriptor is left");
-        let mut supervisor = Supervisor::new(&directory.path().join("control"))
+        let mut supervisor = Supervisor::new(&directory.path().join("run/control"))
             .expect("the path is short")
             .with_launch(Logged(log))
             .with_listener("main", copy);
@@ -132,7 +132,7 @@ impl Cluster {
     /// The control socket.
     #[must_use]
     pub fn control(&self) -> PathBuf {
-        self.state().join("control")
+        self.state().join("run/control")
     }
 
     /// The journal of supervisors that keep one.

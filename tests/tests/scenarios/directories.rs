@@ -1,12 +1,18 @@
 //! The data directory, its lock file, and the control socket's name, changed under the daemon.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use handoff::supervisor::{Failed, IncumbentFate};
+use handoff::error::LaunchError;
+use handoff::supervisor::{Cause, Failed, IncumbentFate};
 use handoff::{DataDirLock, Error};
+use handoff_tests::fixture::give_up_root;
 use handoff_tests::harness::{Cluster, TIMEOUT, eventually, lock_holders};
 use rustix::fs::{CWD, Mode};
 
@@ -92,6 +98,41 @@ fn a_directory_that_is_replaced_while_the_successor_opens_is_not_committed() {
 }
 
 #[test]
+fn a_directory_that_is_replaced_after_the_drain_is_neither_sealed_nor_served() {
+    let mut cluster = Cluster::start();
+    let session = cluster.prepared(&[]);
+    let replaced = Replaced::with_an_empty_one(&cluster);
+    let seal = || session.seal().map(drop);
+    let waits = "hook=\"resume_after_abort\"";
+    let failed = fails_once_put_back(&cluster, seal, waits, || replaced.put_back());
+    match &failed.cause {
+        Cause::SealFailed { error, .. } => {
+            assert!(error.contains("was moved, replaced or unmounted"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    cluster.wait_for_progress();
+    cluster.assert_sound();
+}
+
+/// No incumbent is left that could refuse the swap: the successor finds that nobody wrote there.
+#[test]
+fn an_empty_directory_in_the_place_of_a_dead_daemon_s_is_not_served() {
+    let mut cluster = Cluster::start();
+    let replaced = Replaced::with_an_empty_one(&cluster);
+    let session = cluster.warmed(&[]);
+    cluster.kill(cluster.serving());
+    let failed = session.prepare().expect_err("the incumbent has died");
+    assert!(failed.promoted.is_none(), "{failed}");
+    assert_eq!(failed.incumbent, IncumbentFate::Lost, "{failed}");
+    replaced.put_back();
+    let spec = cluster.successor(&[]).spec();
+    let first = cluster.supervisor.start(&spec).expect("its directory is there again");
+    cluster.begin_anew(first);
+    cluster.assert_sound();
+}
+
+#[test]
 fn an_emptied_directory_is_neither_committed_nor_served() {
     for with_the_manifest in [false, true] {
         let mut cluster = Cluster::start();
@@ -112,7 +153,15 @@ fn an_emptied_directory_is_neither_committed_nor_served() {
         rename(&data, &aside);
         let begin = || session.begin().map(drop);
         let waits = "hook=\"resume_after_abort\"";
-        fails_once_put_back(&cluster, begin, waits, || rename(&aside, &data));
+        let failed = fails_once_put_back(&cluster, begin, waits, || rename(&aside, &data));
+        if with_the_manifest {
+            match &failed.cause {
+                Cause::SuccessorGaveUp(words) => {
+                    assert!(words.contains("that of the last seal is missing"), "{words}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
         cluster.wait_for_progress();
         cluster.assert_sound();
     }
@@ -125,9 +174,14 @@ fn a_removed_lock_file_lets_no_second_writer_in_and_is_made_again() {
     let lock = cluster.data().join(".handoff.lock");
     let generation = generation_of(&lock);
     fs::remove_file(&lock).expect("it is there");
+    match DataDirLock::acquire(&cluster.data()) {
+        Err(Error::LockHeld { .. }) => {}
+        other => panic!("a second writer is not refused: {other:?}"),
+    }
     let output = cluster.run_by_hand(|_, _, _| ());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the lock of "), "{said}");
     let serving = cluster.serving();
     let is_ours = || {
         let inode = fs::metadata(&lock).ok()?.ino();
@@ -145,8 +199,11 @@ fn a_removed_lock_file_lets_no_second_writer_in_and_is_made_again() {
 fn a_lock_file_that_is_removed_in_mid_swap_makes_no_generation_fall() {
     let mut cluster = Cluster::start();
     let lock = cluster.data().join(".handoff.lock");
-    let session = cluster.sealed(&[]);
+    let session = cluster.prepared(&[]);
     let generation = generation_of(&lock);
+    fs::remove_file(&lock).expect("it is there");
+    let session = session.seal().expect("the incumbent makes it again before it releases it");
+    assert_eq!(generation_of(&lock), generation);
     fs::remove_file(&lock).expect("it is there");
     let commit = || session.begin()?.commit();
     cluster.commit(commit().expect("the successor has the file, and makes its name again"));
@@ -236,8 +293,17 @@ fn the_control_socket_is_listed_and_comes_back_with_its_directory() {
     fs::remove_file(&control).expect("it is there");
     eventually("the successor's socket comes back", TIMEOUT, is_back);
     assert!(is_listed());
-    let mode = fs::metadata(&control).expect("it is there").mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
+    assert_eq!(mode(&control), 0o600);
+    let directory = control.parent().expect("it is in a directory");
+    fs::set_permissions(directory, Permissions::from_mode(0o750)).expect("it is ours");
+    cluster.swap(&[]).expect("the daemon is reached");
+    let serving = cluster.serving();
+    let is_back = || (cluster.control_owner() == Some(serving)).then_some(());
+    fs::remove_dir_all(directory).expect("it is there");
+    eventually("the socket comes back with its directory", TIMEOUT, is_back);
+    assert!(is_listed());
+    assert_eq!((mode(directory), mode(&control)), (0o750, 0o600));
     cluster.assert_sound();
 }
 
@@ -247,11 +313,45 @@ fn generation_of(lock: &Path) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Makes a file of this user in a directory of another one, where this user may.
+fn is_another_user_s(path: &Path, mode: u32) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    fs::write(path, KEPT).expect("it is written");
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+    chown(path.parent().expect("it is in one"), Some(NOBODY), Some(NOBODY)).is_ok()
+}
+
+/// Owner, mode and contents of a regular file.
+fn seen(path: &Path) -> Option<(u32, u32, Vec<u8>)> {
+    let stat = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
+    Some((stat.uid(), stat.mode(), fs::read(path).ok()?))
+}
+
+/// Calls `act` as the user that owns the directory, on a thread of its own, and waits no longer
+/// than it may take.
+fn as_owner_of<T: Send + 'static>(directory: &Path, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let owner = fs::metadata(directory).expect("it is there").uid();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        if owner != rustix::process::geteuid().as_raw() {
+            give_up_root(owner).expect("root may");
+        }
+        let _ = tell.send(act());
+    });
+    told.recv_timeout(TIMEOUT).expect("it waits for nothing")
+}
+
+const NOBODY: u32 = 65_534;
+const KEPT: &[u8] = b"of another user";
+
 #[test]
 fn a_start_finds_what_lies_in_its_way_and_changes_nothing() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let target = directory.path().join("target");
     fs::write(&target, "").expect("it is written");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect("it is ours");
     let device = |path: &Path| {
         use rustix::fs::{FileType, makedev, mknodat};
         mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3))
@@ -268,21 +368,25 @@ fn a_start_finds_what_lies_in_its_way_and_changes_nothing() {
         ("empty", Box::new(|path| fs::write(path, "").is_ok())),
         ("cut", Box::new(|path| fs::write(path, "HANDOFF\0cut").is_ok())),
         ("garbage", Box::new(|path| fs::write(path, [7; 4096]).is_ok())),
+        ("other, 0600", Box::new(|path| is_another_user_s(path, 0o600))),
+        ("other, 0000", Box::new(|path| is_another_user_s(path, 0o000))),
     ];
-    println!("{:<24} {:<10} outcome of a start", "name", "kind");
+    println!("{:<24} {:<12} outcome of a start", "name", "kind");
     for name in [".handoff.lock", ".handoff.lock.new", ".handoff.manifest", ".handoff.manifest.new"]
     {
         for (kind, make) in &makes {
             let data = directory.path().join("data");
-            // A clean stop, so that the next start has a manifest to read.
             fs::create_dir_all(&data).expect("it is made");
             let path = data.join(name);
             let made = make(&path);
             if !made {
-                println!("{name:<24} {kind:<10} skipped: it cannot be made here");
+                println!("{name:<24} {kind:<12} skipped: it cannot be made here");
                 continue;
             }
-            let started = DataDirLock::acquire_or_break_stale(&data).and_then(|lock| {
+            let before = seen(&path);
+            let opened = data.clone();
+            let started = as_owner_of(&data, move || {
+                let lock = DataDirLock::acquire_or_break_stale(&opened)?;
                 lock.manifest()?;
                 Ok(lock.generation())
             });
@@ -295,10 +399,13 @@ fn a_start_finds_what_lies_in_its_way_and_changes_nothing() {
                 Err(error) => panic!("{error}"),
             };
             let outcome = outcome.replace(&*directory.path().to_string_lossy(), "");
-            println!("{name:<24} {kind:<10} {outcome}");
+            println!("{name:<24} {kind:<12} {outcome}");
             let is_none = name == ".handoff.lock" && !matches!(*kind, "hard link" | "empty");
             assert_eq!(started.is_err(), is_none, "{name} {kind}");
             assert_eq!(fs::read(&target).expect("it is there"), b"", "{name} {kind}");
+            if kind.starts_with("other") {
+                assert_eq!(seen(&path), before, "{name} {kind}");
+            }
             fs::remove_dir_all(&data).expect("it is ours");
         }
     }
@@ -324,6 +431,91 @@ fn files_that_root_made_are_the_directory_s_owner_s() {
         assert_eq!(stat.mode() & 0o777, 0o600, "{name}");
     }
     drop(incumbent);
+}
+
+/// Gives a directory and all that it has to a user.
+fn give_away(path: &Path, user: u32) {
+    chown(path, Some(user), Some(user)).expect("root may");
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("it is there").flatten() {
+            give_away(&entry.path(), user);
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_gives_up_root_while_it_warms_up_is_swapped_rolled_back_and_stopped() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can be given up");
+        return;
+    }
+    let gives_up = "warm=gives-up-root";
+    let mut cluster = Cluster::start();
+    let data = cluster.data();
+    cluster.kill(cluster.serving());
+    // The next start makes them, as root.
+    for path in [data.join(".handoff.lock"), cluster.control()] {
+        fs::remove_file(path).expect("it is there");
+    }
+    give_away(cluster.state(), NOBODY);
+    let start = |cluster: &mut Cluster| {
+        let spec = cluster.successor(&[gives_up]).spec();
+        cluster.supervisor.start(&spec)
+    };
+    let first = start(&mut cluster).expect("it serves");
+    cluster.begin_anew(first);
+    cluster.assert_one_serves();
+    let status = fs::read_to_string(format!("/proc/{}/status", cluster.serving()));
+    let status = status.expect("it runs");
+    assert!(status.contains(&format!("\nUid:\t{NOBODY}\t{NOBODY}")), "{status}");
+
+    cluster.swap(&[gives_up]).expect("its user may do all that a swap takes");
+    let failed = cluster.swap_fails(&[gives_up, "open=error"]);
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    let rolled_back = cluster.ready(&[gives_up]).abort("on a whim");
+    assert_eq!(rolled_back.incumbent, IncumbentFate::Serving);
+    cluster.assert_one_serves();
+
+    // Files of another user, who is root, in a directory of its own.
+    for name in [".handoff.manifest.new", ".handoff.manifest", ".handoff.lock.new"] {
+        let path = data.join(name);
+        let _ = fs::remove_file(&path);
+        fs::write(&path, KEPT).expect("it is written");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
+        cluster.swap(&[gives_up]).expect("it is out of the way");
+    }
+    let lock = data.join(".handoff.lock");
+    fs::remove_file(&lock).expect("it is there");
+    fs::write(&lock, KEPT).expect("it is written");
+    fs::set_permissions(&lock, Permissions::from_mode(0o600)).expect("it is ours");
+    let failed = cluster.swap_fails(&[gives_up]);
+    assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+    assert!(failed.to_string().contains(".handoff.lock: Permission denied"), "{failed}");
+    assert_eq!(fs::read(&lock).expect("it is there"), KEPT);
+    fs::remove_file(&lock).expect("it is there");
+    cluster.swap(&[gives_up]).expect("the incumbent makes it again");
+
+    let stop = |cluster: &Cluster| {
+        assert_eq!(cluster.ask("stop"), "ok");
+        let is_over = || cluster.alive().is_empty().then_some(());
+        eventually("the daemon ends", TIMEOUT, is_over);
+    };
+    stop(&cluster);
+    let manifest = data.join(".handoff.manifest");
+    assert_eq!(fs::metadata(&manifest).expect("it is there").uid(), NOBODY);
+    chown(&manifest, Some(0), Some(0)).expect("root may");
+    let before = seen(&manifest);
+    match start(&mut cluster) {
+        Err(Error::Launch(LaunchError::ExitedEarly { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    let log = fs::read_to_string(cluster.state().join("stderr")).expect("it is there");
+    assert!(log.contains(".handoff.manifest: Permission denied"), "{log}");
+    assert_eq!(seen(&manifest), before);
+    chown(&manifest, Some(NOBODY), Some(NOBODY)).expect("root may");
+    let first = start(&mut cluster).expect("it can be read again");
+    cluster.begin_anew(first);
+    cluster.assert_sound();
 }
 
 #[test]
@@ -378,13 +570,18 @@ fn a_killed_successor_that_cannot_end_keeps_nobody_from_serving() {
         println!("skipped: no cgroup can be frozen here");
         return;
     };
+    let begun = Instant::now();
     let failed = session.begin().expect_err("it is frozen");
+    assert!(begun.elapsed() < SOON, "its end is not waited for: {:?}", begun.elapsed());
     assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
     assert!(cluster.alive().contains(&successor), "it cannot have ended");
     cluster.wait_for_progress();
     drop(frozen);
     cluster.assert_sound();
 }
+
+/// Much less than a supervisor waits for the end of a successor that may have the lock.
+const SOON: Duration = Duration::from_secs(40);
 
 /// A child that a daemon forked outlives it. Its copies of descriptors stand in no process's way; but
 /// it keeps the connections of clients open.
@@ -393,7 +590,8 @@ fn a_forked_child_of_a_dead_daemon_holds_neither_its_lock_nor_its_socket() {
     let forks = "cold-start.serves=fork";
     let mut cluster = Cluster::start_with(&[forks]);
     cluster.kill(cluster.serving());
-    assert!(cluster.control_owner().is_none());
+    let answered = UnixStream::connect(cluster.control()).map_err(|error| error.kind());
+    assert_eq!(answered.err(), Some(ErrorKind::ConnectionRefused), "the child has the socket");
     let spec = cluster.successor(&[forks]).spec();
     let first = cluster.supervisor.start(&spec).expect("nothing stands in its way");
     cluster.begin_anew(first);
@@ -408,6 +606,23 @@ fn a_forked_child_of_a_dead_daemon_holds_neither_its_lock_nor_its_socket() {
         assert!(Path::new(&format!("/proc/{child}")).exists(), "it was there all the time");
         cluster.kill(child);
     }
+    cluster.assert_sound();
+}
+
+#[test]
+fn a_forked_child_of_a_dead_daemon_keeps_no_connection_to_its_socket() {
+    let mut cluster = Cluster::start_with(&["incumbent.drains=fork"]);
+    let mut peer = UnixStream::connect(cluster.control()).expect("it listens");
+    peer.set_read_timeout(Some(Duration::from_secs(20))).expect("it can be set");
+    let session = cluster.prepared(&[]);
+    cluster.kill(cluster.serving());
+    peer.read_to_end(&mut Vec::new()).expect("the connection ends with the daemon");
+    let failed = session.seal().expect_err("the incumbent has died");
+    assert!(failed.promoted.is_some(), "{failed}");
+    cluster.note(failed);
+    let [child] = cluster.forked()[..] else { panic!("one child was forked") };
+    assert!(Path::new(&format!("/proc/{child}")).exists(), "it was there all the time");
+    cluster.kill(child);
     cluster.assert_sound();
 }
 

@@ -84,7 +84,7 @@ fn a_second_daemon_is_refused_and_told_why() {
                 options.data = cluster.state().join("elsewhere");
                 options.control = cluster.control();
             },
-            "another process serves the control socket {dir}/control",
+            "another process serves the control socket {dir}/run/control",
         ),
     ]);
 }
