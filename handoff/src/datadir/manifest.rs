@@ -426,7 +426,9 @@ mod tests {
 
     /// An older build's shards, a newer one's, the lineage of the newer one, and the two ways in
     /// which they differ where nothing is declared: older data opened by the newer build, and back.
-    fn changes() -> Vec<(Vec<SealedShard>, Vec<SealedShard>, Lineage, [Mismatch; 2])> {
+    type Change = (Vec<SealedShard>, Vec<SealedShard>, Lineage, [Mismatch; 2]);
+
+    fn changes() -> Vec<Change> {
         let log = || shard("log", 1, 1);
         let named = |name: &str| name.to_owned();
         let tables =

@@ -1,6 +1,7 @@
 //! Sessions of one supervisor beside each other, and sessions that nobody drives past their
 //! deadline.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -194,6 +195,29 @@ fn a_session_that_is_held_past_its_deadline_lets_the_only_process_left_serve() {
     assert!(text.contains(&format!("ended {first} promoted")), "{text}");
     cluster.note(failed);
     cluster.assert_sound();
+}
+
+/// The policy is asked about a successor in the place of a dead incumbent, also where its session is
+/// dropped: a panic there is the caller's, and leaves nothing half done.
+#[test]
+fn a_policy_that_panics_while_its_session_is_dropped_leaves_no_swap_open() {
+    let mut cluster = Cluster::start();
+    let journal = cluster.journal();
+    cluster.supervise(|supervisor| {
+        let supervisor = supervisor.with_journal(&journal).expect("nobody has it");
+        supervisor.with_ready_policy(|_: &Candidate<'_>| panic!("as planned"))
+    });
+    let spec = cluster.successor(&[]).spec();
+    let paired = cluster.supervisor.pair(spec).expect("both say hello");
+    let (first, successor) = (paired.handoff_id(), paired.successor_pid());
+    let warmed = paired.warm().expect("the policy is not asked yet");
+    let session = warmed.prepare_and_seal().expect("the policy is not asked yet");
+    cluster.kill(cluster.serving());
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(session)));
+    assert!(dropped.is_err(), "the panic is the caller's");
+    assert!(!std::fs::exists(format!("/proc/{successor}")).expect("there is /proc"));
+    let text = std::fs::read_to_string(&journal).expect("it is there");
+    assert!(text.contains(&format!("ended {first}")), "{text}");
 }
 
 /// Code of the caller that waits until the test lets it go on.

@@ -99,6 +99,7 @@ impl Runner {
             Ok(program) => {
                 tracing::info!(path = %program.display(), "this supervisor executes its new program");
                 let Err(error) = self.execute(&program);
+                self.trigger.keep();
                 format!("cannot execute {}: {error}; this supervisor goes on", program.display())
             }
         };
@@ -111,7 +112,7 @@ impl Runner {
         let Some(supervisor) = self.jobs.supervisor() else {
             return Err(io::Error::other("the supervisor is busy"));
         };
-        let listener = self.trigger.listener()?;
+        let listener = self.trigger.pass_on()?;
         let own = (OWN, listener.as_fd());
         // The daemon gives back the sockets that do not fit.
         let passed = iter::once(own).chain(supervisor.listeners()).take(self.places.len());

@@ -52,7 +52,7 @@ struct Door {
     file: Option<(u64, u64)>,
     /// The thread that accepts from the listener ends once it is set.
     is_closed: Arc<AtomicBool>,
-    /// Whether the supervisor stops, and needs no name any more.
+    /// Whether the supervisor stops, or executes another program: it looks after no name then.
     is_over: bool,
 }
 
@@ -108,9 +108,17 @@ impl Trigger {
         Ok(Self { door: Arc::new(Mutex::new(door)), open })
     }
 
-    /// The socket, for the program that this one executes.
-    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
-        lock(&self.door).listener.try_clone()
+    /// The socket, for the program that this one executes. Until `keep` it stays the socket, whatever
+    /// becomes of its name: the new program looks after that.
+    pub(crate) fn pass_on(&self) -> io::Result<UnixListener> {
+        let mut door = lock(&self.door);
+        door.is_over = true;
+        door.listener.try_clone()
+    }
+
+    /// The program was not executed.
+    pub(crate) fn keep(&self) {
+        lock(&self.door).is_over = false;
     }
 
     /// The name of the socket, to be looked after.

@@ -141,8 +141,17 @@ impl SharedSwap {
 
 impl Drop for SharedSwap {
     fn drop(&mut self) {
-        if !self.look(|swap| swap.machine.state.is_over()) {
-            let _ = self.abort("the session was dropped".into());
+        if self.look(|swap| swap.machine.state.is_over()) {
+            return;
+        }
+        let give_up = || drop(self.abort("the session was dropped".into()));
+        let Err(panic) = catch_unwind(AssertUnwindSafe(give_up)) else { return };
+        // The policy panicked, which was asked about a successor in the place of a dead incumbent:
+        // that gave the swap up, and somebody has to see to its end.
+        let _ = catch_unwind(AssertUnwindSafe(give_up));
+        // A panic that leaves a drop while another one unwinds would end the process.
+        if !std::thread::panicking() {
+            resume_unwind(panic);
         }
     }
 }
