@@ -243,14 +243,13 @@ impl Stuck {
 /// Swaps, and returns the outcome of a swap whose deadline passes while the caller's code waits:
 /// `ended` before that code has returned.
 fn stuck_in(
-    faults: &[&str],
     change: impl FnOnce(Supervisor, Stuck) -> Supervisor,
     ended: impl FnOnce(&Cluster),
 ) -> (Cluster, HandoffOutcome) {
     let mut cluster = Cluster::start();
     let (stuck, entering, let_go) = Stuck::new();
     cluster.supervise(|supervisor| change(supervisor, stuck));
-    let spec = SpawnSpec { deadline: DEADLINE, ..cluster.successor(faults).spec() };
+    let spec = SpawnSpec { deadline: DEADLINE, ..cluster.successor(&[]).spec() };
     let begun = Instant::now();
     let outcome = std::thread::scope(|scope| {
         let swap = scope.spawn(|| cluster.supervisor.perform_handoff(spec));
@@ -279,7 +278,7 @@ fn a_policy_that_does_not_return_holds_no_client_past_the_deadline() {
             Ok(())
         })
     };
-    let (cluster, outcome) = stuck_in(&[], policy, Cluster::wait_for_progress);
+    let (cluster, outcome) = stuck_in(policy, Cluster::wait_for_progress);
     let failed = failed(outcome);
     assert_eq!(failed.cause, Cause::DeadlinePassed(SwapPhase::Opening), "{failed}");
     assert_eq!(failed.incumbent, SERVING, "{failed}");
@@ -307,7 +306,7 @@ fn observing(
 #[test]
 fn an_observer_that_does_not_return_holds_no_client_past_the_deadline_and_hears_all_in_order() {
     let (told, observer) = observing(SwapPhase::Sealed);
-    let (cluster, outcome) = stuck_in(&[], observer, Cluster::wait_for_progress);
+    let (cluster, outcome) = stuck_in(observer, Cluster::wait_for_progress);
     let failed = failed(outcome);
     // The incumbent keeps the deadline too, and may be first.
     let late = matches!(failed.cause, Cause::IncumbentAborted(_) | Cause::DeadlinePassed(_));
@@ -324,22 +323,17 @@ fn an_observer_that_does_not_return_holds_no_client_past_the_deadline_and_hears_
 /// The deadline does not undo a commit: who drives the swap then hears first that it serves.
 #[test]
 fn an_observer_that_does_not_return_after_the_commit_keeps_no_old_process() {
-    // In the second swap the incumbent's deadline passes too: it waits for the lock, and leaves by the
-    // record once its supervisor has closed.
-    for faults in [&[][..], &["admit=slow:2000"]] {
-        let (told, observer) = observing(SwapPhase::Committing);
-        let is_alone = |cluster: &Cluster| {
-            let alone = || (cluster.alive().len() == 1).then_some(());
-            eventually("the incumbent leaves", TIMEOUT, alone);
-        };
-        let (mut cluster, outcome) = stuck_in(faults, observer, is_alone);
-        match outcome {
-            HandoffOutcome::Committed(committed) => cluster.commit(committed),
-            HandoffOutcome::Failed(failed) => panic!("{failed}"),
-        }
-        assert_eq!(told.lock().expect("no panic").last(), Some(&SwapPhase::Committed));
-        cluster.assert_sound();
+    let (told, observer) = observing(SwapPhase::Committing);
+    let is_alone = |cluster: &Cluster| {
+        eventually("the incumbent leaves", TIMEOUT, || (cluster.alive().len() == 1).then_some(()));
+    };
+    let (mut cluster, outcome) = stuck_in(observer, is_alone);
+    match outcome {
+        HandoffOutcome::Committed(committed) => cluster.commit(committed),
+        HandoffOutcome::Failed(failed) => panic!("{failed}"),
     }
+    assert_eq!(told.lock().expect("no panic").last(), Some(&SwapPhase::Committed));
+    cluster.assert_sound();
 }
 
 fn ready(paired: Session<Paired>) -> Result<Session<Ready>, Failed> {
