@@ -38,8 +38,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// |---|---|
 /// | `shards` | the role of a field without an attribute: implements `handoff::Shards` |
 /// | `name = "..."` | the shard's name in the data format; without it, the field's |
-/// | `was = "..."` | the shard's name in older builds |
-/// | `added` | older builds have no such shard: `open` creates it where it is not there |
+/// | `was = "..."` | the shard's name in older builds, see below |
+/// | `added` | older builds have no such shard |
 /// | `resizable` | older builds may have more shards in this collection, or fewer |
 /// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: a drain closes it, serving opens it |
 /// | `carry` | connections or memory: `handoff::carry::Carry`; the next build looks up `name` |
@@ -56,6 +56,19 @@ use syn::{DeriveInput, parse_macro_input};
 /// A shard is fingerprinted before `after_seal`: bytes that this hook writes belong to no shard.
 ///
 /// `retired("...", "...")` names the shards of older builds that this one does not open.
+///
+/// # Builds with another struct
+///
+/// A new build and an older one open each other's data, in swaps and starts, where the newer one
+/// declares what differs (`added`, `was`, `resizable`, `retired`): the seal manifest tells the older
+/// one. A name stands for its whole collection. A shard that only one of the two has is compared
+/// with nothing, and the log names it. So:
+///
+/// - `open` leaves in its place, and as it is, what the older build opens: that build serves on if
+///   the swap is undone. Move or remove it in `after_admit`, or in a later build.
+/// - An older build neither sees nor writes a shard that it does not have. When the newer build comes
+///   back it finds that shard as it left it: rebuild what goes by the other shards.
+/// - Remove a declaration once no build from before it is swapped in or out any more.
 ///
 /// `no_gate` says that the daemon has no gate on purpose: it serves no requests. Without a gate and
 /// without this attribute it logs a warning when it starts.

@@ -88,7 +88,7 @@ impl<'a> Members<'a> {
                 members.carried.push(Carried { member, ty, name });
             } else {
                 names.add(&name, ty, at, errors);
-                members.lineage.add(&name, &attrs, errors);
+                members.lineage.add(&name, &attrs);
                 members.shards.push(Shards { member, ty, name });
             }
         }
@@ -125,13 +125,7 @@ fn no_lineage(attrs: &attr::Field, errors: &mut Errors) {
 }
 
 impl Lineage {
-    fn add(&mut self, name: &str, attrs: &attr::Field, errors: &mut Errors) {
-        if let (Some(added), Some((was, _))) = (&attrs.added, &attrs.was) {
-            errors.at(
-                was,
-                format!("a shard that is `{added}` had no earlier name: leave out one of the two"),
-            );
-        }
+    fn add(&mut self, name: &str, attrs: &attr::Field) {
         if attrs.added.is_some() {
             self.added.push(name.to_owned());
         }

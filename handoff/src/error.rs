@@ -300,7 +300,7 @@ fn holder(pid: u32) -> String {
 pub enum Mismatch {
     /// This build does not open a shard that was sealed.
     #[error(
-        "the last writer sealed the shard {name:?}, which this build does not open: declare #[handoff(retired({name:?}))] on the struct or, where the shard has another name now, #[handoff(was = {name:?})] on its field"
+        "the last writer sealed the shard {name:?}, which this build does not open. Where it has another name now, the newer of the two builds declares #[handoff(was = {name:?})] on its field; where it is gone, #[handoff(retired({name:?}))] on the struct (of a shard of a collection, give the collection's name)"
     )]
     NotOpened {
         /// The shard.
@@ -308,7 +308,7 @@ pub enum Mismatch {
     },
     /// This build opens a shard that was not sealed.
     #[error(
-        "this build opens the shard {name:?}, which the last writer did not seal: declare #[handoff(added)] on its field or, where the shard had another name, #[handoff(was = \"...\")] with that"
+        "this build opens the shard {name:?}, which the last writer did not seal. Where it had another name, the newer of the two builds declares #[handoff(was = \"...\")] with that on its field; where it is new, #[handoff(added)]"
     )]
     NotSealed {
         /// The shard.
@@ -316,7 +316,7 @@ pub enum Mismatch {
     },
     /// A collection has more or fewer shards than were sealed.
     #[error(
-        "the collection {field:?} has another size than the last writer sealed (the shard {name:?} is the first that only one of the two has): where its data may be split anew, declare #[handoff(resizable)] on its field"
+        "the collection {field:?} has another size than the last writer sealed (the shard {name:?} is the first that only one of the two has). Where that is meant, the newer of the two builds declares #[handoff(resizable)] on its field"
     )]
     Resized {
         /// The field.

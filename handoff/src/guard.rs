@@ -31,6 +31,8 @@ pub(crate) enum Guard {
     /// A successor takes only a lock that was reserved for its own swap, while the last writer
     /// lives.
     ReservedForItsSwap,
+    /// The death of the writer does not end the reservation that it made.
+    ReservationOutlivesWriter,
     /// The byte that a successor locked says in every namespace that it lives.
     ReservedByByte,
     /// No process opens the data where the path leads to another directory than the one that it

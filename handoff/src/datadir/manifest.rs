@@ -27,6 +27,7 @@ use super::place::Place;
 use super::record::REMEDY;
 use crate::drainable::{Lineage, SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
+use crate::log;
 use crate::sys::process::{boot_id, boot_id_in_hex, boot_id_of};
 
 /// The state that was sealed, shard by shard.
@@ -79,29 +80,45 @@ impl SealManifest {
         opened: &[SealedShard],
         lineage: &Lineage,
     ) -> Result<Vec<Option<usize>>> {
+        self.places(opened, &lineage.towards(&self.lineage))
+    }
+
+    fn places(&self, opened: &[SealedShard], differ: &Lineage) -> Result<Vec<Option<usize>>> {
         if self.shards.is_empty() {
             return Ok(Vec::new());
         }
-        let lineage = lineage.towards(&self.lineage);
-        let mut left: HashMap<&str, usize> =
-            opened.iter().enumerate().map(|(place, shard)| (&*shard.name, place)).collect();
-        let mut places = Vec::with_capacity(self.shards.len());
-        for sealed in &self.shards {
-            let place = lineage.names_of(&sealed.name).find_map(|name| left.remove(&*name));
-            match place {
+        let mut left = HashMap::new();
+        for (place, shard) in opened.iter().enumerate() {
+            if left.insert(&*shard.name, place).is_some() {
+                return Err(Error::DuplicateShard { name: shard.name.clone() });
+            }
+        }
+        // The names that are still the same go first: an earlier name may belong to another shard.
+        let mut places: Vec<_> =
+            self.shards.iter().map(|sealed| left.remove(&*sealed.name)).collect();
+        for (sealed, place) in self.shards.iter().zip(&mut places) {
+            if place.is_none() {
+                *place = differ.names_of(&sealed.name).find_map(|name| left.remove(&*name));
+            }
+            match *place {
                 Some(place) => compare(sealed, &opened[place])?,
-                None if lineage.may_lack(&sealed.name) => {}
+                None if differ.may_lack(&sealed.name) => log::warn!(
+                    shard = sealed.name,
+                    "this build leaves a shard that was sealed: one of the two builds declares that it may"
+                ),
                 None => return Err(self.not_opened(&sealed.name, opened).into()),
             }
-            places.push(place);
         }
-        let added = opened
-            .iter()
-            .find(|shard| left.contains_key(&*shard.name) && !lineage.may_add(&shard.name));
-        match added {
-            Some(shard) => Err(self.not_sealed(&shard.name).into()),
-            None => Ok(places),
+        for shard in opened.iter().filter(|shard| left.contains_key(&*shard.name)) {
+            if !differ.may_add(&shard.name) {
+                return Err(self.not_sealed(&shard.name).into());
+            }
+            log::warn!(
+                shard = shard.name,
+                "this build opens a shard that was not sealed, and compares it with nothing: one of the two builds declares that it may"
+            );
         }
+        Ok(places)
     }
 
     /// The error of a sealed shard that this build does not open and should.
@@ -132,15 +149,18 @@ impl SealManifest {
         mut opened: Vec<SealedShard>,
         had_opened: bool,
     ) -> Result<()> {
-        for (opened, sealed) in opened.iter_mut().zip(&self.shards) {
+        let sealed: HashMap<&str, &SealedShard> =
+            self.shards.iter().map(|sealed| (&*sealed.name, sealed)).collect();
+        for opened in &mut opened {
+            let Some(sealed) = sealed.get(&*opened.name) else { continue };
             let has_more = opened.revision > sealed.revision;
             let has_as_much = opened.revision == sealed.revision;
-            if opened.name == sealed.name && (has_more || has_as_much && had_opened) {
+            if has_more || has_as_much && had_opened {
                 opened.clone_from(sealed);
             }
         }
         // A daemon with hooks of its own may name no shards.
-        if opened.is_empty() { Ok(()) } else { self.verify(&opened, &self.lineage) }
+        if opened.is_empty() { Ok(()) } else { self.places(&opened, &Lineage::new()).map(drop) }
     }
 
     /// Reads the manifest of a directory, if it has one.
@@ -471,6 +491,15 @@ mod tests {
                 [resized(), resized()],
             ),
             (
+                tables(2).collect(),
+                vec![shard("pages.0", 0, 2)],
+                Lineage::new().renamed("tables", "pages").resizable("pages"),
+                [
+                    Mismatch::NotOpened { name: named("tables.0") },
+                    Mismatch::NotOpened { name: named("pages.0") },
+                ],
+            ),
+            (
                 vec![shard("old.0", 3, 3), shard("old.1", 4, 4)],
                 vec![shard("tables.0", 3, 3), shard("tables.1", 4, 4)],
                 Lineage::new().renamed("old", "tables"),
@@ -496,6 +525,48 @@ mod tests {
             let text = of(&newer, &lineage).to_text();
             assert_eq!(SealManifest::parse(&text), Ok(of(&newer, &lineage)), "{text}");
         }
+    }
+
+    /// What a build declares of older ones is no licence for the build itself, nor for the next.
+    #[test]
+    fn a_declaration_that_both_builds_make_is_no_difference_between_them() {
+        let added = Lineage::new().added("tables").retired("audit");
+        let sealed = of(&[shard("tables.0", 0, 2), shard("tables.1", 1, 2)], &added);
+        let fewer = mismatch(&sealed, &sealed.shards[..1], &added);
+        assert!(matches!(fewer, Mismatch::Resized { .. }), "{fewer:?}");
+        let mut more = sealed.shards.clone();
+        more.push(shard("audit", 1, 1));
+        let more = mismatch(&sealed, &more, &added);
+        assert_eq!(more, Mismatch::NotSealed { name: "audit".into() });
+        // An incumbent that resumes is the build that sealed, whatever it declares.
+        let sealed = of(&sealed.shards, &Lineage::new().resizable("tables").added("tables"));
+        let fewer = sealed.shards[..1].to_vec();
+        assert!(sealed.verify_resumed(fewer, false).is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_still_the_same_goes_before_an_earlier_one() {
+        let older = Lineage::new().renamed("log", "journal");
+        let newer = Lineage::new().added("log");
+        let sealed = of(&[shard("log", 9, 9), shard("journal", 1, 1)], &newer);
+        sealed.verify(&[shard("journal", 1, 1)], &older).expect("log is the newer build's own");
+    }
+
+    #[test]
+    fn a_name_that_is_opened_twice_is_an_error() {
+        let sealed = of(&[shard("log", 1, 1)], &Lineage::new());
+        let twice = [shard("log", 1, 2), shard("log", 1, 1)];
+        let error = sealed.verify(&twice, &Lineage::new());
+        assert!(matches!(error, Err(Error::DuplicateShard { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn a_resumed_shard_is_found_by_its_name() {
+        let sealed = of(&[shard("log", 1, 1), shard("audit", 2, 2)], &Lineage::new());
+        let late = vec![shard("audit", 3, 9), shard("log", 1, 1)];
+        sealed.verify_resumed(late, false).expect("a late request has written");
+        let behind = vec![shard("audit", 1, 9), shard("log", 1, 1)];
+        assert!(sealed.verify_resumed(behind, false).is_err());
     }
 
     #[test]

@@ -173,8 +173,11 @@ impl OwnerRecord {
             return Succession::NeverServed;
         }
         let is_its_own = self.is_reserved_for(handoff_id) || !stands(Guard::ReservedForItsSwap);
-        let is_anothers =
-            || self.has_live_writer(boot_id, sight) || self.reservation(boot_id, sight).is_some();
+        let is_anothers = || {
+            self.has_live_writer(boot_id, sight)
+                || self.reservation(boot_id, sight).is_some()
+                    && stands(Guard::ReservationOutlivesWriter)
+        };
         if !is_its_own && is_anothers() {
             return Succession::OfAnother;
         }

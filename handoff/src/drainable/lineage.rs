@@ -65,40 +65,44 @@ impl Lineage {
     }
 
     /// The differences between a build of this lineage and the data of one that sealed with
-    /// `sealed`, whichever of the two is newer.
+    /// `sealed`, whichever of the two is newer. What both declare is no difference between them.
     pub(crate) fn towards(&self, sealed: &Self) -> Self {
-        let both = |one: &[String], other: &[String]| [one, other].concat();
+        let only = |one: &[String], other: &[String]| {
+            one.iter().filter(|name| !other.contains(name)).cloned().collect::<Vec<_>>()
+        };
         let back = sealed.renamed.iter().map(|(was, name)| (name.clone(), was.clone()));
+        let renamed: Vec<_> = self.renamed.iter().cloned().chain(back).collect();
+        let mut resizable = [&self.resizable[..], &sealed.resizable].concat();
+        for (was, name) in &renamed {
+            if resizable.contains(name) || resizable.contains(was) {
+                resizable.extend([was.clone(), name.clone()]);
+            }
+        }
         Self {
-            added: both(&self.added, &sealed.retired),
-            retired: both(&self.retired, &sealed.added),
-            renamed: self.renamed.iter().cloned().chain(back).collect(),
-            resizable: both(&self.resizable, &sealed.resizable),
+            added: [only(&self.added, &sealed.added), only(&sealed.retired, &self.retired)]
+                .concat(),
+            retired: [only(&self.retired, &sealed.retired), only(&sealed.added, &self.added)]
+                .concat(),
+            renamed,
+            resizable,
         }
     }
 
-    /// The names under which this build may have the shard that was sealed as `sealed`.
+    /// The other names under which this build may have the shard that was sealed as `sealed`.
     pub(crate) fn names_of(&self, sealed: &str) -> impl Iterator<Item = String> {
-        let renamed = self.renamed.iter().filter_map(move |(was, name)| {
+        self.renamed.iter().filter_map(move |(was, name)| {
             element_of(sealed, was).map(|element| format!("{name}{element}"))
-        });
-        std::iter::once(sealed.to_owned()).chain(renamed)
+        })
     }
 
     /// Whether a build may leave a sealed shard of that name.
     pub(crate) fn may_lack(&self, name: &str) -> bool {
-        is_of(name, &self.retired) || self.is_resizable(name)
+        is_of(name, &self.retired) || is_of(name, &self.resizable)
     }
 
     /// Whether a build may open a shard of that name that was not sealed.
     pub(crate) fn may_add(&self, name: &str) -> bool {
-        is_of(name, &self.added) || self.is_resizable(name)
-    }
-
-    fn is_resizable(&self, name: &str) -> bool {
-        self.resizable
-            .iter()
-            .any(|field| element_of(name, field).is_some_and(|rest| !rest.is_empty()))
+        is_of(name, &self.added) || is_of(name, &self.resizable)
     }
 }
 

@@ -257,6 +257,9 @@ fn manifests() -> Vec<(String, Vec<u8>)> {
     let of = |shards: &[SealedShard]| {
         SealManifest::of_seal(7, &report, shards.to_vec(), Lineage::new(), true).to_text()
     };
+    let lineage = Lineage::new().added("x y").retired("").renamed("a\tb\n", "c").resizable("z");
+    let lineage = SealManifest::of_seal(7, &report, shards.clone(), lineage, true).to_text();
+    let lineage = lineage[..lineage.rfind("checksum").expect("there is one")].to_owned();
     let body = |text: &str| {
         let end = text.rfind("checksum").expect("there is one");
         text[..end].to_owned()
@@ -285,9 +288,10 @@ fn manifests() -> Vec<(String, Vec<u8>)> {
         ("not-mended".into(), raw(&whole.replace("generation 7", "generation 8"))),
         ("no-text".into(), vec![0, 0, 0, 0, 0xff, 0xfe]),
         ("mended".into(), mended(&body(&whole))),
+        ("lineage".into(), mended(&lineage)),
         ("of-a-boot".into(), mended(&of_a_boot)),
         ("many-shards".into(), mended(&(body(&of(&[])) + &many))),
-        ("other-format".into(), mended(&body(&whole).replace("manifest 1", "manifest 2"))),
+        ("other-format".into(), mended(&body(&whole).replace("manifest 1", "manifest 3"))),
         ("no-generation".into(), mended(&body(&whole).replace("generation 7", "generation x"))),
         ("no-digest".into(), mended(&body(&whole).replace("05", "0g"))),
         ("dos-lines".into(), mended(&body(&whole).replace('\n', "\r\n"))),

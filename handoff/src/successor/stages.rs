@@ -343,7 +343,7 @@ impl Successor<Begun> {
             }
             _ => None,
         };
-        if !shards.is_empty() {
+        if seal.is_some() || !shards.is_empty() {
             let seen = seal.as_ref().map_or(&shards, |seal| &seal.sealed);
             self.stage.verified = Some(Fingerprint::of_shards(seen));
         }

@@ -118,8 +118,15 @@ impl Supervisor {
             socket::sweep(self.control_socket());
             try_failpoint!(AdopterNotedEnd)?;
         }
-        let resolved = self.resolved.clone();
+        let mut resolved = self.resolved.clone();
         let answered = self.find_daemon(daemon, deadline)?;
+        if let (Some(resolved), Some(_)) = (&mut resolved, &answered)
+            && resolved.outcome == Outcome::Lost
+        {
+            // Both processes of that swap are dead, and one serves that the journal does not know:
+            // its last lines were not written.
+            resolved.outcome = Outcome::Unknown;
+        }
         try_failpoint!(AdopterHasListeners)?;
         (self.replayed, self.resolved) = (Replay::default(), None);
         let Some(Answer { id, process, build_id, generation, listeners }) = answered else {

@@ -147,10 +147,9 @@ impl Journal {
     pub(crate) fn lacking(&self) -> Option<(usize, String)> {
         let lacking = self.lacking.told();
         if lacking.is_some()
-            && !self.lacking.is_late()
             && let Some(tasks) = &*self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+            && self.lacking.begin_task_if_idle()
         {
-            self.lacking.begin_task();
             let _ = tasks.send(Task::Retry);
         }
         lacking
@@ -193,11 +192,11 @@ impl JournalState {
         self.0.lacking()
     }
 
-    /// Whether the disk answers, as far as is known: false while the thread that writes waits for
-    /// it for longer than a quarter of a second.
+    /// Whether the disk has answered: false while the thread that writes has something to do, for
+    /// however short a time.
     #[must_use]
     pub fn answers(&self) -> bool {
-        !self.0.lacking.is_late()
+        self.0.lacking.is_idle()
     }
 
     /// The journal's path.

@@ -42,6 +42,10 @@ impl Drop for Supervisor {
 
 /// All that an operator may want of a supervisor, whatever becomes of its log.
 fn assert_supervised(world: &World, supervisor: &mut Supervisor) {
+    assert_supervised_and(world, supervisor, || drop(world.said(&["upgrade"])));
+}
+
+fn assert_supervised_and(world: &World, supervisor: &mut Supervisor, upgrade: impl FnOnce()) {
     let v2 = world.path("v2").display().to_string();
     world.said(&["swap", "--binary", &v2, "--wait"]);
     assert_eq!(world.build(), "2");
@@ -49,7 +53,7 @@ fn assert_supervised(world: &World, supervisor: &mut Supervisor) {
     let (code, words) = world.refused(&["swap", "--binary", &broken, "--wait"]);
     assert_eq!(code, 3, "rolled back: {words}");
     world.kill_daemon();
-    world.said(&["upgrade"]);
+    upgrade();
     world.wait_for_daemon("serving");
     world.said(&["swap", "--wait"]);
     assert_eq!(world.build(), "1");
@@ -194,7 +198,12 @@ fn a_full_disk_under_the_log_and_the_state_ends_no_supervisor_and_the_loss_is_to
     let filler = at.join("filler");
     let mut file = File::create(&filler).expect("inodes are left");
     while file.write_all(&[b'.'; 512]).is_ok() {}
-    assert_supervised(&world, &mut supervisor);
+    // The lines that the disk has not taken would be lost with this program.
+    assert_supervised_and(&world, &mut supervisor, || {
+        let (code, words) = world.refused(&["upgrade"]);
+        assert_eq!(code, 5, "{words}");
+        assert!(words.contains("has not taken each line"), "{words}");
+    });
     drop(file);
     fs::remove_file(&filler).expect("it is there");
     eventually("the loss is told", TIMEOUT, || {
@@ -205,6 +214,7 @@ fn a_full_disk_under_the_log_and_the_state_ends_no_supervisor_and_the_loss_is_to
     eventually("the history is written", TIMEOUT, || {
         world.status()["warnings"].as_array().is_some_and(Vec::is_empty).then_some(())
     });
+    world.said(&["upgrade"]);
     assert_stops(&world, &mut supervisor);
 }
 

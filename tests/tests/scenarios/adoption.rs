@@ -9,7 +9,7 @@ use handoff::error::ControlSocketError;
 use handoff::supervisor::{AdoptedDaemon, Adoption};
 use handoff::{Error, Supervisor};
 use handoff::{Outcome, Phase};
-use handoff_tests::harness::{Cluster, HelperSupervisor, TIMEOUT, eventually, kill};
+use handoff_tests::harness::{Cluster, HelperSupervisor, TIMEOUT, eventually, kill, kill_and_wait};
 use rustix::process::Signal;
 
 /// Adopts with a new supervisor, which the cluster goes on with.
@@ -129,6 +129,25 @@ fn a_swap_is_resolved_in_whatever_phase_its_supervisor_died() {
         assert_eq!(cluster.ask("build"), build, "killed when {phase}");
         cluster.assert_sound();
     }
+}
+
+/// Both processes of the open swap are dead, and the journal does not know the daemon that serves: its
+/// last lines were not written.
+#[test]
+fn a_swap_whose_processes_are_dead_is_not_told_as_lost_while_a_daemon_serves() {
+    let mut cluster = Cluster::start();
+    let spec = cluster.successor(&[]);
+    let mut supervisor = HelperSupervisor::start(&cluster, &spec, Phase::Committed, "kill");
+    supervisor.wait_until_it_died();
+    cluster.alive().into_iter().for_each(kill_and_wait);
+    cluster.lose_sight();
+    let spec = cluster.successor(&[]).spec();
+    let first = cluster.supervisor.start(&spec).expect("nobody serves");
+    cluster.begin_anew(first);
+    let daemon = adopt(&mut cluster);
+    let resolved = daemon.resolved.expect("a swap was in flight");
+    assert_eq!(resolved.outcome, Outcome::Unknown);
+    cluster.assert_sound();
 }
 
 /// The successor hangs too, so that it can neither give up nor go on.

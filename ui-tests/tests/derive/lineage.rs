@@ -48,8 +48,9 @@ struct OneNameForTwo {
 }
 
 #[derive(Drainable)]
-struct AddedWithAnEarlierName {
-    #[handoff(added, was = "journal")]
+#[handoff(retired("a", "a"))]
+struct RetiredTwice {
+    #[handoff(was = "")]
     log: Log,
 }
 

@@ -136,6 +136,12 @@ impl Runner {
             let words = "the disk of the state directory does not answer; try again once it does";
             return Err(io::Error::new(io::ErrorKind::TimedOut, words));
         }
+        // The new program would know nothing of them.
+        let journal_lacks = self.journal.as_ref().is_some_and(|it| it.lacking().is_some());
+        if journal_lacks || self.swaps.history.unwritten() > 0 {
+            let words = "the disk of the state directory has not taken each line of journal and history; try again once `handoff status` says so no more";
+            return Err(io::Error::other(words));
+        }
         // A signal stays pending until the new program listens for signals.
         let executed = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| {
             for (socket, place) in sockets.iter().zip(&mut self.places) {

@@ -54,6 +54,8 @@ struct Door {
     is_closed: Arc<AtomicBool>,
     /// Whether the supervisor stops, or executes another program: it looks after no name then.
     is_over: bool,
+    /// Whether another socket is about to get the name.
+    is_binding: bool,
 }
 
 /// The connections that the supervisor answers.
@@ -104,7 +106,14 @@ impl Trigger {
         };
         let open = Arc::<Open>::default();
         let is_closed = start(&listener, &open, tell)?;
-        let door = Door { path: path.to_owned(), listener, file, is_closed, is_over: false };
+        let door = Door {
+            path: path.to_owned(),
+            listener,
+            file,
+            is_closed,
+            is_over: false,
+            is_binding: false,
+        };
         Ok(Self { door: Arc::new(Mutex::new(door)), open })
     }
 
@@ -112,6 +121,9 @@ impl Trigger {
     /// becomes of its name: the new program looks after that.
     pub(crate) fn pass_on(&self) -> io::Result<UnixListener> {
         let mut door = lock(&self.door);
+        if door.is_binding {
+            return Err(io::Error::other("the name of the socket is being made anew; try again"));
+        }
         door.is_over = true;
         door.listener.try_clone()
     }
@@ -163,13 +175,16 @@ impl<F: Fn(Asked) -> bool + Send + Clone + 'static> Kept for Name<F> {
 
     fn look(&mut self) -> io::Result<bool> {
         let found = socket_at(&self.path);
-        let door = lock(&self.door);
+        let mut door = lock(&self.door);
         if door.is_over || (found.is_some() && found == door.file) {
             return Ok(false);
         }
+        door.is_binding = true;
         drop(door);
-        let (listener, file) = bind(&self.path)?;
+        let bound = bind(&self.path);
         let mut door = lock(&self.door);
+        door.is_binding = false;
+        let (listener, file) = bound?;
         if door.is_over {
             let _ = fs::remove_file(&self.path);
             return Ok(false);

@@ -33,6 +33,7 @@ without! {
     no_reservation: Reservation, SwapModel::first(0), NOT_STOLEN;
     a_reservation_that_another_namespace_does_not_see: ReservedByByte, SwapModel::first(0), NOT_STOLEN;
     a_reservation_of_another_swap: ReservedForItsSwap, second(0), NOT_STOLEN;
+    a_reservation_that_ends_with_the_writer: ReservationOutlivesWriter, second(1), NOT_STOLEN;
     // The directory.
     a_path_that_leads_elsewhere: DirectoryInPlace, SwapModel::first(1), NOTHING_LOST;
     // The undo.

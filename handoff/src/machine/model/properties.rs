@@ -114,7 +114,8 @@ fn one_writer(world: &World) -> bool {
 fn is_rightly_served(world: &World) -> bool {
     let (incumbent, successor) = (&world.incumbent, &world.successor);
     // An incumbent whose directory is away waits for it.
-    if world.directory == Directory::Away && incumbent.waits() {
+    let is_away = world.directory == Directory::Away;
+    if is_away && incumbent.life == Life::Live && incumbent.waits() && !successor.serves() {
         return true;
     }
     // A process that cannot end and has the lock keeps it from every other.

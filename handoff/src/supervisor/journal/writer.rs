@@ -55,17 +55,29 @@ impl Lacking {
         self.lock().tasks += 1;
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().tasks == 0
+    }
+
+    /// Begins a task where the thread has none: one more would stand behind one that may hang.
+    pub(super) fn begin_task_if_idle(&self) -> bool {
+        let mut lack = self.lock();
+        let is_idle = lack.tasks == 0;
+        lack.tasks += usize::from(is_idle);
+        is_idle
+    }
+
     /// A caller waits no more. The thread may have ended its task at that moment.
     pub(super) fn set_late(&self) {
         let mut lack = self.lock();
         lack.is_late = lack.tasks > 0;
     }
 
-    /// Returns whether the disk was late until now.
+    /// Returns whether the disk was late until now: it may be so for the next task.
     fn end_task(&self) -> bool {
         let mut lack = self.lock();
         lack.tasks = lack.tasks.saturating_sub(1);
-        std::mem::take(&mut lack.is_late)
+        lack.tasks == 0 && std::mem::take(&mut lack.is_late)
     }
 
     /// None where each line is written, or about to be.
@@ -132,13 +144,16 @@ impl Writer {
                 Task::Retry => drop(self.write()),
             }
         }
+        if let Err(error) = self.write_all() {
+            log::warn!(%error, lines = self.unwritten.len(), "this supervisor ends, and its journal lacks lines");
+        }
     }
 
     /// Writes the lines that are kept, and tells the result.
     fn write(&mut self) -> Result<()> {
         let written = self.write_all();
         while self.unwritten.len() > MAX_UNWRITTEN {
-            self.forget_first();
+            self.forget(OLDEST_OF_A_DAEMON);
         }
         let was_late = self.lacking.end_task();
         let fault = written.as_ref().err().map(ToString::to_string);
@@ -158,13 +173,13 @@ impl Writer {
             let written = self.file.write_all(format!("{torn}{line}").as_bytes());
             self.is_torn = written.is_err();
             written.map_err(Error::at("write", &self.path))?;
-            self.forget_first();
+            self.forget(0);
         }
         Ok(())
     }
 
-    fn forget_first(&mut self) {
-        if self.unwritten.pop_front().is_some() {
+    fn forget(&mut self, index: usize) {
+        if self.unwritten.remove(index).is_some() {
             let mut lack = self.lacking.lock();
             lack.lines = lack.lines.saturating_sub(1);
         }
@@ -185,12 +200,15 @@ impl Writer {
         (self.file, self.is_torn) = (new, false);
         // The entries say what these lines would have said.
         while !self.unwritten.is_empty() {
-            self.forget_first();
+            self.forget(0);
         }
         Ok(())
     }
 }
 
+/// The first line may be the one that says which supervisor writes, in which boot: without it the
+/// others count for nothing.
+const OLDEST_OF_A_DAEMON: usize = 1;
 const MAX_UNWRITTEN: usize = 1000;
 
 #[cfg(test)]
@@ -200,6 +218,37 @@ mod tests {
 
     fn serves(pid: u32) -> String {
         Entry::Serves(ProcessId { pid, start_time: u64::from(pid) }).to_line(5)
+    }
+
+    /// The disk hangs under one line, takes it, and hangs under the next: it is late all the time.
+    #[test]
+    fn a_disk_is_late_until_each_task_has_ended() {
+        let lacking = Lacking::default();
+        for _ in 0..2 {
+            lacking.begin_task();
+            lacking.add_line();
+        }
+        lacking.set_late();
+        assert!(!lacking.end_task() && lacking.is_late() && !lacking.is_idle());
+        assert!(!lacking.begin_task_if_idle(), "nothing stands behind a task that may hang");
+        assert!(lacking.end_task() && !lacking.is_late() && lacking.is_idle());
+        assert!(lacking.begin_task_if_idle());
+    }
+
+    #[test]
+    fn of_too_many_lines_the_first_is_kept_and_of_the_others_the_last() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (mut writer, _) = Writer::open(&directory.path().join("journal")).expect("it is made");
+        writer.file = File::options().append(true).open("/dev/full").expect("it is there");
+        let lines = u32::try_from(MAX_UNWRITTEN).expect("they are few") + 5;
+        for pid in 1..=lines {
+            writer.lacking.add_line();
+            writer.unwritten.push_back(serves(pid));
+            writer.write().expect_err("the disk is full");
+        }
+        let ends = [writer.unwritten.front(), writer.unwritten.back()];
+        assert_eq!(ends, [Some(&serves(1)), Some(&serves(lines))]);
+        assert_eq!(writer.lacking.told().map(|(lines, _)| lines), Some(MAX_UNWRITTEN));
     }
 
     /// A disk that was full in the middle of a line costs no line, not even that one.
