@@ -60,14 +60,14 @@ use syn::{DeriveInput, parse_macro_input};
 /// # Builds with another struct
 ///
 /// A new build and an older one open each other's data, in swaps and starts, where the newer one
-/// declares what differs (`added`, `was`, `resizable`, `retired`): the seal manifest tells the older
-/// one. A name stands for its whole collection. A shard that only one of the two has is compared
+/// declares the differences (`added`, `was`, `resizable`, `retired`): the seal manifest tells the
+/// older one. A name stands for its whole collection. A shard that only one of the two has is compared
 /// with nothing, and the log names it. So:
 ///
-/// - `open` leaves in its place, and as it is, what the older build opens: that build serves on if
-///   the swap is undone. Move or remove it in `after_admit`, or in a later build.
+/// - `open` leaves the files of the older build where and as they are: that build serves on if the
+///   swap is undone. Move or remove them in `after_admit`, or in a later build.
 /// - An older build neither sees nor writes a shard that it does not have. When the newer build comes
-///   back it finds that shard as it left it: rebuild what goes by the other shards.
+///   back it finds that shard as it left it: rebuild one that follows others, such as an index.
 /// - Remove a declaration once no build from before it is swapped in or out any more.
 ///
 /// `no_gate` says that the daemon has no gate on purpose: it serves no requests. Without a gate and

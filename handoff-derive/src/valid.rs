@@ -20,7 +20,7 @@ pub(crate) struct Members<'a> {
     pub(crate) lineage: Lineage,
 }
 
-/// What the attributes say of older builds; names as in the data format.
+/// The differences from older builds, by the attributes; names as in the data format.
 #[derive(Default)]
 pub(crate) struct Lineage {
     pub(crate) added: Vec<String>,
