@@ -527,7 +527,7 @@ mod tests {
         }
     }
 
-    /// What a build declares of older ones is no licence for the build itself, nor for the next.
+    /// A declaration about older builds is no licence for the build itself, nor for the next.
     #[test]
     fn a_declaration_that_both_builds_make_is_no_difference_between_them() {
         let added = Lineage::new().added("tables").retired("audit");

@@ -65,7 +65,7 @@ impl Lineage {
     }
 
     /// The differences between a build of this lineage and the data of one that sealed with
-    /// `sealed`, whichever of the two is newer. What both declare is no difference between them.
+    /// `sealed`, whichever of the two is newer. A declaration of both is no difference between them.
     pub(crate) fn towards(&self, sealed: &Self) -> Self {
         let only = |one: &[String], other: &[String]| {
             one.iter().filter(|name| !other.contains(name)).cloned().collect::<Vec<_>>()

@@ -177,7 +177,7 @@ impl Journal {
 /// daemon is started and a swap ends without them; no swap begins. Until the lines are written, a
 /// supervisor that takes this one's place goes by the last line that was: it finds a daemon by its
 /// control socket alone, and does not know of one that still opens its data. Then a start of its
-/// own fails at the lock of the data directory.
+/// own fails: the other has the addresses, or the lock of the data directory.
 #[derive(Debug, Clone)]
 pub struct JournalState(Arc<Journal>);
 

@@ -130,16 +130,16 @@ impl Runner {
         let environment = c_strings(kept.chain(listen.map(OsString::from)))?;
         self.swaps.history.flush(LAST_LINES);
         crate::log::flush(LAST_LINES);
-        // The kernel ends every other thread first, and one that waits for a disk does not end.
-        let journal_answers = self.journal.as_ref().is_none_or(JournalState::answers);
-        if !(journal_answers && self.swaps.history.answers() && self.jobs.links_answer()) {
-            let words = "the disk of the state directory does not answer; try again once it does";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
-        }
-        // The new program would know nothing of them.
-        let journal_lacks = self.journal.as_ref().is_some_and(|it| it.lacking().is_some());
-        if journal_lacks || self.swaps.history.unwritten() > 0 {
-            let words = "the disk of the state directory has not taken each line of journal and history; try again once `handoff status` says so no more";
+        // The kernel ends every other thread first, and one that waits for a disk does not end. The
+        // new program would know nothing of a line that is not written.
+        let journal_is_whole =
+            |journal: &JournalState| journal.lacking().is_none() && journal.answers();
+        let history = &self.swaps.history;
+        let is_whole = self.journal.as_ref().is_none_or(journal_is_whole)
+            && history.answers()
+            && history.unwritten() == 0;
+        if !(is_whole && self.jobs.links_answer()) {
+            let words = "the disk of the state directory does not answer, or has not taken each line of journal and history; try again once `handoff status` warns of it no more";
             return Err(io::Error::other(words));
         }
         // A signal stays pending until the new program listens for signals.
