@@ -28,7 +28,7 @@ use strum::{IntoStaticStr, VariantArray};
 pub enum Phase {
     /// Both processes have said hello.
     Paired,
-    /// The supervisor waits for the successor's slow start-up work.
+    /// The supervisor waits for the successor's slow start-up work. Skipped if that is done already.
     Warming,
     /// The successor has done that work; the incumbent serves.
     Warmed,
