@@ -1,5 +1,7 @@
 //! The contents of `#[handoff(...)]`.
 
+use std::ops::RangeInclusive;
+
 use proc_macro2::Span;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
@@ -18,6 +20,28 @@ pub(crate) struct Container {
     pub(crate) no_gate: Option<Ident>,
     /// Names of shards that older builds had.
     pub(crate) retired: Vec<LitStr>,
+    pub(crate) formats: Formats,
+}
+
+/// The format that a build writes, and the first and the last one that it reads.
+#[derive(Default)]
+pub(crate) struct Formats {
+    pub(crate) format: Option<(Ident, u32)>,
+    pub(crate) reads: Option<(Ident, RangeInclusive<u32>)>,
+}
+
+impl Formats {
+    /// Takes the item if it is one of the two.
+    fn take(&mut self, item: &Item, errors: &mut Errors) -> bool {
+        if item.key == "format" {
+            self.format = item.number(errors).map(|format| (item.key.clone(), format));
+        } else if item.key == "reads" {
+            self.reads = item.range(errors).map(|reads| (item.key.clone(), reads));
+        } else {
+            return false;
+        }
+        true
+    }
 }
 
 /// A function of the daemon, and the moment at which it is called.
@@ -32,6 +56,9 @@ impl Container {
         let mut container = Self::default();
         for item in items(attrs, errors) {
             let key = item.key.to_string();
+            if container.formats.take(&item, errors) {
+                continue;
+            }
             if key == "crate" {
                 container.krate = item.parsed(errors);
             } else if key == "no_gate" {
@@ -64,12 +91,16 @@ pub(crate) struct Field {
     pub(crate) added: Option<Ident>,
     pub(crate) resizable: Option<Ident>,
     pub(crate) was: Option<(Ident, LitStr)>,
+    pub(crate) formats: Formats,
 }
 
 impl Field {
     pub(crate) fn parse(attrs: &[Attribute], errors: &mut Errors) -> Self {
         let mut field = Self::default();
         for item in items(attrs, errors) {
+            if field.formats.take(&item, errors) {
+                continue;
+            }
             match &*item.key.to_string() {
                 "gate" => field.gate = item.bare(errors),
                 "carry" => field.carry = item.bare(errors),
@@ -89,10 +120,12 @@ impl Field {
     }
 }
 
-/// `key`, `key = "value"` or `retired("one", "another")`.
+/// `key`, `key = "value"`, `key = 3`, `key = 1..=3` or `retired("one", "another")`.
 struct Item {
     key: Ident,
     value: Option<Lit>,
+    /// The end of a range that begins with the value.
+    last: Option<Lit>,
     names: Option<Punctuated<Lit, Token![,]>>,
 }
 
@@ -121,6 +154,27 @@ impl Item {
             errors.at(key, format!("`{key}` takes names: `{key}(\"audit\", \"journal\")`"));
         }
         names
+    }
+
+    /// A format.
+    fn number(&self, errors: &mut Errors) -> Option<u32> {
+        let key = &self.key;
+        if let (Some(value), None) = (&self.value, &self.last) {
+            return number_of(value, errors);
+        }
+        errors.at(key, format!("`{key}` takes a number: `{key} = 3`"));
+        None
+    }
+
+    /// The formats from one to another.
+    fn range(&self, errors: &mut Errors) -> Option<RangeInclusive<u32>> {
+        let key = &self.key;
+        let (Some(first), Some(last)) = (&self.value, &self.last) else {
+            errors
+                .at(key, format!("`{key}` takes the formats from one to another: `{key} = 1..=3`"));
+            return None;
+        };
+        Some(number_of(first, errors)?..=number_of(last, errors)?)
     }
 
     fn text(&self, errors: &mut Errors) -> Option<LitStr> {
@@ -157,17 +211,30 @@ impl Parse for Item {
             let names = Punctuated::parse_terminated(&inside).map_err(|error| {
                 syn::Error::new(error.span(), format!("`{key}` takes names in quotes"))
             })?;
-            return Ok(Self { key, value: None, names: Some(names) });
+            return Ok(Self { key, value: None, last: None, names: Some(names) });
         }
-        let value = if input.peek(Token![=]) {
-            input.parse::<Token![=]>()?;
-            Some(input.parse().map_err(|error| {
-                syn::Error::new(error.span(), format!("`{key}` takes a string in quotes"))
-            })?)
-        } else {
-            None
+        let literal = || {
+            input.parse().map_err(|error| {
+                let takes = match &*key.to_string() {
+                    "format" => "a number: `format = 3`",
+                    "reads" => "the formats from one to another: `reads = 1..=3`",
+                    _ => "a string in quotes",
+                };
+                syn::Error::new(error.span(), format!("`{key}` takes {takes}"))
+            })
         };
-        Ok(Self { key, value, names: None })
+        let (mut value, mut last) = (None, None);
+        if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            value = Some(literal()?);
+            if key == "reads" && input.peek(Token![..=]) {
+                input.parse::<Token![..=]>()?;
+                last = Some(literal()?);
+            } else if input.peek(Token![..]) {
+                return Err(input.error("`reads` takes both ends: `reads = 1..=3`"));
+            }
+        }
+        Ok(Self { key, value, last, names: None })
     }
 }
 
@@ -185,6 +252,17 @@ fn items(attrs: &[Attribute], errors: &mut Errors) -> Vec<Item> {
         }
     }
     items
+}
+
+fn number_of(literal: &Lit, errors: &mut Errors) -> Option<u32> {
+    let number = match literal {
+        Lit::Int(number) => number.base10_parse().ok().filter(|number| *number > 0),
+        _ => None,
+    };
+    if number.is_none() {
+        errors.at(literal, "a format is a number from 1 to 4294967295");
+    }
+    number
 }
 
 fn unknown(key: &str, place: &str, known: &[&str]) -> String {
@@ -210,6 +288,7 @@ const HOOKS: [&str; 8] = [
     "after_resume",
 ];
 
-const STRUCT: [&str; 3] = ["retired", "no_gate", "crate"];
+const STRUCT: [&str; 5] = ["format", "reads", "retired", "no_gate", "crate"];
 
-const FIELD: [&str; 8] = ["shards", "name", "was", "added", "resizable", "gate", "carry", "skip"];
+const FIELD: [&str; 10] =
+    ["shards", "name", "was", "added", "resizable", "format", "reads", "gate", "carry", "skip"];

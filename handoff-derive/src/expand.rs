@@ -1,6 +1,7 @@
 //! The implementation that the derive writes for a valid struct.
 
 use std::collections::HashSet;
+use std::iter;
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -8,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, ExprPath, Generics, Ident, Type, parse_quote};
 
 use crate::attr::{Container, Hook, moment};
-use crate::valid::{Carried, Gates, Lineage, Members, Shards};
+use crate::valid::{Carried, Formats, Gates, Lineage, Members, Shards};
 
 pub(crate) fn expand(
     input: &DeriveInput,
@@ -22,7 +23,7 @@ pub(crate) fn expand(
     let parts = parts(&krate, container, members);
     let no_gate = container.no_gate.is_some();
     let hooks = hooks(&krate);
-    let lineage = lineage(&krate, &members.lineage);
+    let schema = schema(&krate, members);
     quote! {
         const _: () = {
             #[automatically_derived]
@@ -36,27 +37,39 @@ pub(crate) fn expand(
             impl #impl_generics #krate::__private::Drainable for #ident #ty_generics #where_clause {
                 #hooks
 
-                #lineage
+                #schema
             }
         };
     }
 }
 
-/// The function that tells the lineage; none where the struct declares nothing.
-fn lineage(krate: &TokenStream, lineage: &Lineage) -> Option<TokenStream> {
-    let Lineage { added, retired, renamed, resizable } = lineage;
-    let calls: Vec<TokenStream> = (added.iter().map(|name| quote!(.added(#name))))
+/// The function that tells the schema.
+fn schema(krate: &TokenStream, members: &Members<'_>) -> TokenStream {
+    let Lineage { added, retired, renamed, resizable } = &members.lineage;
+    let whole = members.formats.iter().map(|Formats { written, reads }| {
+        let (first, last) = (reads.start(), reads.end());
+        quote!(.format(#written, #first..=#last))
+    });
+    let fields = members.shards.iter().flat_map(|Shards { ty, name, formats, .. }| {
+        let own = formats.iter().map(move |Formats { written, reads }| {
+            let (first, last) = (reads.start(), reads.end());
+            quote!(.field_format(#name, #written, #first..=#last))
+        });
+        let extent = quote!(#krate::__private::FieldOf::<#ty>::LOOK.extent());
+        iter::once(quote!(.field_of(#name, #extent))).chain(own)
+    });
+    let lineage = (added.iter().map(|name| quote!(.added(#name))))
         .chain(retired.iter().map(|name| quote!(.retired(#name))))
         .chain(renamed.iter().map(|(was, name)| quote!(.renamed(#was, #name))))
-        .chain(resizable.iter().map(|name| quote!(.resizable(#name))))
-        .collect();
-    (!calls.is_empty()).then(|| {
-        quote! {
-            fn lineage() -> #krate::__private::Lineage {
-                #krate::__private::Lineage::new() #(#calls)*
-            }
+        .chain(resizable.iter().map(|name| quote!(.resizable(#name))));
+    quote! {
+        fn schema() -> #krate::__private::Schema {
+            #[allow(unused_imports)]
+            use #krate::__private::AnyExtent as _;
+
+            #krate::__private::Schema::new() #(#whole)* #(#fields)* #(#lineage)*
         }
-    })
+    }
 }
 
 pub(crate) fn crate_path(container: &Container) -> TokenStream {
@@ -68,7 +81,7 @@ pub(crate) fn crate_path(container: &Container) -> TokenStream {
 
 /// The body of the implementation of `Parts`: shards, gates, carried sets and hooks.
 fn parts(krate: &TokenStream, container: &Container, members: &Members<'_>) -> TokenStream {
-    let shards = members.shards.iter().map(|Shards { member, ty, name }| {
+    let shards = members.shards.iter().map(|Shards { member, ty, name, .. }| {
         quote! {
             let __shards = #krate::__private::ShardList::with::<#ty>(__shards, #name, &self.#member);
         }

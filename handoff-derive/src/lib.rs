@@ -41,6 +41,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `was = "..."` | the shard's name in older builds, see below |
 /// | `added` | older builds have no such shard |
 /// | `resizable` | older builds may have more shards in this collection, or fewer |
+/// | `format = 3`, `reads = 1..=3` | the field's own formats, in place of the struct's |
 /// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: a drain closes it, serving opens it |
 /// | `carry` | connections or memory: `handoff::carry::Carry`; the next build looks up `name` |
 /// | `skip` | nothing to seal or to carry, and no gate |
@@ -57,17 +58,29 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// `retired("...", "...")` names the shards of older builds that this one does not open.
 ///
+/// `format = 3` is the format of the data that this build writes, and `reads = 1..=3` are those that
+/// it reads: without `reads` that one alone, without `format` format 1. A start, or a swap, to a
+/// build that does not read the format that is there is refused before anything is opened.
+///
 /// # Builds with another struct
 ///
 /// A new build and an older one open each other's data, in swaps and starts, where the newer one
 /// declares the differences (`added`, `was`, `resizable`, `retired`): the seal manifest tells the
 /// older one. A name stands for its whole collection. A shard that only one of the two has is compared
-/// with nothing, and the log names it. So:
+/// with nothing, and the log names it. What is not declared the successor finds before the drain, by
+/// the schema that the incumbent has left beside its data; how many elements a `Vec` or a map has it
+/// finds once it has opened them. So:
 ///
 /// - `open` leaves the files of the older build where and as they are: that build serves on if the
-///   swap is undone. Move or remove them in `after_admit`, or in a later build.
+///   swap is undone. Move or remove them in `Opening::on_commit`, or in a later build.
 /// - An older build neither sees nor writes a shard that it does not have. When the newer build comes
 ///   back it finds that shard as it left it: rebuild one that follows others, such as an index.
+/// - Give a build a higher `format` where an older one would not read its data. The bytes of a shard
+///   may differ then, so that only its revision is compared. A swap to a format that the present
+///   build does not read is one-way, and the supervisor has to allow it (`SpawnSpec::one_way`). To
+///   keep a way back, first release a build that reads the next format and writes the present one.
+/// - A build of a higher format declares all that it lacks. Between builds of one format nobody knows
+///   which is the older, so that a declaration of either counts.
 /// - Remove a declaration once no build from before it is swapped in or out any more.
 ///
 /// `no_gate` says that the daemon has no gate on purpose: it serves no requests. Without a gate and

@@ -1,6 +1,7 @@
 //! The struct as it can be expanded: the role of each field, and its name.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -17,7 +18,14 @@ pub(crate) struct Members<'a> {
     pub(crate) shards: Vec<Shards<'a>>,
     pub(crate) gates: Vec<Gates<'a>>,
     pub(crate) carried: Vec<Carried<'a>>,
+    pub(crate) formats: Option<Formats>,
     pub(crate) lineage: Lineage,
+}
+
+/// The format that is written, and those that are read.
+pub(crate) struct Formats {
+    pub(crate) written: u32,
+    pub(crate) reads: RangeInclusive<u32>,
 }
 
 /// The differences from older builds, by the attributes; names as in the data format.
@@ -34,6 +42,8 @@ pub(crate) struct Shards<'a> {
     pub(crate) member: Member,
     pub(crate) ty: &'a Type,
     pub(crate) name: String,
+    /// Its own, in place of the struct's.
+    pub(crate) formats: Option<Formats>,
 }
 
 pub(crate) struct Carried<'a> {
@@ -89,9 +99,11 @@ impl<'a> Members<'a> {
             } else {
                 names.add(&name, ty, at, errors);
                 members.lineage.add(&name, &attrs);
-                members.shards.push(Shards { member, ty, name });
+                let formats = Formats::check(&attrs.formats, errors);
+                members.shards.push(Shards { member, ty, name, formats });
             }
         }
+        members.formats = Formats::check(&container.formats, errors);
         members.lineage.retired.clone_from(&container.retired);
         members.lineage.check(&names.taken, errors);
         names.check_elements(errors);
@@ -119,8 +131,48 @@ fn no_name(attrs: &attr::Field, role: &Ident, errors: &mut Errors) {
 
 fn no_lineage(attrs: &attr::Field, errors: &mut Errors) {
     let was = attrs.was.as_ref().map(|(key, _)| key);
-    for key in [&attrs.added, &attrs.resizable].into_iter().flatten().chain(was) {
+    let format = attrs.formats.format.as_ref().map(|(key, _)| key);
+    let reads = attrs.formats.reads.as_ref().map(|(key, _)| key);
+    let keys = [attrs.added.as_ref(), attrs.resizable.as_ref(), was, format, reads];
+    for key in keys.into_iter().flatten() {
         errors.at(key, format!("`{key}` is for shards, and this field is none"));
+    }
+}
+
+impl Formats {
+    fn check(attrs: &attr::Formats, errors: &mut Errors) -> Option<Self> {
+        let attr::Formats { format, reads } = attrs;
+        let Some((_, written)) = format else {
+            if let Some((key, reads)) = reads {
+                let last = reads.end();
+                errors.at(
+                    key,
+                    format!("`reads` stands beside the format that is written: `format = {last}`"),
+                );
+            }
+            return None;
+        };
+        let written = *written;
+        let Some((key, reads)) = reads else {
+            return Some(Self { written, reads: written..=written });
+        };
+        let (first, last) = (*reads.start(), *reads.end());
+        if reads.is_empty() {
+            errors.at(
+                key,
+                format!("no format lies in `{first}..={last}`: write `reads = {last}..={first}`"),
+            );
+        } else if !reads.contains(&written) {
+            let (first, last) = (first.min(written), last.max(written));
+            errors.at(
+                key,
+                format!(
+                    "this build writes format {written} and would not read it: write \
+                     `reads = {first}..={last}`, or give the format that it writes as `format`"
+                ),
+            );
+        }
+        Some(Self { written, reads: reads.clone() })
     }
 }
 

@@ -1,13 +1,14 @@
 //! The items that the output of `#[derive(Drainable)]` uses. No part of the API: they change
 //! without notice.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 pub use std::time::Instant;
 pub use std::vec::Vec;
 
 pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
-    DrainReport, Drainable, Gate, Gating, Lineage, SealProgress, SealReport, SealedShard,
+    DrainReport, Drainable, Extent, Gate, Gating, Schema, SealProgress, SealReport, SealedShard,
     SealedState, ShardList, Shards, StateSnapshot,
 };
 use crate::error::Error;
@@ -52,6 +53,34 @@ pub enum Moment {
     BeforeResume,
     AfterResume,
 }
+
+/// A type of a field. It tells its extent where it is one of shards; the error of one that is not comes
+/// from [`Parts::shard_list`], once.
+#[derive(Debug)]
+pub struct FieldOf<T: ?Sized>(PhantomData<T>);
+
+impl<T: ?Sized> FieldOf<T> {
+    /// For a look at the type.
+    pub const LOOK: Self = Self(PhantomData);
+}
+
+impl<T: Shards> FieldOf<T> {
+    /// The extent of a field of shards.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        T::extent()
+    }
+}
+
+/// The extent of any other field.
+pub trait AnyExtent {
+    /// None that is known.
+    fn extent(&self) -> Extent {
+        Extent::Varies
+    }
+}
+
+impl<T: ?Sized> AnyExtent for FieldOf<T> {}
 
 /// A type that a hook may return.
 #[diagnostic::on_unimplemented(

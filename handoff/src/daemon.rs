@@ -43,7 +43,7 @@ use crate::datadir::DataDirLock;
 use crate::drainable::{Drainable, ReadinessSnapshot};
 use crate::error::Result;
 pub use crate::incumbent::Ended;
-use crate::incumbent::{Incumbent, StopHandle};
+use crate::incumbent::{Incumbent, OnCommit, StopHandle};
 use crate::log;
 use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
 
@@ -95,6 +95,7 @@ pub struct Opening<'a> {
     arrivals: Option<&'a mut Arrivals>,
     stop: &'a StopHandle,
     healthy: bool,
+    on_commit: OnCommit,
 }
 
 impl Opening<'_> {
@@ -137,6 +138,25 @@ impl Opening<'_> {
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
+    }
+
+    /// Runs `step` once this process is the writer, and before it admits any work: the place for
+    /// a switch to data of a new format. Until then the data has to stay readable for the build
+    /// before, at a cold start as well: a swap that is rolled back, and a start that fails, leave
+    /// it with that build.
+    ///
+    /// All clients wait for the steps, which run in the order of the calls, and the pause counts
+    /// them. Keep them short: do in `warm` what takes long. A step may run again after it failed,
+    /// and at the next start after a crash of this process or the machine in the midst of it. After
+    /// a commit the library repeats a step that fails until it succeeds, and logs each failure; at
+    /// a cold start the error ends the start.
+    ///
+    /// Where the build before reads the format of this one, a swap may still go back to it until
+    /// the first request is admitted: it then finds a step done, or half done. Where it does not
+    /// ([`SpawnSpec::one_way`](crate::SpawnSpec)), the supervisor hears that this process serves
+    /// before the first step runs, and no deadline ends the process in the midst of one.
+    pub fn on_commit(&mut self, step: impl FnMut() -> Result<()> + Send + 'static) {
+        self.on_commit.push(step);
     }
 
     /// Says that the daemon's own check of its health failed: the supervisor rolls the swap back.
@@ -210,6 +230,7 @@ impl Daemon {
     ) -> Result<(Incumbent, D)> {
         let mut listeners = start.into_listeners();
         let lock = DataDirLock::acquire_or_break_stale(&self.data_dir)?;
+        lock.check_schema(&D::schema())?;
         let warmed = warm(&self.warm(listeners.names(), false))?;
         let manifest = lock.manifest()?;
         let incumbent = Incumbent::bind_cold_start(&self.control_socket, lock)?
@@ -221,13 +242,15 @@ impl Daemon {
             arrivals: None,
             stop,
             healthy: true,
+            on_commit: OnCommit::default(),
         };
         let drainable = open(warmed, &mut opening)?;
+        let on_commit = opening.on_commit;
         try_failpoint!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
-            manifest.verify(&drainable.opened_shards()?, &D::lineage())?;
+            manifest.verify(&drainable.opened_shards()?, &D::schema())?;
         }
-        Ok((incumbent.with_listeners(&mut listeners), drainable))
+        Ok((incumbent.with_listeners(&mut listeners).with_on_commit(on_commit), drainable))
     }
 
     fn succeed<W, D: Drainable>(
@@ -238,7 +261,9 @@ impl Daemon {
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
     ) -> Result<(Incumbent, D)> {
         let mut successor = successor.greet(&self.build_id, OnLoss::Exit)?;
-        let prepared = warm(&self.warm(successor.inherited_names(), true)).and_then(|warmed| {
+        let fits = successor.check_schema::<D>(&self.data_dir);
+        let warmed = fits.and_then(|()| warm(&self.warm(successor.inherited_names(), true)));
+        let prepared = warmed.and_then(|warmed| {
             successor.fetch(&self.control_socket)?;
             successor.bind(&self.control_socket, &self.data_dir)?;
             Ok(warmed)
@@ -251,10 +276,11 @@ impl Daemon {
             successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;
         let passed = successor.inherited_names();
         let (lock, listeners, arrivals) = successor.at_hand();
+        let (is_successor, healthy, on_commit) = (true, true, OnCommit::default());
         let mut opening =
-            Opening { lock, listeners, is_successor: true, arrivals, stop, healthy: true };
+            Opening { lock, listeners, is_successor, arrivals, stop, healthy, on_commit };
         let opened = open(warmed, &mut opening);
-        let healthy = opening.healthy;
+        let Opening { healthy, on_commit, .. } = opening;
         let verified = opened.and_then(|drainable| {
             successor.verify(&drainable)?;
             successor.hand_on(&drainable)?;
@@ -270,7 +296,7 @@ impl Daemon {
             healthz_ok: healthy,
             advertised_revision_per_shard: drainable.snapshot_state().last_revision_per_shard,
         };
-        Ok((successor.ready(ready)?, drainable))
+        Ok((successor.ready(ready)?.with_on_commit(on_commit), drainable))
     }
 
     fn warm(&self, listener_names: Vec<String>, is_successor: bool) -> Warm<'_> {

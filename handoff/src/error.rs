@@ -3,6 +3,7 @@
 mod carry;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 pub use carry::CarryError;
@@ -160,6 +161,22 @@ pub enum Error {
     )]
     Mismatch(#[from] Mismatch),
 
+    /// This build does not open the data of the build before it. It has touched nothing.
+    #[error("this build does not open the data of the build before it: {}{}", .0, accept(.0))]
+    Schema(#[source] Mismatch),
+
+    /// After this swap there would be no way back: the build that serves does not read the format
+    /// of the new one.
+    #[error(
+        "this swap is one-way: the new build writes format {written}, and the build that serves reads none above {read}, so that no swap and no start leads back to it, but only a restore of the data; allow it with `handoff swap --one-way`, or SpawnSpec::one_way"
+    )]
+    OneWay {
+        /// The format of the new build.
+        written: u32,
+        /// The last one that the build that serves reads.
+        read: u32,
+    },
+
     /// A hook of a shard failed.
     #[error("a hook of shard {name:?} failed: {source}")]
     Shard {
@@ -287,6 +304,26 @@ impl Error {
 }
 
 /// The holder of a lock; its record may name none.
+fn accept(mismatch: &Mismatch) -> &'static str {
+    match mismatch {
+        Mismatch::Format { .. } => "",
+        _ => {
+            ". Where the data is right as it is: stop the daemon, remove .handoff.schema and .handoff.manifest from the data directory, and start this build"
+        }
+    }
+}
+
+fn of_the_data(field: Option<&str>) -> String {
+    field.map_or("the data is ".to_owned(), |field| format!("the data of the field {field:?} is "))
+}
+
+fn in_words(reads: &RangeInclusive<u32>) -> String {
+    match (reads.start(), reads.end()) {
+        (first, last) if first == last => format!("format {first} alone"),
+        (first, last) => format!("the formats {first} to {last}"),
+    }
+}
+
 fn holder(pid: u32) -> String {
     match pid {
         0 => "a process that the owner record does not name".to_owned(),
@@ -300,7 +337,7 @@ fn holder(pid: u32) -> String {
 pub enum Mismatch {
     /// This build does not open a shard that was sealed.
     #[error(
-        "the last writer sealed the shard {name:?}, which this build does not open. Where it has another name now, the newer of the two builds declares #[handoff(was = {name:?})] on its field; where it is gone, #[handoff(retired({name:?}))] on the struct (of a shard of a collection, give the collection's name)"
+        "the last writer has the shard {name:?}, which this build does not open. Where it has another name now, the newer of the two builds declares #[handoff(was = {name:?})] on its field; where it is gone, #[handoff(retired({name:?}))] on the struct (of a shard of a collection, give the collection's name)"
     )]
     NotOpened {
         /// The shard.
@@ -308,7 +345,7 @@ pub enum Mismatch {
     },
     /// This build opens a shard that was not sealed.
     #[error(
-        "this build opens the shard {name:?}, which the last writer did not seal. Where it had another name, the newer of the two builds declares #[handoff(was = \"...\")] with that on its field; where it is new, #[handoff(added)]"
+        "this build opens the shard {name:?}, which the last writer does not have. Where it had another name, the newer of the two builds declares #[handoff(was = \"...\")] with that on its field; where it is new, #[handoff(added)]"
     )]
     NotSealed {
         /// The shard.
@@ -316,13 +353,26 @@ pub enum Mismatch {
     },
     /// A collection has more or fewer shards than were sealed.
     #[error(
-        "the collection {field:?} has another size than the last writer sealed (the shard {name:?} is the first that only one of the two has). Where that is meant, the newer of the two builds declares #[handoff(resizable)] on its field"
+        "the collection {field:?} has another size than with the last writer (the shard {name:?} is the first that only one of the two has). Where that is meant, the newer of the two builds declares #[handoff(resizable)] on its field"
     )]
     Resized {
         /// The field.
         field: String,
         /// The first shard that only one of the two has.
         name: String,
+    },
+    /// This build does not read the format of the data.
+    #[error(
+        "{}of format {found}, and this build reads {}: start a build that reads format {found}, or restore data of an older format",
+        of_the_data(.field.as_deref()), in_words(.reads)
+    )]
+    Format {
+        /// The field with a format of its own; none for that of the whole.
+        field: Option<String>,
+        /// The format of the data.
+        found: u32,
+        /// The formats that this build reads.
+        reads: RangeInclusive<u32>,
     },
     /// A shard has another revision.
     #[error("shard {name:?} was sealed at revision {sealed} and opened at revision {opened}")]

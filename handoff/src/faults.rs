@@ -236,6 +236,8 @@ points! {
     SuccessorHeardCommit = "successor.heard-commit", Successor, true;
     /// It has committed.
     SuccessorRecordedServing = "successor.recorded-serving", Successor, false;
+    /// It has noted its format, and is about to run the daemon's own steps behind the commit point.
+    SuccessorFinishes = "successor.finishes", Successor, true;
     /// It is about to admit work.
     SuccessorAdmits = "successor.admits", Successor, true;
     /// The incumbent can take nothing back any more, and no handler has read yet.

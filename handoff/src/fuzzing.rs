@@ -9,6 +9,7 @@ mod frame;
 mod journal;
 mod manifest;
 mod record;
+mod schema;
 #[cfg(test)]
 mod seeds;
 mod session;
@@ -18,6 +19,7 @@ pub use frame::frame;
 pub use journal::journal;
 pub use manifest::manifest;
 pub use record::record;
+pub use schema::schema;
 pub use session::session;
 
 /// A target: its name, which its corpus has too, and its function.
@@ -28,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame),
     ("record", record),
     ("manifest", manifest),
+    ("schema", schema),
     ("journal", journal),
     ("session", session),
     ("carry", carry),

@@ -193,6 +193,18 @@ impl Attending<'_> {
         }
     }
 
+    /// Reads until the peer closes, or dies; whether it has done so by `deadline`.
+    pub(crate) fn wait_closed(&mut self, deadline: Instant) -> bool {
+        loop {
+            match self.wait(deadline) {
+                Ok(Received::Message(_) | Received::Broken(_)) => {}
+                Ok(Received::Closed) | Err(_) => return true,
+                Ok(Received::Nothing) if Instant::now() < deadline => {}
+                Ok(Received::Nothing) => return false,
+            }
+        }
+    }
+
     /// Whether [`next`](Self::next) may have something, though the kernel has nothing more.
     pub(crate) fn is_pending(&self) -> bool {
         !(self.inbox.queue.is_empty() && self.inbox.is_dry && self.inbox.end.is_none())

@@ -14,6 +14,7 @@ use crate::sys::rights;
 
 /// The variable of a successor's environment: `FD:INODE` of its control connection.
 pub(crate) const CONTROL_VARIABLE: &str = "HANDOFF_CONTROL";
+pub(crate) const ONE_WAY_VARIABLE: &str = "HANDOFF_ONE_WAY";
 /// The number of the first passed descriptor.
 pub(crate) const FIRST_DESCRIPTOR: RawFd = inherited::FIRST;
 

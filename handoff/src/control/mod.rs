@@ -20,5 +20,7 @@ pub(crate) use greeting::{
 };
 pub(crate) use link::{HEARTBEAT_INTERVAL, LIVENESS_TIMEOUT, Link, Lost, Pulse, Received};
 pub use listeners::Listeners;
-pub(crate) use listeners::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, Passed, check_name};
+pub(crate) use listeners::{
+    CONTROL_VARIABLE, FIRST_DESCRIPTOR, ONE_WAY_VARIABLE, Passed, check_name,
+};
 pub(crate) use socket::{bind_hidden, check_path, connect};

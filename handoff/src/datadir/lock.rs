@@ -2,6 +2,7 @@
 
 mod fencing;
 mod file;
+mod fit;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 pub use fencing::Fencing;
 use fencing::Shared;
 use file::{LOCK_FILE, open_lock_file};
+pub(crate) use fit::{Fit, Leaves};
 
 use super::place::{LockFile, Place};
 use super::record::{byte_of_swap, byte_of_writer};
 use super::{OwnerRecord, RecordPhase, SealManifest, Sight, Succession};
+use crate::drainable::Schema;
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::log;
@@ -44,6 +47,8 @@ pub struct DataDirLock {
     found_phase: Option<RecordPhase>,
     /// Whether it is taken to start: a start that fails leaves the seal as it was (invariant 11).
     is_start: bool,
+    /// Of this build, once it writes.
+    own: Option<Schema>,
     /// Whether a drop leaves it held until the process ends (invariant 1).
     outlives_drop: bool,
 }
@@ -361,6 +366,10 @@ impl DataDirLock {
         let decision = Decision::of(is_free, now.as_ref(), own);
         if decision == Decision::Retaken {
             try_failpoint!(IncumbentRetook)?;
+            if let Some(now) = &now {
+                self.reads(now).or_else(|error| self.unlock().and(Err(error)))?;
+                self.record.format = self.record.format.max(now.format);
+            }
             self.found = OwnerRecord::default();
             self.found_phase = now.as_ref().map(|now| now.phase);
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
@@ -418,6 +427,7 @@ impl DataDirLock {
             pid: std::process::id(),
             found_phase: None,
             is_start: false,
+            own: None,
             outlives_drop: false,
         })
     }
@@ -448,6 +458,7 @@ impl DataDirLock {
             reserved_by_byte: false,
             handoff_id,
             build_id: std::mem::take(&mut self.record.build_id),
+            format: self.found.format.max(self.record.format),
             boot_id: boot_id(),
         };
         let before = std::mem::replace(&mut self.record, record);
@@ -539,6 +550,7 @@ impl Drop for DataDirLock {
                 let reserved = ProcessId::default();
                 let reserved_by_byte = false;
                 self.record = OwnerRecord {
+                    format: self.record.format,
                     generation,
                     sealed_generation,
                     is_seal_unsynced,

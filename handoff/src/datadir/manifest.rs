@@ -8,11 +8,11 @@
 //! boot 7d0c...            (or "boot any" after a clean stop, which is durable)
 //! fingerprint 91f4...
 //! shard 42 03ab... log    (revision, digest, name)
-//! added index             (and retired, resizable, renamed: the lineage of the build that sealed)
+//! added index             (and retired, resizable, renamed: the schema of the build that sealed)
 //! checksum 5c11...        (BLAKE3 of everything above)
 //! ```
 //!
-//! One of a build without a lineage is of version 1, which older builds read.
+//! One of a build without a schema is of version 1, which older builds read.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -25,7 +25,8 @@ use rustix::fs::FallocateFlags;
 
 use super::place::Place;
 use super::record::REMEDY;
-use crate::drainable::{Lineage, SealReport, SealedShard};
+use super::{schema, text};
+use crate::drainable::{Schema, SealReport, SealedShard};
 use crate::error::{Error, Mismatch, Result};
 use crate::log;
 use crate::sys::process::{boot_id, boot_id_in_hex, boot_id_of};
@@ -40,7 +41,7 @@ pub struct SealManifest {
     /// In declared order; empty where the daemon named none.
     pub shards: Vec<SealedShard>,
     /// Of the build that sealed.
-    pub(crate) lineage: Lineage,
+    pub(crate) schema: Schema,
     /// The boot in which it holds; none for one that was synced.
     boot_id: Option<[u8; 16]>,
 }
@@ -50,27 +51,27 @@ impl SealManifest {
         generation: u64,
         report: &SealReport,
         shards: Vec<SealedShard>,
-        lineage: Lineage,
+        schema: Schema,
         durable: bool,
     ) -> Self {
         Self {
             generation,
             fingerprint: report.data_dir_fingerprint,
             shards,
-            lineage,
+            schema: Schema { fields: Vec::new(), ..schema },
             boot_id: (!durable).then(boot_id),
         }
     }
 
     /// Compares the opened shards with the sealed ones, by their names. A manifest of a daemon that
-    /// named no shards has nothing to compare with. A build of `lineage` opened them:
-    /// [`Drainable::lineage`](crate::Drainable::lineage).
+    /// named no shards has nothing to compare with. A build of `schema` opened them:
+    /// [`Drainable::schema`](crate::Drainable::schema).
     ///
     /// # Errors
     ///
     /// [`Error::Mismatch`] with the first difference, which names the shard.
-    pub fn verify(&self, opened: &[SealedShard], lineage: &Lineage) -> Result<()> {
-        self.as_sealed(opened, lineage).map(drop)
+    pub fn verify(&self, opened: &[SealedShard], schema: &Schema) -> Result<()> {
+        self.as_sealed(opened, schema).map(drop)
     }
 
     /// For each sealed shard, in their order, its place among the opened ones, once all are as they
@@ -78,12 +79,27 @@ impl SealManifest {
     pub(crate) fn as_sealed(
         &self,
         opened: &[SealedShard],
-        lineage: &Lineage,
+        schema: &Schema,
     ) -> Result<Vec<Option<usize>>> {
-        self.places(opened, &lineage.towards(&self.lineage))
+        self.check_format(schema)?;
+        self.places(opened, schema, &schema.towards(&self.schema))
     }
 
-    fn places(&self, opened: &[SealedShard], differ: &Lineage) -> Result<Vec<Option<usize>>> {
+    /// Whether a build of that schema reads the data.
+    ///
+    /// # Errors
+    ///
+    /// [`Mismatch::Format`].
+    pub(crate) fn check_format(&self, schema: &Schema) -> Result<()> {
+        Ok(schema.check_format(self.schema.formats.written)?)
+    }
+
+    fn places(
+        &self,
+        opened: &[SealedShard],
+        schema: &Schema,
+        differ: &Schema,
+    ) -> Result<Vec<Option<usize>>> {
         if self.shards.is_empty() {
             return Ok(Vec::new());
         }
@@ -101,7 +117,7 @@ impl SealManifest {
                 *place = differ.names_of(&sealed.name).find_map(|name| left.remove(&*name));
             }
             match *place {
-                Some(place) => compare(sealed, &opened[place])?,
+                Some(place) => self.compare(sealed, &opened[place], schema)?,
                 None if differ.may_lack(&sealed.name) => log::warn!(
                     shard = sealed.name,
                     "this build leaves a shard that was sealed: one of the two builds declares that it may"
@@ -119,6 +135,22 @@ impl SealManifest {
             );
         }
         Ok(places)
+    }
+
+    /// A shard of another format has as many writes, and not the same bytes.
+    fn compare(&self, sealed: &SealedShard, opened: &SealedShard, schema: &Schema) -> Result<()> {
+        let name = opened.name.clone();
+        let formats = self.schema.formats_of(&sealed.name);
+        schema.check_format_of(&name, formats)?;
+        if sealed.revision != opened.revision {
+            let (sealed, opened) = (sealed.revision, opened.revision);
+            return Err(Mismatch::Revision { name, sealed, opened }.into());
+        }
+        let is_of_another_format = schema.formats_of(&name).written != formats.written;
+        if sealed.digest != opened.digest && !is_of_another_format {
+            return Err(Mismatch::Contents { name, revision: sealed.revision }.into());
+        }
+        Ok(())
     }
 
     /// The error of a sealed shard that this build does not open and should.
@@ -160,7 +192,11 @@ impl SealManifest {
             }
         }
         // A daemon with hooks of its own may name no shards.
-        if opened.is_empty() { Ok(()) } else { self.places(&opened, &Lineage::new()).map(drop) }
+        if opened.is_empty() {
+            Ok(())
+        } else {
+            self.places(&opened, &self.schema, &Schema::new()).map(drop)
+        }
     }
 
     /// Reads the manifest of a directory, if it has one.
@@ -199,38 +235,21 @@ impl SealManifest {
         let boot = self.boot_id.map_or_else(|| "any".to_owned(), boot_id_in_hex);
         let fingerprint = Hash::from(self.fingerprint);
         let generation = self.generation;
-        let header = if self.lineage.is_empty() { HEADER_WITHOUT_LINEAGE } else { HEADER };
+        let header = if self.schema.declares_nothing() { HEADER_OF_OLD } else { HEADER };
         let mut text =
             format!("{header}\ngeneration {generation}\nboot {boot}\nfingerprint {fingerprint}\n");
         text.reserve(100 + self.shards.len() * 100);
         for SealedShard { name, revision, digest } in &self.shards {
-            let _ = writeln!(text, "shard {revision} {} {}", Hash::from(*digest), escaped(name));
+            let _ =
+                writeln!(text, "shard {revision} {} {}", Hash::from(*digest), text::escaped(name));
         }
-        let Lineage { added, retired, renamed, resizable } = &self.lineage;
-        for (key, names) in [("added", added), ("retired", retired), ("resizable", resizable)] {
-            for name in names {
-                let _ = writeln!(text, "{key} {}", escaped(name));
-            }
-        }
-        for (was, name) in renamed {
-            let [was, name] = [was, name].map(|name| escaped(name).replace('\t', "\\t"));
-            let _ = writeln!(text, "renamed {was}\t{name}");
-        }
-        let checksum = blake3::hash(text.as_bytes());
-        let _ = writeln!(text, "checksum {checksum}");
-        text
+        schema::write_declared(&self.schema, &mut text);
+        text::sealed(text)
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        const CHECKSUM_LINE: usize = "checksum ".len() + 64 + 1;
-        let split = text.len().checked_sub(CHECKSUM_LINE).ok_or("it is cut short")?;
-        let (text, checksum) = text.split_at_checked(split).ok_or("it is cut short")?;
-        let expected = format!("checksum {}\n", blake3::hash(text.as_bytes()));
-        if checksum != expected {
-            return Err("its checksum does not match");
-        }
-        let mut lines = text.lines();
-        if !matches!(lines.next(), Some(HEADER | HEADER_WITHOUT_LINEAGE)) {
+        let mut lines = text::opened(text)?.lines();
+        if !matches!(lines.next(), Some(HEADER | HEADER_OF_OLD)) {
             return Err("its version is one that this build does not know: it is of a newer build");
         }
         let mut field = |name: &str| {
@@ -243,35 +262,20 @@ impl SealManifest {
             id => Some(boot_id_of(id).ok_or(NOT_HEXADECIMAL)?),
         };
         let fingerprint = parse_digest(field("fingerprint")?)?;
-        let (mut shards, mut lineage) = (Vec::new(), Lineage::new());
+        let (mut shards, mut schema) = (Vec::new(), Schema::new());
         for line in lines {
             let (key, rest) = line.split_once(' ').ok_or("a line is cut short")?;
-            match key {
-                "shard" => shards.push(parse_shard(rest)?),
-                "added" => lineage.added.push(plain(rest)),
-                "retired" => lineage.retired.push(plain(rest)),
-                "resizable" => lineage.resizable.push(plain(rest)),
-                "renamed" => {
-                    let (was, name) = rest.split_once('\t').ok_or("a name is missing")?;
-                    lineage.renamed.push((plain(was), plain(name)));
-                }
-                _ => return Err("a line is no shard"),
+            match schema::parse_line(&mut schema, key, rest) {
+                Some(parsed) => parsed?,
+                None if key == "shard" => shards.push(parse_shard(rest)?),
+                None => return Err("a line is no shard"),
             }
         }
-        Ok(Self { generation, fingerprint, shards, lineage, boot_id })
+        if !schema.fields.is_empty() {
+            return Err("a line is no shard");
+        }
+        Ok(Self { generation, fingerprint, shards, schema, boot_id })
     }
-}
-
-fn compare(sealed: &SealedShard, opened: &SealedShard) -> Result<(), Mismatch> {
-    let name = opened.name.clone();
-    if sealed.revision != opened.revision {
-        let (sealed, opened) = (sealed.revision, opened.revision);
-        return Err(Mismatch::Revision { name, sealed, opened });
-    }
-    if sealed.digest != opened.digest {
-        return Err(Mismatch::Contents { name, revision: sealed.revision });
-    }
-    Ok(())
 }
 
 /// The field whose collection has a shard of that name.
@@ -284,29 +288,7 @@ fn parse_shard(line: &str) -> Result<SealedShard, &'static str> {
     let mut word = || words.next().ok_or("a shard's line is cut short");
     let revision = word()?.parse().map_err(|_| "a revision is no number")?;
     let digest = parse_digest(word()?)?;
-    Ok(SealedShard { name: plain(word()?), revision, digest })
-}
-
-fn escaped(name: &str) -> String {
-    name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r")
-}
-
-/// The name that was written as `escaped`.
-fn plain(escaped: &str) -> String {
-    let mut name = String::new();
-    let mut characters = escaped.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => name.push(match characters.next() {
-                Some('n') => '\n',
-                Some('r') => '\r',
-                Some('t') => '\t',
-                _ => '\\',
-            }),
-            other => name.push(other),
-        }
-    }
-    name
+    Ok(SealedShard { name: text::plain(word()?), revision, digest })
 }
 
 /// The file of a manifest that is about to be written, beside the old one. Dropping it leaves the
@@ -363,7 +345,7 @@ const FILE: &str = ".handoff.manifest";
 const BESIDE: &str = ".handoff.manifest.new";
 const USUAL_LENGTH: u64 = 16 << 10;
 const HEADER: &str = "handoff-manifest 2";
-const HEADER_WITHOUT_LINEAGE: &str = "handoff-manifest 1";
+const HEADER_OF_OLD: &str = "handoff-manifest 1";
 const NOT_HEXADECIMAL: &str = "a digest is not hexadecimal";
 
 #[cfg(test)]
@@ -377,7 +359,7 @@ mod tests {
     fn manifest() -> SealManifest {
         let report = SealReport { data_dir_fingerprint: [9; 32], ..SealReport::default() };
         let shards = vec![shard("log", 4, 1), shard("a b\\n\n\\\r", u64::MAX, 2), shard("", 0, 3)];
-        SealManifest::of_seal(7, &report, shards, Lineage::new(), false)
+        SealManifest::of_seal(7, &report, shards, Schema::new(), false)
     }
 
     #[test]
@@ -414,8 +396,8 @@ mod tests {
         }
     }
 
-    fn mismatch(sealed: &SealManifest, opened: &[SealedShard], lineage: &Lineage) -> Mismatch {
-        match sealed.verify(opened, lineage) {
+    fn mismatch(sealed: &SealManifest, opened: &[SealedShard], schema: &Schema) -> Mismatch {
+        match sealed.verify(opened, schema) {
             Err(Error::Mismatch(mismatch)) => mismatch,
             other => panic!("{other:?}"),
         }
@@ -423,7 +405,7 @@ mod tests {
 
     #[test]
     fn the_first_difference_is_named() {
-        let (sealed, none) = (manifest(), Lineage::new());
+        let (sealed, none) = (manifest(), Schema::new());
         let mut opened = sealed.shards.clone();
         assert!(sealed.verify(&opened, &none).is_ok());
         let mismatch = |opened: &[SealedShard]| mismatch(&sealed, opened, &none);
@@ -439,14 +421,14 @@ mod tests {
         assert_eq!(mismatch(&opened), Mismatch::NotSealed { name: "journal".into() });
     }
 
-    fn of(shards: &[SealedShard], lineage: &Lineage) -> SealManifest {
+    fn of(shards: &[SealedShard], schema: &Schema) -> SealManifest {
         let report = SealReport::default();
-        SealManifest::of_seal(7, &report, shards.to_vec(), lineage.clone(), true)
+        SealManifest::of_seal(7, &report, shards.to_vec(), schema.clone(), true)
     }
 
-    /// An older build's shards, a newer one's, the lineage of the newer one, and the two ways in
+    /// An older build's shards, a newer one's, the schema of the newer one, and the two ways in
     /// which they differ where nothing is declared: older data opened by the newer build, and back.
-    type Change = (Vec<SealedShard>, Vec<SealedShard>, Lineage, [Mismatch; 2]);
+    type Change = (Vec<SealedShard>, Vec<SealedShard>, Schema, [Mismatch; 2]);
 
     fn changes() -> Vec<Change> {
         let log = || shard("log", 1, 1);
@@ -471,29 +453,24 @@ mod tests {
             Mismatch::NotOpened { name: named("tables.0") },
         ];
         vec![
-            (vec![log()], vec![shard("index", 9, 9), log()], Lineage::new().added("index"), index),
-            (
-                vec![log(), shard("audit", 2, 2)],
-                vec![log()],
-                Lineage::new().retired("audit"),
-                audit,
-            ),
+            (vec![log()], vec![shard("index", 9, 9), log()], Schema::new().added("index"), index),
+            (vec![log(), shard("audit", 2, 2)], vec![log()], Schema::new().retired("audit"), audit),
             (
                 vec![shard("journal", 1, 1)],
                 vec![log()],
-                Lineage::new().renamed("journal", "log"),
+                Schema::new().renamed("journal", "log"),
                 renamed,
             ),
             (
                 tables(2).collect(),
                 tables(4).collect(),
-                Lineage::new().resizable("tables"),
+                Schema::new().resizable("tables"),
                 [resized(), resized()],
             ),
             (
                 tables(2).collect(),
                 vec![shard("pages.0", 0, 2)],
-                Lineage::new().renamed("tables", "pages").resizable("pages"),
+                Schema::new().renamed("tables", "pages").resizable("pages"),
                 [
                     Mismatch::NotOpened { name: named("tables.0") },
                     Mismatch::NotOpened { name: named("pages.0") },
@@ -502,7 +479,7 @@ mod tests {
             (
                 vec![shard("old.0", 3, 3), shard("old.1", 4, 4)],
                 vec![shard("tables.0", 3, 3), shard("tables.1", 4, 4)],
-                Lineage::new().renamed("old", "tables"),
+                Schema::new().renamed("old", "tables"),
                 all_renamed,
             ),
         ]
@@ -510,27 +487,27 @@ mod tests {
 
     #[test]
     fn a_declared_change_is_the_same_state_forwards_and_back_and_another_one_is_named() {
-        for (older, newer, lineage, [forwards, back]) in changes() {
-            let none = Lineage::new();
-            of(&older, &none).verify(&newer, &lineage).expect("it is declared");
+        for (older, newer, schema, [forwards, back]) in changes() {
+            let none = Schema::new();
+            of(&older, &none).verify(&newer, &schema).expect("it is declared");
             // The older build has only the manifest to go by.
-            of(&newer, &lineage).verify(&older, &none).expect("the newer build declared it");
+            of(&newer, &schema).verify(&older, &none).expect("the newer build declared it");
             assert_eq!(mismatch(&of(&older, &none), &newer, &none), forwards);
             assert_eq!(mismatch(&of(&newer, &none), &older, &none), back);
             // Contents are compared all the same.
             let mut changed = newer.clone();
             changed.iter_mut().for_each(|shard| shard.digest[0] ^= 1);
-            let found = mismatch(&of(&older, &none), &changed, &lineage);
+            let found = mismatch(&of(&older, &none), &changed, &schema);
             assert!(matches!(found, Mismatch::Contents { .. }), "{found:?}");
-            let text = of(&newer, &lineage).to_text();
-            assert_eq!(SealManifest::parse(&text), Ok(of(&newer, &lineage)), "{text}");
+            let text = of(&newer, &schema).to_text();
+            assert_eq!(SealManifest::parse(&text), Ok(of(&newer, &schema)), "{text}");
         }
     }
 
     /// A declaration about older builds is no licence for the build itself, nor for the next.
     #[test]
     fn a_declaration_that_both_builds_make_is_no_difference_between_them() {
-        let added = Lineage::new().added("tables").retired("audit");
+        let added = Schema::new().added("tables").retired("audit");
         let sealed = of(&[shard("tables.0", 0, 2), shard("tables.1", 1, 2)], &added);
         let fewer = mismatch(&sealed, &sealed.shards[..1], &added);
         assert!(matches!(fewer, Mismatch::Resized { .. }), "{fewer:?}");
@@ -539,30 +516,30 @@ mod tests {
         let more = mismatch(&sealed, &more, &added);
         assert_eq!(more, Mismatch::NotSealed { name: "audit".into() });
         // An incumbent that resumes is the build that sealed, whatever it declares.
-        let sealed = of(&sealed.shards, &Lineage::new().resizable("tables").added("tables"));
+        let sealed = of(&sealed.shards, &Schema::new().resizable("tables").added("tables"));
         let fewer = sealed.shards[..1].to_vec();
         assert!(sealed.verify_resumed(fewer, false).is_err());
     }
 
     #[test]
     fn a_name_that_is_still_the_same_goes_before_an_earlier_one() {
-        let older = Lineage::new().renamed("log", "journal");
-        let newer = Lineage::new().added("log");
+        let older = Schema::new().renamed("log", "journal");
+        let newer = Schema::new().added("log");
         let sealed = of(&[shard("log", 9, 9), shard("journal", 1, 1)], &newer);
         sealed.verify(&[shard("journal", 1, 1)], &older).expect("log is the newer build's own");
     }
 
     #[test]
     fn a_name_that_is_opened_twice_is_an_error() {
-        let sealed = of(&[shard("log", 1, 1)], &Lineage::new());
+        let sealed = of(&[shard("log", 1, 1)], &Schema::new());
         let twice = [shard("log", 1, 2), shard("log", 1, 1)];
-        let error = sealed.verify(&twice, &Lineage::new());
+        let error = sealed.verify(&twice, &Schema::new());
         assert!(matches!(error, Err(Error::DuplicateShard { .. })), "{error:?}");
     }
 
     #[test]
     fn a_resumed_shard_is_found_by_its_name() {
-        let sealed = of(&[shard("log", 1, 1), shard("audit", 2, 2)], &Lineage::new());
+        let sealed = of(&[shard("log", 1, 1), shard("audit", 2, 2)], &Schema::new());
         let late = vec![shard("audit", 3, 9), shard("log", 1, 1)];
         sealed.verify_resumed(late, false).expect("a late request has written");
         let behind = vec![shard("audit", 1, 9), shard("log", 1, 1)];
@@ -571,7 +548,7 @@ mod tests {
 
     #[test]
     fn the_order_of_the_shards_is_no_part_of_the_state() {
-        let (sealed, none) = (manifest(), Lineage::new());
+        let (sealed, none) = (manifest(), Schema::new());
         let mut opened = sealed.shards.clone();
         opened.rotate_left(1);
         let places = sealed.as_sealed(&opened, &none).expect("it is the same state");
@@ -579,11 +556,11 @@ mod tests {
     }
 
     #[test]
-    fn a_build_without_a_lineage_writes_what_older_builds_read() {
+    fn a_build_without_a_schema_writes_what_older_builds_read() {
         assert!(manifest().to_text().starts_with("handoff-manifest 1\n"));
-        let lineage =
-            Lineage::new().renamed("a\tb\n\\", "c\td").added("x y").retired("").resizable("z");
-        let declared = SealManifest { lineage, ..manifest() };
+        let schema =
+            Schema::new().renamed("a\tb\n\\", "c\td").added("x y").retired("").resizable("z");
+        let declared = SealManifest { schema, ..manifest() };
         let text = declared.to_text();
         assert!(text.starts_with("handoff-manifest 2\n"), "{text}");
         assert_eq!(SealManifest::parse(&text), Ok(declared));

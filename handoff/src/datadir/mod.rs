@@ -4,9 +4,11 @@ mod lock;
 mod manifest;
 mod place;
 mod record;
+pub(crate) mod schema;
+mod text;
 
-pub(crate) use lock::Decision;
 pub use lock::{DataDirLock, Fencing};
+pub(crate) use lock::{Decision, Fit, Leaves};
 pub(crate) use manifest::Draft;
 pub use manifest::SealManifest;
 pub(crate) use place::Place;

@@ -13,10 +13,11 @@
 //!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
 //!  40  1  bit 0: the seal is not synced, 1: the writer locked its byte, 2: so did the reserved
 //!         process
+//!  44  4  format of the data, 0 where no build has told one
 //! ```
 //!
-//! All other bits of the bytes 40 to 55 are zero. Builds without the flags write 0 for them, and do
-//! not read them.
+//! All other bits of the bytes 40 to 55 are zero. Builds without the flags and without the data's
+//! format write 0 for them, and do not read them.
 //!
 //! A byte of the lock file, far beyond the record, says in every namespace whether a process lives:
 //! the process locks it (by an open file description) for as long as it lives. Where it locked none,
@@ -32,6 +33,7 @@ use std::path::Path;
 
 use rustix::io::{pread, retry_on_intr};
 
+use crate::drainable::FIRST_FORMAT;
 use crate::error::{Error, Result};
 use crate::guard::{Guard, stands};
 use crate::protocol::HandoffId;
@@ -73,6 +75,8 @@ pub(crate) struct OwnerRecord {
     pub(crate) reserved_by_byte: bool,
     pub(crate) handoff_id: Option<HandoffId>,
     pub(crate) build_id: Vec<u8>,
+    /// The highest format that any writer may have left in the data; 0 where none has told one.
+    pub(crate) format: u32,
     /// Pids and start times mean nothing after another boot.
     pub(crate) boot_id: [u8; 16],
 }
@@ -154,6 +158,11 @@ impl OwnerRecord {
         (is_reserved && is_alive() && stands(Guard::Reservation)).then_some(self.reserved)
     }
 
+    /// The format of the data: that of a build that names none, where none was told.
+    pub(crate) fn format(&self) -> u32 {
+        self.format.max(FIRST_FORMAT)
+    }
+
     /// Whether the last writer lives.
     pub(crate) fn has_live_writer(&self, boot_id: [u8; 16], sight: &impl Sight) -> bool {
         if self.by_byte {
@@ -226,6 +235,7 @@ impl OwnerRecord {
         let flags =
             flags.iter().enumerate().fold(0, |all, (bit, is_set)| all | u8::from(*is_set) << bit);
         put(40, &[flags]);
+        put(44, &self.format.to_le_bytes());
         put(56, &self.reserved.start_time.to_le_bytes());
         put(64, &self.sealed_generation.to_le_bytes());
         put(72, &handoff_id);
@@ -276,6 +286,7 @@ impl OwnerRecord {
             by_byte: block[40] & 2 != 0,
             reserved_by_byte: block[40] & 4 != 0,
             build_id: build_id.to_vec(),
+            format: u32_at(44),
             boot_id: array_at(block, 88),
         })
     }
@@ -313,6 +324,7 @@ mod tests {
             by_byte: true,
             reserved_by_byte: true,
             build_id: b"build 3".to_vec(),
+            format: 5,
             boot_id: boot_id(),
         }
     }
@@ -375,12 +387,14 @@ mod tests {
         assert_eq!(OwnerRecord::decode(&[0; LENGTH]), Ok(OwnerRecord::default()));
     }
 
-    /// A build without the flags leaves the bytes 40 to 55 at zero.
+    /// A build without the flags and the format leaves the bytes 40 to 55 at zero.
     #[test]
     fn a_record_without_the_flag_is_read_and_its_seal_is_unsynced_only_in_phase_sealed() {
         let (by_byte, reserved_by_byte) = (false, false);
-        let is_seal_unsynced = false;
-        let sealed = OwnerRecord { is_seal_unsynced, by_byte, reserved_by_byte, ..record() };
+        let (is_seal_unsynced, format) = (false, 0);
+        let sealed =
+            OwnerRecord { is_seal_unsynced, by_byte, reserved_by_byte, format, ..record() };
+        assert_eq!(sealed.format(), 1, "that of a build that names none");
         assert_eq!(sealed.encode()[40..56], [0; 16]);
         let other_boot = [0xb0; 16];
         for phase in [RecordPhase::Released, RecordPhase::Held, RecordPhase::Sealed] {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::carry::{Carriage, Source};
 use crate::drainable::{
-    DrainReport, Lineage, SealProgress, SealReport, SealedShard, SealedState, StateSnapshot,
+    DrainReport, Schema, SealProgress, SealReport, SealedShard, SealedState, StateSnapshot,
 };
 use crate::error::Result;
 
@@ -131,13 +131,13 @@ pub trait Drainable: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The shards in which this build differs from older ones. The derived function says what the
-    /// struct's attributes declare.
-    fn lineage() -> Lineage
+    /// The shards that this build opens, the formats that it reads and writes, and the differences
+    /// from older builds. The derived function says what the struct's fields and attributes declare.
+    fn schema() -> Schema
     where
         Self: Sized,
     {
-        Lineage::new()
+        Schema::new()
     }
 
     /// Whether a swap could seal this state at all. The library calls it before a first daemon

@@ -3,9 +3,9 @@
 mod fingerprint;
 mod gate;
 mod hooks;
-mod lineage;
 mod reports;
 mod rolling;
+mod schema;
 mod shard;
 mod shard_list;
 
@@ -13,11 +13,12 @@ pub use fingerprint::{Fingerprint, digest_file, digest_reader};
 pub use gate::{Gate, GateClosed, OwnedPass, Pass};
 pub(crate) use hooks::check;
 pub use hooks::{Drainable, Gating};
-pub use lineage::Lineage;
 pub use reports::{
     DrainReport, ReadinessSnapshot, SealProgress, SealReport, SealedShard, SealedState,
     StateSnapshot,
 };
 pub use rolling::{Checkpoint, NoCheckpoint, RollingDigest, digest_file_on_all_cores};
-pub use shard::{Shard, Shards};
+pub use schema::Schema;
+pub(crate) use schema::{FIRST as FIRST_FORMAT, Formats};
+pub use shard::{Extent, Shard, Shards};
 pub use shard_list::ShardList;

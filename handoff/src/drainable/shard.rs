@@ -126,11 +126,48 @@ pub trait Shards: Send + Sync {
     /// Calls `visit` with every shard and its name, in an order that depends on the names
     /// and places alone. `name` is the name of the whole.
     fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard));
+
+    /// How many shards every value of this type holds.
+    fn extent() -> Extent
+    where
+        Self: Sized,
+    {
+        Extent::Varies
+    }
+}
+
+/// How many shards a field holds, as far as its type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Extent {
+    /// One, of the field's own name.
+    One,
+    /// That many elements.
+    Elements(usize),
+    /// Only the value says.
+    Varies,
+}
+
+impl Extent {
+    /// The end of the first name that only one of two fields with shards of one name has.
+    pub(crate) fn first_unlike(self, other: Self) -> Option<String> {
+        match (self, other) {
+            (Self::Varies, _) | (_, Self::Varies) => None,
+            (Self::Elements(one), Self::Elements(another)) => {
+                (one != another).then(|| format!(".{}", one.min(another)))
+            }
+            (one, another) => (one != another).then(String::new),
+        }
+    }
 }
 
 impl<T: Shard> Shards for T {
     fn each_shard<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, &'a dyn Shard)) {
         visit(name.to_owned(), self);
+    }
+
+    fn extent() -> Extent {
+        Extent::One
     }
 }
 
@@ -153,6 +190,10 @@ impl<T: Shards, const N: usize> Shards for [T; N] {
         for (index, shards) in self.iter().enumerate() {
             shards.each_shard(&element(name, index), visit);
         }
+    }
+
+    fn extent() -> Extent {
+        Extent::Elements(N)
     }
 }
 
@@ -189,6 +230,10 @@ macro_rules! tuple_of_shards {
                 visit: &mut dyn FnMut(String, &'a dyn Shard),
             ) {
                 $(self.$index.each_shard(&element(name, $index), visit);)*
+            }
+
+            fn extent() -> Extent {
+                Extent::Elements([$($index),*].len())
             }
         }
     };

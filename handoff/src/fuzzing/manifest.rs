@@ -2,7 +2,7 @@
 
 use super::Input;
 use crate::datadir::SealManifest;
-use crate::drainable::{Lineage, SealReport, SealedShard};
+use crate::drainable::{Formats, Schema, SealReport, SealedShard};
 
 /// A manifest is read back as it was written, and any changed byte is damage (invariant 12).
 ///
@@ -37,8 +37,7 @@ struct Damage {
 fn written(manifest: &SealManifest, Damage { at, by }: Damage) {
     let text = manifest.to_text();
     assert_eq!(SealManifest::parse(&text).as_ref(), Ok(manifest), "{text}");
-    let Lineage { added, retired, renamed, resizable } = &manifest.lineage;
-    let declared = added.len() + retired.len() + renamed.len() + resizable.len();
+    let declared = declared(&manifest.schema);
     assert_eq!(text.lines().count(), 5 + manifest.shards.len() + declared, "{text}");
 
     let mut bytes = text.into_bytes();
@@ -46,6 +45,13 @@ fn written(manifest: &SealManifest, Damage { at, by }: Damage) {
     bytes[at] ^= by;
     let read = std::str::from_utf8(&bytes).ok().map(SealManifest::parse);
     assert_eq!(matches!(read, Some(Ok(_))), by == 0, "{by:#x} at {at}");
+}
+
+/// The lines of the declared part of a schema.
+pub(super) fn declared(schema: &Schema) -> usize {
+    let Schema { formats, fields: _, own_formats, added, retired, renamed, resizable } = schema;
+    let names = added.len() + retired.len() + renamed.len() + resizable.len();
+    usize::from(*formats != Formats::default()) + own_formats.len() + names
 }
 
 fn of_fields(input: &mut Input<'_>) -> SealManifest {
@@ -59,7 +65,7 @@ fn of_fields(input: &mut Input<'_>) -> SealManifest {
         // The digest takes one byte of an input, so that the names get most of it.
         shards.push(SealedShard { name, revision: input.number(), digest: [input.byte(); 32] });
     }
-    SealManifest::of_seal(generation, &report, shards, Lineage::new(), true)
+    SealManifest::of_seal(generation, &report, shards, Schema::new(), true)
 }
 
 const HEADER: &str = "handoff-manifest 1\n";

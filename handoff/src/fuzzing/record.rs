@@ -74,6 +74,7 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
         // On disk, zero means none.
         handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
         boot_id: input.array(),
+        format: u32::from_le_bytes(input.array()),
         build_id: input.rest().to_vec(),
     }
 }
@@ -82,7 +83,8 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
 fn canonical(mut block: [u8; LENGTH]) -> [u8; LENGTH] {
     let length = usize::from(u16::from_le_bytes([block[104], block[105]]));
     block[40] &= 7;
-    block[41..56].fill(0);
+    block[41..44].fill(0);
+    block[48..56].fill(0);
     block[BUILD_ID + length..CHECKED].fill(0);
     mend(&mut block);
     block

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::datadir::schema::text_of;
 use crate::datadir::{OwnerRecord, RecordPhase, SealManifest};
-use crate::drainable::{Lineage, SealReport, SealedShard};
+use crate::drainable::{Extent, Schema, SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
 use crate::machine::outcome::Outcome;
 use crate::protocol::{
@@ -19,6 +20,7 @@ pub(super) fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "frame" => frames(),
         "record" => records(),
         "manifest" => manifests(),
+        "schema" => schemas(),
         "journal" => journals(),
         "session" => sessions(),
         "carry" => carries(),
@@ -182,6 +184,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
         reserved: ProcessId { pid: 13, start_time: 14 },
         handoff_id: Some(id()),
         build_id: b"build 3".to_vec(),
+        format: 5,
         boot_id: [9; 16],
     };
     let mut seeds = vec![
@@ -250,16 +253,44 @@ fn journals() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+fn schema() -> Schema {
+    let schema = Schema::new().added("x y").retired("").renamed("a\tb\n", "c").resizable("z");
+    schema.format(3, 1..=4).field_format("log", 2, 2..=2)
+}
+
+fn schemas() -> Vec<(String, Vec<u8>)> {
+    let fields = vec![
+        ("log".to_owned(), Extent::One),
+        ("a b\n".to_owned(), Extent::Elements(3)),
+        (String::new(), Extent::Varies),
+    ];
+    let whole = text_of("writer 11 12 7d", &Schema { fields, ..schema() });
+    let body = whole[..whole.rfind("checksum").expect("there is one")].to_owned();
+    let raw = |text: &str| [&[0, 0, 0, 0], text.as_bytes()].concat();
+    let mended = |text: &str| [&[1, 7, 0, 32], text.as_bytes()].concat();
+    vec![
+        ("empty".into(), vec![0]),
+        ("whole".into(), raw(&whole)),
+        ("nothing".into(), raw(&text_of("", &Schema::new()))),
+        ("cut-short".into(), raw(&whole[..50])),
+        ("mended".into(), mended(&body)),
+        ("other-format".into(), mended(&body.replace("schema 1", "schema 2"))),
+        ("no-number".into(), mended(&body.replace("format 3 1 4", "format 3 1 x"))),
+        ("does-not-read-its-own".into(), mended(&body.replace("format 3 1 4", "format 3 1 2"))),
+        ("unknown-kind".into(), mended(&body.replace("varies", "wanders"))),
+        ("no-count".into(), mended(&body.replace("elements 3", "elements three"))),
+    ]
+}
+
 fn manifests() -> Vec<(String, Vec<u8>)> {
     let shard = |name: &str, revision| SealedShard { name: name.into(), revision, digest: [5; 32] };
     let shards = vec![shard("log", 4), shard("a b\\n\n\\\r", u64::MAX), shard("", 0)];
     let report = SealReport { data_dir_fingerprint: [9; 32], ..SealReport::default() };
     let of = |shards: &[SealedShard]| {
-        SealManifest::of_seal(7, &report, shards.to_vec(), Lineage::new(), true).to_text()
+        SealManifest::of_seal(7, &report, shards.to_vec(), Schema::new(), true).to_text()
     };
-    let lineage = Lineage::new().added("x y").retired("").renamed("a\tb\n", "c").resizable("z");
-    let lineage = SealManifest::of_seal(7, &report, shards.clone(), lineage, true).to_text();
-    let lineage = lineage[..lineage.rfind("checksum").expect("there is one")].to_owned();
+    let schema = SealManifest::of_seal(7, &report, shards.clone(), schema(), true).to_text();
+    let schema = schema[..schema.rfind("checksum").expect("there is one")].to_owned();
     let body = |text: &str| {
         let end = text.rfind("checksum").expect("there is one");
         text[..end].to_owned()
@@ -288,7 +319,7 @@ fn manifests() -> Vec<(String, Vec<u8>)> {
         ("not-mended".into(), raw(&whole.replace("generation 7", "generation 8"))),
         ("no-text".into(), vec![0, 0, 0, 0, 0xff, 0xfe]),
         ("mended".into(), mended(&body(&whole))),
-        ("lineage".into(), mended(&lineage)),
+        ("schema".into(), mended(&schema)),
         ("of-a-boot".into(), mended(&of_a_boot)),
         ("many-shards".into(), mended(&(body(&of(&[])) + &many))),
         ("other-format".into(), mended(&body(&whole).replace("manifest 1", "manifest 3"))),

@@ -1,10 +1,12 @@
 //! The first admission of a process, by the way it came to serve.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::datadir::Leaves;
 use crate::drainable::Drainable;
 use crate::error::{Error, Result};
 use crate::fence::fenced;
@@ -63,7 +65,37 @@ pub(crate) trait Commit: fmt::Debug + Send + Sync {
         self: Box<Self>,
         socket: &mut ControlSocket,
         drainable: &Arc<dyn Drainable>,
+        first: First<'_>,
     ) -> Option<Settling>;
+}
+
+/// What a process does when it is the writer, and before its first admission.
+pub(crate) type First<'a> = &'a mut dyn FnMut() -> Result<Leaves>;
+
+/// The daemon's own steps behind the commit point, each until it has succeeded once.
+#[derive(Default)]
+pub(crate) struct OnCommit(VecDeque<Step>);
+
+type Step = Box<dyn FnMut() -> Result<()> + Send>;
+
+impl OnCommit {
+    pub(crate) fn push(&mut self, step: impl FnMut() -> Result<()> + Send + 'static) {
+        self.0.push_back(Box::new(step));
+    }
+
+    pub(super) fn run(&mut self) -> Result<()> {
+        while let Some(step) = self.0.front_mut() {
+            step()?;
+            self.0.pop_front();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for OnCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnCommit").field(&self.0.len()).finish()
+    }
 }
 
 /// Admits at a cold start, where this process replaces no other. An error ends the start.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::control::{Listeners, check_path};
 use crate::datadir::{DataDirLock, Fencing};
 use crate::error::{ControlSocketError, Error, Result};
-use crate::incumbent::admit::Commit;
+use crate::incumbent::admit::{Commit, OnCommit};
 use crate::incumbent::stop::{Stop, StopHandle};
 use crate::sys::socket::{self, ControlSocket, Found};
 
@@ -44,6 +44,7 @@ pub struct Incumbent {
     pub(super) listeners: Vec<(String, OwnedFd)>,
     /// The commit of a process that replaced another; none at a cold start.
     pub(super) commit: Option<Box<dyn Commit>>,
+    pub(super) on_commit: OnCommit,
 }
 
 impl Incumbent {
@@ -79,7 +80,8 @@ impl Incumbent {
     pub(crate) fn new(socket: ControlSocket, lock: DataDirLock, stop: StopHandle) -> Self {
         let build_id = lock.build_id().to_vec();
         let (stop, listeners, commit) = (stop.0, Vec::new(), None);
-        Self { socket, lock, build_id, stop, listeners, commit }
+        let on_commit = OnCommit::default();
+        Self { socket, lock, build_id, stop, listeners, commit, on_commit }
     }
 
     /// Says which build this is, in the hello and the owner record; the record keeps at most 118
@@ -94,6 +96,18 @@ impl Incumbent {
     /// back; a successor and a [`Daemon`](crate::daemon::Daemon) do it by themselves.
     pub fn with_listeners(mut self, listeners: &mut Listeners) -> Self {
         self.listeners.extend(listeners.take_kept());
+        self
+    }
+
+    /// Runs `step` once this process is the writer, and before it admits any work. See
+    /// [`Opening::on_commit`](crate::daemon::Opening::on_commit).
+    pub fn on_commit(mut self, step: impl FnMut() -> Result<()> + Send + 'static) -> Self {
+        self.on_commit.push(step);
+        self
+    }
+
+    pub(crate) fn with_on_commit(mut self, steps: OnCommit) -> Self {
+        self.on_commit = steps;
         self
     }
 

@@ -9,7 +9,7 @@ use tracing::field::display;
 use crate::carry::{Carrier, StopCarrier};
 use crate::control::HEARTBEAT_INTERVAL;
 use crate::datadir::{DataDirLock, Decision, Draft, RecordPhase, SealManifest};
-use crate::drainable::{Drainable, Lineage, SealProgress, SealReport, SealedShard};
+use crate::drainable::{Drainable, Schema, SealProgress, SealReport, SealedShard};
 use crate::error::{CarryError, Error, Result};
 use crate::incumbent::admit::Settlings;
 use crate::incumbent::hooks::{Carrying, HookNews, Hooks, Next, Sealed, Task};
@@ -60,8 +60,8 @@ struct HookResults {
     /// The seal manifest, begun ahead. None for a last drain, where no client waits for it, and
     /// where it could not be begun.
     draft: Option<Draft>,
-    /// With the lineage of this build.
-    shards: (Vec<SealedShard>, Lineage),
+    /// With the schema of this build.
+    shards: (Vec<SealedShard>, Schema),
     /// The seal that the disk holds, once this process has the lock again and no other wrote.
     sealed: Option<Arc<SealManifest>>,
     /// Whether a successor had opened the data since.
@@ -187,13 +187,11 @@ impl Handover {
                 HookNews::Sealed(_) if matches!(state, State::Resuming(_)) => continue,
                 HookNews::Sealed(result) => {
                     let result = self.in_words("seal", result);
-                    Event::SealEnded(result.map(
-                        |Sealed { report, shards, lineage, is_durable }| {
-                            self.results.shards = (shards, lineage);
-                            self.results.is_durable = is_durable;
-                            report
-                        },
-                    ))
+                    Event::SealEnded(result.map(|Sealed { report, shards, schema, is_durable }| {
+                        self.results.shards = (shards, schema);
+                        self.results.is_durable = is_durable;
+                        report
+                    }))
                 }
                 HookNews::Resumed(result) => {
                     Event::ResumeEnded(self.in_words("resume_after_abort", result))
@@ -286,13 +284,21 @@ impl Handover {
     }
 
     fn manifest(&mut self, generation: u64, report: &SealReport, durable: bool) -> SealManifest {
-        let (shards, lineage) = std::mem::take(&mut self.results.shards);
-        SealManifest::of_seal(generation, report, shards, lineage, durable)
+        let (shards, schema) = std::mem::take(&mut self.results.shards);
+        SealManifest::of_seal(generation, report, shards, schema, durable)
     }
 
     /// Takes the lock, or learns that a newer process serves (invariant 3); none where it tries
     /// again a little later.
-    pub(super) fn try_lock(&mut self, lock: &mut DataDirLock, is_connected: bool) -> Option<Event> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Schema`]: a process that has died since left data that this build does not read.
+    pub(super) fn try_lock(
+        &mut self,
+        lock: &mut DataDirLock,
+        is_connected: bool,
+    ) -> Result<Option<Event>> {
         let event = match lock.retake() {
             Ok(Decision::Retaken) => {
                 match lock.found_phase() {
@@ -319,17 +325,24 @@ impl Handover {
                 self.end_hung_successor(lock, holder, is_connected);
                 None
             }
+            Err(error @ Error::Schema(_)) => {
+                log::error!(
+                    swap = self.handoff_id.map(display), path = %lock.data_dir().display(), %error,
+                    "the successor has committed to a format that this incumbent does not read, and is dead: this incumbent leaves, and nobody serves until the successor's build is started"
+                );
+                return Err(error);
+            }
             Err(error) => {
                 log::error!(
                     swap = self.handoff_id.map(display), path = %lock.data_dir().display(), %error,
                     "this incumbent cannot take the lock of its data directory again, and does not serve; it tries again every second"
                 );
                 self.timers.try_lock = Some(Instant::now() + LOCK_ERROR_PAUSE);
-                return None;
+                return Ok(None);
             }
         };
         self.timers.try_lock = event.is_none().then(|| Instant::now() + LOCK_INTERVAL);
-        event
+        Ok(event)
     }
 
     fn standing(&self, is_connected: bool) -> Standing {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::carry::{Carrier, Claim};
 use crate::datadir::{Place, SealManifest};
 use crate::drainable::{
-    DrainReport, Drainable, Lineage, SealProgress, SealReport, SealedShard, SealedState,
+    DrainReport, Drainable, Schema, SealProgress, SealReport, SealedShard, SealedState,
 };
 use crate::error::Result;
 use crate::fence::fenced;
@@ -47,7 +47,7 @@ pub(super) enum HookNews {
 pub(super) struct Sealed {
     pub(super) report: SealReport,
     pub(super) shards: Vec<SealedShard>,
-    pub(super) lineage: Lineage,
+    pub(super) schema: Schema,
     /// Whether a last seal found that nothing was written after the settling before it, and no
     /// settling of this process has failed.
     pub(super) is_durable: bool,
@@ -270,7 +270,7 @@ impl<D: Drainable> Work<'_, D> {
         if let Some(carrier) = self.carrying.carrier.take() {
             carrier.finish(&self.drainable.carriage())?;
         }
-        Ok(Sealed { report, shards, lineage: D::lineage(), is_durable })
+        Ok(Sealed { report, shards, schema: D::schema(), is_durable })
     }
 
     /// The cause of the carrier's end, if it has ended: it goes on until every shard is sealed.

@@ -15,7 +15,7 @@ mod sessions;
 mod standing;
 mod stop;
 
-pub(crate) use admit::{Commit, Settling};
+pub(crate) use admit::{Commit, First, OnCommit, Settling};
 pub use bind::Incumbent;
 pub(crate) use handover::{MAX_RETRY_PAUSE, RETRY_PAUSE};
 #[cfg(test)]

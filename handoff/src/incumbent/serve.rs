@@ -119,22 +119,35 @@ struct Server<D> {
 impl<D: Drainable + 'static> Server<D> {
     /// Admits work, and serves from here on.
     fn admitting(incumbent: Incumbent, drainable: Arc<D>) -> Result<Self> {
-        let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit } = incumbent;
+        let Incumbent { mut socket, mut lock, build_id, stop, listeners, commit, mut on_commit } =
+            incumbent;
         lock.check_own()?;
         let is_committed = commit.is_some();
         if !is_committed {
             fenced("check", || check(&*drainable))?;
         }
         let capabilities = capabilities_of(&*drainable, is_committed)?;
+        if !is_committed {
+            lock.fit(&D::schema())?;
+        }
         lock.hold_past_drop();
         let settling = match commit {
             Some(commit) => {
                 let drainable: Arc<dyn Drainable> = Arc::<D>::clone(&drainable);
-                commit.admit(&mut socket, &drainable)
+                let mut finish = || {
+                    let leaves = lock.record_schema(&D::schema())?;
+                    try_failpoint!(SuccessorFinishes)?;
+                    on_commit.run()?;
+                    Ok(leaves)
+                };
+                commit.admit(&mut socket, &drainable, &mut finish)
             }
             None => {
+                let leaves = lock.record_schema(&D::schema())?;
                 lock.record_serving(&build_id)?;
                 try_failpoint!(ColdStartRecorded)?;
+                leaves.write();
+                fenced("on_commit", || on_commit.run())?;
                 at_a_cold_start(&*drainable)?;
                 None
             }
@@ -362,11 +375,16 @@ impl<D: Drainable + 'static> Server<D> {
     fn try_lock(&mut self) {
         let is_connected = self.sessions.holder.is_some();
         let Some(handover) = &mut self.handover else { return };
-        let Some(event) = handover.try_lock(&mut self.lock, is_connected) else { return };
-        if event == Event::LockRetaken {
-            self.door.take_path_back();
+        match handover.try_lock(&mut self.lock, is_connected) {
+            Ok(Some(event)) => {
+                if event == Event::LockRetaken {
+                    self.door.take_path_back();
+                }
+                self.step(event, None);
+            }
+            Ok(None) => {}
+            Err(error) => self.ended = Some(Err(error)),
         }
-        self.step(event, None);
     }
 
     /// The loop ends.

@@ -6,14 +6,18 @@
 //!
 //! 1. the successor says `Ready`, and reads `Commit`: [`Conversation::commit`]
 //! 2. it writes the record: [`write_record`], the commit point itself
-//! 3. it admits work: [`Committed::admit`], where the daemon calls
+//! 3. it notes its format, and runs the daemon's own steps behind the commit point
+//! 4. it admits work: [`Committed::admit`], where the daemon calls
 //!    [`Incumbent::serve`](crate::Incumbent::serve)
-//! 4. it takes the control socket's path over, and
-//! 5. says `Serving`: [`announce`]
-//! 6. it syncs the writes that the incumbent left unsynced: [`settle`]
+//! 5. it takes the control socket's path over, and
+//! 6. says `Serving`: [`announce`]
+//! 7. it syncs the writes that the incumbent left unsynced: [`settle`]
 //!
-//! A process that has committed and cannot admit tries again. Until step 5 its supervisor may end
-//! it; then the incumbent takes the lock and opens from disk (invariant 8).
+//! A process that has committed and cannot admit tries again. Until step 6 its supervisor may end
+//! it; then the incumbent takes the lock and opens from disk (invariant 8). In a one-way swap the
+//! incumbent could not read what this process writes from step 3 on. There the steps 5 and 6 come
+//! before step 3, so that nobody ends the successor after that. The connection to the supervisor
+//! ends behind step 4: a supervisor that allowed a one-way swap counts the pause until then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,11 +26,11 @@ use std::time::{Duration, Instant};
 use tracing::field::display;
 
 use crate::carry::Rest;
-use crate::datadir::DataDirLock;
+use crate::datadir::{DataDirLock, Leaves};
 use crate::drainable::Drainable;
 use crate::error::Result;
 use crate::fence::fenced;
-use crate::incumbent::{Commit, MAX_RETRY_PAUSE, RETRY_PAUSE, Settling};
+use crate::incumbent::{Commit, First, MAX_RETRY_PAUSE, RETRY_PAUSE, Settling};
 use crate::log;
 use crate::machine::successor::{Event, State};
 use crate::protocol::HandoffId;
@@ -69,6 +73,8 @@ pub(super) struct Committed {
     generation: u64,
     /// The claim on the carried connections and memory; none if none was offered.
     rest: Option<Rest>,
+    /// The incumbent does not read what this process writes.
+    is_one_way: bool,
 }
 
 impl Committed {
@@ -76,8 +82,9 @@ impl Committed {
         conversation: Conversation,
         generation: u64,
         rest: Option<Rest>,
+        is_one_way: bool,
     ) -> Self {
-        Self { conversation, generation, rest }
+        Self { conversation, generation, rest, is_one_way }
     }
 }
 
@@ -88,15 +95,25 @@ impl Commit for Committed {
         self: Box<Self>,
         socket: &mut ControlSocket,
         drainable: &Arc<dyn Drainable>,
+        finish: First<'_>,
     ) -> Option<Settling> {
-        let Self { conversation, generation, rest } = *self;
+        let Self { mut conversation, generation, rest, is_one_way } = *self;
         let handoff_id = conversation.handoff_id;
-        let mut conversation = Some(conversation);
+        let mut is_announced = false;
         let mut announce = || {
-            if let Some(conversation) = conversation.take() {
-                announce(conversation, generation, socket);
+            if !std::mem::replace(&mut is_announced, true) {
+                announce(&mut conversation, generation, socket);
             }
         };
+        if is_one_way {
+            announce();
+        }
+        let mut leaves = None;
+        let finish = || {
+            leaves = Some(finish()?);
+            Ok(())
+        };
+        until_it_works("on_commit", ADMISSION_PATIENCE, &mut announce, finish);
         let admit = || {
             try_failpoint!(SuccessorAdmits)?;
             drainable.admit()
@@ -114,7 +131,8 @@ impl Commit for Committed {
         let release = || release(&**drainable, is_ours);
         until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
         announce();
-        let settling = settle(drainable, handoff_id);
+        drop(conversation);
+        let settling = settle(drainable, handoff_id, leaves);
         failpoint!(SuccessorServes);
         settling
     }
@@ -128,7 +146,7 @@ impl fmt::Debug for Committed {
 
 /// This process serves: it takes the control socket's path over, and says `Serving`. A
 /// conversation that is dropped instead says `Abort`.
-fn announce(mut conversation: Conversation, generation: u64, socket: &mut ControlSocket) {
+fn announce(conversation: &mut Conversation, generation: u64, socket: &mut ControlSocket) {
     let swap = conversation.handoff_id.map(display);
     if let Err(error) = socket.publish() {
         log::error!(
@@ -157,7 +175,7 @@ fn until_it_works(
     while let Err(error) = fenced(hook, &mut run) {
         log::error!(
             hook, %error,
-            "a hook of this successor failed after the commit, and is repeated until it works: all clients wait for `admit`, those of carried connections for `release`"
+            "a hook of this successor failed after the commit, and is repeated until it works: all clients wait for `on_commit` and `admit`, those of carried connections for `release`"
         );
         if begun.elapsed() >= patience {
             announce();
@@ -182,9 +200,16 @@ fn release(drainable: &dyn Drainable, is_ours: bool) -> Result<()> {
 
 /// While this process serves, a thread syncs the writes that the old process left unsynced
 /// (invariant 2). The next drain waits for the thread, and fails if it failed.
-fn settle(drainable: &Arc<dyn Drainable>, swap: Option<HandoffId>) -> Option<Settling> {
+fn settle(
+    drainable: &Arc<dyn Drainable>,
+    swap: Option<HandoffId>,
+    leaves: Option<Leaves>,
+) -> Option<Settling> {
     let drainable = Arc::clone(drainable);
     let settling = std::thread::Builder::new().name("handoff-settle".into()).spawn(move || {
+        if let Some(leaves) = leaves {
+            leaves.write();
+        }
         let settled = fenced("settle", || drainable.settle());
         if let Err(error) = &settled {
             log::error!(

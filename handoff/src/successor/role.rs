@@ -3,11 +3,12 @@
 //! `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` are as a service manager sets them.
 //! `HANDOFF_CONTROL=FD:INODE` names the control connection of a successor. The inode tells it
 //! from another descriptor of that number in a process that merely inherited the variable.
+//! `HANDOFF_ONE_WAY=1` says that the swap may be one-way.
 
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
-use crate::control::{CONTROL_VARIABLE, Listeners};
+use crate::control::{CONTROL_VARIABLE, Listeners, ONE_WAY_VARIABLE};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::protocol::MAX_LISTENERS;
@@ -52,7 +53,10 @@ pub fn detect() -> Result<Role> {
     let control = control_connection(variable(CONTROL_VARIABLE))?;
     let listeners = inherited_listeners(variable)?;
     Ok(match control {
-        Some(stream) => Role::Successor(Successor::arrived(stream, listeners)),
+        Some(stream) => {
+            let allows_one_way = variable(ONE_WAY_VARIABLE).is_some_and(|value| value == "1");
+            Role::Successor(Successor::arrived(stream, listeners, allows_one_way))
+        }
         None => Role::ColdStart(ColdStart { listeners }),
     })
 }

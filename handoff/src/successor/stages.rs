@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::carry::{Arrivals, Memory, Receiver};
 use crate::control::{Listeners, bind_hidden};
-use crate::datadir::{DataDirLock, SealManifest};
+use crate::datadir::{DataDirLock, Fit, SealManifest};
 use crate::drainable::{Drainable, Fingerprint, ReadinessSnapshot, SealedShard, check};
 use crate::error::{Error, Result};
 use crate::incumbent::{Incumbent, StopHandle};
@@ -33,6 +33,7 @@ pub struct Successor<P: Stage> {
     /// the incumbent carries none.
     receiver: Option<Receiver>,
     ahead: Option<Box<Ahead>>,
+    allows_one_way: bool,
     stage: P,
 }
 
@@ -93,6 +94,7 @@ pub struct Begun {
     arrivals: Option<Arrivals>,
     verified: Option<[u8; 32]>,
     seal: Option<Seal>,
+    is_one_way: bool,
     /// Holds the pool's threads, so that none has to be started while clients wait.
     threads: pool::Hold,
 }
@@ -129,10 +131,11 @@ impl sealed::Sealed for Warmed {}
 impl sealed::Sealed for Begun {}
 
 impl Successor<Arrived> {
-    pub(super) fn arrived(stream: UnixStream, listeners: Listeners) -> Self {
+    pub(super) fn arrived(stream: UnixStream, listeners: Listeners, allows_one_way: bool) -> Self {
         let conversation = Conversation::new(stream);
         let (inherited, stage) = (listeners, Arrived(()));
-        Self { conversation, inherited, receiver: None, ahead: None, stage }
+        let (receiver, ahead) = (None, None);
+        Self { conversation, inherited, receiver, ahead, allows_one_way, stage }
     }
 
     /// Says hello and learns which swap this is.
@@ -152,6 +155,18 @@ impl Successor<Arrived> {
 }
 
 impl Successor<Greeted> {
+    /// Compares the state `D` with the build that serves `data_dir`, by the names and the formats of
+    /// their shards: while that build serves, so that no client waits for a swap that would fail.
+    /// Without this call [`verify`](Successor::verify) finds the same, while clients wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Schema`] with the first difference; [`Error::OneWay`] where the build that serves
+    /// does not read the format of `D`, and the supervisor did not allow that.
+    pub fn check_schema<D: Drainable>(&self, data_dir: &Path) -> Result<()> {
+        Fit::ahead(data_dir, &D::schema())?.check_way_back(self.allows_one_way)
+    }
+
     /// Asks the process that serves `control_socket` for the connections and the memory that it
     /// carries. That process sends them once it drains, and they are at hand from
     /// [`wait_for_begin`](Successor::wait_for_begin) on. Does nothing if that process carries none,
@@ -250,6 +265,7 @@ impl Successor<Warmed> {
                             arrivals,
                             verified,
                             seal: None,
+                            is_one_way: false,
                             threads,
                         }))
                     }
@@ -331,14 +347,17 @@ impl Successor<Begun> {
     /// # Errors
     ///
     /// [`Error::Mismatch`] with the first difference; [`Error::Damaged`]; the errors of
-    /// [`Drainable::check`] and of [`Drainable::opened_shards`]; and
+    /// [`check_schema`](Self::check_schema), of [`Drainable::check`] and of [`Drainable::opened_shards`]; and
     /// [`CarryError::NoGate`](crate::error::CarryError).
     pub fn verify<D: Drainable>(&mut self, opened: &D) -> Result<()> {
         check(opened)?;
+        let fit = self.stage.lock.fit(&D::schema())?;
+        fit.check_way_back(self.allows_one_way)?;
+        self.stage.is_one_way = fit.one_way.is_some();
         let shards = opened.opened_shards()?;
         let seal = match self.manifest()? {
             Some(manifest) if !manifest.shards.is_empty() => {
-                let places = manifest.as_sealed(&shards, &D::lineage())?;
+                let places = manifest.as_sealed(&shards, &D::schema())?;
                 Some(Seal { opened: shards.len(), places, sealed: manifest.shards })
             }
             _ => None,
@@ -377,7 +396,7 @@ impl Successor<Begun> {
             Err(error) => return Err(self.fail(error)),
         };
         let Self { mut conversation, mut inherited, stage, .. } = self;
-        let Begun { lock, socket, arrivals, verified, seal, threads: _threads } = stage;
+        let Begun { lock, socket, arrivals, verified, seal, is_one_way, threads: _threads } = stage;
         conversation.unwatch();
         conversation.is_fit = snapshot.healthz_ok;
         // Made before `Ready` is said: here it may fail, after the commit it may not.
@@ -395,7 +414,7 @@ impl Successor<Begun> {
         let opened = Event::Opened { carried, verified, ready };
         let (conversation, lock) = conversation.commit(lock, opened)?;
         let rest = arrivals.map(Arrivals::into_rest);
-        let committed = Committed::new(conversation, lock.generation(), rest);
+        let committed = Committed::new(conversation, lock.generation(), rest, is_one_way);
         Ok(Incumbent::new(socket, lock, stop)
             .with_build_id(build_id)
             .with_listeners(&mut inherited)
@@ -425,8 +444,8 @@ impl<P: Stage> Successor<P> {
     }
 
     fn into_stage<Q: Stage>(self, stage: Q) -> Successor<Q> {
-        let Self { conversation, inherited, receiver, ahead, .. } = self;
-        Successor { conversation, inherited, receiver, ahead, stage }
+        let Self { conversation, inherited, receiver, ahead, allows_one_way, .. } = self;
+        Successor { conversation, inherited, receiver, ahead, allows_one_way, stage }
     }
 }
 

@@ -133,6 +133,7 @@ pub(super) struct Terms {
     pub(super) listeners: Vec<String>,
     pub(super) policy: Arc<dyn ReadyPolicy>,
     pub(super) observer: Option<Arc<dyn Observe>>,
+    pub(super) one_way: bool,
 }
 
 impl Incumbent {
@@ -173,6 +174,11 @@ impl Clock {
         let (deadline_told, entered) = (false, Instant::now());
         let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
         Self { begun, deadline, deadline_told, drain_grace, entered, timings }
+    }
+
+    /// The clients of a one-way swap wait until now.
+    fn count_admission(&mut self) {
+        self.timings.commit += self.entered.elapsed();
     }
 
     /// Records how long the phase took that is over.
@@ -532,6 +538,14 @@ impl Swap {
             let (pid, swap) = (self.successor.pid, self.handoff_id());
             log::warn!(pid, %swap, %error, "no thread can be started that collects the killed successor once it ends");
         }
+    }
+
+    /// The successor's connection, which ends once it admits, and the deadline, where the successor
+    /// has committed in a swap that may be one-way.
+    fn one_way(&self) -> Option<(Arc<Link>, Instant)> {
+        let has_committed = matches!(self.machine.state, State::Committed);
+        let is_one_way = self.terms.one_way && has_committed;
+        is_one_way.then(|| (Arc::clone(&self.successor.link), self.clock.deadline))
     }
 
     fn take_committed(&mut self) -> Option<Committed> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 
-use crate::control::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, check_name};
+use crate::control::{CONTROL_VARIABLE, FIRST_DESCRIPTOR, ONE_WAY_VARIABLE, check_name};
 use crate::error::{LaunchError, Result};
 use crate::protocol::HandoffId;
 use crate::supervisor::AbortHandle;
@@ -48,6 +48,10 @@ pub struct SpawnSpec {
     /// Gives the swap up from another thread, also while it waits; and the start of a first
     /// daemon. None by default.
     pub abort: Option<AbortHandle>,
+    /// Whether the swap may be one-way: to a build that writes a format that the present one does
+    /// not read, so that only a restore of the data leads back. `false` by default: the new build
+    /// is refused in its start-up work, while the present one serves.
+    pub one_way: bool,
 }
 
 impl SpawnSpec {
@@ -64,6 +68,7 @@ impl SpawnSpec {
             start_timeout: Duration::from_secs(300),
             handoff_id: None,
             abort: None,
+            one_way: false,
         }
     }
 
@@ -152,7 +157,9 @@ impl<'a> LaunchRequest<'a> {
         let mut command = Command::new(program);
         command.arg0(binary);
         command.args(&self.spec.args).envs(self.spec.env.iter().map(|(name, value)| (name, value)));
-        for stale in [CONTROL_VARIABLE, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"] {
+        for stale in
+            [CONTROL_VARIABLE, ONE_WAY_VARIABLE, "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"]
+        {
             command.env_remove(stale);
         }
         let mut inherited = Vec::with_capacity(self.listeners.len() + 1);
@@ -167,6 +174,9 @@ impl<'a> LaunchRequest<'a> {
         }
         if let Some(control) = self.control {
             let number = number_of(inherited.len())?;
+            if self.spec.one_way {
+                command.env(ONE_WAY_VARIABLE, "1");
+            }
             command.env(CONTROL_VARIABLE, format!("{number}:{}", inode(&control)?));
             inherited.push(control);
         }

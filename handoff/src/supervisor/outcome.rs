@@ -23,7 +23,8 @@ pub struct Timings {
     pub seal: Duration,
     /// From `Begin` to `Ready`.
     pub open: Duration,
-    /// From `Commit` to `Serving`.
+    /// From `Commit` to `Serving`. In a swap that [may be one-way](crate::SpawnSpec::one_way), until
+    /// the successor admits requests, if that is later.
     pub commit: Duration,
 }
 

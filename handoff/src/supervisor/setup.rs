@@ -349,7 +349,7 @@ impl Supervisor {
                 Successor::new(successor, child),
             ),
             Clock::new(begun, deadline, spec.drain_grace),
-            self.terms(),
+            self.terms(spec.one_way),
             Learnt::of(incumbent_hello, successor_hello),
             (pulse, InFlight { _slot: taken, journal: self.journal.clone() }),
             spec.abort,
@@ -359,12 +359,13 @@ impl Supervisor {
         Ok(session)
     }
 
-    fn terms(&self) -> Terms {
+    fn terms(&self, one_way: bool) -> Terms {
         Terms {
             control_socket: self.control_socket.clone(),
             listeners: self.listeners.iter().map(|(name, _)| name.clone()).collect(),
             policy: Arc::clone(&self.policy),
             observer: self.observer.clone(),
+            one_way,
         }
     }
 

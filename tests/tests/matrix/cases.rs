@@ -34,8 +34,13 @@ impl Case {
             all().filter(|planned| dies(planned)).map(|planned| planned.point).collect();
         // Its predecessor has been told to leave, or has seen the owner record.
         let alone: &[Point] = &[SuccessorSaidServing, SuccessorServes];
-        let early: &[Point] =
-            &[SuccessorRecordedServing, SuccessorAdmits, SuccessorTakesUp, SuccessorTookPath];
+        let early: &[Point] = &[
+            SuccessorRecordedServing,
+            SuccessorFinishes,
+            SuccessorAdmits,
+            SuccessorTakesUp,
+            SuccessorTookPath,
+        ];
         let is_last = dead
             .iter()
             .any(|point| alone.contains(point) || supervisor_died_first && early.contains(point));
@@ -47,7 +52,8 @@ impl Case {
             planned.point.role() == Role::Supervisor && planned.fault == Fault::Hang
         });
         // Its predecessor has left by the owner record, and the next supervisor finds it silent.
-        let unseen = [SuccessorRecordedServing, SuccessorAdmits, SuccessorTakesUp];
+        let unseen =
+            [SuccessorRecordedServing, SuccessorFinishes, SuccessorAdmits, SuccessorTakesUp];
         let hangs_unseen = all()
             .any(|planned| unseen.contains(&planned.point) && planned.fault == Fault::Hang)
             && dead.iter().any(|point| point.role() == Role::Supervisor);
@@ -98,6 +104,7 @@ fn is_fenced(point: Point) -> bool {
             | IncumbentResumes
             | IncumbentResumed
             | SuccessorReceived
+            | SuccessorFinishes
             | SuccessorAdmits
             | SuccessorTakesUp
     )
@@ -156,6 +163,7 @@ pub(crate) fn pairs() -> Vec<Case> {
     let committing = [
         SuccessorHeardCommit,
         SuccessorRecordedServing,
+        SuccessorFinishes,
         SuccessorAdmits,
         SuccessorTakesUp,
         SuccessorTookPath,
@@ -205,8 +213,8 @@ pub(crate) fn pairs() -> Vec<Case> {
         &received,
         &[SupervisorGivesUp, SupervisorAskedIncumbent, SupervisorHeardEcho],
     );
-    cross(&mut cases, &committing[..5], &undoing);
-    cross(&mut cases, &committing[..5], &giving_up);
+    cross(&mut cases, &committing[..6], &undoing);
+    cross(&mut cases, &committing[..6], &giving_up);
     // It hangs when it has committed, and its supervisor dies when it has killed it for that.
     for point in [SuccessorRecordedServing, SuccessorAdmits, SuccessorTookPath] {
         for second in &giving_up[..3] {

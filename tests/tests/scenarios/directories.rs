@@ -233,7 +233,13 @@ fn nothing_in_the_way_of_the_manifest_is_followed_or_waited_for() {
     let mut cluster = Cluster::start();
     let target = cluster.state().join("target");
     fs::write(&target, "kept").expect("it is written");
-    let names = [".handoff.manifest.new", ".handoff.manifest", ".handoff.lock.new"];
+    let names = [
+        ".handoff.manifest.new",
+        ".handoff.manifest",
+        ".handoff.schema.new",
+        ".handoff.schema",
+        ".handoff.lock.new",
+    ];
     for name in names {
         let path = cluster.data().join(name);
         let make: [&dyn Fn(); 4] = [
@@ -372,8 +378,15 @@ fn a_start_finds_what_lies_in_its_way_and_changes_nothing() {
         ("other, 0000", Box::new(|path| is_another_user_s(path, 0o000))),
     ];
     println!("{:<24} {:<12} outcome of a start", "name", "kind");
-    for name in [".handoff.lock", ".handoff.lock.new", ".handoff.manifest", ".handoff.manifest.new"]
-    {
+    let names = [
+        ".handoff.lock",
+        ".handoff.lock.new",
+        ".handoff.manifest",
+        ".handoff.manifest.new",
+        ".handoff.schema",
+        ".handoff.schema.new",
+    ];
+    for name in names {
         for (kind, make) in &makes {
             let data = directory.path().join("data");
             fs::create_dir_all(&data).expect("it is made");

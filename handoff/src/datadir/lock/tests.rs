@@ -2,7 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::drainable::Lineage;
+use crate::drainable::Schema;
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -244,7 +244,7 @@ fn an_empty_lock_file_does_not_take_the_place_of_the_record() {
 fn without_its_lock_file_a_directory_goes_on_from_the_generation_of_its_seal() {
     let directory = directory();
     let lock = DataDirLock::acquire(directory.path()).expect("it is free");
-    SealManifest::of_seal(41, &crate::SealReport::default(), Vec::new(), Lineage::new(), true)
+    SealManifest::of_seal(41, &crate::SealReport::default(), Vec::new(), Schema::new(), true)
         .write(lock.place())
         .expect("it is written");
     drop(lock);
@@ -266,6 +266,7 @@ fn a_child_that_was_forked_does_not_have_the_lock_and_does_not_release_it() {
         is_held: true,
         pid: pid + 1,
         found_phase: None,
+        own: None,
         is_start: false,
         outlives_drop: false,
     };

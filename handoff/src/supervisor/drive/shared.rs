@@ -118,6 +118,18 @@ impl SharedSwap {
     }
 
     pub(in crate::supervisor) fn committed(&self) -> Result<Committed, Failed> {
+        let one_way = self.look(Swap::one_way);
+        if let Some((link, deadline)) = one_way {
+            let admits = link.attend().wait_closed(deadline);
+            let mut swap = self.0.turn();
+            swap.clock.count_admission();
+            if !admits {
+                log::warn!(
+                    swap = %swap.handoff_id(),
+                    "the successor has committed to a one-way swap and admits no request yet: its own steps behind the commit still run, or fail and are repeated, and its log says which"
+                );
+            }
+        }
         let mut swap = self.0.turn();
         swap.take_committed().ok_or_else(|| {
             let cause = Cause::SuccessorLost(swap.machine.state.phase());
