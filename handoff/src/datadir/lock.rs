@@ -197,7 +197,8 @@ impl DataDirLock {
     /// once it is certain that nobody serves the directory.
     ///
     /// The generation that was lost is replaced by one that is larger than any that was
-    /// counted up: the microseconds since the epoch. A damaged manifest is removed, so the next
+    /// counted up: the microseconds since the epoch. The format of the data comes from the schema and
+    /// the manifest beside the record. A damaged manifest is removed, so the next
     /// start has nothing to verify against. A free lock is reserved for nobody afterwards. All of
     /// that is durable when this returns.
     ///
@@ -217,6 +218,7 @@ impl DataDirLock {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 let since = since.map_or(0, |since| since.as_micros());
                 lock.record.generation = u64::try_from(since).unwrap_or(u64::MAX);
+                lock.record.format = lock.format_beside_the_record();
             }
             Err(error) => return Err(error),
         }

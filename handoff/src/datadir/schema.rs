@@ -105,10 +105,15 @@ pub(crate) fn text_of(writer: &str, schema: &Schema) -> String {
 
 /// The schema of the writer in the record, where it left one that can be read.
 pub(crate) fn read(place: &Place, writer: &OwnerRecord) -> Option<Schema> {
+    let (found, schema) = read_of_anyone(place)?;
+    (found == line_of(writer)).then_some(schema)
+}
+
+/// The schema that is there, with the line of its writer.
+pub(crate) fn read_of_anyone(place: &Place) -> Option<(String, Schema)> {
     let mut text = String::new();
     place.read(FILE).ok()??.take(MAX_LENGTH).read_to_string(&mut text).ok()?;
-    let (found, schema) = parse(&text).ok()?;
-    (found == line_of(writer)).then_some(schema)
+    parse(&text).ok().map(|(writer, schema)| (writer.to_owned(), schema))
 }
 
 /// The schema, and the line of its writer.

@@ -131,6 +131,8 @@ impl Commit for Committed {
         let release = || release(&**drainable, is_ours);
         until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
         announce();
+        // Also where a child of this process has a copy.
+        conversation.link.close();
         drop(conversation);
         let settling = settle(drainable, handoff_id, leaves);
         failpoint!(SuccessorServes);

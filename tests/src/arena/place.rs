@@ -37,6 +37,8 @@ pub struct Arena {
     pub(super) connections: Connections,
     pub(super) tally: Tally,
     builds: u32,
+    /// Whether each build migrates to a format that no build before it reads.
+    migrates: bool,
     /// Whether at some time nobody was left who had the listening socket.
     pub has_died_out: bool,
     /// What the supervisors said, in order.
@@ -102,12 +104,20 @@ impl Arena {
             connections: Connections::default(),
             tally: Tally::default(),
             builds: 0,
+            migrates: false,
             has_died_out: false,
             reports: Vec::new(),
             ordered: None,
             answered_in: None,
             struck_down: Vec::new(),
         }
+    }
+
+    /// Each build migrates to a format of its own, which no build before it reads.
+    #[must_use]
+    pub const fn migrating(mut self, migrates: bool) -> Self {
+        self.migrates = migrates;
+        self
     }
 
     /// The directory of all that the processes leave.
@@ -299,6 +309,7 @@ impl Arena {
             build: build.to_owned(),
             shards: 3,
             listener: "main".to_owned(),
+            format: if self.migrates { self.builds } else { 0 },
             carry: true,
             faults: Vec::new(),
         }

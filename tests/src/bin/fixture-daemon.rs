@@ -7,9 +7,9 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use handoff::protocol::{Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, 
 use handoff::successor::{Listeners, OnLoss, Role, detect};
 use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
-    Cache, Client, ClientV1, ClientV2, Connections, Daemon, Faults, LogShard, Options, Server,
-    Stranger, give_up_root, take_no_more,
+    Cache, Client, ClientV1, ClientV2, Connections, Daemon, FORMAT, Faults, LogShard, Options,
+    Server, Stranger, give_up_root, take_no_more,
 };
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -51,6 +51,7 @@ fn run() -> Result<()> {
         thread::sleep(MAX_LIFETIME);
         std::process::exit(1);
     });
+    FORMAT.store(options.format, Ordering::Relaxed);
     let faults = Arc::new(Faults::parse(&options.faults, &options.state)?);
     if faults.planned("hello").is_some() {
         return say_a_wrong_hello(&faults);
@@ -85,6 +86,15 @@ fn serve<C: Client>(options: &Options, faults: &Arc<Faults>) -> Result<()> {
                     let cache = Cache::new(faults, || opening.memory(MEMORY))?;
                     let (daemon, opened) =
                         open::<C>(&data, opening.listeners(), cache, options, faults)?;
+                    if options.format > 0 {
+                        let (logs, format) = (opened.logs.clone(), options.format);
+                        opening.on_commit(move || {
+                            let mut logs = logs.iter().enumerate();
+                            logs.try_for_each(|(index, log)| {
+                                Ok(log.migrate(&log_path(&data, index), format)?)
+                            })
+                        });
+                    }
                     opened.stop.get_or_init(|| opening.stop_handle());
                     server = Some(opened);
                     if !healthy {
@@ -116,7 +126,7 @@ fn open<C: Client>(
 ) -> Result<(Daemon<C>, Arc<Server<C>>)> {
     let struck = faults.strike("open")?;
     let logs = (0..options.shards)
-        .map(|index| Ok(Arc::new(LogShard::open(&data.join(format!("{index}.log")))?)))
+        .map(|index| Ok(Arc::new(LogShard::open_of(&log_path(data, index), options.format)?)))
         .collect::<io::Result<Vec<_>>>()?;
     let main = listeners.take_tcp(&options.listener)?;
     let local = take_local(listeners)?;
@@ -150,6 +160,10 @@ fn open<C: Client>(
         take_no_more(true);
     }
     Ok((Daemon::new(gate, logs, clients, cache, Arc::clone(faults)), server))
+}
+
+fn log_path(data: &Path, index: usize) -> PathBuf {
+    data.join(format!("{index}.log"))
 }
 
 /// The listener for connections of other kinds.

@@ -184,6 +184,7 @@ impl Cluster {
             build: format!("build-{}", self.builds),
             shards: 3,
             listener: "main".to_owned(),
+            format: 0,
             carry: self.carries,
             faults: owned(faults),
         };

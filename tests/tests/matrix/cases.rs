@@ -13,12 +13,15 @@ pub(crate) struct Case {
     pub(crate) scene: Vec<Planned>,
     /// Whether the supervisor is killed while no swap is in flight.
     pub(crate) between_swaps: bool,
+    /// Whether each build writes a format that no build before it reads.
+    pub(crate) migrates: bool,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let faults: Vec<_> = self.faults.iter().map(ToString::to_string).collect();
-        f.pad(&faults.join(" + "))
+        let way = if self.migrates { "one-way: " } else { "" };
+        f.pad(&format!("{way}{}", faults.join(" + ")))
     }
 }
 
@@ -33,7 +36,11 @@ impl Case {
         let dead: Vec<Point> =
             all().filter(|planned| dies(planned)).map(|planned| planned.point).collect();
         // Its predecessor has been told to leave, or has seen the owner record.
-        let alone: &[Point] = &[SuccessorSaidServing, SuccessorServes];
+        let mut alone = vec![SuccessorSaidServing, SuccessorServes];
+        if self.migrates {
+            // It says `Serving` before its first step that the predecessor cannot undo.
+            alone.extend([SuccessorFinishes, SuccessorAdmits, SuccessorTakesUp]);
+        }
         let early: &[Point] = &[
             SuccessorRecordedServing,
             SuccessorFinishes,
@@ -116,6 +123,11 @@ pub(crate) fn single() -> Vec<Case> {
     let all = Point::ALL.iter().flat_map(of_point);
     let makes_sense = |planned: &Planned| planned.fault.strikes_at(planned.point);
     all.filter(makes_sense).map(|planned| case(vec![planned])).collect()
+}
+
+/// Every fault at every point of swaps to formats that the build before does not read.
+pub(crate) fn one_way() -> Vec<Case> {
+    single().into_iter().map(|case| Case { migrates: true, ..case }).collect()
 }
 
 /// A death between the seal and the commit, and then another death, or a hang, in whoever goes
@@ -241,7 +253,7 @@ fn case(faults: Vec<Planned>) -> Case {
         scene = scene_of(only.point);
         between_swaps = is_between_swaps(only.point);
     }
-    Case { faults, scene, between_swaps }
+    Case { faults, scene, between_swaps, migrates: false }
 }
 
 /// What has to fail so that a point is reached in a swap.

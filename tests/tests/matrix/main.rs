@@ -32,6 +32,13 @@ fn two_faults_between_seal_and_commit_leave_one_daemon_serving() {
     run("two faults", &cases::pairs());
 }
 
+/// Each build writes a format that the one before it does not read, and moves the data there.
+#[test]
+fn a_fault_at_every_step_of_a_one_way_swap_leaves_one_daemon_serving_and_its_build_reads_the_data()
+{
+    run("one fault, one-way", &cases::one_way());
+}
+
 /// Runs what is chosen of these cases, some at a time.
 fn run(title: &str, all: &[Case]) {
     let stride = std::env::var("HANDOFF_MATRIX").map_or(DEFAULT_STRIDE, |stride| {
@@ -39,7 +46,7 @@ fn run(title: &str, all: &[Case]) {
     });
     let only = std::env::var("HANDOFF_MATRIX_ONLY").ok();
     let is_chosen = |case: &Case| only.as_ref().is_none_or(|only| case.to_string().contains(only));
-    let everything = [cases::single(), cases::pairs()].concat();
+    let everything = [cases::single(), cases::pairs(), cases::one_way()].concat();
     assert!(everything.iter().any(is_chosen), "no case has {only:?}, HANDOFF_MATRIX_ONLY, in it");
     let chosen: Vec<&Case> = all.iter().filter(|case| is_chosen(case)).step_by(stride).collect();
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -77,7 +84,7 @@ pub(crate) struct Played {
 /// A first daemon, a swap, and one more, with clients all the while.
 fn play(case: &Case) -> Played {
     let faults: Vec<Planned> = case.faults.iter().chain(&case.scene).copied().collect();
-    let mut arena = Arena::new(&faults);
+    let mut arena = Arena::new(&faults).migrating(case.migrates);
     arena.until_sound();
     arena.start_clients(2);
     arena.wait_for_progress();
@@ -186,6 +193,6 @@ const CONNECTIONS: usize = 28;
 /// Cases that run side by side: they wait more than they work, and each swap has 3 s.
 const CASES_A_CORE: usize = 3;
 /// In this file: they run side by side too.
-const TESTS: usize = 2;
+const TESTS: usize = 3;
 /// A case takes seconds, and there are many.
 const DEFAULT_STRIDE: usize = 16;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::{OwnerRecord, Place, schema};
+use super::super::{OwnerRecord, Place, SealManifest, schema};
 use super::DataDirLock;
 use super::file::LOCK_FILE;
 use crate::drainable::Schema;
@@ -90,6 +90,19 @@ impl DataDirLock {
             self.shared.sync(self.generation())?;
         }
         Ok(leaves)
+    }
+
+    /// The format of the data where the record of it is lost.
+    pub(super) fn format_beside_the_record(&self) -> u32 {
+        let of_schema = schema::read_of_anyone(self.place()).map(|(_, schema)| schema);
+        let of_manifest = SealManifest::read(self.place()).ok().flatten();
+        let of_manifest = of_manifest.map(|manifest| manifest.schema);
+        [of_schema, of_manifest]
+            .into_iter()
+            .flatten()
+            .map(|schema| schema.formats.written)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Whether this process, which has the lock again, still reads the data of the process that had

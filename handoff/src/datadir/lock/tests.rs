@@ -2,7 +2,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::drainable::Schema;
+use crate::drainable::{Extent, Schema};
+use crate::error::Mismatch;
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -238,6 +239,69 @@ fn an_empty_lock_file_does_not_take_the_place_of_the_record() {
     successor.record_serving(b"2").expect("it is written");
     let replaced = Decision::Replaced { generation: 2, holder: ProcessId::own() };
     assert_eq!(incumbent.retake().expect("it can be read"), replaced);
+}
+
+/// A lock whose build writes that format, after the commit of another whose build reads it or not.
+fn retaken(own: &Schema, committed: &Schema) -> (tempfile::TempDir, Result<DataDirLock>) {
+    let directory = directory();
+    let id = HandoffId::new();
+    let mut incumbent = DataDirLock::acquire(directory.path()).expect("it is free");
+    incumbent.record_schema(own).expect("it is noted");
+    let ahead = DataDirLock::ahead(directory.path(), Some(id)).expect("it opens");
+    incumbent.release_for(id, ProcessId::own()).expect("it is released");
+    let mut successor = ahead.acquire_as_successor(id, || Duration::ZERO).expect("it is free");
+    successor.record_serving(b"2").expect("it is written");
+    successor.record_schema(committed).expect("it is noted");
+    drop(successor);
+    let decision = incumbent.retake();
+    (directory, decision.map(|_| incumbent))
+}
+
+#[test]
+fn an_incumbent_takes_back_no_data_of_a_format_that_it_does_not_read() {
+    let (one, two) = (Schema::new(), Schema::new().format(2, 1..=2));
+    let (directory, refused) = retaken(&one, &two);
+    let Err(Error::Schema(Mismatch::Format { found: 2, reads, .. })) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(reads, 1..=1);
+    let lock = DataDirLock::acquire(directory.path()).expect("it was left free");
+    assert!(lock.check_schema(&two).is_ok());
+    assert!(lock.check_schema(&one).is_err());
+
+    let ready = Schema::new().format(1, 1..=2);
+    let (_directory, lock) = retaken(&ready, &two);
+    // Some of the data may still be of the higher format.
+    assert_eq!(lock.expect("it reads both").record.format, 2);
+
+    // One field of a format of its own, which only the schema beside the record tells.
+    let field = |reads| Schema::new().field_of("log", Extent::One).field_format("log", 1, reads);
+    let newer = Schema::new().field_of("log", Extent::One).field_format("log", 2, 1..=2);
+    assert!(retaken(&field(1..=1), &newer).1.is_err());
+    assert!(retaken(&field(1..=2), &newer).1.is_ok());
+}
+
+#[test]
+fn a_format_is_kept_by_whoever_writes_a_lower_one_and_by_whoever_starts_in_vain() {
+    let directory = directory();
+    let start = |schema: Option<&Schema>| {
+        let mut lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+        if let Some(schema) = schema {
+            lock.check_schema(schema).expect("it reads it");
+            lock.record_schema(schema).expect("it is noted");
+            lock.record_serving(b"2").expect("it is written");
+        }
+        lock.read_record().expect("it is whole").format
+    };
+    let schema = |written, reads| Schema::new().format(written, reads);
+    assert_eq!(start(Some(&schema(3, 1..=3))), 3);
+    assert_eq!(start(None), 3);
+    assert_eq!(start(Some(&schema(2, 1..=3))), 3);
+    assert_eq!(start(Some(&schema(4, 1..=4))), 4);
+    // The record is lost: the schema and the manifest still tell the format.
+    fs::write(directory.path().join(LOCK_FILE), [7; 256]).expect("it is written");
+    DataDirLock::repair(directory.path()).expect("it is repaired");
+    assert_eq!(start(None), 4);
 }
 
 #[test]
