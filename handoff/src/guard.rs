@@ -52,6 +52,11 @@ pub(crate) enum Guard {
     HelloAttaches,
     /// The incumbent ends a successor that hangs, if no supervisor is there to end it.
     HungIsEnded,
+    /// A successor writes nothing that the incumbent does not read before nobody can end it in the
+    /// incumbent's favour (invariant 11).
+    FinalBeforeFormat,
+    /// An incumbent resumes no data of a format that it does not read (invariant 11).
+    FormatBeforeResume,
     /// A successor that gives up has the lock until its process ends (invariant 1).
     LockOutlivesDrop,
     /// Only one of the two processes uses the connections that were sent (invariant 13).

@@ -48,7 +48,7 @@ pub fn journal(input: &[u8]) {
 fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
     while !input.is_empty() && entries.len() < MAX_ENTRIES {
-        entries.push(match input.byte() % 5 {
+        entries.push(match input.byte() % 6 {
             0 => Entry::Supervisor {
                 process: process(input),
                 boot_id: if input.byte().is_multiple_of(2) { BOOT } else { input.array() },
@@ -59,7 +59,9 @@ fn of_fields(input: &mut Input<'_>) -> Vec<Entry> {
                 handoff_id: id(input),
                 incumbent: process(input),
                 successor: process(input),
+                one_way: false,
             }),
+            4 => Entry::OneWay { handoff_id: id(input) },
             _ => {
                 let how = Outcome::ALL[usize::from(input.byte()) % Outcome::ALL.len()];
                 Entry::Ended { handoff_id: id(input), how }

@@ -221,6 +221,7 @@ fn journals() -> Vec<(String, Vec<u8>)> {
         handoff_id: HandoffId::from_bytes([1; 16]),
         incumbent: process(2),
         successor: process(3),
+        one_way: false,
     };
     let handoff_id = swap.handoff_id;
     let begun = [
@@ -246,6 +247,8 @@ fn journals() -> Vec<(String, Vec<u8>)> {
         ("no-word".into(), mended(&text(&begun).replace("serves", "swerves"))),
         ("fields".into(), [vec![2, 3, 0, 9], (0..200).collect()].concat()),
     ];
+    let one_way = [&begun[..], &[Entry::OneWay { handoff_id }]].concat();
+    seeds.push(("one-way".into(), raw(&text(&one_way))));
     for how in Outcome::ALL {
         let over = [&begun[..], &[Entry::Ended { handoff_id, how: *how }]].concat();
         seeds.push((format!("{how:?}").to_lowercase(), raw(&text(&over))));

@@ -42,6 +42,11 @@ pub(crate) enum State {
     Committing(HandoffId),
     /// The record of that generation names it: it is the writer, and admits work.
     Admitting(HandoffId, u64),
+    /// As `Admitting`, in a one-way swap. It has said that it serves, and waits until nobody ends it
+    /// in favour of the incumbent any more.
+    Announced(HandoffId),
+    /// Nobody does: it may do what the incumbent could not undo, and admits work.
+    Final(HandoffId),
     /// It has said that it serves.
     Serving,
     /// It gave up. A lock that it keeps is free only when its process ends (invariant 1).
@@ -76,6 +81,8 @@ pub(crate) enum Event {
     RecordWritten {
         generation: u64,
     },
+    /// In a one-way swap: the record names the successor, which has the control path.
+    Announced,
     /// The successor admits work.
     Admitted,
     SupervisorLost,
@@ -127,7 +134,9 @@ impl State {
             | Self::Ready(id)
             | Self::LastLook(id)
             | Self::Committing(id)
-            | Self::Admitting(id, _) => Some(*id),
+            | Self::Admitting(id, _)
+            | Self::Announced(id)
+            | Self::Final(id) => Some(*id),
             Self::Greeting | Self::Serving | Self::Gone(_) => None,
         }
     }
@@ -135,7 +144,16 @@ impl State {
     /// One transition.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Effect> {
         match (self.clone(), event) {
-            (Self::Serving | Self::Gone(_), _) | (Self::Admitting(..), Event::Message(_)) => {
+            (Self::Announced(id), Event::Message(Message::Commit { handoff_id }))
+                if id == handoff_id =>
+            {
+                self.enter(Self::Final(id), [])
+            }
+            (Self::Announced(id), Event::SupervisorLost | Event::Alone) => {
+                self.enter(Self::Final(id), [])
+            }
+            (Self::Serving | Self::Gone(_), _)
+            | (Self::Admitting(..) | Self::Announced(_) | Self::Final(_), Event::Message(_)) => {
                 Vec::new()
             }
             (_, Event::Message(message)) => self.on_message(&message),
@@ -165,6 +183,16 @@ impl State {
                 let serving = vec![Message::Serving { handoff_id, generation }];
                 self.enter(Self::Serving, [Effect::Send(serving)])
             }
+            (Self::Admitting(handoff_id, generation), Event::Announced) => {
+                let serving = vec![Message::Serving { handoff_id, generation }];
+                let next = if stands(Guard::FinalBeforeFormat) {
+                    Self::Announced(handoff_id)
+                } else {
+                    Self::Final(handoff_id)
+                };
+                self.enter(next, [Effect::Send(serving)])
+            }
+            (Self::Final(_), Event::Admitted) => self.enter(Self::Serving, []),
             (Self::Warm(handoff_id), Event::Alone) => self.enter(Self::Opening(handoff_id), []),
             (Self::Ready(handoff_id), Event::Alone) => {
                 self.enter(Self::Committing(handoff_id), [Effect::WriteRecord])
@@ -184,7 +212,7 @@ impl State {
             }
             // A `Commit` that was read counts, even if its sender is lost; a last look runs on.
             (
-                Self::Committing(_) | Self::Admitting(..) | Self::LastLook(_),
+                Self::Committing(_) | Self::Admitting(..) | Self::Final(_) | Self::LastLook(_),
                 Event::SupervisorLost,
             ) => Vec::new(),
             (_, Event::SupervisorLost) | (Self::LastLook(_), Event::NothingQueued) => {
@@ -195,6 +223,7 @@ impl State {
                 Event::WarmUpDone
                 | Event::Opened { .. }
                 | Event::RecordWritten { .. }
+                | Event::Announced
                 | Event::Admitted
                 | Event::Alone
                 | Event::NothingQueued,

@@ -62,6 +62,9 @@ pub(crate) struct Machine {
     pub(crate) state: State,
     pub(crate) incumbent: Incumbent,
     pub(crate) successor: Successor,
+    /// The incumbent may not read what the successor writes: this supervisor tells the successor once
+    /// nobody ends it in favour of the incumbent any more.
+    pub(crate) is_one_way: bool,
 }
 
 /// The supervisor's knowledge of the incumbent.
@@ -203,9 +206,9 @@ impl State {
 }
 
 impl Machine {
-    pub(crate) const fn new(handoff_id: HandoffId) -> Self {
+    pub(crate) const fn new(handoff_id: HandoffId, is_one_way: bool) -> Self {
         let (incumbent, successor) = (Incumbent::Connected, Successor::Starting);
-        Self { handoff_id, state: State::Paired, incumbent, successor }
+        Self { handoff_id, state: State::Paired, incumbent, successor, is_one_way }
     }
 
     /// One transition.
@@ -372,19 +375,26 @@ impl Machine {
                 vec![Effect::Judge]
             }
             (State::Committing, Message::Serving { .. }) if is_ours => {
-                let leave = vec![Message::Commit { handoff_id }];
-                self.enter(State::Committed, [Effect::ToIncumbent(leave)])
+                let leave = Effect::ToIncumbent(vec![Message::Commit { handoff_id }]);
+                let effects: Vec<_> = self.final_word().into_iter().chain([leave]).collect();
+                self.enter(State::Committed, effects)
             }
             (State::Promoting(Promotion::Committing, cause), Message::Serving { .. })
                 if is_ours =>
             {
-                self.enter(State::Promoted(cause.clone()), [])
+                let promoted = State::Promoted(cause.clone());
+                self.enter(promoted, self.final_word().into_iter().collect::<Vec<_>>())
             }
             (_, Message::Abort { reason, .. }) if is_ours => {
                 self.roll_back(Cause::SuccessorGaveUp(reason))
             }
             (_, message) => self.roll_back(Cause::SuccessorMisbehaved(self.fault(&message))),
         }
+    }
+
+    /// To a successor that waits for it before it does what the incumbent could not undo.
+    fn final_word(&self) -> Option<Effect> {
+        self.is_one_way.then(|| self.commit())
     }
 
     fn fault(&self, message: &Message) -> PeerMisbehaved {

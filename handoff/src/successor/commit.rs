@@ -99,15 +99,16 @@ impl Commit for Committed {
     ) -> Option<Settling> {
         let Self { mut conversation, generation, rest, is_one_way } = *self;
         let handoff_id = conversation.handoff_id;
-        let mut is_announced = false;
+        let mut is_announced = is_one_way;
+        if is_one_way {
+            announce(&mut conversation, generation, socket, Conversation::announce);
+        }
         let mut announce = || {
             if !std::mem::replace(&mut is_announced, true) {
-                announce(&mut conversation, generation, socket);
+                let admitted = |conversation: &mut Conversation| conversation.step(Event::Admitted);
+                announce(&mut conversation, generation, socket, admitted);
             }
         };
-        if is_one_way {
-            announce();
-        }
         let mut leaves = None;
         let finish = || {
             leaves = Some(finish()?);
@@ -131,6 +132,8 @@ impl Commit for Committed {
         let release = || release(&**drainable, is_ours);
         until_it_works("release", ADMISSION_PATIENCE, &mut announce, release);
         announce();
+        // In a one-way swap that is news only to the machine.
+        let _ = conversation.step(Event::Admitted);
         // Also where a child of this process has a copy.
         conversation.link.close();
         drop(conversation);
@@ -148,7 +151,12 @@ impl fmt::Debug for Committed {
 
 /// This process serves: it takes the control socket's path over, and says `Serving`. A
 /// conversation that is dropped instead says `Abort`.
-fn announce(conversation: &mut Conversation, generation: u64, socket: &mut ControlSocket) {
+fn announce(
+    conversation: &mut Conversation,
+    generation: u64,
+    socket: &mut ControlSocket,
+    say: impl FnOnce(&mut Conversation) -> Result<()>,
+) {
     let swap = conversation.handoff_id.map(display);
     if let Err(error) = socket.publish() {
         log::error!(
@@ -157,7 +165,7 @@ fn announce(conversation: &mut Conversation, generation: u64, socket: &mut Contr
         );
     }
     failpoint!(SuccessorTookPath);
-    if let Err(error) = conversation.step(Event::Admitted) {
+    if let Err(error) = say(conversation) {
         log::warn!(swap, %error, "this successor has committed, but cannot tell its supervisor");
     }
     failpoint!(SuccessorSaidServing);

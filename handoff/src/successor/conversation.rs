@@ -1,10 +1,12 @@
 //! The talk with the supervisor.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use tracing::field::display;
 
 use crate::control::{LIVENESS_TIMEOUT, Link, Lost, Pulse, Received, hello, judge_hello_ack};
@@ -14,6 +16,7 @@ use crate::log;
 use crate::machine::successor::{Effect, Event, GaveUp, State};
 use crate::protocol::{Capabilities, HandoffId, Message, Side, in_words};
 use crate::successor::commit;
+use crate::sys::poll;
 use crate::sys::process::ProcessId;
 
 /// The talk with the supervisor: the machine, and the objects that its effects work on.
@@ -161,6 +164,29 @@ impl Conversation {
         }
     }
 
+    /// In a one-way swap: says `Serving`, and waits until nobody ends this process in favour of the
+    /// incumbent any more. A supervisor that hangs may yet do that, until the incumbent has left.
+    pub(super) fn announce(&mut self) -> Result<()> {
+        self.step(Event::Announced)?;
+        while matches!(self.state, State::Announced(_)) {
+            let (link, soon) = (Arc::clone(&self.link), Instant::now() + INCUMBENT_INTERVAL);
+            let received = link.attend().wait(soon)?;
+            let event = match received {
+                Received::Message(message) => Event::Message(message),
+                // This process may have shut its own side.
+                _ if poll::is_ready(link.as_fd(), PollFlags::empty())? => Event::SupervisorLost,
+                _ if is_dead(&self.incumbent) => Event::Alone,
+                Received::Nothing => continue,
+                Received::Closed | Received::Broken(_) => {
+                    poll::wait_for(link.as_fd(), PollFlags::empty(), Some(soon))?;
+                    continue;
+                }
+            };
+            self.step(event)?;
+        }
+        Ok(())
+    }
+
     /// Feeds the machine and carries its effects out. Returns an error if the machine gave up.
     pub(super) fn step(&mut self, event: Event) -> Result<()> {
         let before = self.state.name();
@@ -280,6 +306,8 @@ impl Drop for Conversation {
     }
 }
 
+/// Between two looks whether the incumbent lives.
+const INCUMBENT_INTERVAL: Duration = Duration::from_millis(50);
 const EXIT_PATIENCE: Duration = Duration::from_millis(250);
 const EXIT_INTERVAL: Duration = Duration::from_millis(1);
 /// `EX_TEMPFAIL`: it would work another time.

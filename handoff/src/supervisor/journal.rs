@@ -9,6 +9,7 @@
 //! 1795467871140 started 812 90214 #...            a first daemon that may not serve yet
 //! 1795467871190 serves 812 90214 #...
 //! 1795467899001 swap 3f2a... incumbent 812 90214 successor 840 93005 #...
+//! 1795467899002 one-way 3f2a... #...             it may be one-way
 //! 1795467899321 ended 3f2a... committed #...
 //! ```
 //!
@@ -64,6 +65,8 @@ pub(crate) struct OpenSwap {
     pub(crate) handoff_id: HandoffId,
     pub(crate) incumbent: ProcessId,
     pub(crate) successor: ProcessId,
+    /// Whether it may be one-way; a line of its own says so, which older supervisors pass over.
+    pub(crate) one_way: bool,
 }
 
 /// One line.
@@ -79,6 +82,10 @@ pub(crate) enum Entry {
     /// The daemon serves.
     Serves(ProcessId),
     Swap(OpenSwap),
+    /// The swap that was begun last may be one-way.
+    OneWay {
+        handoff_id: HandoffId,
+    },
     Ended {
         handoff_id: HandoffId,
         how: Outcome,
@@ -219,10 +226,11 @@ impl Entry {
             }
             Self::Started(daemon) => format!("started {}", named(daemon)),
             Self::Serves(daemon) => format!("serves {}", named(daemon)),
-            Self::Swap(OpenSwap { handoff_id, incumbent, successor }) => {
+            Self::Swap(OpenSwap { handoff_id, incumbent, successor, one_way: _ }) => {
                 let (incumbent, successor) = (named(incumbent), named(successor));
                 format!("swap {handoff_id} incumbent {incumbent} successor {successor}")
             }
+            Self::OneWay { handoff_id } => format!("one-way {handoff_id}"),
             Self::Ended { handoff_id, how } => format!("ended {handoff_id} {}", how.keyword()),
         };
         let line = format!("{at_ms} {words}");
@@ -251,8 +259,10 @@ impl Entry {
                     handoff_id: id(of)?,
                     incumbent: process(i, i_start)?,
                     successor: process(s, s_start)?,
+                    one_way: false,
                 })
             }
+            ["one-way", of] => Self::OneWay { handoff_id: id(of)? },
             ["ended", of, how] => {
                 Self::Ended { handoff_id: id(of)?, how: Outcome::of_keyword(how)? }
             }
@@ -301,6 +311,12 @@ pub(crate) fn replay(entries: &[Entry], boot: [u8; 16]) -> Replay {
             Entry::Started(process) | Entry::Serves(process) => replayed.daemon = Some(process),
             Entry::Swap(swap) => {
                 replayed = Replay { daemon: Some(swap.incumbent), swap: Some(swap) };
+            }
+            Entry::OneWay { handoff_id } => {
+                let swap = replayed.swap.as_mut().filter(|swap| swap.handoff_id == handoff_id);
+                if let Some(swap) = swap {
+                    swap.one_way = true;
+                }
             }
             Entry::Ended { handoff_id, how } => {
                 let swap = replayed.swap.take_if(|swap| swap.handoff_id == handoff_id);
@@ -418,6 +434,7 @@ mod tests {
             handoff_id: HandoffId::from_bytes([byte; 16]),
             incumbent: process(1),
             successor: process(2),
+            one_way: false,
         }
     }
 

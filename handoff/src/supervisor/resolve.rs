@@ -141,7 +141,9 @@ impl Resolving<'_> {
             }
         }
         if self.machine.state == State::Adopting && self.is_out_of_patience() {
-            return Ok(Some(Event::SuccessorSilent));
+            // A successor of a one-way swap may just have announced itself.
+            let announced = self.swap.one_way.then(|| self.look(deadline)).flatten();
+            return Ok(Some(announced.unwrap_or(Event::SuccessorSilent)));
         }
         let mut fds = Vec::with_capacity(3);
         fds.extend(self.successor.iter().map(|process| PollFd::new(process, PollFlags::IN)));
@@ -192,8 +194,11 @@ impl Resolving<'_> {
             |id: ProcessId, process: &Option<Process>| process.is_some() && id.pid == peer.pid;
         if is_it(self.swap.successor, &self.successor) {
             // A successor that was killed and not collected may have it too. This supervisor lets
-            // an incumbent that waits go only for a successor that answers.
-            let answers = self.call.is_none() || call.answer_before(deadline).is_ok();
+            // an incumbent that waits go only for a successor that answers. In a one-way swap the
+            // successor has the socket before it does what the incumbent could not undo, and answers
+            // after that: the incumbent is not to serve any more.
+            let answers =
+                self.call.is_none() || self.swap.one_way || call.answer_before(deadline).is_ok();
             let serves = answers && !self.swap.successor.is_ending();
             return serves.then_some(Event::SuccessorServes);
         }

@@ -311,9 +311,14 @@ impl Supervisor {
                 handoff_id,
                 incumbent: ProcessId::of(peer.pid).unwrap_or_default(),
                 successor: ProcessId::of(child.pid()).unwrap_or_default(),
+                one_way: spec.one_way,
             });
             if let Some(journal) = &self.journal {
                 journal.append_within(&entry, LIVENESS_TIMEOUT)?;
+                if spec.one_way {
+                    let one_way = Entry::OneWay { handoff_id };
+                    journal.append_within(&one_way, LIVENESS_TIMEOUT)?;
+                }
             }
             try_failpoint!(SupervisorJournaled)?;
             let (successor_pid, elapsed) = (child.pid(), begun.elapsed());
@@ -343,7 +348,7 @@ impl Supervisor {
         let seals_next = incumbent_hello.capabilities.seals_next();
         let after_drain = if seals_next { AfterDrain::Seal } else { AfterDrain::Wait };
         let swap = Swap::new(
-            Machine::new(handoff_id),
+            Machine::new(handoff_id, spec.one_way),
             (
                 Incumbent::new(incumbent, incumbent_process, peer.pid, after_drain),
                 Successor::new(successor, child),

@@ -242,15 +242,18 @@ fn nothing_in_the_way_of_the_manifest_is_followed_or_waited_for() {
     ];
     for name in names {
         let path = cluster.data().join(name);
-        let make: [&dyn Fn(); 4] = [
-            &|| symlink(&target, &path).expect("it is made"),
-            &|| rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).expect("it is made"),
-            &|| fs::hard_link(&target, &path).expect("it is made"),
-            &|| drop(std::os::unix::net::UnixListener::bind(&path).expect("it is made")),
+        let make: [&dyn Fn() -> bool; 4] = [
+            &|| symlink(&target, &path).is_ok(),
+            &|| rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).is_ok(),
+            &|| fs::hard_link(&target, &path).is_ok(),
+            &|| std::os::unix::net::UnixListener::bind(&path).is_ok(),
         ];
         for make in make {
-            let _ = fs::remove_file(&path);
-            make();
+            // The daemon writes its schema when it has committed, and may be about to.
+            eventually("it is made", TIMEOUT, || {
+                let _ = fs::remove_file(&path);
+                make().then_some(())
+            });
             cluster.swap(&[]).expect("it is out of the way");
             assert_eq!(fs::read(&target).expect("it is there"), b"kept", "{name}");
         }

@@ -8,6 +8,7 @@ use super::DataDirLock;
 use super::file::LOCK_FILE;
 use crate::drainable::Schema;
 use crate::error::{Error, Result};
+use crate::guard::{Guard, stands};
 use crate::log;
 
 /// A build that fits the data of the build before it.
@@ -112,7 +113,9 @@ impl DataDirLock {
     ///
     /// [`Error::Schema`].
     pub(super) fn reads(&self, now: &OwnerRecord) -> Result<()> {
-        let Some(own) = &self.own else { return Ok(()) };
+        let Some(own) = self.own.as_ref().filter(|_| stands(Guard::FormatBeforeResume)) else {
+            return Ok(());
+        };
         own.check_format(now.format()).map_err(Error::Schema)?;
         let Some(theirs) = schema::read(self.place(), now) else { return Ok(()) };
         theirs.unread_by(own).map_or(Ok(()), |(written, _)| {

@@ -39,7 +39,9 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
             if *is_calling && world.lines[OF_ADOPTER].next_for_supervisor() != Heard::Nothing {
                 moves.push(Move::Hear);
             }
-            let finds_successor = world.path == Who::Successor && world.successor.serves();
+            let is_announced = world.is_one_way && world.successor.life == Life::Live;
+            let finds_successor =
+                world.path == Who::Successor && (world.successor.serves() || is_announced);
             let finds_incumbent = world.path == Who::Incumbent
                 && world.incumbent.life == Life::Live
                 && !is_calling
@@ -47,7 +49,8 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
             if finds_incumbent || finds_successor && machine.state == State::Adopting {
                 moves.push(Move::Look);
             }
-            if machine.state == State::Adopting {
+            // It looks once more before it ends one.
+            if machine.state == State::Adopting && !(is_announced && finds_successor) {
                 moves.push(Move::SuccessorIsSilent);
             }
         }

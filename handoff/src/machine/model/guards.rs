@@ -8,7 +8,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use super::SwapModel;
 use super::previous::second;
 use super::properties::{
-    BIDDEN, NOT_GIVEN_UP, NOT_STALE, NOT_STOLEN, NOTHING_LOST, ONE_READER, ONE_WRITER,
+    BIDDEN, NOT_GIVEN_UP, NOT_STALE, NOT_STOLEN, NOTHING_LOST, ONE_READER, ONE_WRITER, READABLE,
     SOMEONE_SERVES, STOP_IS_A_STOP, TRUE_REPORT, UNDONE,
 };
 use super::tests::THREADS;
@@ -58,6 +58,9 @@ without! {
     // The successor.
     a_release_that_is_taken_for_a_death: ReleasedIsFinal, SwapModel::first(0), STOP_IS_A_STOP;
     a_commit_beside_a_live_incumbent: AloneWhenBothAreDead, SwapModel::first(1), BIDDEN;
+    // A format that the incumbent does not read.
+    a_format_before_the_last_word: FinalBeforeFormat, SwapModel::one_way(0), SOMEONE_SERVES;
+    a_resume_of_a_format_that_is_not_read: FormatBeforeResume, SwapModel::one_way(1), READABLE;
     // Carried connections and memory.
     connections_without_a_claim: OneReader, SwapModel::first(0), ONE_READER;
     memory_of_another_moment: MemoryIsOfTheSeal, SwapModel::first(1), NOT_STALE;

@@ -258,8 +258,7 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
         Effect::RunResume => world.incumbent.retries = false,
         Effect::RetryLater => world.incumbent.retries = true,
         Effect::Leave(_) => {
-            world.incumbent.life = Life::Leaving;
-            close(world);
+            leave(world);
         }
         Effect::RunSeal => world.carry.sealed(),
         Effect::InterruptDrain
@@ -267,6 +266,11 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
         | Effect::GiveListeners { .. }
         | Effect::Offer { .. } => {}
     }
+}
+
+pub(super) fn leave(world: &mut World) {
+    world.incumbent.life = Life::Leaving;
+    close(world);
 }
 
 /// Its process has ended: the kernel frees the lock and closes the connections.

@@ -98,6 +98,13 @@ impl SwapModel {
         Self::from(vec![World::paired(faults)])
     }
 
+    /// One swap to a build whose format the incumbent does not read.
+    fn one_way(faults: u8) -> Self {
+        let mut world = World::paired(faults);
+        (world.is_one_way, world.supervisor.machine.is_one_way) = (true, true);
+        Self::from(vec![world])
+    }
+
     fn from(begins: Vec<World>) -> Self {
         Self { begins, without: None, witness: Witness::default() }
     }

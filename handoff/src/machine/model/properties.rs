@@ -26,6 +26,8 @@ pub(super) const NOT_STALE: &str = "a successor uses no carried memory from befo
 pub(super) const STOP_IS_A_STOP: &str =
     "no process takes the place of a daemon that is stopped on purpose";
 
+pub(super) const READABLE: &str = "no process serves data of a format that it does not read";
+
 pub(super) fn properties() -> Vec<Property<SwapModel>> {
     vec![
         Property::always(ONE_WRITER, |_, world: &World| one_writer(world)),
@@ -45,6 +47,9 @@ pub(super) fn properties() -> Vec<Property<SwapModel>> {
         Property::always(NOT_STOLEN, |_, world: &World| world.wrong != Some(Wrong::Stolen)),
         Property::always(STOP_IS_A_STOP, |_, world: &World| stop_is_a_stop(world)),
         Property::always(ONE_READER, |_, world: &World| !world.carry.is_read_twice()),
+        Property::always(READABLE, |_, world: &World| {
+            !(world.is_noted && world.incumbent.serves())
+        }),
         Property::always(NOT_STALE, |_, world: &World| world.wrong != Some(Wrong::Stale)),
         Property::sometimes(
             "carried connections end with their successor, and the incumbent serves",

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use super::incumbent::{Incumbent, feed};
+use super::incumbent::{Incumbent, feed, leave};
 use super::witness::{Sight, Witness};
 use super::world::{Life, RecordPhase, Who, World};
 use crate::datadir::Decision;
+use crate::guard::{Guard, stands};
 use crate::incumbent::{ROLLBACK_PATIENCE, Standing};
 use crate::machine::incumbent::Event;
 use crate::machine::successor;
@@ -30,6 +31,10 @@ pub(super) fn try_lock(world: &mut World, witness: &Witness) {
     let record = world.record.as_owner_record();
     let own = world.incumbent.generation;
     match Decision::of(world.lock.is_none(), Some(&record), own.into()) {
+        // The process ends with an error.
+        Decision::Retaken if world.is_noted && stands(Guard::FormatBeforeResume) => {
+            leave(world);
+        }
         Decision::Retaken => {
             world.lock = Some(Who::Incumbent);
             world.take_over(RecordPhase::Serving, Who::Incumbent);

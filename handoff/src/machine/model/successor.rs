@@ -71,6 +71,14 @@ pub(super) enum Move {
     Admit,
     /// It takes the control path over, and says that it serves.
     Serve,
+    /// As `Serve`, before it admits.
+    Announce,
+    /// The supervisor, which could have ended it in favour of the incumbent, has hung up.
+    SeesSupervisorEnd,
+    /// The incumbent is dead.
+    SeesIncumbentEnd,
+    /// It writes its format into the record.
+    Note,
     /// The process ends.
     End,
 }
@@ -154,8 +162,21 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
                 moves.push(Move::Exit);
             }
         }
-        State::Admitting(..) if successor.serves() => moves.push(Move::Serve),
-        State::Admitting(..) => moves.push(Move::Admit),
+        State::Admitting(..) if world.is_one_way => moves.push(Move::Announce),
+        State::Announced(_) => {
+            // Its own side may be shut, and says nothing of the supervisor then.
+            if matches!(world.lines[TO_SUCCESSOR].next_for_daemon(), Heard::Word(_)) {
+                moves.push(Move::Hear);
+            } else if world.lines[TO_SUCCESSOR].is_hung_up() {
+                moves.push(Move::SeesSupervisorEnd);
+            }
+            if is_alone(world) {
+                moves.push(Move::SeesIncumbentEnd);
+            }
+        }
+        State::Final(_) if !world.is_noted => moves.push(Move::Note),
+        State::Admitting(..) | State::Final(_) if successor.serves() => moves.push(Move::Serve),
+        State::Admitting(..) | State::Final(_) => moves.push(Move::Admit),
         State::Committing(_) => moves.extend([Move::Write, Move::Fail]),
         State::Greeting | State::LastLook(_) | State::Serving | State::Gone(_) => {}
     }
@@ -230,6 +251,13 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
             world.carry.take_up();
             world.successor.opening = Opening::Admitting;
         }
+        Move::Announce => {
+            world.path = Who::Successor;
+            feed(world, Event::Announced, witness);
+        }
+        Move::SeesSupervisorEnd => feed(world, Event::SupervisorLost, witness),
+        Move::SeesIncumbentEnd => feed(world, Event::Alone, witness),
+        Move::Note => world.is_noted = true,
         Move::Serve => {
             world.path = Who::Successor;
             feed(world, Event::Admitted, witness);

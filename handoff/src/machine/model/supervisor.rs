@@ -46,7 +46,7 @@ impl Supervisor {
     pub(super) const fn paired() -> Self {
         Self {
             life: Life::Live,
-            machine: Machine::new(SWAP),
+            machine: Machine::new(SWAP, false),
             line: TO_INCUMBENT,
             incumbent_closed: false,
             incumbent_ended: false,

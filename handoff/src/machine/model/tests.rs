@@ -27,6 +27,17 @@ fn a_swap_with_two_faults() {
 }
 
 #[test]
+fn a_one_way_swap() {
+    assert_eq!(explore(SwapModel::one_way(0), false), 223_198);
+}
+
+#[test]
+#[ignore = "it takes long: --include-ignored"]
+fn a_one_way_swap_with_one_fault() {
+    assert_eq!(explore(SwapModel::one_way(1), false), 1_674_669);
+}
+
+#[test]
 fn a_second_swap_beside_the_successor_of_the_first() {
     assert_eq!(explore(second(0), false), 2_220_300);
 }

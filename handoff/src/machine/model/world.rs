@@ -31,6 +31,10 @@ pub(super) struct World {
     /// The process that has its socket at the control path.
     pub(super) path: Who,
     pub(super) directory: Directory,
+    /// Whether the incumbent does not read what the successor writes.
+    pub(super) is_one_way: bool,
+    /// Whether the record has the successor's format, and the data may have it.
+    pub(super) is_noted: bool,
     /// How many processes may still die or hang.
     pub(super) faults_left: u8,
     pub(super) wrong: Option<Wrong>,
@@ -129,6 +133,8 @@ impl World {
             carry: Carry::parked(),
             path: Who::Incumbent,
             directory: Directory::InPlace,
+            is_one_way: false,
+            is_noted: false,
             faults_left,
             wrong: None,
         }

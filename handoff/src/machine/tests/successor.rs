@@ -19,6 +19,8 @@ fn states() -> Vec<State> {
         State::LastLook(ours()),
         State::Committing(ours()),
         State::Admitting(ours(), 5),
+        State::Announced(ours()),
+        State::Final(ours()),
         State::Serving,
         State::Gone(GaveUp::SupervisorLost),
     ]
@@ -26,6 +28,11 @@ fn states() -> Vec<State> {
 
 fn is_over(state: &State) -> bool {
     matches!(state, State::Serving | State::Gone(_))
+}
+
+/// Whether it is the writer already.
+fn has_committed(state: &State) -> bool {
+    matches!(state, State::Admitting(..) | State::Announced(_) | State::Final(_))
 }
 
 fn legal(state: &State, message: &Message) -> Option<(State, Vec<Effect>)> {
@@ -52,7 +59,10 @@ fn every_message_is_legal_or_makes_it_give_up() {
         for message in [messages(ours()), messages(foreign())].concat() {
             let (next, effects) = after(&state, Event::Message(message.clone()));
             let pair = format!("{state:?} + {message:?}");
-            if is_over(&state) || matches!(state, State::Admitting(..)) {
+            let is_last_word = message == Message::Commit { handoff_id: ours() };
+            if matches!(state, State::Announced(_)) && is_last_word {
+                assert_eq!((next, effects), (State::Final(ours()), vec![]), "{pair}");
+            } else if is_over(&state) || has_committed(&state) {
                 assert_eq!((next, effects), (state.clone(), vec![]), "{pair}");
             } else if let Some(expected) = legal(&state, &message) {
                 assert_eq!((next, effects), expected, "{pair}");
@@ -75,6 +85,7 @@ fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
             Event::Opened { carried: None, verified: None, ready: words() },
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
+            Event::Announced,
             Event::Admitted,
             Event::SupervisorLost,
             Event::Alone,
@@ -92,7 +103,8 @@ fn only_a_commit_leads_to_the_owner_record_or_the_death_of_both_others() {
                 || matches!(state, State::Ready(_)) && event == Event::Alone;
             assert_eq!(writes, may, "{state:?} + {event:?}");
             let serves = next == State::Serving && state != State::Serving;
-            let admitted = matches!((&state, &event), (State::Admitting(..), Event::Admitted));
+            let admits = matches!(state, State::Admitting(..) | State::Final(_));
+            let admitted = admits && event == Event::Admitted;
             assert_eq!(serves, admitted, "{state:?} + {event:?}");
         }
     }
@@ -129,6 +141,14 @@ fn every_other_event_matters_where_it_belongs() {
                 let serving = Message::Serving { handoff_id, generation };
                 (State::Serving, vec![Effect::Send(vec![serving])])
             }
+            (&State::Admitting(_, generation), Event::Announced) => {
+                let serving = Message::Serving { handoff_id, generation };
+                (State::Announced(handoff_id), vec![Effect::Send(vec![serving])])
+            }
+            (State::Announced(_), Event::SupervisorLost | Event::Alone) => {
+                (State::Final(handoff_id), vec![])
+            }
+            (State::Final(_), Event::Admitted) => (State::Serving, vec![]),
             (State::Greeting, Event::Failed(why)) => gone(GaveUp::Failed(why.clone())),
             (_, Event::Failed(why)) => {
                 let abort = Message::Abort { handoff_id, reason: why.clone() };
@@ -139,7 +159,7 @@ fn every_other_event_matters_where_it_belongs() {
                 (State::LastLook(handoff_id), vec![Effect::ShutAndLook])
             }
             (
-                State::LastLook(_) | State::Committing(_) | State::Admitting(..),
+                State::LastLook(_) | State::Committing(_) | State::Admitting(..) | State::Final(_),
                 Event::SupervisorLost,
             ) => unchanged(),
             (State::Greeting | State::Warming(_), Event::Alone) => lost(),
@@ -159,6 +179,7 @@ fn every_other_event_matters_where_it_belongs() {
             },
             Event::Failed("f".into()),
             Event::RecordWritten { generation: 5 },
+            Event::Announced,
             Event::Admitted,
             Event::SupervisorLost,
             Event::Alone,

@@ -51,6 +51,7 @@ fn step_with(state: &State, incumbent: Incumbent, event: Event) -> (Machine, Vec
         state: state.clone(),
         incumbent,
         successor: successor_in(state),
+        is_one_way: false,
     };
     let effects = machine.on(event);
     (machine, effects)
@@ -523,7 +524,7 @@ fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed(
 
 #[test]
 fn an_early_warmth_is_remembered() {
-    let mut machine = Machine::new(ours());
+    let mut machine = Machine::new(ours(), false);
     assert_eq!(machine.on(Event::Successor(Message::Warmed { handoff_id: ours() })), []);
     assert_eq!(machine.state, State::Paired);
     assert_eq!(machine.on(Event::Command(Command::Warm)), []);
