@@ -309,7 +309,8 @@ fn the_control_socket_is_listed_and_comes_back_with_its_directory() {
     cluster.swap(&[]).expect("the daemon is reached");
     let serving = cluster.serving();
     let is_back = || (cluster.control_owner() == Some(serving)).then_some(());
-    fs::remove_dir_all(directory).expect("it is there");
+    // In one step: the daemon may be about to bind in it.
+    fs::rename(directory, directory.with_extension("removed")).expect("it is there");
     eventually("the socket comes back with its directory", TIMEOUT, is_back);
     assert!(is_listed());
     assert_eq!((mode(directory), mode(&control)), (0o750, 0o600));
