@@ -6,11 +6,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use handoff::drainable::{SealProgress, SealedShard, SealedState, digest_file};
+use handoff::drainable::{Schema, SealProgress, SealedShard, SealedState, digest_file};
 use handoff::{DrainReport, Drainable, Gate, Result, SealReport, Shard, StateSnapshot};
 
 /// When the writes of a book reach the disk.
@@ -178,6 +178,9 @@ impl Shard for Book {
     }
 }
 
+/// The format of this process's build.
+pub static FORMAT: AtomicU32 = AtomicU32::new(0);
+
 /// Both books, behind a gate. A copy is the same books.
 #[derive(Debug, Clone)]
 pub struct Books {
@@ -273,6 +276,11 @@ impl Drainable for Books {
 
     fn interrupt(&self) {
         self.parts.interrupt();
+    }
+
+    fn schema() -> Schema {
+        let format = FORMAT.load(Ordering::Relaxed).max(1);
+        Parts::schema().format(format, 1..=format)
     }
 
     fn opened_shards(&self) -> Result<Vec<SealedShard>> {

@@ -2,19 +2,22 @@
 //!
 //! `fixture-books serve CONTROL DATA REQUESTS [FAULT]` serves requests at the Unix socket REQUESTS.
 //! With the fault `open` its opening fails; with `hang` it does not end; with `forget` it forgets
-//! that a sync has failed. Without REQUESTS it serves none. `fixture-books edit DATA KEY` changes
+//! that a sync has failed; with `migrates` it writes format 2, and makes the durable file `migrated` once it
+//! has committed. Without REQUESTS it serves none. `fixture-books edit DATA KEY` changes
 //! the data offline, and `fixture-books repair DATA` repairs the directory.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use handoff::daemon::{Daemon, Opening};
 use handoff::{DataDirLock, Fencing, Result, StopHandle};
-use handoff_tests::books::{Books, Keeps};
+use handoff_tests::books::{Books, FORMAT, Keeps};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(control: &str, data: &str, requests: PathBuf, fault: &str) -> Result<()> {
+    FORMAT.store(if fault == "migrates" { 2 } else { 1 }, Ordering::Relaxed);
     Daemon::new(control, data)
         .build_id("books")
         .run(
@@ -57,6 +61,13 @@ fn serve(control: &str, data: &str, requests: PathBuf, fault: &str) -> Result<()
                     thread::sleep(MAX_LIFETIME);
                 }
                 let books = Books::open(opening.data_dir())?;
+                if fault == "migrates" {
+                    let data = opening.data_dir().to_owned();
+                    opening.on_commit(move || {
+                        File::create(data.join("migrated"))?.sync_all()?;
+                        Ok(File::open(&data)?.sync_all()?)
+                    });
+                }
                 if fault == "forget" {
                     books.forget();
                 }

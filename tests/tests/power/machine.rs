@@ -149,6 +149,15 @@ impl Machine {
         Ok(())
     }
 
+    /// A swap to a build whose format this one does not read.
+    pub(crate) fn swap_one_way(&mut self) {
+        let spec = SpawnSpec { one_way: true, ..self.spec("migrates") };
+        let session = self.supervisor.pair(spec).expect("both say hello");
+        let sealed = session.warm().and_then(|warm| warm.prepare()?.seal());
+        let committed = sealed.and_then(|sealed| sealed.begin()?.commit());
+        self.commit(committed.expect("it commits"));
+    }
+
     /// The successor of a swap serves.
     pub(crate) fn commit(&mut self, committed: Committed) {
         self.processes.push(committed.successor);

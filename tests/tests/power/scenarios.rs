@@ -21,6 +21,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ("starts that fail after a clean stop", starts_in_vain),
     ("repairs", repairs),
     ("crashes and fencing tokens", tokens),
+    ("a one-way swap", one_way),
 ];
 
 fn cold_start(machine: &mut Machine) {
@@ -49,6 +50,14 @@ fn committed(machine: &mut Machine) {
     machine.note();
     machine.token();
     machine.swap().expect("it commits");
+    machine.put();
+}
+
+/// The checks start the build before, which reads format 1 alone.
+fn one_way(machine: &mut Machine) {
+    machine.start();
+    machine.put();
+    machine.swap_one_way();
     machine.put();
 }
 
