@@ -83,6 +83,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///   which is the older, so that a declaration of either counts.
 /// - Remove a declaration once no build from before it is swapped in or out any more.
 ///
+/// `handoff::testing::Rehearsal` tries all of this with two builds, in a test.
+///
 /// `no_gate` says that the daemon has no gate on purpose: it serves no requests. Without a gate and
 /// without this attribute it logs a warning when it starts.
 ///

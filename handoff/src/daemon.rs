@@ -98,6 +98,24 @@ pub struct Opening<'a> {
     on_commit: OnCommit,
 }
 
+impl<'a> Opening<'a> {
+    pub(crate) fn new(
+        lock: &'a DataDirLock,
+        listeners: &'a mut Listeners,
+        is_successor: bool,
+        arrivals: Option<&'a mut Arrivals>,
+        stop: &'a StopHandle,
+    ) -> Self {
+        let (healthy, on_commit) = (true, OnCommit::default());
+        Self { lock, listeners, is_successor, arrivals, stop, healthy, on_commit }
+    }
+
+    /// Whether the daemon is healthy by its own account, and its steps behind the commit point.
+    pub(crate) fn finish(self) -> (bool, OnCommit) {
+        (self.healthy, self.on_commit)
+    }
+}
+
 impl Opening<'_> {
     /// The data directory. This process is the only one that may write it.
     #[must_use]
@@ -235,17 +253,9 @@ impl Daemon {
         let manifest = lock.manifest()?;
         let incumbent = Incumbent::bind_cold_start(&self.control_socket, lock)?
             .with_build_id(self.build_id.clone());
-        let mut opening = Opening {
-            lock: incumbent.lock(),
-            listeners: &mut listeners,
-            is_successor: false,
-            arrivals: None,
-            stop,
-            healthy: true,
-            on_commit: OnCommit::default(),
-        };
+        let mut opening = Opening::new(incumbent.lock(), &mut listeners, false, None, stop);
         let drainable = open(warmed, &mut opening)?;
-        let on_commit = opening.on_commit;
+        let (_, on_commit) = opening.finish();
         try_failpoint!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
             manifest.verify(&drainable.opened_shards()?, &D::schema())?;
@@ -276,11 +286,9 @@ impl Daemon {
             successor.warmed()?.wait_for_begin(&self.control_socket, &self.data_dir)?;
         let passed = successor.inherited_names();
         let (lock, listeners, arrivals) = successor.at_hand();
-        let (is_successor, healthy, on_commit) = (true, true, OnCommit::default());
-        let mut opening =
-            Opening { lock, listeners, is_successor, arrivals, stop, healthy, on_commit };
+        let mut opening = Opening::new(lock, listeners, true, arrivals, stop);
         let opened = open(warmed, &mut opening);
-        let Opening { healthy, on_commit, .. } = opening;
+        let (healthy, on_commit) = opening.finish();
         let verified = opened.and_then(|drainable| {
             successor.verify(&drainable)?;
             successor.hand_on(&drainable)?;

@@ -16,6 +16,7 @@
 //!   a [`Session`]: its type says which step is done and which may come next.
 //! - **Both** rely on the [`DataDirLock`]: the process that holds it is the only writer, and the
 //!   owner record in it decides every swap.
+//! - **Tests** of a daemon rehearse the swap to its next build with [`testing::Rehearsal`].
 //!
 //! The README has a compiling example for each. The [documents](docs) tell the rest: the
 //! invariants, the protocol, the outcome of every failure.
@@ -56,6 +57,7 @@ pub mod successor;
 pub mod supervisor;
 mod sys;
 mod terms;
+pub mod testing;
 mod wait;
 
 pub use datadir::{DataDirLock, Fencing, SealManifest};

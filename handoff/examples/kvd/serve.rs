@@ -150,27 +150,51 @@ const HOT_VALUES: &str = "hot-values";
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::path::Path;
     use std::time::Duration;
 
     use handoff::Supervisor;
     use handoff::supervisor::Adoption;
+    use handoff::testing::{Part, Rehearsal};
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::*;
+
+    fn options(dir: &Path) -> ServeOptions {
+        ServeOptions {
+            data: dir.join("data"),
+            control: dir.join("control"),
+            listen: ([127, 0, 0, 1], 0).into(),
+            build: 3,
+            fail_open: false,
+            open_delay: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_build_takes_over_from_one_like_it_and_gives_back() {
+        let (runtime, options) = (Runtime::new().unwrap(), options(Path::new("")));
+        let open = |opening: &mut Opening<'_>| {
+            super::open(runtime.handle(), opening, &options, &Arc::default())
+        };
+        let fill = |kv: &Kv| {
+            let answer = kv.store.set("key".into(), "value".into()).blocking_recv().unwrap();
+            assert!(answer.is_ok());
+            Ok(())
+        };
+        let report = Rehearsal::on_state_of(open, fill)
+            .with_listener(LISTENER, bind(options.listen).unwrap())
+            .run(open)
+            .unwrap();
+        assert_eq!(report.shown.last(), Some(&Part::SwapBack));
+    }
 
     /// The server is in this process, and so is the supervisor that adopts it.
     #[test]
     fn a_supervisor_that_is_started_later_gets_the_listener_that_was_bound_here() {
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("control");
-        let options = ServeOptions {
-            data: dir.path().join("data"),
-            control: control.clone(),
-            listen: ([127, 0, 0, 1], 0).into(),
-            build: 3,
-            fail_open: false,
-            open_delay: Duration::ZERO,
-        };
+        let options = options(dir.path());
         let server = thread::spawn(move || serve(&options));
 
         let mut supervisor = Supervisor::new(&control).unwrap();

@@ -192,6 +192,21 @@ impl DataDirLock {
         (serves && record.boot_id == boot_id()).then_some(record.writer)
     }
 
+    /// Whether a start on the directory, which exists, would find a seal to verify against. Takes no
+    /// lock, and writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`], and [`Error::Path`].
+    pub(crate) fn is_sealed(data_dir: &Path) -> Result<bool> {
+        let place = Place::open(data_dir)?;
+        let Some(file) = place.read(LOCK_FILE)? else { return Ok(false) };
+        let record = OwnerRecord::read(&file, &place.path_of(LOCK_FILE))?;
+        let sealed = record.generation_to_verify(boot_id());
+        let manifest = SealManifest::read(&place)?;
+        Ok(sealed != 0 && manifest.is_some_and(|manifest| manifest.generation == sealed))
+    }
+
     /// Mends a damaged owner record, which [`acquire`](Self::acquire) and a start refuse to
     /// overwrite, and a damaged seal manifest, which a start refuses to verify against. Call it
     /// once it is certain that nobody serves the directory.

@@ -222,7 +222,7 @@ impl SealManifest {
     }
 
     /// The error of a manifest that is not there, or not of the last seal.
-    pub(super) fn missing(place: &Place) -> Error {
+    pub(crate) fn missing(place: &Place) -> Error {
         let why = "that of the last seal is missing";
         Error::Damaged { path: place.path_of(FILE), why, remedy: REMEDY }
     }

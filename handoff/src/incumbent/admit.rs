@@ -83,8 +83,18 @@ impl OnCommit {
         self.0.push_back(Box::new(step));
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn run(&mut self) -> Result<()> {
-        while let Some(step) = self.0.front_mut() {
+        self.run_first(self.len())
+    }
+
+    /// Runs so many steps of those that are left.
+    pub(crate) fn run_first(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let Some(step) = self.0.front_mut() else { break };
             step()?;
             self.0.pop_front();
         }
