@@ -2,11 +2,13 @@
 //! started again when it dies, a daemon, and clients. No other process has the listening
 //! socket: what a dead supervisor leaves has to be got back.
 
+mod cast;
 mod connections;
 mod place;
 mod supervisor;
 mod truth;
 
+pub use cast::{Build, Cast};
 pub use connections::Probed;
 pub use place::{Arena, Daemon, Victim};
 pub use supervisor::{LiveSupervisor, Report};

@@ -11,10 +11,10 @@ use handoff::faults::{Fault, Planned, Role, struck};
 use rustix::process::Signal;
 
 use super::connections::Connections;
-use super::supervisor::plan;
-use super::{DEADLINE, LiveSupervisor, Report};
+use super::supervisor::{SUPERVISOR, plan};
+use super::{Build, Cast, DEADLINE, LiveSupervisor, Report, cast};
 use crate::fixture::{MARKS, Options};
-use crate::harness::{Clients, LIVENESS, Tally, is_alive, kill};
+use crate::harness::{Clients, LIVENESS, Tally, executable, is_alive, kill};
 
 /// A place of its own: directories, an address, a supervisor, a daemon, and clients.
 #[derive(Debug)]
@@ -32,6 +32,12 @@ pub struct Arena {
     swapped_to: Option<String>,
     /// For the processes that are started next.
     faults: Vec<Planned>,
+    /// The builds that play the roles; this one plays all of them where there is none.
+    pub cast: Option<Cast>,
+    /// How many supervisors were started.
+    supervisors: u32,
+    /// What each daemon carries, as [`Options::faults`] has it.
+    pub carries: Vec<String>,
     pub(super) clients: Option<Clients>,
     /// Those that should outlive each swap.
     pub(super) connections: Connections,
@@ -79,6 +85,16 @@ impl Arena {
     /// When nothing can be started.
     #[must_use]
     pub fn new(faults: &[Planned]) -> Self {
+        Self::with_cast(faults, None)
+    }
+
+    /// The same, where these builds play the roles.
+    ///
+    /// # Panics
+    ///
+    /// So.
+    #[must_use]
+    pub fn with_cast(faults: &[Planned], cast: Option<Cast>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let directory = tempfile::tempdir().expect("a temporary directory");
         for name in ["pids", "marks", MARKS] {
@@ -91,8 +107,10 @@ impl Arena {
         let address = SocketAddr::from((host, 7000 + u16::from(process[2])));
         let (first, others): (Vec<Planned>, _) =
             faults.iter().partition(|planned| planned.point.role() == Role::Supervisor);
+        let binary = binary_of(directory.path(), 1, cast.as_ref().map(|cast| &cast.supervisor));
+        let listen = address.to_string();
         Self {
-            supervisor: LiveSupervisor::start(directory.path(), &address.to_string(), &first),
+            supervisor: LiveSupervisor::start(&binary, directory.path(), &listen, &first),
             directory,
             address,
             daemon: None,
@@ -100,6 +118,9 @@ impl Arena {
             incumbent: None,
             swapped_to: None,
             faults: others,
+            cast,
+            supervisors: 1,
+            carries: Vec::new(),
             clients: None,
             connections: Connections::default(),
             tally: Tally::default(),
@@ -143,10 +164,18 @@ impl Arena {
     /// Orders a swap. It goes on by itself until [`until_sound`](Self::until_sound); some of the
     /// connections that are open ask meanwhile.
     pub fn order_swap(&mut self) {
+        self.order_swap_to(&[]);
+    }
+
+    /// The same, to a successor with these faults of the fixture.
+    pub fn order_swap_to(&mut self, of_fixture: &[&str]) {
         let faults = self.take_faults(&[Role::Successor]);
         let build = self.next_build();
         let mut words = vec!["swap".to_owned(), DEADLINE.as_millis().to_string(), plan(&faults)];
-        words.extend(self.options(&build).to_args());
+        let mut options = self.options(&build);
+        options.faults.extend(of_fixture.iter().map(|fault| (*fault).to_owned()));
+        words.extend(options.to_args());
+        self.call(|cast| &cast.successor);
         self.swapped_to = Some(build.clone());
         (self.ordered, self.answered_in) = (Some(Instant::now()), None);
         (self.incumbent, self.successor) = (self.daemon.clone(), Some(build));
@@ -277,7 +306,17 @@ impl Arena {
     fn start_supervisor(&mut self) {
         let faults = self.take_faults(&[Role::Adopter]);
         let listen = self.address.to_string();
-        self.supervisor = LiveSupervisor::start(self.state(), &listen, &faults);
+        self.supervisors += 1;
+        let adopter = self.cast.as_ref().map(|cast| &cast.adopter);
+        let binary = binary_of(self.state(), self.supervisors, adopter);
+        self.supervisor = LiveSupervisor::start(&binary, self.state(), &listen, &faults);
+    }
+
+    /// The supervisor that is there starts a daemon of this build next.
+    fn call(&self, build: impl FnOnce(&Cast) -> &Build) {
+        if let Some(cast) = &self.cast {
+            cast::call(self.state(), self.supervisors, build(cast));
+        }
     }
 
     fn order_start(&mut self) {
@@ -285,6 +324,7 @@ impl Arena {
         let build = self.next_build();
         let mut words = vec!["start".to_owned(), plan(&faults)];
         words.extend(self.options(&build).to_args());
+        self.call(|cast| &cast.incumbent);
         (self.incumbent, self.successor) = (None, Some(build));
         self.supervisor.order(&words);
     }
@@ -311,7 +351,7 @@ impl Arena {
             listener: "main".to_owned(),
             format: if self.migrates { self.builds } else { 0 },
             carry: true,
-            faults: Vec::new(),
+            faults: self.carries.clone(),
         }
     }
 
@@ -360,6 +400,11 @@ impl Drop for Arena {
             eprintln!("--- reports: {:?}\n--- log:\n{}\n---", self.reports, last.join("\n"));
         }
     }
+}
+
+/// The binary of the next supervisor.
+fn binary_of(state: &Path, number: u32, build: Option<&Build>) -> PathBuf {
+    build.map_or_else(|| executable(SUPERVISOR), |build| cast::enter(state, number, build))
 }
 
 /// Whether a process was stopped by a signal.

@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use handoff::faults::{self, Planned};
 
-use crate::harness::executable;
-
 /// A supervisor that is alive, or was.
 #[derive(Debug)]
 pub struct LiveSupervisor {
@@ -64,17 +62,12 @@ impl Report {
 
 impl LiveSupervisor {
     /// Starts it, with faults of its own.
-    ///
-    /// # Panics
-    ///
-    /// When it cannot be started.
-    #[must_use]
-    pub fn start(state: &Path, listen: &str, faults: &[Planned]) -> Self {
+    pub(super) fn start(binary: &Path, state: &Path, listen: &str, faults: &[Planned]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(state.join("stderr"));
         // A limit of a file's size is to be an error, and no signal.
         let mut child = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(executable("fixture-live-supervisor"))
+            .arg(binary)
             .args([state.join("control"), state.join("journal")])
             .arg(listen)
             .arg(state.join("stderr"))
@@ -168,3 +161,6 @@ impl Drop for LiveSupervisor {
 pub(super) fn plan(faults: &[Planned]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
+
+/// The supervisor's binary.
+pub(super) const SUPERVISOR: &str = "fixture-live-supervisor";

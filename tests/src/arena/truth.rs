@@ -122,7 +122,8 @@ impl Arena {
     }
 
     /// What a daemon answers to a new client in time.
-    pub(super) fn ask(&self, request: &str, timeout: Duration) -> Option<String> {
+    #[must_use]
+    pub fn ask(&self, request: &str, timeout: Duration) -> Option<String> {
         Client::connect_within(self.address, timeout).ok()?.ask(request).ok()
     }
 
