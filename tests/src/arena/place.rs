@@ -36,8 +36,8 @@ pub struct Arena {
     pub cast: Option<Cast>,
     /// How many supervisors were started.
     supervisors: u32,
-    /// What each daemon carries, as [`Options::faults`] has it.
-    pub carries: Vec<String>,
+    /// [`Options::faults`] of the daemons that are started next.
+    pub of_fixture: Vec<&'static str>,
     pub(super) clients: Option<Clients>,
     /// Those that should outlive each swap.
     pub(super) connections: Connections,
@@ -120,7 +120,7 @@ impl Arena {
             faults: others,
             cast,
             supervisors: 1,
-            carries: Vec::new(),
+            of_fixture: Vec::new(),
             clients: None,
             connections: Connections::default(),
             tally: Tally::default(),
@@ -164,17 +164,10 @@ impl Arena {
     /// Orders a swap. It goes on by itself until [`until_sound`](Self::until_sound); some of the
     /// connections that are open ask meanwhile.
     pub fn order_swap(&mut self) {
-        self.order_swap_to(&[]);
-    }
-
-    /// The same, to a successor with these faults of the fixture.
-    pub fn order_swap_to(&mut self, of_fixture: &[&str]) {
         let faults = self.take_faults(&[Role::Successor]);
         let build = self.next_build();
         let mut words = vec!["swap".to_owned(), DEADLINE.as_millis().to_string(), plan(&faults)];
-        let mut options = self.options(&build);
-        options.faults.extend(of_fixture.iter().map(|fault| (*fault).to_owned()));
-        words.extend(options.to_args());
+        words.extend(self.options(&build).to_args());
         self.call(|cast| &cast.successor);
         self.swapped_to = Some(build.clone());
         (self.ordered, self.answered_in) = (Some(Instant::now()), None);
@@ -351,7 +344,7 @@ impl Arena {
             listener: "main".to_owned(),
             format: if self.migrates { self.builds } else { 0 },
             carry: true,
-            faults: self.carries.clone(),
+            faults: self.of_fixture.iter().map(|fault| (*fault).to_owned()).collect(),
         }
     }
 

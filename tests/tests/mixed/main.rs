@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use handoff::faults::Planned;
 use handoff_tests::arena::{Arena, Build, Cast, Probed, Report};
 use handoff_tests::fixture::struck;
-use handoff_tests::harness::cores;
+use handoff_tests::harness::{TIMEOUT, cores, eventually};
 
-use crate::cases::{Case, End, all};
+use crate::cases::{Case, End, Event, all};
 use crate::table::{Row, print};
 
 #[test]
@@ -53,6 +53,7 @@ fn every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries() {
 }
 
 /// What a case came to.
+#[derive(Default)]
 pub(crate) struct Played {
     pub(crate) acknowledged: usize,
     /// Of the connections that were open before a swap.
@@ -61,74 +62,108 @@ pub(crate) struct Played {
     pub(crate) memories: usize,
 }
 
-/// A first daemon, a swap with a fault, and one without, with clients all the while. The second one
-/// leads to the build that does not serve.
+/// A first daemon, an event, and a swap without one, with clients all the while. That swap leads to the
+/// build that does not serve.
 fn play(case: &Case) -> Played {
-    let planned: Vec<Planned> = case.fault.parse().into_iter().collect();
-    let of_fixture: &[&str] = if planned.is_empty() { case.fault_of_fixture() } else { &[] };
-    let Cast { supervisor, adopter, incumbent, successor } = &case.cast;
-    let mut arena = Arena::with_cast(&planned, Some(case.cast.clone()));
-    arena.carries.push("carry=memory".to_owned());
+    let Case { cast, event, end } = case;
+    let mut arena = Arena::with_cast(event.planned().as_slice(), Some(cast.clone()));
+    arena.of_fixture = vec![MEMORY];
+    if let Event::InIncumbent(fault) = event {
+        arena.of_fixture.push(fault);
+    }
     arena.until_sound();
-    arena.assert_play(supervisor, incumbent);
+    arena.assert_play(&cast.supervisor, &cast.incumbent);
     arena.start_clients(2);
     arena.wait_for_progress();
-    arena.open_connections(CONNECTIONS);
+    let mut played = Played::default();
 
-    arena.order_swap_to(of_fixture);
-    arena.until_sound();
+    if *end == End::Restarted {
+        restart(&mut arena, *event);
+    } else {
+        arena.open_connections(CONNECTIONS);
+        arena.of_fixture = vec![MEMORY];
+        if let Event::InSuccessor(fault) = event {
+            arena.of_fixture.push(fault);
+        }
+        arena.order_swap();
+        arena.until_sound();
+        played.probed.add(arena.probe_connections());
+    }
     arena.wait_for_progress();
-    let ended = End::of(&arena.reports[FIRST_REPORTS..]);
-    assert_eq!(ended, Some(case.end), "{:?}", arena.reports);
-    let have_struck: Vec<Planned> = arena.struck().into_iter().map(|(fault, _)| fault).collect();
-    assert_eq!(have_struck, planned, "what struck; {:?}", arena.reports);
-    for fault in of_fixture {
-        let (point, _) = fault.split_once('=').expect("so a fault is written");
-        assert_eq!(struck(arena.state(), point, None), 1, "{fault} did not strike");
-    }
-    let drives = if case.end.is_adopted() { adopter } else { supervisor };
-    let (serves, other) =
-        if case.end.is_swapped() { (successor, incumbent) } else { (incumbent, successor) };
+    assert_eq!(End::of(&arena.reports[FIRST_REPORTS..]), Some(*end), "{:?}", arena.reports);
+    assert_has_struck(&arena, *event);
+    let drives = if end.is_adopted() { &cast.adopter } else { &cast.supervisor };
+    let (serves, other) = if end.is_undone() {
+        (&cast.incumbent, &cast.successor)
+    } else {
+        (&cast.successor, &cast.incumbent)
+    };
     arena.assert_play(drives, serves);
-    let mut probed = arena.probe_connections();
-    let mut memories = 0;
-    if case.end.is_committed() {
-        assert_has_memory(&arena);
-        memories += 1;
+    if end.is_committed() {
+        played.count_memory(&arena);
     }
 
-    let next = Cast { successor: other.clone(), ..case.cast.clone() };
-    arena.cast = Some(next);
+    arena.open_connections(CONNECTIONS);
+    arena.of_fixture = vec![MEMORY];
+    arena.cast = Some(Cast { successor: other.clone(), ..cast.clone() });
     arena.order_swap();
     arena.until_sound();
     let last = arena.reports.last();
     assert!(matches!(last, Some(Report::Committed(_))), "the next swap: {:?}", arena.reports);
     arena.assert_play(drives, other);
-    probed.add(arena.probe_connections());
-    assert_has_memory(&arena);
-    memories += 1;
+    played.probed.add(arena.probe_connections());
+    played.count_memory(&arena);
     arena.wait_for_progress();
     arena.stop_clients();
-    let acknowledged = arena.assert_nothing_lost();
+    played.acknowledged = arena.assert_nothing_lost();
     arena.assert_none_is_left_open();
-    assert_eq!(probed.closed(), 0, "connections were closed: {probed:?}; {:?}", arena.reports);
+    assert_eq!(played.probed.closed(), 0, "connections were closed: {:?}", arena.reports);
     let tally = arena.tally();
-    let harmed = (tally.refused, tally.unanswered, tally.reset, tally.moved);
-    assert_eq!(harmed, (0, 0, 0, 0), "refused, unanswered, reset, moved: {:?}", arena.reports);
     assert!(tally.failed.is_empty(), "{:?}: {:?}", tally.failed, arena.reports);
-    Played { acknowledged, probed, memories }
+    // A daemon that ends without a successor closes its connections.
+    let closed = if *end == End::Restarted { 0 } else { tally.reset + tally.moved };
+    let harmed = (tally.refused, tally.unanswered, closed);
+    assert_eq!(harmed, (0, 0, 0), "refused, unanswered, closed: {:?}", arena.reports);
+    played
 }
 
-/// The daemon that serves was handed the memory of the one before, and its contents are those of the
-/// shards that it opened.
-fn assert_has_memory(arena: &Arena) {
-    let compared = arena.ask("cache", handoff_tests::harness::TIMEOUT);
-    let is_equal = |words: &String| words.strip_prefix("equal ").is_some_and(|count| count != "0");
-    assert!(compared.as_ref().is_some_and(is_equal), "{compared:?}: {:?}", arena.reports);
+/// Ends the daemon that serves; the supervisor starts one of the other build.
+fn restart(arena: &mut Arena, event: Event) {
+    let pid = arena.daemon.as_ref().expect("it is sound").pid;
+    if event == Event::Kill {
+        arena.strike_down(pid);
+    } else {
+        assert_eq!(arena.ask("stop", TIMEOUT).as_deref(), Some("ok"));
+    }
+    eventually("the daemon ends", TIMEOUT, || (!arena.alive().contains(&pid)).then_some(()));
+    let cast = arena.cast.as_mut().expect("it has one");
+    cast.incumbent = cast.successor.clone();
+    arena.until_sound();
+}
+
+fn assert_has_struck(arena: &Arena, event: Event) {
+    let have_struck: Vec<Planned> = arena.struck().into_iter().map(|(fault, _)| fault).collect();
+    assert_eq!(have_struck, event.planned().as_slice(), "what struck; {:?}", arena.reports);
+    if let Some(point) = event.point_of_fixture() {
+        assert_eq!(struck(arena.state(), point, None), 1, "{event} did not strike");
+    }
+}
+
+impl Played {
+    /// The daemon that serves was handed the memory of the one before, and its contents are those of
+    /// the shards that it opened.
+    fn count_memory(&mut self, arena: &Arena) {
+        let compared = arena.ask("cache", TIMEOUT);
+        let count = compared.as_ref().and_then(|words| words.strip_prefix("equal "));
+        assert!(count.is_some_and(|count| count != "0"), "{compared:?}: {:?}", arena.reports);
+        self.memories += 1;
+    }
 }
 
 /// That nothing was found, and that a daemon was started.
 const FIRST_REPORTS: usize = 2;
+/// What each daemon carries besides its connections.
+const MEMORY: &str = "carry=memory";
 /// Most of them idle.
 const CONNECTIONS: usize = 14;
 /// They wait more than they work.

@@ -51,6 +51,7 @@ struct Sum {
     rollbacks: Count,
     promotions: Count,
     adoptions: Count,
+    restarts: Count,
     memories: usize,
     probed: Probed,
     acknowledged: usize,
@@ -63,6 +64,7 @@ impl Sum {
             End::RolledBack => &mut self.rollbacks,
             End::Promoted => &mut self.promotions,
             End::AdoptedCommitted | End::AdoptedRolledBack => &mut self.adoptions,
+            End::Restarted => &mut self.restarts,
         };
         count.add(row.outcome.is_ok());
         if let Ok(played) = &row.outcome {
@@ -85,7 +87,7 @@ pub(crate) fn print(earlier: &Path, rows: &[Row<'_>]) -> Vec<String> {
     let mut text = format!("\nthe earlier build is {}\n", earlier.display());
     let _ = writeln!(
         text,
-        "{:<10} {:<9} {:<9}  {:>7} {:>9} {:>9} {:>9}  {:>11} {:>8} {:>6}",
+        "{:<10} {:<9} {:<9}  {:>7} {:>9} {:>9} {:>9} {:>8}  {:>11} {:>8} {:>6}",
         "supervisor",
         "incumbent",
         "successor",
@@ -93,17 +95,27 @@ pub(crate) fn print(earlier: &Path, rows: &[Row<'_>]) -> Vec<String> {
         "rollback",
         "promotion",
         "adoption",
+        "restart",
         "connections",
         "memories",
         "acked"
     );
     for ([supervisor, incumbent, successor], sum) in &sums {
-        let Sum { commits, rollbacks, promotions, adoptions, memories, probed, acknowledged } = sum;
+        let Sum {
+            commits,
+            rollbacks,
+            promotions,
+            adoptions,
+            restarts,
+            memories,
+            probed,
+            acknowledged,
+        } = sum;
         let kept = format!("{}/{}", probed.open, probed.all);
         let _ = writeln!(
             text,
             "{supervisor:<10} {incumbent:<9} {successor:<9}  {commits:>7} {rollbacks:>9} \
-             {promotions:>9} {adoptions:>9}  {kept:>11} {memories:>8} {acknowledged:>6}"
+             {promotions:>9} {adoptions:>9} {restarts:>8}  {kept:>11} {memories:>8} {acknowledged:>6}"
         );
     }
     let failed = rows
