@@ -126,3 +126,23 @@ impl Capabilities {
         self.reserved & Self::CARRIES.reserved != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another build has to find them where they are.
+    #[test]
+    fn the_bits_of_the_capabilities_are_frozen_and_others_are_ignored() {
+        assert_eq!((Capabilities::CARRIES.reserved, Capabilities::SEALS_NEXT.reserved), (1, 2));
+        let meanings = |reserved| {
+            let capabilities = Capabilities { reserved };
+            (capabilities.carries(), capabilities.seals_next())
+        };
+        assert_eq!(meanings(0), (false, false));
+        assert_eq!(meanings(1), (true, false));
+        assert_eq!(meanings(2), (false, true));
+        assert_eq!(meanings(!3), (false, false));
+        assert_eq!(meanings(u64::MAX), (true, true));
+    }
+}

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, FrameError, PeerMisbehaved, Result};
 use crate::frame::{FrameReader, MAX_FRAME_LEN, encode};
 use crate::log;
-use crate::protocol::{Message, PROTO_MAX, PROTO_MIN, ProtoVersion};
+use crate::protocol::{Message, PROTO_MIN, ProtoVersion};
 use crate::sys::poll::{self, Waker};
 use crate::sys::rights;
 
@@ -265,12 +265,10 @@ impl AsFd for Connection {
     }
 }
 
-/// Whether a frame of that version may come.
+/// Whether a frame of that version may come. Before the agreement each may: a hello and its answer are
+/// the same bytes in all versions, and say which of them the peer speaks.
 pub(super) fn admits(agreed: Option<ProtoVersion>, version: ProtoVersion) -> bool {
-    match agreed {
-        None => (PROTO_MIN..=PROTO_MAX).contains(&version),
-        Some(agreed) => agreed == version,
-    }
+    agreed.is_none_or(|agreed| agreed == version)
 }
 
 /// Several frames, one after the other.

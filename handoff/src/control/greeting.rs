@@ -137,7 +137,31 @@ const NO_TIME: u64 = 1 << 63;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::frame::write_message;
+
+    /// The judgement of a hello of a build that speaks these versions.
+    fn greeted(proto_min: ProtoVersion, proto_max: ProtoVersion) -> Result<ProtoVersion> {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut said = hello(Side::Successor, b"", Capabilities::default());
+        if let Message::Hello { proto_min: min, proto_max: max, .. } = &mut said {
+            (*min, *max) = (proto_min, proto_max);
+        }
+        write_message(&mut &theirs, proto_min, &said).expect("it is read");
+        let (role, pid) = (Side::Successor, std::process::id());
+        hear_hello(&mut Connection::new(ours), role, pid, Instant::now(), None)
+            .map(|(_, version)| version)
+    }
+
+    #[test]
+    fn a_hello_is_read_in_a_version_that_this_build_does_not_speak() {
+        let newest = greeted(PROTO_MIN - 1, PROTO_MAX).expect("they have one in common");
+        assert_eq!(newest, PROTO_MAX);
+        let newer = greeted(PROTO_MAX + 1, PROTO_MAX + 2).expect_err("they have none in common");
+        assert!(matches!(newer, Error::VersionMismatch { .. }), "{newer}");
+    }
 
     /// An incumbent whose hook runs sends 0, and echoes the times of this process's pulse.
     #[test]

@@ -6,6 +6,7 @@
 //! with a table, also when the output of tests is captured.
 
 mod cases;
+mod files;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,13 +24,8 @@ use crate::table::{Row, print};
 
 #[test]
 fn every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries() {
-    let Some(directory) = std::env::var_os("HANDOFF_PREVIOUS").map(PathBuf::from) else {
-        println!(
-            "skipped: every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries: \
-             HANDOFF_PREVIOUS is not set; .ci/previous builds that directory and prints it"
-        );
-        return;
-    };
+    let name = "every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries";
+    let Some(directory) = earlier(name) else { return };
     let stage = tempfile::tempdir().expect("a temporary directory");
     let builds =
         [Build::this(stage.path()), Build::of_directory("earlier", &directory, stage.path())];
@@ -50,6 +46,15 @@ fn every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries() {
     });
     let failed = print(&directory, &rows.into_inner().expect("no thread panics"));
     assert!(failed.is_empty(), "{} of {} cases fail: {failed:#?}", failed.len(), cases.len());
+}
+
+/// The directory of the earlier commit's binaries; none where that test is skipped.
+fn earlier(name: &str) -> Option<PathBuf> {
+    let directory = std::env::var_os("HANDOFF_PREVIOUS").map(PathBuf::from);
+    if directory.is_none() {
+        println!("skipped: {name}: .ci/previous builds the directory of HANDOFF_PREVIOUS");
+    }
+    directory
 }
 
 /// What a case came to.
