@@ -24,24 +24,24 @@ impl Build {
     ///
     /// As [`Build::of_directory`].
     #[must_use]
-    pub fn this(stage: &Path) -> Self {
+    pub fn this(copies: &Path) -> Self {
         let daemon = executable(DAEMON);
-        Self::of_directory("this", daemon.parent().expect("a file is in a directory"), stage)
+        Self::of_directory("this", daemon.parent().expect("a file is in a directory"), copies)
     }
 
     /// The one with its binaries in that directory. An arena links to the supervisor's binary, so
-    /// this copies it to `stage`, in the file system of the arenas.
+    /// this copies it to `copies`, in the file system of the arenas.
     ///
     /// # Panics
     ///
     /// When a binary is missing, or cannot be copied.
     #[must_use]
-    pub fn of_directory(name: &'static str, directory: &Path, stage: &Path) -> Self {
+    pub fn of_directory(name: &'static str, directory: &Path, copies: &Path) -> Self {
         let binary = |of: &str| {
             let path = directory.join(of);
             path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
-        let supervisor = stage.join(format!("{SUPERVISOR}.{name}"));
+        let supervisor = copies.join(format!("{SUPERVISOR}.{name}"));
         fs::copy(binary(SUPERVISOR), &supervisor).expect("it can be copied");
         Self { name, daemon: binary(DAEMON), supervisor }
     }
@@ -62,23 +62,23 @@ pub struct Cast {
 
 /// A supervisor starts the daemon that it finds beside its own binary. So each has a directory of its
 /// own, with a link to its binary, and one to that of the next daemon.
-pub(super) fn enter(state: &Path, number: u32, build: &Build) -> PathBuf {
-    let directory = stage_of(state, number);
+pub(super) fn link_supervisor(state: &Path, number: u32, build: &Build) -> PathBuf {
+    let directory = binaries_of(state, number);
     fs::create_dir_all(&directory).expect("it can be created");
     let supervisor = directory.join(SUPERVISOR);
     fs::hard_link(&build.supervisor, &supervisor).expect("it can be linked to");
     supervisor
 }
 
-/// Which daemon that supervisor starts next.
-pub(super) fn call(state: &Path, number: u32, build: &Build) {
-    let link = stage_of(state, number).join(DAEMON);
+/// The supervisor of this number starts that daemon next.
+pub(super) fn link_daemon(state: &Path, number: u32, build: &Build) {
+    let link = binaries_of(state, number).join(DAEMON);
     let _ = fs::remove_file(&link);
     symlink(&build.daemon, link).expect("it can be linked to");
 }
 
-fn stage_of(state: &Path, number: u32) -> PathBuf {
-    state.join("stage").join(number.to_string())
+fn binaries_of(state: &Path, number: u32) -> PathBuf {
+    state.join("binaries").join(number.to_string())
 }
 
 impl Arena {
@@ -87,14 +87,18 @@ impl Arena {
     /// # Panics
     ///
     /// When they run others.
-    pub fn assert_play(&self, supervisor: &Build, daemon: &Build) {
+    pub fn assert_run(&self, supervisor: &Build, daemon: &Build) {
         let Daemon { pid, build } = self.daemon.as_ref().expect("one serves");
         for (pid, binary) in
             [(self.supervisor.pid(), &supervisor.supervisor), (*pid, &daemon.daemon)]
         {
             let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
             let runs = file(Path::new(&format!("/proc/{pid}/exe"))).expect("it lives");
-            assert_eq!(runs, file(binary).expect("it is there"), "{binary:?} runs, beside {build}");
+            assert_eq!(
+                runs,
+                file(binary).expect("it is there"),
+                "{pid} runs {binary:?}; {build} serves"
+            );
         }
     }
 }

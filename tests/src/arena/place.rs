@@ -168,7 +168,7 @@ impl Arena {
         let build = self.next_build();
         let mut words = vec!["swap".to_owned(), DEADLINE.as_millis().to_string(), plan(&faults)];
         words.extend(self.options(&build).to_args());
-        self.call(|cast| &cast.successor);
+        self.start_next(|cast| &cast.successor);
         self.swapped_to = Some(build.clone());
         (self.ordered, self.answered_in) = (Some(Instant::now()), None);
         (self.incumbent, self.successor) = (self.daemon.clone(), Some(build));
@@ -306,9 +306,9 @@ impl Arena {
     }
 
     /// The supervisor that is there starts a daemon of this build next.
-    fn call(&self, build: impl FnOnce(&Cast) -> &Build) {
+    fn start_next(&self, build: impl FnOnce(&Cast) -> &Build) {
         if let Some(cast) = &self.cast {
-            cast::call(self.state(), self.supervisors, build(cast));
+            cast::link_daemon(self.state(), self.supervisors, build(cast));
         }
     }
 
@@ -317,7 +317,7 @@ impl Arena {
         let build = self.next_build();
         let mut words = vec!["start".to_owned(), plan(&faults)];
         words.extend(self.options(&build).to_args());
-        self.call(|cast| &cast.incumbent);
+        self.start_next(|cast| &cast.incumbent);
         (self.incumbent, self.successor) = (None, Some(build));
         self.supervisor.order(&words);
     }
@@ -397,7 +397,8 @@ impl Drop for Arena {
 
 /// The binary of the next supervisor.
 fn binary_of(state: &Path, number: u32, build: Option<&Build>) -> PathBuf {
-    build.map_or_else(|| executable(SUPERVISOR), |build| cast::enter(state, number, build))
+    build
+        .map_or_else(|| executable(SUPERVISOR), |build| cast::link_supervisor(state, number, build))
 }
 
 /// Whether a process was stopped by a signal.

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use handoff::supervisor::{ChildProcess, HandoffOutcome, IncumbentFate};
@@ -13,7 +14,7 @@ use handoff_tests::fixture::{MARKS, Options};
 use handoff_tests::harness::{TIMEOUT, executable, kill};
 use rustix::process::Signal;
 
-use crate::earlier;
+use crate::{ALONE, earlier};
 
 /// A struct with a declared change writes a manifest of a later version; one without writes the first,
 /// of which the earlier build refuses the shards alone, since they are another daemon's.
@@ -21,6 +22,7 @@ use crate::earlier;
 fn the_earlier_build_refuses_a_manifest_of_a_version_that_it_does_not_know() {
     let name = "the_earlier_build_refuses_a_manifest_of_a_version_that_it_does_not_know";
     let Some(directory) = earlier(name) else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let place = tempfile::tempdir().expect("a temporary directory");
     for name in ["pids", MARKS] {
         fs::create_dir(place.path().join(name)).expect("it can be created");

@@ -11,8 +11,8 @@ mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use handoff::faults::Planned;
 use handoff_tests::arena::{Arena, Build, Cast, Probed, Report};
@@ -26,9 +26,11 @@ use crate::table::{Row, print};
 fn every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries() {
     let name = "every_combination_of_two_builds_commits_rolls_back_is_adopted_and_carries";
     let Some(directory) = earlier(name) else { return };
-    let stage = tempfile::tempdir().expect("a temporary directory");
+    let copies = tempfile::tempdir().expect("a temporary directory");
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let builds =
-        [Build::this(stage.path()), Build::of_directory("earlier", &directory, stage.path())];
+        [Build::this(copies.path()), Build::of_directory("earlier", &directory, copies.path())];
+    drop(alone);
     let only = std::env::var("HANDOFF_MIXED_ONLY").unwrap_or_default();
     let mut cases = all(&builds);
     cases.retain(|case| case.to_string().contains(&only));
@@ -77,7 +79,7 @@ fn play(case: &Case) -> Played {
         arena.of_fixture.push(fault);
     }
     arena.until_sound();
-    arena.assert_play(&cast.supervisor, &cast.incumbent);
+    arena.assert_run(&cast.supervisor, &cast.incumbent);
     arena.start_clients(2);
     arena.wait_for_progress();
     let mut played = Played::default();
@@ -103,7 +105,7 @@ fn play(case: &Case) -> Played {
     } else {
         (&cast.successor, &cast.incumbent)
     };
-    arena.assert_play(drives, serves);
+    arena.assert_run(drives, serves);
     if end.is_committed() {
         played.count_memory(&arena);
     }
@@ -115,7 +117,7 @@ fn play(case: &Case) -> Played {
     arena.until_sound();
     let last = arena.reports.last();
     assert!(matches!(last, Some(Report::Committed(_))), "the next swap: {:?}", arena.reports);
-    arena.assert_play(drives, other);
+    arena.assert_run(drives, other);
     played.probed.add(arena.probe_connections());
     played.count_memory(&arena);
     arena.wait_for_progress();
@@ -164,6 +166,10 @@ impl Played {
         self.memories += 1;
     }
 }
+
+/// No process is started while a binary is copied: a child that has not executed its own program yet has
+/// the copy open for writing, and no process can execute it.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// That nothing was found, and that a daemon was started.
 const FIRST_REPORTS: usize = 2;
