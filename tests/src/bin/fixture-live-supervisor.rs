@@ -108,7 +108,7 @@ fn spec(args: &[&str], faults: &str) -> SpawnSpec {
         env: vec![(faults::VARIABLE.to_owned(), faults.to_owned())],
         hello_timeout: START_TIMEOUT,
         start_timeout: START_TIMEOUT,
-        one_way: !args.windows(2).any(|pair| pair == ["--format", "0"]),
+        one_way: args.contains(&"--format"),
         ..SpawnSpec::new(executable("fixture-daemon"))
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use handoff::faults::Planned;
 use handoff_tests::arena::{Arena, Build, Cast, Probed, Report};
 use handoff_tests::fixture::struck;
-use handoff_tests::harness::{TIMEOUT, cores, eventually};
+use handoff_tests::harness::{TIMEOUT, cores, eventually, kill_and_wait};
 
 use crate::cases::{Case, End, Event, all};
 use crate::table::{Row, print};
@@ -143,6 +143,8 @@ fn restart(arena: &mut Arena, event: Event) {
         assert_eq!(arena.ask("stop", TIMEOUT).as_deref(), Some("ok"));
     }
     eventually("the daemon ends", TIMEOUT, || (!arena.alive().contains(&pid)).then_some(()));
+    // It has no command line any more, and may have its sockets still.
+    kill_and_wait(pid);
     let cast = arena.cast.as_mut().expect("it has one");
     cast.incumbent = cast.successor.clone();
     arena.until_sound();
