@@ -77,7 +77,7 @@ fn the_earlier_build_refuses_a_manifest_of_a_version_that_it_does_not_know() {
 }
 
 /// A daemon that ends with the test.
-struct Killed(ChildProcess);
+pub(crate) struct Killed(pub(crate) ChildProcess);
 
 impl Killed {
     fn stop(&mut self) {

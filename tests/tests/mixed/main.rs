@@ -7,6 +7,7 @@
 
 mod cases;
 mod files;
+mod one_way;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
