@@ -1,6 +1,7 @@
 //! The record of a swap: the history keeps it, and clients see it, also of a swap in flight.
 
 use std::io;
+use std::ops::Not;
 
 pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ pub(crate) struct SwapRecord {
     pub(crate) trigger: Trigger,
     /// It goes as far as the warm-up.
     pub(crate) dry_run: bool,
+    /// It may be one-way: once it has committed, no way back is promised.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) one_way: bool,
     /// The process that is to be replaced.
     pub(crate) from: Party,
     /// The process that is to replace it.

@@ -10,6 +10,7 @@ fn record(id: &str) -> SwapRecord {
         begun_ms: 7,
         trigger: Trigger::Hangup,
         dry_run: false,
+        one_way: false,
         from: Party::default(),
         to: Party { binary: "/opt/b".into(), blake3: "ab".into(), ..Party::default() },
         steps: Vec::new(),

@@ -19,7 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::daemon::Daemon;
 use super::job::{Jobs, said_of};
 use super::restarts::Restarts;
-use super::service::Service;
+use super::service::{Previous, Service};
 use super::swap::Swaps;
 use super::{Event, Runner, signals, upgrade};
 use crate::binary::{Binary, ByDescriptor};
@@ -288,19 +288,25 @@ impl Runner {
     }
 
     /// The binary that served before this one, by the history, if it is still there and listed. A
-    /// binary that failed its probation is passed over.
-    fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Arc<Binary>> {
+    /// binary that failed its probation is passed over, unless no other one has served since.
+    fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Previous> {
         let history = &self.swaps.history;
         let has_failed = |pid| {
             let mut its = history.swaps().filter(|record| record.to.pid == pid);
             its.any(|record| matches!(record.probation, Some(Probation::Failed { .. })))
         };
-        let event = history.starts().find(|event| {
-            let is_current = event.daemon.blake3 == current.blake3 && event.args == current.args;
-            !is_current && event.daemon.pid != pid && !has_failed(event.daemon.pid)
+        let last = history.starts().next().and_then(|event| event.daemon.pid);
+        let event = history.starts().find(|DaemonEvent { daemon, args, .. }| {
+            let is_current = daemon.blake3 == current.blake3 && *args == current.args;
+            !is_current && daemon.pid != pid && (daemon.pid == last || !has_failed(daemon.pid))
         })?;
+        let one_way = history.swaps().any(|record| {
+            let has_committed =
+                matches!(record.outcome(), Some(Outcome::Committed | Outcome::Promoted));
+            record.one_way && has_committed && record.from.pid == event.daemon.pid
+        });
         match self.reopen(event) {
-            Ok(binary) => Some(Arc::new(binary)),
+            Ok(binary) => Some(Previous { binary: Arc::new(binary), one_way }),
             Err(error) => {
                 tracing::info!(
                     path = event.daemon.binary, %error,

@@ -343,6 +343,7 @@ fn swap(way: &[(u64, Phase)], outcome: Option<Outcome>) -> SwapRecord {
         begun_ms: 1_795_840_946_123,
         trigger: Trigger::Operator { uid: 0, pid: 4711 },
         dry_run: false,
+        one_way: false,
         from: party("/usr/lib/kvd/1.4.2/kvd", "kvd 1.4.2", 100),
         to: party("/usr/lib/kvd/1.5.0/kvd", "kvd 1.5.0", 101),
         steps: [launched].into_iter().chain(entered).collect(),
