@@ -46,13 +46,22 @@ fn a_one_way_swap_is_refused_with_its_remedy_and_made_once_an_operator_allows_it
     assert_eq!((world.daemon_pid(), world.build()), (first, "base".to_owned()));
     assert!(world.record("last")["one_way"].is_null());
 
+    // The first try of the migration behind the commit fails.
+    world.write("data/broken", "");
     let (code, shown) = swap(&world, "v2", &["--one-way"]);
     assert_eq!(code, Some(0), "{shown}");
     let before = shown.find("it may be one-way: once it has committed, no way back is promised");
     assert!(before.is_some_and(|at| at < shown.find("draining").expect("it drains")), "{shown}");
     assert_words(&shown, &["committed: the new process serves", "way back: none is promised"]);
     assert_eq!(world.build(), "formatted");
-    assert_eq!(world.record("last")["one_way"], true);
+    let record = world.record("last");
+    assert_eq!(record["one_way"], true);
+    // Its clients waited for the second try as well.
+    let mut steps = record["steps"].as_array().expect("they are kept").iter();
+    let committed = steps.find(|step| step["phase"] == "committed").expect("it has");
+    let committed = committed["at_us"].as_u64().expect("a time");
+    let admitted = record["end"]["admitted_us"].as_u64().expect("it has");
+    assert!(admitted > committed + 20_000, "{record}");
     assert_words(&world.said(&["show", "last"]), &["one-way     allowed"]);
     assert_words(
         &world.said(&["history"]),
@@ -105,7 +114,7 @@ fn a_successor_of_a_one_way_swap_that_dies_in_its_probation_gets_its_place_again
     world.kill_daemon();
     assert_eq!((world.build(), failed_starts(&world)), ("formatted".to_owned(), 1));
     let failed = &world.record("last")["probation"]["failed"]["why"];
-    assert_eq!(failed, "it died: killed by SIGKILL");
+    assert_eq!(failed, "it died: exit status unknown", "it is no child of this supervisor");
     let warnings = world.status()["warnings"].to_string();
     let words =
         ["does not come to serve", "handoff swap --binary PATH", "restore the data", "/v1 (blake3"];
@@ -154,6 +163,27 @@ fn a_successor_of_a_one_way_swap_that_is_unwell_serves_on_where_nothing_else_can
     kill(pid, Signal::KILL);
     world.supervise();
     assert_eq!(world.build(), "formatted");
+}
+
+/// No daemon runs, and the first start of the new build fails, as does that of the one before.
+#[test]
+fn after_a_one_way_swap_a_start_of_the_new_build_that_fails_is_tried_again() {
+    let mut world = World::with_formats();
+    let configure = |world: &World, build: &str| {
+        world.configure("[restart]\nattempts = 1\n");
+        let text = fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+        world.write("handoff.toml", &text.replace("\"base\"", build));
+    };
+    configure(&world, "\"base\"");
+    world.supervise();
+    assert_eq!(swap(&world, "v2", &["--one-way"]).0, Some(0));
+    let pid = world.daemon_pid();
+    world.kill_supervisor();
+    kill(pid, Signal::KILL);
+    configure(&world, "\"formatted\"");
+    world.write("data/broken", "");
+    world.supervise();
+    assert_eq!((world.build(), failed_starts(&world)), ("formatted".to_owned(), 2));
 }
 
 /// Without a one-way swap as well: the binary that served before is not tried for ever.

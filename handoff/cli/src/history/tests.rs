@@ -24,7 +24,13 @@ fn step(phase: Phase, at_us: u64) -> SwapEvent {
 }
 
 fn end() -> End {
-    End { outcome: Outcome::RolledBack, took_us: 9, cause: Some("why".into()), carried: Vec::new() }
+    End {
+        outcome: Outcome::RolledBack,
+        took_us: 9,
+        admitted_us: None,
+        cause: Some("why".into()),
+        carried: Vec::new(),
+    }
 }
 
 fn lines(id: &str) -> [Line; 5] {

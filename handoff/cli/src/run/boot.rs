@@ -337,7 +337,8 @@ fn end_open_swaps(history: &mut History, resolved: Option<&Resolved>, serves: Op
             (None, _) => "its supervisor died; the next one found this process serving",
         };
         let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
-        let end = End { outcome, took_us, cause: Some(cause.into()), carried: Vec::new() };
+        let (cause, carried) = (Some(cause.into()), Vec::new());
+        let end = End { outcome, took_us, admitted_us: None, cause, carried };
         tracing::info!(
             swap = id,
             outcome = outcome.name(),

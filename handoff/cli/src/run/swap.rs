@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::history::{DaemonEventKind, History, Line};
 use crate::metrics;
 use crate::record::{
-    End, Outcome, Party, Probation, SwapEvent, SwapEventKind, SwapRecord, Trigger,
+    End, Outcome, Party, Phase, Probation, SwapEvent, SwapEventKind, SwapRecord, Trigger,
 };
 use crate::trigger::{Asker, Reply, SwapRequest};
 use crate::units::{duration_us, to_ms};
@@ -28,6 +28,8 @@ use crate::units::{duration_us, to_ms};
 pub(super) struct InFlight {
     pub(super) id: String,
     pub(super) begun: Instant,
+    /// As in [`End::admitted_us`].
+    admitted_us: Option<u64>,
     pub(super) binary: Arc<Binary>,
     trigger: Trigger,
     dry_run: bool,
@@ -137,7 +139,7 @@ impl Swaps {
     fn end(&mut self, outcome: Outcome, cause: Option<String>, carried: Vec<String>) {
         let Some(swap) = self.in_flight.take() else { return };
         let took_us = duration_us(swap.begun.elapsed());
-        let end = End { outcome, took_us, cause, carried };
+        let end = End { outcome, took_us, admitted_us: swap.admitted_us, cause, carried };
         match outcome {
             Outcome::Committed | Outcome::DryRun => {
                 tracing::info!(
@@ -286,6 +288,7 @@ impl Runner {
         self.swaps.in_flight = Some(InFlight {
             id: id.clone(),
             begun: Instant::now(),
+            admitted_us: None,
             binary: Arc::clone(&binary),
             trigger,
             dry_run,
@@ -385,10 +388,15 @@ impl Runner {
         let id = committed.handoff_id.to_string();
         self.swaps.note_known(&id, |_, to| to.generation = generation);
         let record = self.swaps.history.swap(&id);
+        let committing = record.and_then(|record| record.entered(Phase::Committing));
+        let admitted_us = committing.map(|at_us| at_us + duration_us(committed.timings.commit));
         let build = record.and_then(|record| record.to.build.clone());
         let said = Said { build, generation };
         let undoes = record.is_some_and(|record| record.trigger.undoes());
         let one_way = record.is_some_and(|record| record.one_way);
+        if let Some(swap) = self.swaps.in_flight.as_mut().filter(|_| one_way) {
+            swap.admitted_us = admitted_us;
+        }
         self.service.replace(&binary, one_way, undoes);
         self.swaps.end_probation(Probation::Ended { why: "another swap committed".into() });
         let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());

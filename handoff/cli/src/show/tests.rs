@@ -33,6 +33,7 @@ fn rolled_back() -> SwapRecord {
         end: Some(End {
             outcome: Outcome::RolledBack,
             took_us: 15_000,
+            admitted_us: None,
             cause: Some("its health check failed".into()),
             carried: vec!["clients: 8 connections, 64 bytes, taken".into()],
         }),
@@ -56,6 +57,15 @@ fn a_swap_is_shown_with_its_cause_its_pause_and_who_serves() {
     ] {
         assert!(text.lines().any(|shown| shown.trim_end() == line), "{line}\nis not in\n{text}");
     }
+}
+
+#[test]
+fn the_pause_of_a_swap_that_may_be_one_way_lasts_until_its_successor_admits() {
+    let mut swap = rolled_back();
+    swap.steps[3].what = SwapEventKind::Entered { phase: Phase::Committed };
+    let end = swap.end.as_mut().unwrap();
+    (end.outcome, end.admitted_us) = (Outcome::Committed, Some(22_500));
+    assert_eq!(swap.pause_us(), Some((2_000, 22_500)));
 }
 
 #[test]

@@ -350,6 +350,7 @@ fn swap(way: &[(u64, Phase)], outcome: Option<Outcome>) -> SwapRecord {
         end: outcome.map(|outcome| End {
             outcome,
             took_us: 3_100_000,
+            admitted_us: None,
             cause: None,
             carried: Vec::new(),
         }),
