@@ -237,7 +237,7 @@ impl Runner {
                 }
                 let kind = DaemonEventKind::NotStarted { why: why.clone() };
                 self.note_daemon(kind, party_of(&binary), &binary);
-                if !self.service.has_served && self.service.other_than(&binary).is_none() {
+                if !self.service.has_served && !self.service.has_other_than(&binary) {
                     bail!(why);
                 }
                 tracing::error!("{why}");

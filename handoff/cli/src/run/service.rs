@@ -47,8 +47,13 @@ impl Service {
         self.daemon.as_ref().map(Daemon::party)
     }
 
+    /// Whether another binary than this one can be started.
+    pub(super) fn has_other_than(&self, binary: &Binary) -> bool {
+        self.fell_from.is_some() || self.other_than(binary).is_some()
+    }
+
     /// The binary that served before, if it is another one than this.
-    pub(super) fn other_than(&self, binary: &Binary) -> Option<Previous> {
+    fn other_than(&self, binary: &Binary) -> Option<Previous> {
         self.previous.clone().filter(|previous| !previous.binary.is(binary))
     }
 
@@ -61,20 +66,19 @@ impl Service {
 
     /// Decides the next start after a death, or after a start that failed.
     pub(super) fn plan_start(&mut self, binary: Arc<Binary>, served: Duration) {
-        let other = self.other_than(&binary);
-        let next =
-            if self.fell_from.is_some() && self.previous.as_ref().is_some_and(|it| it.one_way) {
-                Next::FallBack // no second try: clients wait, and the data is most likely not for it
-            } else {
-                self.restarts.on_death(served, other.is_some() || self.fell_from.is_some())
-            };
+        let fell_back = self.fell_from.is_some();
+        let next = match &self.previous {
+            // No second try: clients wait, and the data is most likely of another format.
+            Some(Previous { one_way: true, .. }) if fell_back => Next::FallBack,
+            _ => self.restarts.on_death(served, self.has_other_than(&binary)),
+        };
         match next {
             Next::Again(pause) => {
                 let (path, in_ms) = (binary.path.display(), duration_ms(pause));
                 tracing::info!(%path, in_ms, "this supervisor starts the daemon again after a pause");
                 self.next_start = Some((Instant::now() + pause, binary));
             }
-            Next::FallBack => match (self.fell_from.take(), other) {
+            Next::FallBack => match (self.fell_from.take(), self.other_than(&binary)) {
                 (Some(failing), _) => self.give_back_to(failing, &binary),
                 (None, Some(previous)) => self.fall_back_to(previous, binary),
                 (None, None) => {}
