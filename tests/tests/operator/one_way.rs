@@ -185,6 +185,25 @@ fn after_a_one_way_swap_a_start_of_the_new_build_that_fails_is_tried_again() {
     assert_eq!((world.build(), failed_starts(&world)), ("formatted".to_owned(), 2));
 }
 
+/// All have died since, and the configured binary is the one that does not read the data.
+#[test]
+fn a_one_way_swap_that_a_supervisor_did_not_note_to_its_end_leaves_a_daemon_that_starts() {
+    let mut world = World::with_formats();
+    world.configure("[restart]\nattempts = 2\n");
+    world.supervise();
+    assert_eq!(swap(&world, "v2", &["--one-way"]).0, Some(0));
+    let pid = world.daemon_pid();
+    world.kill_supervisor();
+    kill(pid, Signal::KILL);
+    let noted = fs::read_to_string(world.path("state/history.jsonl")).expect("it is there");
+    let is_of_the_end = |line: &&str| line.contains("\"ended\"") || line.contains("\"succeeded\"");
+    assert_eq!(noted.lines().filter(is_of_the_end).count(), 2, "{noted}");
+    let kept = noted.lines().filter(|line| !is_of_the_end(line)).map(|line| format!("{line}\n"));
+    world.write("state/history.jsonl", &kept.collect::<String>());
+    world.supervise();
+    assert_eq!((world.build(), failed_starts(&world)), ("formatted".to_owned(), 2));
+}
+
 /// Without a one-way swap as well: the binary that served before is not tried for ever.
 #[test]
 fn a_binary_that_does_not_start_any_more_gives_its_place_back() {

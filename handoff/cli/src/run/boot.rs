@@ -25,7 +25,7 @@ use super::{Event, Runner, signals, upgrade};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, ListenerConfig, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
-use crate::record::{End, Outcome, Probation, SwapRecord};
+use crate::record::{End, Outcome, Party, Probation, SwapRecord};
 use crate::trigger::Trigger;
 use crate::units::{from_ms, to_ms};
 use crate::{files, listen, metrics, names};
@@ -228,6 +228,9 @@ impl Runner {
             Adoption::Nothing { .. } => {
                 let binary = Arc::new(Binary::open(&self.config.programs[0])?);
                 self.service.previous = self.previous_in_history(&binary, None);
+                let successor = self.successor_in_history();
+                self.service.alternative =
+                    successor.filter(|successor| !successor.is(&binary)).map(Arc::new);
                 self.service.next_start = Some((Instant::now(), binary));
             }
         }
@@ -275,16 +278,31 @@ impl Runner {
     }
 
     /// The file that a daemon executed, if it is listed and has not changed.
-    fn reopen(&self, event: &DaemonEvent) -> anyhow::Result<Binary> {
-        let listed = self.config.program(event.daemon.binary.as_ref());
-        let listed = listed
-            .ok_or_else(|| anyhow!("{} is not listed in the configuration", event.daemon.binary))?;
+    fn reopen(&self, DaemonEvent { daemon, args, .. }: &DaemonEvent) -> anyhow::Result<Binary> {
+        self.reopen_as(daemon, Some(args))
+    }
+
+    /// The same with these arguments, or else the listed ones.
+    fn reopen_as(&self, party: &Party, args: Option<&Vec<String>>) -> anyhow::Result<Binary> {
+        let listed = self.config.program(party.binary.as_ref());
+        let listed =
+            listed.ok_or_else(|| anyhow!("{} is not listed in the configuration", party.binary))?;
         let program = Program {
             path: listed.path.clone(),
-            args: event.args.clone(),
-            blake3: Some(event.daemon.blake3.clone()),
+            args: args.unwrap_or(&listed.args).clone(),
+            blake3: Some(party.blake3.clone()),
         };
         Binary::open(&program)
+    }
+
+    /// The successor of the last swap, if that may have been one-way and was not undone: the data may
+    /// be for that binary alone. The supervisor that made the swap may have died before it noted more.
+    fn successor_in_history(&self) -> Option<Binary> {
+        let record = self.swaps.history.swaps().next_back().filter(|record| record.one_way)?;
+        match record.outcome() {
+            Some(Outcome::RolledBack | Outcome::NotBegun | Outcome::DryRun) => None,
+            _ => self.reopen_as(&record.to, None).ok(),
+        }
     }
 
     /// The binary that served before this one, by the history, if it is still there and listed. A

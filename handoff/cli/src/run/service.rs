@@ -18,8 +18,8 @@ pub(super) struct Service {
     /// The process that serves, as far as the supervisor knows.
     pub(super) daemon: Option<Daemon>,
     pub(super) previous: Option<Previous>,
-    /// The binary in whose place the previous one is started, until a daemon serves.
-    pub(super) fell_from: Option<Arc<Binary>>,
+    /// The binary to start if the next one does not come to serve; forgotten once a daemon serves.
+    pub(super) alternative: Option<Arc<Binary>>,
     pub(super) restarts: Restarts,
     /// The binary that is started next, and when.
     pub(super) next_start: Option<(Instant, Arc<Binary>)>,
@@ -49,7 +49,7 @@ impl Service {
 
     /// Whether another binary than this one can be started.
     pub(super) fn has_other_than(&self, binary: &Binary) -> bool {
-        self.fell_from.is_some() || self.other_than(binary).is_some()
+        self.alternative.is_some() || self.other_than(binary).is_some()
     }
 
     /// The binary that served before, if it is another one than this.
@@ -61,15 +61,16 @@ impl Service {
     pub(super) fn serve(&mut self, daemon: Daemon) {
         self.daemon = Some(daemon);
         self.has_served = true;
-        self.fell_from = None;
+        self.alternative = None;
     }
 
     /// Decides the next start after a death, or after a start that failed.
     pub(super) fn plan_start(&mut self, binary: Arc<Binary>, served: Duration) {
-        let fell_back = self.fell_from.is_some();
-        let next = match &self.previous {
+        let fell_back_to =
+            self.previous.as_ref().filter(|it| self.alternative.is_some() && it.binary.is(&binary));
+        let next = match fell_back_to {
             // No second try: clients wait, and the data is most likely of another format.
-            Some(Previous { one_way: true, .. }) if fell_back => Next::FallBack,
+            Some(Previous { one_way: true, .. }) => Next::FallBack,
             _ => self.restarts.on_death(served, self.has_other_than(&binary)),
         };
         match next {
@@ -78,7 +79,7 @@ impl Service {
                 tracing::info!(%path, in_ms, "this supervisor starts the daemon again after a pause");
                 self.next_start = Some((Instant::now() + pause, binary));
             }
-            Next::FallBack => match (self.fell_from.take(), self.other_than(&binary)) {
+            Next::FallBack => match (self.alternative.take(), self.other_than(&binary)) {
                 (Some(failing), _) => self.give_back_to(failing, &binary),
                 (None, Some(previous)) => self.fall_back_to(previous, binary),
                 (None, None) => {}
@@ -97,7 +98,7 @@ impl Service {
         let words = format!(
             "{failed} kept dying, so {instead}, which served before, is started instead{promise}"
         );
-        self.fell_from = Some(failing);
+        self.alternative = Some(failing);
         self.start_instead(binary, words);
     }
 
@@ -198,4 +199,46 @@ fn what_is_left(previous: &Binary) -> String {
         "Swap to a corrected build (handoff swap --binary PATH); or stop the daemon, restore the data from before the swap, and start {}",
         previous.path.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Program;
+
+    fn binary(name: &str) -> Arc<Binary> {
+        let path = std::env::current_exe().unwrap();
+        let program = Program { path, args: vec![name.into()], blake3: None };
+        Arc::new(Binary::open(&program).unwrap())
+    }
+
+    /// The last of so many starts that fail is followed by one of the other binary, and no other is.
+    fn fails_and_changes(service: &mut Service, from: &Arc<Binary>, to: &Arc<Binary>, times: u32) {
+        for time in 1..=times {
+            service.plan_start(Arc::clone(from), Duration::ZERO);
+            let (_, next) = service.next_start.take().unwrap();
+            assert!(next.is(if time == times { to } else { from }), "{time}");
+        }
+    }
+
+    #[test]
+    fn the_way_back_is_tried_once_where_none_was_promised_and_the_two_never_take_turns() {
+        for (one_way, tries) in [(true, 1), (false, 3)] {
+            let (old, new) = (binary("old"), binary("new"));
+            let previous = Previous { binary: Arc::clone(&old), one_way };
+            let mut service = Service { previous: Some(previous), ..Service::default() };
+            fails_and_changes(&mut service, &new, &old, 3);
+            fails_and_changes(&mut service, &old, &new, tries);
+            fails_and_changes(&mut service, &new, &new, 100);
+        }
+    }
+
+    #[test]
+    fn after_a_one_way_swap_that_nobody_survived_the_new_build_is_started_where_the_old_one_fails()
+    {
+        let (old, new) = (binary("old"), binary("new"));
+        let mut service = Service { alternative: Some(Arc::clone(&new)), ..Service::default() };
+        fails_and_changes(&mut service, &old, &new, 3);
+        fails_and_changes(&mut service, &new, &new, 100);
+    }
 }
