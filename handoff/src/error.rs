@@ -168,7 +168,7 @@ pub enum Error {
     /// After this swap there would be no way back: the build that serves does not read the format
     /// of the new one.
     #[error(
-        "this swap is one-way: the new build writes format {written}, and the build that serves reads none above {read}, so that no swap and no start leads back to it, but only a restore of the data; allow it with `handoff swap --one-way`, or SpawnSpec::one_way"
+        "this swap is one-way: the new build writes format {written}, and the build that serves reads none above {read}, so that no swap and no start leads back to it, but only a restore of the data; the build that serves goes on. Back the data up first, where a way back matters; then allow the swap with `handoff swap --one-way` (and the same --binary, if one was named), or SpawnSpec::one_way"
     )]
     OneWay {
         /// The format of the new build.

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{LogFormat, LogLevel};
+use crate::trigger::SwapRequest;
 
 /// Replaces the binary of a running, stateful daemon while its clients stay connected.
 ///
@@ -58,15 +59,8 @@ pub(crate) enum Command {
     /// exit code tells the outcome of the swap. Ending it with Ctrl-C does not end the swap: see
     /// `handoff abort`.
     Swap {
-        /// A binary that the configuration lists, in place of daemon.binary
-        #[arg(long, value_name = "PATH")]
-        binary: Option<PathBuf>,
-        /// Follow it to its end
-        #[arg(long)]
-        wait: bool,
-        /// Go as far as the warm-up of the new process, and end it; nothing is drained
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        request: SwapRequest,
         /// Say it in JSON, a line each
         #[arg(long)]
         json: bool,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,21 +18,16 @@ use crate::record::{Outcome, SwapRecord};
 use crate::show::{self, Live};
 use crate::status::DaemonState;
 use crate::timeline;
-use crate::trigger::{Client, ClientError, Reply, Request};
+use crate::trigger::{Client, ClientError, Reply, Request, SwapRequest};
 
 type Outcoming = anyhow::Result<ExitCode>;
 
-pub(crate) fn swap(
-    config: &Config,
-    binary: Option<PathBuf>,
-    wait: bool,
-    dry_run: bool,
-    json: bool,
-) -> Outcoming {
+pub(crate) fn swap(config: &Config, mut request: SwapRequest, json: bool) -> Outcoming {
     // The supervisor may run in another directory.
-    let binary = binary.map(std::path::absolute).transpose()?;
-    let client = Client::ask(&config.socket, &Request::Swap { binary, dry_run, follow: wait })?;
-    Ok(follow(client, wait, json)?.code())
+    request.binary = request.binary.map(std::path::absolute).transpose()?;
+    let to_its_end = request.follow;
+    let client = Client::ask(&config.socket, &Request::Swap(request))?;
+    Ok(follow(client, to_its_end, json)?.code())
 }
 
 pub(crate) fn abort(config: &Config, reason: String, json: bool) -> Outcoming {
@@ -74,7 +69,7 @@ fn follow(mut client: Client, to_its_end: bool, json: bool) -> anyhow::Result<Fo
         let Some(reply) = client.next()? else { return Err(client.cut().into()) };
         live.hear(&reply)?;
         match reply {
-            Reply::Begun { id } if !to_its_end => {
+            Reply::Begun { id, .. } if !to_its_end => {
                 if !json {
                     print(&format!("follow it with: handoff status, handoff show {id:.8}"))?;
                 }

@@ -41,6 +41,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) restart: Restart,
     pub(crate) probation: Option<ProbationConfig>,
+    pub(crate) swap: SwapConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -119,6 +120,14 @@ impl Default for Restart {
             attempts: 3,
         }
     }
+}
+
+/// The swaps that the supervisor makes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SwapConfig {
+    /// Whether each swap may be one-way.
+    pub(crate) one_way: bool,
 }
 
 /// How the supervisor watches a successor after its commit.
@@ -251,6 +260,8 @@ struct Raw {
     restart: Restart,
     probation: Option<Spanned<RawProbation>>,
     #[serde(default)]
+    swap: SwapConfig,
+    #[serde(default)]
     log: LogConfig,
 }
 
@@ -366,6 +377,7 @@ impl Raw {
             limits: self.limits,
             restart: self.restart,
             probation: self.probation.map(checked_probation).transpose()?,
+            swap: self.swap,
             log: self.log,
         })
     }

@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(config.listeners.len(), 1);
         assert_eq!(config.limits, crate::config::Limits::default());
         assert_eq!(config.restart, crate::config::Restart::default());
+        assert_eq!(config.swap, crate::config::SwapConfig::default());
         assert_eq!(config.log, crate::config::LogConfig::default());
         let check = config.probation.map(|probation| probation.check);
         assert_eq!(check, Some(Check::Http("http://127.0.0.1:7000/healthz".into())));

@@ -66,9 +66,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
             });
             run::run(config)
         }
-        Command::Swap { binary, wait, dry_run, json } => {
-            commands::swap(&load()?, binary, wait, dry_run, json)
-        }
+        Command::Swap { request, json } => commands::swap(&load()?, request, json),
         Command::Status { wait, json } => commands::status(&load()?, wait, json),
         Command::History { last, json } => commands::history(&load()?, last, json),
         Command::Show { id, json } => commands::show(&load()?, &id, json),

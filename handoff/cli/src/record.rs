@@ -1,6 +1,7 @@
 //! The record of a swap: the history keeps it, and clients see it, also of a swap in flight.
 
 use std::io;
+use std::ops::Not;
 
 pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ pub(crate) struct SwapRecord {
     pub(crate) trigger: Trigger,
     /// It goes as far as the warm-up.
     pub(crate) dry_run: bool,
+    /// It may be one-way: once it has committed, no way back is promised.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) one_way: bool,
     /// The process that is to be replaced.
     pub(crate) from: Party,
     /// The process that is to replace it.
@@ -90,6 +94,10 @@ pub(crate) struct End {
     pub(crate) outcome: Outcome,
     /// Microseconds from its beginning to its end.
     pub(crate) took_us: u64,
+    /// In a swap that may be one-way, the time at which the successor admitted requests, in
+    /// microseconds since the swap began: it has said before that that it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) admitted_us: Option<u64>,
     /// Why it did not commit, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
@@ -139,7 +147,8 @@ impl SwapRecord {
             _ => return None,
         };
         let begun = self.entered(Phase::Draining)?;
-        Some((begun, self.entered(over)?.max(begun)))
+        let over = self.entered(over)?.max(begun);
+        Some((begun, self.end.as_ref()?.admitted_us.map_or(over, |admitted| admitted.max(over))))
     }
 
     /// When a phase was entered, in microseconds since the swap began.

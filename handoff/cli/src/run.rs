@@ -144,9 +144,7 @@ impl Runner {
             Request::Status => answer(Reply::Status(Box::new(self.status()))),
             Request::History => answer(Reply::History(self.swaps.history.entries().clone())),
             Request::Metrics => answer(Reply::Text(self.metrics())),
-            Request::Swap { binary, dry_run, follow } => {
-                self.swap_on_request(binary.as_deref(), dry_run, follow, asker, replies);
-            }
+            Request::Swap(request) => self.swap_on_request(&request, asker, replies),
             Request::Abort { reason } => self.abort(reason, replies),
             Request::Upgrade => self.try_upgrade(replies),
             Request::Stop => return self.stop(Some(replies)),

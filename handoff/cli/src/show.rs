@@ -33,7 +33,9 @@ pub(crate) fn status(status: &Status) -> String {
         line("", &party(served));
     }
     if let Some(previous) = &daemon.previous {
-        line("before it", &format!("{} (blake3 {:.16})", previous.binary, previous.blake3));
+        let promise = if daemon.one_way { "; no way back to it is promised" } else { "" };
+        let Party { binary, blake3, .. } = previous;
+        line("before it", &format!("{binary} (blake3 {blake3:.16}){promise}"));
     }
     for listener in &status.listeners {
         line("listener", listener);
@@ -41,7 +43,10 @@ pub(crate) fn status(status: &Status) -> String {
     match (&status.swap, &status.last_swap) {
         (Some(swap), _) => {
             let elapsed = coarse(swap.elapsed_ms);
-            line("swap", &format!("{:.8} is {}, {elapsed} after it began", swap.id, swap.phase));
+            let one_way = one_way(swap.one_way);
+            let words =
+                format!("{:.8} is {}, {elapsed} after it began{one_way}", swap.id, swap.phase);
+            line("swap", &words);
             line("", &format!("to {}", party(&swap.to)));
             if let Some(who) = &swap.waits_for {
                 line("", &format!("the drain waits for {who}"));
@@ -50,7 +55,8 @@ pub(crate) fn status(status: &Status) -> String {
         (None, Some(last)) => {
             let cause = last.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
             let (id, begun) = (&last.id, time(last.begun_ms));
-            line("last swap", &format!("{id:.8} at {begun}: {}{cause}", last.outcome.name()));
+            let outcome = format!("{}{}", last.outcome.name(), one_way(last.one_way));
+            line("last swap", &format!("{id:.8} at {begun}: {outcome}{cause}"));
         }
         (None, None) => line("last swap", "none yet"),
     }
@@ -82,6 +88,7 @@ pub(crate) fn entry(entry: &Entry) -> Option<String> {
                 let _ = write!(line, "  pause {}", exact(over.saturating_sub(begun)));
             }
             let _ = write!(line, "  {} -> {}", build(&record.from), build(&record.to));
+            line.push_str(one_way(record.one_way));
             if let Some(cause) = record.end.as_ref().and_then(|end| end.cause.as_ref()) {
                 let _ = write!(line, "  ({cause})");
             }
@@ -121,6 +128,9 @@ pub(crate) fn record(record: &SwapRecord) -> String {
     line("by", &by(&record.trigger));
     line("from", &party(&record.from));
     line("to", &party(&record.to));
+    if record.one_way {
+        line("one-way", "allowed");
+    }
     line("outcome", &outcome);
     if let Some(end) = &record.end {
         if let Some(cause) = &end.cause {
@@ -197,6 +207,11 @@ const fn meaning(outcome: Option<Outcome>) -> &'static str {
         Some(_) => ": the old process has not confirmed that it serves",
         None => "",
     }
+}
+
+/// The words for a swap that may be one-way.
+const fn one_way(is_allowed: bool) -> &'static str {
+    if is_allowed { ", allowed to be one-way" } else { "" }
 }
 
 fn by(trigger: &Trigger) -> String {

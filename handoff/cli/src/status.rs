@@ -1,5 +1,7 @@
 //! The state of the daemon and of a swap.
 
+use std::ops::Not;
+
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Outcome, Party};
@@ -37,6 +39,9 @@ pub(crate) struct DaemonStatus {
     pub(crate) since_ms: Option<u64>,
     /// The binary that served before; the supervisor starts it if this one keeps dying.
     pub(crate) previous: Option<Party>,
+    /// Whether the swap from the previous binary was allowed to be one-way.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) one_way: bool,
     /// Deaths in a row.
     pub(crate) failures: u32,
     /// Until the next start.
@@ -71,6 +76,8 @@ impl DaemonState {
 pub(crate) struct SwapStatus {
     pub(crate) id: String,
     pub(crate) to: Party,
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) one_way: bool,
     pub(crate) phase: String,
     pub(crate) elapsed_ms: u64,
     /// The requests or connections that the drain waits for.
@@ -90,6 +97,8 @@ pub(crate) struct ProbationStatus {
 pub(crate) struct LastSwap {
     pub(crate) id: String,
     pub(crate) begun_ms: u64,
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) one_way: bool,
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<String>,
 }

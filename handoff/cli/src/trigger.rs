@@ -4,6 +4,7 @@ mod client;
 mod server;
 
 use std::collections::VecDeque;
+use std::ops::Not;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -20,13 +21,7 @@ use crate::status::Status;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
     Status,
-    /// To a binary that the configuration lists; to the first one if none is named.
-    Swap {
-        binary: Option<PathBuf>,
-        dry_run: bool,
-        /// Whether the client hears of it until its end.
-        follow: bool,
-    },
+    Swap(SwapRequest),
     Abort {
         reason: String,
     },
@@ -35,6 +30,29 @@ pub(crate) enum Request {
     /// A supervisor that upgrades itself ends the connection without an answer.
     Upgrade,
     Stop,
+}
+
+/// A swap, as the command line has it, and the request of that name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SwapRequest {
+    /// A binary that the configuration lists, in place of daemon.binary
+    #[arg(long, value_name = "PATH")]
+    pub(crate) binary: Option<PathBuf>,
+    /// Follow it to its end
+    #[arg(long = "wait")]
+    pub(crate) follow: bool,
+    /// Go as far as the warm-up of the new process, and end it; nothing is drained
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Allow a swap that only a restore of the data can undo: back the data up first
+    ///
+    /// Such a swap leads to a build that writes a format of the data which the present one does not
+    /// read. Without this option it is refused while the present process serves.
+    // A supervisor of a version that does not know this field refuses the request.
+    #[arg(long)]
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) one_way: bool,
 }
 
 /// One line to a client; the last one before the connection is closed is the answer.
@@ -47,6 +65,9 @@ pub(crate) enum Reply {
     /// The swap has that id from here on.
     Begun {
         id: String,
+        /// Whether it may be one-way.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        one_way: bool,
     },
     Step(SwapEvent),
     Ended(Box<SwapRecord>),
@@ -72,3 +93,30 @@ impl Reply {
 
 /// The maximum length of a request, in bytes.
 const MAX_REQUEST_LEN: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The request as the versions before `one_way` have it.
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+    enum Earlier {
+        #[expect(dead_code, reason = "it is parsed, and not looked at")]
+        Swap { binary: Option<PathBuf>, dry_run: bool, follow: bool },
+    }
+
+    #[test]
+    fn earlier_clients_and_supervisors_know_each_swap_but_one_that_may_be_one_way() {
+        let request = |one_way| {
+            let swap = SwapRequest { one_way, ..SwapRequest::default() };
+            serde_json::to_string(&Request::Swap(swap)).unwrap()
+        };
+        let earlier = r#"{"swap":{"binary":null,"follow":false,"dry_run":false}}"#;
+        assert_eq!(request(false), earlier);
+        serde_json::from_str::<Earlier>(earlier).unwrap();
+        serde_json::from_str::<Request>(earlier).unwrap();
+        let error = serde_json::from_str::<Earlier>(&request(true)).unwrap_err().to_string();
+        assert!(error.contains("unknown field `one_way`"), "{error}");
+    }
+}

@@ -267,7 +267,7 @@ build!(NewerHas, #[handoff(format = 2, reads = 1..=2)] {
     tables: [File; 2] = TWO,
 });
 
-fn run<F: Files>(control: &str, data: &str) -> Result<()> {
+fn run<F: Files>([control, data, build]: [&str; 3]) -> Result<()> {
     let open = |(), opening: &mut Opening<'_>| {
         let files = F::open(opening.data_dir())?;
         let (stop, mut signals) = (opening.stop_handle(), Signals::new([SIGTERM])?);
@@ -278,7 +278,7 @@ fn run<F: Files>(control: &str, data: &str) -> Result<()> {
         }
         Ok(files)
     };
-    Daemon::new(control, data).run(|_warm| Ok(()), open).map(drop)
+    Daemon::new(control, data).build_id(build).run(|_warm| Ok(()), open).map(drop)
 }
 
 fn main() -> ExitCode {
@@ -294,26 +294,27 @@ fn main() -> ExitCode {
 fn of_build() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [control, data, build] = &arguments[..] else { panic!("CONTROL DATA BUILD") };
+    let arguments = [&**control, data, build];
     match &**build {
-        "base" => run::<Base>(control, data),
-        "reordered" => run::<Reordered>(control, data),
-        "added" => run::<Added>(control, data),
-        "removed" => run::<Removed>(control, data),
-        "renamed" => run::<Renamed>(control, data),
-        "grown" => run::<Grown>(control, data),
-        "added only" => run::<AddedOnly>(control, data),
-        "removed only" => run::<RemovedOnly>(control, data),
-        "renamed only" => run::<RenamedOnly>(control, data),
-        "grown only" => run::<GrownOnly>(control, data),
-        "vector" => run::<Vector>(control, data),
-        "formatted" => run::<Formatted>(control, data),
-        "formatted only" => run::<FormattedOnly>(control, data),
-        "ready" => run::<Ready>(control, data),
-        "log formatted" => run::<LogFormatted>(control, data),
-        "log formatted only" => run::<LogFormattedOnly>(control, data),
-        "log ready" => run::<LogReady>(control, data),
-        "newer has" => run::<NewerHas>(control, data),
-        "newer loses" => run::<NewerLoses>(control, data),
+        "base" => run::<Base>(arguments),
+        "reordered" => run::<Reordered>(arguments),
+        "added" => run::<Added>(arguments),
+        "removed" => run::<Removed>(arguments),
+        "renamed" => run::<Renamed>(arguments),
+        "grown" => run::<Grown>(arguments),
+        "added only" => run::<AddedOnly>(arguments),
+        "removed only" => run::<RemovedOnly>(arguments),
+        "renamed only" => run::<RenamedOnly>(arguments),
+        "grown only" => run::<GrownOnly>(arguments),
+        "vector" => run::<Vector>(arguments),
+        "formatted" => run::<Formatted>(arguments),
+        "formatted only" => run::<FormattedOnly>(arguments),
+        "ready" => run::<Ready>(arguments),
+        "log formatted" => run::<LogFormatted>(arguments),
+        "log formatted only" => run::<LogFormattedOnly>(arguments),
+        "log ready" => run::<LogReady>(arguments),
+        "newer has" => run::<NewerHas>(arguments),
+        "newer loses" => run::<NewerLoses>(arguments),
         other => panic!("no build is called {other}"),
     }
 }

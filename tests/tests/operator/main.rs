@@ -8,6 +8,7 @@ mod inputs;
 mod logs;
 mod manager;
 mod names;
+mod one_way;
 mod security;
 mod stopping;
 mod tools;

@@ -54,6 +54,27 @@ fn clients_that_send_too_much_nothing_or_garbage_are_told_and_harm_nobody() {
     assert!(!metrics.contains("handoff_requests_refused_total 0"), "{metrics}");
 }
 
+/// A client of another version asks.
+#[test]
+fn a_request_with_an_option_of_tomorrow_is_refused_whole_and_one_of_yesterday_is_carried_out() {
+    let mut world = World::new();
+    world.supervise();
+    let ask = |options: &str| {
+        let mut stream = connect(&world);
+        let request = format!(
+            "{{\"swap\":{{\"binary\":null,\"dry_run\":false,\"follow\":true{options}}}}}\n"
+        );
+        stream.write_all(request.as_bytes()).expect("it reads");
+        answer(stream)
+    };
+    let words = ask(",\"of_tomorrow\":true");
+    assert!(words.contains("unknown field `of_tomorrow`"), "{words}");
+    assert!(words.contains("`handoff upgrade` replaces this supervisor"), "{words}");
+    assert!(!world.said(&["history"]).contains("swap"), "{words}");
+    let words = ask("");
+    assert!(words.contains("\"outcome\":\"committed\""), "{words}");
+}
+
 #[test]
 fn the_socket_and_the_state_are_the_owner_s_alone() {
     let mut world = World::new();

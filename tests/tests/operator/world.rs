@@ -63,6 +63,13 @@ impl World {
         world
     }
 
+    /// A daemon of format 1, the next build, which writes format 2, and one that writes 1 and reads
+    /// both.
+    pub(crate) fn with_formats() -> Self {
+        let args = |build: &str| format!(r#"["control.sock", "data", "{build}"]"#);
+        Self::of(&executable("fixture-structs"), ["base", "formatted", "ready"].map(args))
+    }
+
     fn of(daemon: &Path, args: [String; 3]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();

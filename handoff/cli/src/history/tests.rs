@@ -10,6 +10,7 @@ fn record(id: &str) -> SwapRecord {
         begun_ms: 7,
         trigger: Trigger::Hangup,
         dry_run: false,
+        one_way: false,
         from: Party::default(),
         to: Party { binary: "/opt/b".into(), blake3: "ab".into(), ..Party::default() },
         steps: Vec::new(),
@@ -23,7 +24,13 @@ fn step(phase: Phase, at_us: u64) -> SwapEvent {
 }
 
 fn end() -> End {
-    End { outcome: Outcome::RolledBack, took_us: 9, cause: Some("why".into()), carried: Vec::new() }
+    End {
+        outcome: Outcome::RolledBack,
+        took_us: 9,
+        admitted_us: None,
+        cause: Some("why".into()),
+        carried: Vec::new(),
+    }
 }
 
 fn lines(id: &str) -> [Line; 5] {

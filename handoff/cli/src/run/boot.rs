@@ -19,13 +19,13 @@ use rustix::fs::{FlockOperation, flock};
 use super::daemon::Daemon;
 use super::job::{Jobs, said_of};
 use super::restarts::Restarts;
-use super::service::Service;
+use super::service::{Previous, Service};
 use super::swap::Swaps;
 use super::{Event, Runner, signals, upgrade};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, ListenerConfig, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
-use crate::record::{End, Outcome, Probation, SwapRecord};
+use crate::record::{End, Outcome, Party, Probation, SwapRecord};
 use crate::trigger::Trigger;
 use crate::units::{from_ms, to_ms};
 use crate::{files, listen, metrics, names};
@@ -228,6 +228,9 @@ impl Runner {
             Adoption::Nothing { .. } => {
                 let binary = Arc::new(Binary::open(&self.config.programs[0])?);
                 self.service.previous = self.previous_in_history(&binary, None);
+                let successor = self.successor_in_history();
+                self.service.alternative =
+                    successor.filter(|successor| !successor.is(&binary)).map(Arc::new);
                 self.service.next_start = Some((Instant::now(), binary));
             }
         }
@@ -275,32 +278,53 @@ impl Runner {
     }
 
     /// The file that a daemon executed, if it is listed and has not changed.
-    fn reopen(&self, event: &DaemonEvent) -> anyhow::Result<Binary> {
-        let listed = self.config.program(event.daemon.binary.as_ref());
-        let listed = listed
-            .ok_or_else(|| anyhow!("{} is not listed in the configuration", event.daemon.binary))?;
+    fn reopen(&self, DaemonEvent { daemon, args, .. }: &DaemonEvent) -> anyhow::Result<Binary> {
+        self.reopen_as(daemon, Some(args))
+    }
+
+    /// The same with these arguments, or else the listed ones.
+    fn reopen_as(&self, party: &Party, args: Option<&Vec<String>>) -> anyhow::Result<Binary> {
+        let listed = self.config.program(party.binary.as_ref());
+        let listed =
+            listed.ok_or_else(|| anyhow!("{} is not listed in the configuration", party.binary))?;
         let program = Program {
             path: listed.path.clone(),
-            args: event.args.clone(),
-            blake3: Some(event.daemon.blake3.clone()),
+            args: args.unwrap_or(&listed.args).clone(),
+            blake3: Some(party.blake3.clone()),
         };
         Binary::open(&program)
     }
 
+    /// The successor of the last swap, if that may have been one-way and was not undone: the data may
+    /// be for that binary alone. The supervisor that made the swap may have died before it noted more.
+    fn successor_in_history(&self) -> Option<Binary> {
+        let record = self.swaps.history.swaps().next_back().filter(|record| record.one_way)?;
+        match record.outcome() {
+            Some(Outcome::RolledBack | Outcome::NotBegun | Outcome::DryRun) => None,
+            _ => self.reopen_as(&record.to, None).ok(),
+        }
+    }
+
     /// The binary that served before this one, by the history, if it is still there and listed. A
-    /// binary that failed its probation is passed over.
-    fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Arc<Binary>> {
+    /// binary that failed its probation is passed over, unless no other one has served since.
+    fn previous_in_history(&self, current: &Binary, pid: Option<u32>) -> Option<Previous> {
         let history = &self.swaps.history;
         let has_failed = |pid| {
             let mut its = history.swaps().filter(|record| record.to.pid == pid);
             its.any(|record| matches!(record.probation, Some(Probation::Failed { .. })))
         };
-        let event = history.starts().find(|event| {
-            let is_current = event.daemon.blake3 == current.blake3 && event.args == current.args;
-            !is_current && event.daemon.pid != pid && !has_failed(event.daemon.pid)
+        let last = history.starts().next().and_then(|event| event.daemon.pid);
+        let event = history.starts().find(|DaemonEvent { daemon, args, .. }| {
+            let is_current = daemon.blake3 == current.blake3 && *args == current.args;
+            !is_current && daemon.pid != pid && (daemon.pid == last || !has_failed(daemon.pid))
         })?;
+        let one_way = history.swaps().any(|record| {
+            let has_committed =
+                matches!(record.outcome(), Some(Outcome::Committed | Outcome::Promoted));
+            record.one_way && has_committed && record.from.pid == event.daemon.pid
+        });
         match self.reopen(event) {
-            Ok(binary) => Some(Arc::new(binary)),
+            Ok(binary) => Some(Previous { binary: Arc::new(binary), one_way }),
             Err(error) => {
                 tracing::info!(
                     path = event.daemon.binary, %error,
@@ -331,7 +355,8 @@ fn end_open_swaps(history: &mut History, resolved: Option<&Resolved>, serves: Op
             (None, _) => "its supervisor died; the next one found this process serving",
         };
         let took_us = now_ms.saturating_sub(begun_ms).saturating_mul(1000);
-        let end = End { outcome, took_us, cause: Some(cause.into()), carried: Vec::new() };
+        let (cause, carried) = (Some(cause.into()), Vec::new());
+        let end = End { outcome, took_us, admitted_us: None, cause, carried };
         tracing::info!(
             swap = id,
             outcome = outcome.name(),

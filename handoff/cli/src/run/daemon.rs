@@ -118,10 +118,9 @@ impl Runner {
         metrics::serves(daemon.said.generation);
         self.note_daemon(kind, daemon.party(), &daemon.binary);
         daemon.watch(self.jobs.tell());
-        self.service.has_served = true;
         let (path, pid) = (daemon.binary.path.display(), daemon.pid());
         notify::tell(News::Ready(format!("{path} serves as process {pid}")));
-        self.service.daemon = Some(daemon);
+        self.service.serve(daemon);
     }
 
     pub(super) fn note_daemon(&mut self, kind: DaemonEventKind, daemon: Party, binary: &Binary) {
@@ -165,7 +164,7 @@ impl Runner {
         self.note_daemon(kind, daemon.party(), &daemon.binary);
         let probation = Probation::Failed { why: format!("it died: {status}") };
         match self.swaps.end_probation(probation).and_then(|_| self.service.previous.clone()) {
-            Some(previous) => self.service.fall_back_to(previous, &daemon.binary),
+            Some(previous) => self.service.fall_back_to(previous, daemon.binary),
             None => self.service.plan_start(daemon.binary, served),
         }
         Ok(None)
@@ -238,7 +237,7 @@ impl Runner {
                 }
                 let kind = DaemonEventKind::NotStarted { why: why.clone() };
                 self.note_daemon(kind, party_of(&binary), &binary);
-                if !self.service.has_served && self.service.other_than(&binary).is_none() {
+                if !self.service.has_served && !self.service.has_other_than(&binary) {
                     bail!(why);
                 }
                 tracing::error!("{why}");

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Runner;
 use super::check::Prober;
+use super::service::Previous;
 use super::swap::Swaps;
 use crate::config::ProbationConfig;
 use crate::history::Line;
 use crate::metrics;
 use crate::record::{Outcome, Probation, SwapRecord, Trigger};
+use crate::trigger::SwapRequest;
 use crate::units::from_ms;
 
 /// The probation of a successor.
@@ -100,15 +102,17 @@ impl Runner {
                 "the successor failed its probation, and the binary that served before is not at hand: swap to a good one (handoff swap --binary PATH)"
             );
         };
-        let path = previous.path.display().to_string();
+        let Previous { binary, one_way } = previous;
+        let path = binary.path.display().to_string();
         tracing::error!(
             swap = of,
             path,
+            one_way,
             error = why,
             "the successor failed its probation: this supervisor swaps back to the binary that served before"
         );
         let trigger = Trigger::Probation { of };
-        if let Err(error) = self.begin(previous, trigger, false) {
+        if let Err(error) = self.begin(binary, trigger, &SwapRequest::default()) {
             tracing::error!(
                 path, %error,
                 "this supervisor cannot swap back: swap by hand (handoff swap --binary PATH)"

@@ -33,12 +33,16 @@ impl Runner {
                 since_ms: to_ms(self.since),
             },
             daemon: self.daemon_status(),
-            swap: in_flight.as_ref().map(|swap| SwapStatus {
-                id: swap.id.clone(),
-                to: history.swap(&swap.id).map(|record| record.to.clone()).unwrap_or_default(),
-                phase: swap.phase.clone(),
-                elapsed_ms: duration_ms(swap.begun.elapsed()),
-                waits_for: swap.waits_for.clone(),
+            swap: in_flight.as_ref().map(|swap| {
+                let record = history.swap(&swap.id);
+                SwapStatus {
+                    id: swap.id.clone(),
+                    to: record.map(|record| record.to.clone()).unwrap_or_default(),
+                    one_way: record.is_some_and(|record| record.one_way),
+                    phase: swap.phase.clone(),
+                    elapsed_ms: duration_ms(swap.begun.elapsed()),
+                    waits_for: swap.waits_for.clone(),
+                }
             }),
             probation: watch.as_ref().map(|watch| ProbationStatus {
                 swap: watch.swap.clone(),
@@ -65,12 +69,14 @@ impl Runner {
             (Some(_), _) => DaemonState::Serving,
             (None, _) => DaemonState::Dead,
         };
+        let previous = self.service.previous.as_ref();
         let until = |at: Instant| duration_ms(at.saturating_duration_since(Instant::now()));
         DaemonStatus {
             state,
             party: self.service.party(),
             since_ms: self.service.daemon.as_ref().map(|daemon| to_ms(daemon.since)),
-            previous: self.service.previous.as_deref().map(super::party_of),
+            previous: previous.map(|previous| super::party_of(&previous.binary)),
+            one_way: previous.is_some_and(|previous| previous.one_way),
             failures: self.service.restarts.failures(),
             starts_in_ms: self.service.next_start.as_ref().map(|(at, _)| until(*at)),
         }
@@ -79,8 +85,8 @@ impl Runner {
     fn last_swap(&self) -> Option<LastSwap> {
         self.swaps.history.swaps().rev().find_map(|record| {
             let end = record.end.clone()?;
-            let (id, begun_ms) = (record.id.clone(), record.begun_ms);
-            Some(LastSwap { id, begun_ms, outcome: end.outcome, cause: end.cause })
+            let (id, begun_ms, one_way) = (record.id.clone(), record.begun_ms, record.one_way);
+            Some(LastSwap { id, begun_ms, one_way, outcome: end.outcome, cause: end.cause })
         })
     }
 

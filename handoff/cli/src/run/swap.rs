@@ -12,21 +12,24 @@ use handoff::{HandoffId, SpawnSpec};
 use super::daemon::Daemon;
 use super::job::{self, Job, Said, Swapped};
 use super::probation::Watch;
+use super::service::Previous;
 use super::{Runner, party_of};
 use crate::binary::Binary;
 use crate::config::Config;
 use crate::history::{DaemonEventKind, History, Line};
 use crate::metrics;
 use crate::record::{
-    End, Outcome, Party, Probation, SwapEvent, SwapEventKind, SwapRecord, Trigger,
+    End, Outcome, Party, Phase, Probation, SwapEvent, SwapEventKind, SwapRecord, Trigger,
 };
-use crate::trigger::{Asker, Reply};
+use crate::trigger::{Asker, Reply, SwapRequest};
 use crate::units::{duration_us, to_ms};
 
 /// The swap that is being made.
 pub(super) struct InFlight {
     pub(super) id: String,
     pub(super) begun: Instant,
+    /// As in [`End::admitted_us`].
+    admitted_us: Option<u64>,
     pub(super) binary: Arc<Binary>,
     trigger: Trigger,
     dry_run: bool,
@@ -136,7 +139,7 @@ impl Swaps {
     fn end(&mut self, outcome: Outcome, cause: Option<String>, carried: Vec<String>) {
         let Some(swap) = self.in_flight.take() else { return };
         let took_us = duration_us(swap.begun.elapsed());
-        let end = End { outcome, took_us, cause, carried };
+        let end = End { outcome, took_us, admitted_us: swap.admitted_us, cause, carried };
         match outcome {
             Outcome::Committed | Outcome::DryRun => {
                 tracing::info!(
@@ -168,41 +171,35 @@ impl Runner {
     /// `handoff swap`.
     pub(super) fn swap_on_request(
         &mut self,
-        binary: Option<&Path>,
-        dry_run: bool,
-        follow: bool,
+        request: &SwapRequest,
         asker: Asker,
         replies: Sender<Reply>,
     ) {
         let Asker { uid, pid } = asker;
-        let begun = self.begin_if_free(binary, Trigger::Operator { uid, pid }, dry_run);
+        let begun = self.begin_if_free(request, Trigger::Operator { uid, pid });
         if let Err(Reply::Refused { why, .. }) = &begun {
             tracing::warn!(pid, uid, error = why, "this supervisor refuses an operator's swap");
         }
-        let has_begun = begun.is_ok();
-        let _ = replies.send(begun.map_or_else(|refused| refused, |id| Reply::Begun { id }));
-        if let Some(swap) = self.swaps.in_flight.as_mut().filter(|_| has_begun && follow) {
+        let follows = begun.is_ok() && request.follow;
+        let _ = replies.send(begun.unwrap_or_else(|refused| refused));
+        if let Some(swap) = self.swaps.in_flight.as_mut().filter(|_| follows) {
             swap.followers.push(replies);
         }
     }
 
     /// `SIGHUP`.
     pub(super) fn swap_on_hangup(&mut self) {
-        if let Err(Reply::Refused { why, .. }) = self.begin_if_free(None, Trigger::Hangup, false) {
+        let begun = self.begin_if_free(&SwapRequest::default(), Trigger::Hangup);
+        if let Err(Reply::Refused { why, .. }) = begun {
             tracing::error!(error = why, "this supervisor refuses the swap that SIGHUP asks for");
         }
     }
 
-    /// Begins a swap to a listed binary. Returns its id, or the refusal.
-    fn begin_if_free(
-        &mut self,
-        binary: Option<&Path>,
-        trigger: Trigger,
-        dry_run: bool,
-    ) -> Result<String, Reply> {
+    /// Begins a swap to a listed binary. Returns what the client is told, or the refusal.
+    fn begin_if_free(&mut self, request: &SwapRequest, trigger: Trigger) -> Result<Reply, Reply> {
         self.check_free()?;
-        let binary = self.choose(binary).map_err(Reply::refused)?;
-        self.begin(binary, trigger, dry_run).map_err(Reply::refused)
+        let binary = self.choose(request.binary.as_deref()).map_err(Reply::refused)?;
+        self.begin(binary, trigger, request).map_err(Reply::refused)
     }
 
     /// Refuses a swap that cannot begin now, with the cause.
@@ -253,13 +250,15 @@ impl Runner {
         Ok(binary)
     }
 
-    /// Begins a swap, and returns its id.
+    /// Begins a swap to this binary, and returns what the client is told.
     pub(super) fn begin(
         &mut self,
         binary: Arc<Binary>,
         trigger: Trigger,
-        dry_run: bool,
-    ) -> anyhow::Result<String> {
+        request: &SwapRequest,
+    ) -> anyhow::Result<Reply> {
+        let dry_run = request.dry_run;
+        let one_way = request.one_way || self.config.swap.one_way;
         let from = self.service.party().unwrap_or_default();
         let handoff_id = HandoffId::new();
         let id = handoff_id.to_string();
@@ -268,6 +267,7 @@ impl Runner {
             begun_ms: to_ms(SystemTime::now()),
             trigger: trigger.clone(),
             dry_run,
+            one_way,
             from,
             to: party_of(&binary),
             steps: Vec::new(),
@@ -275,13 +275,20 @@ impl Runner {
             probation: None,
         };
         tracing::info!(
-            swap = id, path = %binary.path.display(), blake3 = binary.blake3, ?trigger, dry_run,
+            swap = id, path = %binary.path.display(), blake3 = binary.blake3, ?trigger, dry_run, one_way,
             "this supervisor begins a swap to this binary"
         );
+        if one_way {
+            tracing::warn!(
+                swap = id,
+                "this swap may be one-way: from its commit on no way back is promised, since the present build may not read the data of the new one"
+            );
+        }
         self.swaps.history.add(Line::Begun(record));
         self.swaps.in_flight = Some(InFlight {
             id: id.clone(),
             begun: Instant::now(),
+            admitted_us: None,
             binary: Arc::clone(&binary),
             trigger,
             dry_run,
@@ -291,12 +298,13 @@ impl Runner {
             sealing_recorded_us: 0,
             waiting_recorded: None,
         });
-        let spec = SpawnSpec { handoff_id: Some(handoff_id), ..job::spec(&self.config, &binary) };
+        let spec =
+            SpawnSpec { handoff_id: Some(handoff_id), one_way, ..job::spec(&self.config, &binary) };
         if let Err(error) = self.jobs.swap(binary, spec, dry_run) {
             self.swaps.end(Outcome::NotBegun, Some(error.to_string()), Vec::new());
             return Err(error);
         }
-        Ok(id)
+        Ok(Reply::Begun { id, one_way })
     }
 
     /// `handoff abort`.
@@ -305,15 +313,18 @@ impl Runner {
             Some(swap) if self.jobs.running() == Some(Job::Swap) => {
                 tracing::info!(swap = swap.id, reason, "an operator aborts the swap");
                 self.jobs.abort(reason);
-                let _ = replies.send(Reply::Begun { id: swap.id.clone() });
+                let id = swap.id.clone();
+                let one_way = self.swaps.history.swap(&id).is_some_and(|record| record.one_way);
+                let _ = replies.send(Reply::Begun { id, one_way });
                 swap.followers.push(replies);
             }
             _ => {
                 let why = match &self.service.previous {
                     None => "no swap is in flight".into(),
-                    Some(previous) => format!(
-                        "no swap is in flight; to go back to what served before: handoff swap --binary {}",
-                        previous.path.display()
+                    Some(Previous { binary, one_way }) => format!(
+                        "no swap is in flight; to go back to what served before{}: handoff swap --binary {}",
+                        if *one_way { ", which may not read the data any more" } else { "" },
+                        binary.path.display()
                     ),
                 };
                 let _ = replies.send(Reply::refused(why));
@@ -338,6 +349,9 @@ impl Runner {
                 self.begin_probation(&id, &trigger);
             }
             Swapped::Failed(failed, said) => self.on_failed(*failed, said, binary),
+        }
+        if trigger.undoes() {
+            self.service.stay();
         }
     }
 
@@ -374,10 +388,16 @@ impl Runner {
         let id = committed.handoff_id.to_string();
         self.swaps.note_known(&id, |_, to| to.generation = generation);
         let record = self.swaps.history.swap(&id);
+        let committing = record.and_then(|record| record.entered(Phase::Committing));
+        let admitted_us = committing.map(|at_us| at_us + duration_us(committed.timings.commit));
         let build = record.and_then(|record| record.to.build.clone());
         let said = Said { build, generation };
         let undoes = record.is_some_and(|record| record.trigger.undoes());
-        self.service.replace(&binary, undoes);
+        let one_way = record.is_some_and(|record| record.one_way);
+        if let Some(swap) = self.swaps.in_flight.as_mut().filter(|_| one_way) {
+            swap.admitted_us = admitted_us;
+        }
+        self.service.replace(&binary, one_way, undoes);
         self.swaps.end_probation(Probation::Ended { why: "another swap committed".into() });
         let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());
         self.serve(daemon, DaemonEventKind::Succeeded);

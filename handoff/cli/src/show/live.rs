@@ -36,7 +36,10 @@ impl Live {
             return print(&serde_json::to_string(reply)?);
         }
         match reply {
-            Reply::Begun { id } => self.line(&format!("swap {id}")),
+            Reply::Begun { id, one_way: false } => self.line(&format!("swap {id}")),
+            Reply::Begun { id, one_way: true } => self.line(&format!(
+                "swap {id}\nit may be one-way: once it has committed, no way back is promised"
+            )),
             Reply::Step(step) => {
                 let words = what(&step.what);
                 match &step.what {
@@ -57,6 +60,12 @@ impl Live {
                 }
                 if let Some((begun, over)) = record.pause_us() {
                     text = format!("{text}\npause: {}", exact(over.saturating_sub(begun)));
+                }
+                if record.one_way && matches!(outcome, Some(Outcome::Committed | Outcome::Promoted))
+                {
+                    text = format!(
+                        "{text}\nway back: none is promised; the build before may not read the data any more, and a restore of the data leads back"
+                    );
                 }
                 print(&text)
             }

@@ -24,6 +24,7 @@ fn rolled_back() -> SwapRecord {
         begun_ms: 1_795_000_000_000,
         trigger: Trigger::Operator { uid: 0, pid: 9 },
         dry_run: false,
+        one_way: false,
         from: served(),
         to: Party { build: Some("8".into()), pid: Some(42), generation: None, ..served() },
         steps: steps
@@ -32,6 +33,7 @@ fn rolled_back() -> SwapRecord {
         end: Some(End {
             outcome: Outcome::RolledBack,
             took_us: 15_000,
+            admitted_us: None,
             cause: Some("its health check failed".into()),
             carried: vec!["clients: 8 connections, 64 bytes, taken".into()],
         }),
@@ -55,6 +57,15 @@ fn a_swap_is_shown_with_its_cause_its_pause_and_who_serves() {
     ] {
         assert!(text.lines().any(|shown| shown.trim_end() == line), "{line}\nis not in\n{text}");
     }
+}
+
+#[test]
+fn the_pause_of_a_swap_that_may_be_one_way_lasts_until_its_successor_admits() {
+    let mut swap = rolled_back();
+    swap.steps[3].what = SwapEventKind::Entered { phase: Phase::Committed };
+    let end = swap.end.as_mut().unwrap();
+    (end.outcome, end.admitted_us) = (Outcome::Committed, Some(22_500));
+    assert_eq!(swap.pause_us(), Some((2_000, 22_500)));
 }
 
 #[test]
@@ -83,13 +94,15 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
             state: DaemonState::Serving,
             party: Some(served()),
             since_ms: Some(1_795_000_000_000),
-            previous: None,
+            previous: Some(served()),
+            one_way: true,
             failures: 0,
             starts_in_ms: None,
         },
         swap: Some(SwapStatus {
             id: "0123456789abcdef".into(),
             to: served(),
+            one_way: true,
             phase: "draining".into(),
             elapsed_ms: 61_000,
             waits_for: Some("10.0.0.1:4711 and 3 more".into()),
@@ -102,7 +115,8 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
     let text = status(&shown);
     for line in [
         "daemon      serving since 2026-11-18T11:06:40Z",
-        "swap        01234567 is draining, 1m 1s after it began",
+        "before it   /opt/notesd (blake3 0123456789abcdef); no way back to it is promised",
+        "swap        01234567 is draining, 1m 1s after it began, allowed to be one-way",
         "            the drain waits for 10.0.0.1:4711 and 3 more",
         "WARNING     the history lacks 3 lines",
     ] {
@@ -114,6 +128,7 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
     shown.last_swap = Some(LastSwap {
         id: "0123456789abcdef".into(),
         begun_ms: 1_795_000_000_000,
+        one_way: true,
         outcome: Outcome::Lost,
         cause: Some("it died".into()),
     });
@@ -126,7 +141,7 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
     let text = status(&shown);
     for line in [
         "daemon      dead; it is started in 800ms; died 4 times in a row",
-        "last swap   01234567 at 2026-11-18T11:06:40Z: lost: it died",
+        "last swap   01234567 at 2026-11-18T11:06:40Z: lost, allowed to be one-way: it died",
         "probation   of swap 01234567, for 12s more; 2 checks in a row have failed: status 503",
     ] {
         assert!(text.lines().any(|shown| shown.trim_end() == line), "{line}\nis not in\n{text}");

@@ -317,7 +317,10 @@ fn read_request(stream: &UnixStream) -> Result<Request, String> {
         return Err("the connection was closed without a request".into());
     }
     serde_json::from_slice(&line).map_err(|error| {
-        format!("this is no request of this version of handoff ({}): {error}", crate::VERSION)
+        format!(
+            "this is no request of this version of handoff ({}): {error}; where the client is of a later version, `handoff upgrade` replaces this supervisor",
+            crate::VERSION
+        )
     })
 }
 
