@@ -363,7 +363,7 @@ pub enum Mismatch {
     },
     /// This build does not read the format of the data.
     #[error(
-        "{}of format {found}, and this build reads {}: start a build that reads format {found}, or restore data of an older format",
+        "{}of format {found}, and this build reads {}: start a build that reads format {found}, or restore older data together with the .handoff.* files that lie beside it",
         of_the_data(.field.as_deref()), in_words(.reads)
     )]
     Format {

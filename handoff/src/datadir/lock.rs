@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use fencing::Fencing;
 use fencing::Shared;
 use file::{LOCK_FILE, open_lock_file};
+use fit::Note;
 pub(crate) use fit::{Fit, Leaves};
 
 use super::place::{LockFile, Place};
@@ -49,6 +50,7 @@ pub struct DataDirLock {
     is_start: bool,
     /// Of this build, once it writes.
     own: Option<Schema>,
+    note: Option<Note>,
     /// Whether a drop leaves it held until the process ends (invariant 1).
     outlives_drop: bool,
 }
@@ -101,7 +103,7 @@ impl DataDirLock {
     pub fn acquire(data_dir: &Path) -> Result<Self> {
         let mut lock = Self::open(data_dir)?;
         lock.flock()?;
-        lock.found = lock.read_record()?;
+        lock.find_record()?;
         lock.take_over(RecordPhase::Held, None)?;
         // A crash of the machine must not bring the seal back, beside data that the caller changes.
         lock.shared.sync(lock.generation())?;
@@ -122,7 +124,7 @@ impl DataDirLock {
         lock.refuse_if_reserved()?;
         lock.flock()?;
         lock.refuse_if_reserved()?;
-        lock.found = lock.read_record()?;
+        lock.find_record()?;
         try_failpoint!(ColdStartLocked)?;
         lock.is_start = true;
         lock.take_over(RecordPhase::Held, None)?;
@@ -160,7 +162,7 @@ impl DataDirLock {
             }
         }
         self.shared.place.check()?;
-        self.found = self.read_record()?;
+        self.find_record()?;
         try_failpoint!(SuccessorLocked)?;
         let data_dir = self.data_dir().to_owned();
         match self.found.succession(handoff_id, boot_id(), &self) {
@@ -389,8 +391,12 @@ impl DataDirLock {
             }
             self.found = OwnerRecord::default();
             self.found_phase = now.as_ref().map(|now| now.phase);
+            let had_another = now.as_ref().is_some_and(|now| now.writer != self.record.writer);
             self.record.generation = now.map_or(own, |now| now.generation).max(own);
             self.take_over(RecordPhase::Serving, None)?;
+            if had_another {
+                self.leave_schema_again();
+            }
         }
         Ok(decision)
     }
@@ -445,6 +451,7 @@ impl DataDirLock {
             found_phase: None,
             is_start: false,
             own: None,
+            note: None,
             outlives_drop: false,
         })
     }
@@ -490,6 +497,15 @@ impl DataDirLock {
         };
         let data_dir = self.data_dir().to_owned();
         Err(Error::Reserved { successor_pid: successor.pid, data_dir })
+    }
+
+    /// Where the lock file was lost, the format comes from what lies beside it.
+    fn find_record(&mut self) -> Result<()> {
+        self.found = self.read_record()?;
+        if self.found.generation == 0 {
+            self.found.format = self.format_beside_the_record();
+        }
+        Ok(())
     }
 
     fn read_record(&self) -> Result<OwnerRecord> {

@@ -3,7 +3,7 @@
 //! A text, so that a person can read it when it does not match:
 //!
 //! ```text
-//! handoff-manifest 2
+//! handoff-manifest 3
 //! generation 7
 //! boot 7d0c...            (or "boot any" after a clean stop, which is durable)
 //! fingerprint 91f4...
@@ -12,7 +12,8 @@
 //! checksum 5c11...        (BLAKE3 of everything above)
 //! ```
 //!
-//! One of a build without a schema is of version 1, which older builds read.
+//! One of a build that declares nothing of other builds is of version 1, and one of a build that names
+//! no format of version 2: older builds read them.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -141,7 +142,7 @@ impl SealManifest {
     fn compare(&self, sealed: &SealedShard, opened: &SealedShard, schema: &Schema) -> Result<()> {
         let name = opened.name.clone();
         let formats = self.schema.formats_of(&sealed.name);
-        schema.check_format_of(&name, formats)?;
+        schema.check_format_of(&name, formats.written)?;
         if sealed.revision != opened.revision {
             let (sealed, opened) = (sealed.revision, opened.revision);
             return Err(Mismatch::Revision { name, sealed, opened }.into());
@@ -235,7 +236,11 @@ impl SealManifest {
         let boot = self.boot_id.map_or_else(|| "any".to_owned(), boot_id_in_hex);
         let fingerprint = Hash::from(self.fingerprint);
         let generation = self.generation;
-        let header = if self.schema.declares_nothing() { HEADER_OF_OLD } else { HEADER };
+        let header = match &self.schema {
+            schema if schema.declares_nothing() => HEADER_OF_OLD,
+            schema if schema.has_formats() => HEADER,
+            _ => HEADER_WITHOUT_FORMATS,
+        };
         let mut text =
             format!("{header}\ngeneration {generation}\nboot {boot}\nfingerprint {fingerprint}\n");
         text.reserve(100 + self.shards.len() * 100);
@@ -249,7 +254,7 @@ impl SealManifest {
 
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let mut lines = text::opened(text)?.lines();
-        if !matches!(lines.next(), Some(HEADER | HEADER_OF_OLD)) {
+        if !matches!(lines.next(), Some(HEADER | HEADER_WITHOUT_FORMATS | HEADER_OF_OLD)) {
             return Err("its version is one that this build does not know: it is of a newer build");
         }
         let mut field = |name: &str| {
@@ -344,7 +349,8 @@ fn parse_digest(text: &str) -> Result<[u8; 32], &'static str> {
 const FILE: &str = ".handoff.manifest";
 const BESIDE: &str = ".handoff.manifest.new";
 const USUAL_LENGTH: u64 = 16 << 10;
-const HEADER: &str = "handoff-manifest 2";
+const HEADER: &str = "handoff-manifest 3";
+const HEADER_WITHOUT_FORMATS: &str = "handoff-manifest 2";
 const HEADER_OF_OLD: &str = "handoff-manifest 1";
 const NOT_HEXADECIMAL: &str = "a digest is not hexadecimal";
 
@@ -568,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_manifest_of_a_newer_version_is_refused_by_it() {
-        let text = manifest().to_text().replacen("handoff-manifest 1", "handoff-manifest 3", 1);
+        let text = manifest().to_text().replacen("handoff-manifest 1", "handoff-manifest 4", 1);
         let end = text.rfind("checksum").expect("there is one");
         let body = &text[..end];
         let text = format!("{body}checksum {}\n", blake3::hash(body.as_bytes()));

@@ -8,18 +8,20 @@
 //! field one log           (its shard), or "elements 3 tables", or "varies tables"
 //! format-of 2 1 2 tables  (of a field with formats of its own)
 //! added index             (and retired, resizable, renamed)
+//! highest 2 tables        (the highest format that the field may have, whoever wrote it)
 //! checksum 5c11...        (BLAKE3 of everything above)
 //! ```
 //!
-//! It is a hint: the owner record has the format as well, and the manifest the shards. A file that
-//! is not there, is damaged, or is of another writer, says nothing.
+//! The format of the whole is in the owner record as well, that of a field here alone: such a file
+//! is durable before its writer admits a request. A file that is not there or is damaged says
+//! nothing; one of another writer than the record's tells the highest formats alone.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 
 use super::place::Place;
 use super::{OwnerRecord, text};
-use crate::drainable::{Extent, Formats, Schema};
+use crate::drainable::{Extent, Formats, Highest, Schema};
 use crate::error::{Error, Result};
 use crate::sys::process::boot_id_in_hex;
 
@@ -70,65 +72,91 @@ pub(super) fn parse_line(
     KEYS.contains(&key).then(parse)
 }
 
-/// Puts the file of a writer in the place of the last one's. The caller holds the lock.
-pub(crate) fn write(
-    place: &Place,
-    writer: &OwnerRecord,
-    schema: &Schema,
-    durable: bool,
-) -> Result<()> {
-    let beside = place.path_of(BESIDE);
-    let mut file = place.create(BESIDE)?;
-    let text = text_of(&line_of(writer), schema);
-    file.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
-    if durable {
-        file.sync_all().map_err(Error::at("sync", &beside))?;
+/// What a writer leaves for the next build.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) schema: Schema,
+    /// By whichever writer: it holds whoever has written since.
+    pub(crate) highest: Highest,
+}
+
+impl Left {
+    pub(crate) fn text(&self, writer: &str) -> String {
+        let mut text = format!("{HEADER}\n{writer}\n");
+        write_declared(&self.schema, &mut text);
+        for (name, extent) in &self.schema.fields {
+            let extent = match extent {
+                Extent::One => "one".to_owned(),
+                Extent::Elements(count) => format!("elements {count}"),
+                Extent::Varies => "varies".to_owned(),
+            };
+            let _ = writeln!(text, "field {extent} {}", text::escaped(name));
+        }
+        for (name, format) in &self.highest {
+            let _ = writeln!(text, "highest {format} {}", text::escaped(name));
+        }
+        text::sealed(text)
     }
-    place.rename(BESIDE, FILE).inspect_err(|_| drop(place.remove(BESIDE)))?;
+
+    /// What was left, and the line of its writer.
+    pub(crate) fn parse(text: &str) -> Result<(&str, Self), &'static str> {
+        let mut lines = text::opened(text)?.lines();
+        if lines.next() != Some(HEADER) {
+            return Err("its version is one that this build does not know");
+        }
+        let writer = lines.next().ok_or("a line is missing")?;
+        let mut left = Self::default();
+        for line in lines {
+            let (key, rest) = line.split_once(' ').ok_or("a line is cut short")?;
+            if key == "highest" {
+                let (format, name) = rest.split_once(' ').ok_or("a format is cut short")?;
+                let format = format.parse().map_err(|_| "a format is no number")?;
+                left.highest.push((text::plain(name), format));
+            } else {
+                parse_line(&mut left.schema, key, rest).ok_or("a line is none of a schema")??;
+            }
+        }
+        Ok((writer, left))
+    }
+
+    /// Writes the file of a writer beside that of the last one. The caller holds the lock.
+    pub(crate) fn stage(&self, place: &Place, writer: &OwnerRecord, durable: bool) -> Result<()> {
+        let beside = place.path_of(BESIDE);
+        let mut file = place.create(BESIDE)?;
+        let text = self.text(&line_of(writer));
+        file.write_all(text.as_bytes()).map_err(Error::at("write", &beside))?;
+        if durable { file.sync_all().map_err(Error::at("sync", &beside)) } else { Ok(()) }
+    }
+
+    /// Puts the file in the place of the last writer's.
+    pub(crate) fn write(&self, place: &Place, writer: &OwnerRecord, durable: bool) -> Result<()> {
+        self.stage(place, writer, durable)?;
+        publish(place, durable).inspect_err(|_| drop(place.remove(BESIDE)))
+    }
+}
+
+/// Puts the file that was written beside the last writer's in its place.
+pub(crate) fn publish(place: &Place, durable: bool) -> Result<()> {
+    place.rename(BESIDE, FILE)?;
     if durable { place.sync() } else { Ok(()) }
 }
 
-/// The text of a schema, with the line of its writer.
-pub(crate) fn text_of(writer: &str, schema: &Schema) -> String {
-    let mut text = format!("{HEADER}\n{writer}\n");
-    write_declared(schema, &mut text);
-    for (name, extent) in &schema.fields {
-        let extent = match extent {
-            Extent::One => "one".to_owned(),
-            Extent::Elements(count) => format!("elements {count}"),
-            Extent::Varies => "varies".to_owned(),
-        };
-        let _ = writeln!(text, "field {extent} {}", text::escaped(name));
-    }
-    text::sealed(text)
+/// An error of the file.
+pub(crate) fn at(place: &Place, error: std::io::Error) -> Error {
+    Error::at("replace", &place.path_of(FILE))(error)
 }
 
-/// The schema of the writer in the record, where it left one that can be read.
-pub(crate) fn read(place: &Place, writer: &OwnerRecord) -> Option<Schema> {
-    let (found, schema) = read_of_anyone(place)?;
-    (found == line_of(writer)).then_some(schema)
+/// Whether something lies at the name of the file that no file can replace.
+pub(crate) fn is_in_the_way(place: &Place) -> bool {
+    std::fs::symlink_metadata(place.path_of(FILE)).is_ok_and(|found| found.is_dir())
 }
 
-/// The schema that is there, with the line of its writer.
-pub(crate) fn read_of_anyone(place: &Place) -> Option<(String, Schema)> {
+/// What was left, and whether the writer in the record has left it. None where it cannot be read.
+pub(crate) fn read(place: &Place, writer: &OwnerRecord) -> Option<(Left, bool)> {
     let mut text = String::new();
     place.read(FILE).ok()??.take(MAX_LENGTH).read_to_string(&mut text).ok()?;
-    parse(&text).ok().map(|(writer, schema)| (writer.to_owned(), schema))
-}
-
-/// The schema, and the line of its writer.
-pub(crate) fn parse(text: &str) -> Result<(&str, Schema), &'static str> {
-    let mut lines = text::opened(text)?.lines();
-    if lines.next() != Some(HEADER) {
-        return Err("its version is one that this build does not know");
-    }
-    let writer = lines.next().ok_or("a line is missing")?;
-    let mut schema = Schema::new();
-    for line in lines {
-        let (key, rest) = line.split_once(' ').ok_or("a line is cut short")?;
-        parse_line(&mut schema, key, rest).ok_or("a line is none of a schema")??;
-    }
-    Ok((writer, schema))
+    let (found, left) = Left::parse(&text).ok()?;
+    Some((left, found == line_of(writer)))
 }
 
 fn line_of(OwnerRecord { writer, boot_id, .. }: &OwnerRecord) -> String {
@@ -171,28 +199,25 @@ const FILE: &str = ".handoff.schema";
 const BESIDE: &str = ".handoff.schema.new";
 const HEADER: &str = "handoff-schema 1";
 /// A struct has fields enough for far less.
-const MAX_LENGTH: u64 = 16 << 20;
+const MAX_LENGTH: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::process::ProcessId;
 
-    fn schema() -> Schema {
-        Schema {
-            fields: vec![
-                ("log".into(), Extent::One),
-                ("a b\n".into(), Extent::Elements(3)),
-                (String::new(), Extent::Varies),
-            ],
-            ..Schema::new()
-                .format(3, 1..=3)
-                .field_format("a b\n", 2, 2..=5)
-                .added("index")
-                .retired("audit")
-                .renamed("a\tb", "c\td")
-                .resizable("z")
-        }
+    fn left() -> Left {
+        let schema = Schema::new()
+            .format(3, 1..=3)
+            .field_of("log", Extent::One)
+            .field_of("a b\n", Extent::Elements(3))
+            .field_of("", Extent::Varies)
+            .field_format("a b\n", 2, 2..=5)
+            .added("index")
+            .retired("audit")
+            .renamed("a\tb", "c\td")
+            .resizable("z");
+        Left { schema, highest: vec![("a b\n".into(), 4), ("gone".into(), 2)] }
     }
 
     fn writer(pid: u32) -> OwnerRecord {
@@ -200,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_read_as_it_was_written_for_the_writer_that_wrote_it() {
+    fn a_schema_is_read_as_it_was_written_and_is_of_the_writer_that_wrote_it() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let place = Place::open(directory.path()).expect("it opens");
         assert_eq!(read(&place, &writer(7)), None);
-        for schema in [schema(), Schema::new()] {
-            write(&place, &writer(7), &schema, true).expect("it is written");
-            assert_eq!(read(&place, &writer(7)), Some(schema));
-            assert_eq!(read(&place, &writer(8)), None, "another one has written since");
+        for left in [left(), Left::default()] {
+            left.write(&place, &writer(7), true).expect("it is written");
+            assert_eq!(read(&place, &writer(7)), Some((left.clone(), true)));
+            assert_eq!(read(&place, &writer(8)), Some((left, false)), "another one has written");
         }
     }
 
@@ -215,7 +240,7 @@ mod tests {
     fn a_damaged_schema_says_nothing() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let place = Place::open(directory.path()).expect("it opens");
-        write(&place, &writer(7), &schema(), false).expect("it is written");
+        left().write(&place, &writer(7), false).expect("it is written");
         let path = directory.path().join(FILE);
         let text = std::fs::read(&path).expect("it is there");
         for at in 0..text.len() {

@@ -19,6 +19,6 @@ pub use reports::{
 };
 pub use rolling::{Checkpoint, NoCheckpoint, RollingDigest, digest_file_on_all_cores};
 pub use schema::Schema;
-pub(crate) use schema::{FIRST as FIRST_FORMAT, Formats};
+pub(crate) use schema::{FIRST as FIRST_FORMAT, Formats, Highest, Unread};
 pub use shard::{Extent, Shard, Shards};
 pub use shard_list::ShardList;

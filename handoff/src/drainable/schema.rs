@@ -41,6 +41,19 @@ pub struct Schema {
     pub(crate) resizable: Vec<String>,
 }
 
+/// The highest format that each field may have, where one of its own was told.
+pub(crate) type Highest = Vec<(String, u32)>;
+
+/// A format that another build does not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// Of the other build; none for the whole.
+    pub(crate) field: Option<String>,
+    pub(crate) written: u32,
+    /// The formats that the other build reads.
+    pub(crate) reads: RangeInclusive<u32>,
+}
+
 /// A name, and how many shards it stands for.
 type Field = (String, Extent);
 
@@ -151,6 +164,9 @@ impl Schema {
     /// The first difference that neither build declares.
     pub(crate) fn check(&self, found: &Self) -> Result<(), Mismatch> {
         self.check_format(found.formats.written)?;
+        for (own, there) in self.pairs_of_formats(found) {
+            self.check_format_of(own, found.formats_of(there).written)?;
+        }
         let differ = self.towards(found);
         let (pairs, new) = self.pairs(found, &differ);
         for ((name, extent), own) in pairs {
@@ -160,7 +176,6 @@ impl Schema {
                 }
                 return Err(Mismatch::NotOpened { name: name.clone() });
             };
-            self.check_format_of(own, found.formats_of(name))?;
             if let Some(first) = extent.first_unlike(*now)
                 && !is_of(own, &differ.resizable)
             {
@@ -174,6 +189,45 @@ impl Schema {
         new.map_or(Ok(()), |(name, _)| Err(Mismatch::NotSealed { name: name.clone() }))
     }
 
+    /// Whether this build reads the highest format that each of these fields may have.
+    ///
+    /// # Errors
+    ///
+    /// [`Mismatch::Format`].
+    pub(crate) fn check_highest(&self, highest: &[(String, u32)]) -> Result<(), Mismatch> {
+        for (name, format) in highest {
+            let own = self.present_name_of(name);
+            if self.fields.is_empty() || self.fields.iter().any(|(field, _)| field == own) {
+                self.check_format_of(own, *format)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The highest format that each field may have once this build writes, by the present names:
+    /// `before` it was that, and the last writer had the schema `found`.
+    pub(crate) fn highest(&self, before: &[(String, u32)], found: Option<&Self>) -> Highest {
+        let mut highest = Vec::<(String, u32)>::new();
+        let mut note = |name: &str, format: u32| {
+            let name = self.present_name_of(name);
+            match highest.iter_mut().find(|(field, _)| field == name) {
+                Some((_, known)) => *known = (*known).max(format),
+                None => highest.push((name.to_owned(), format)),
+            }
+        };
+        before.iter().for_each(|(name, format)| note(name, *format));
+        let own = found.into_iter().chain([self]).flat_map(|schema| &schema.own_formats);
+        own.for_each(|(name, formats)| note(name, formats.written));
+        highest
+    }
+
+    /// The name that a field of this name has in this build.
+    fn present_name_of<'a>(&'a self, name: &'a str) -> &'a str {
+        let is_present = self.fields.iter().any(|(field, _)| field == name);
+        let renamed = self.renamed.iter().find(|(was, _)| was == name && !is_present);
+        renamed.map_or(name, |(_, now)| now)
+    }
+
     /// Whether this build reads data of which the whole has that format.
     ///
     /// # Errors
@@ -183,43 +237,46 @@ impl Schema {
         check_format(None, self.formats, found)
     }
 
-    /// Whether this build reads a shard of these formats under its own name `name`.
+    /// Whether this build reads a shard of that format under its own name `name`.
     ///
     /// # Errors
     ///
     /// [`Mismatch::Format`].
-    pub(crate) fn check_format_of(&self, name: &str, found: Formats) -> Result<(), Mismatch> {
+    pub(crate) fn check_format_of(&self, name: &str, found: u32) -> Result<(), Mismatch> {
         let (field, own) = self.own_formats_of(name);
-        check_format(field, own, found.written)
+        check_format(field, own, found)
     }
 
-    /// The first format that this build writes and the build of `found` does not read, with the
-    /// last one that it reads: there is no way back to it.
-    pub(crate) fn unread_by(&self, found: &Self) -> Option<(u32, u32)> {
-        let (pairs, _) = self.pairs(found, &self.towards(found));
-        let fields = pairs.into_iter().filter_map(|((there, _), own)| {
-            own.map(|(own, _)| (self.formats_of(own), found.formats_of(there)))
+    /// The first format that this build writes and the build of `found` does not read: there is no
+    /// way back to it.
+    pub(crate) fn unread_by(&self, found: &Self) -> Option<Unread> {
+        let fields = self.pairs_of_formats(found).into_iter().map(|(own, there)| {
+            let (field, formats) = found.own_formats_of(there);
+            (field, self.formats_of(own).written, formats)
         });
-        let mut formats = iter::once((self.formats, found.formats)).chain(fields);
-        let unread = formats.find(|(own, there)| !there.read(own.written));
-        unread.map(|(own, there)| (own.written, there.last_read))
+        let mut all = iter::once((None, self.formats.written, found.formats)).chain(fields);
+        let (field, written, reads) = all.find(|(_, written, reads)| !reads.read(*written))?;
+        Some(Unread { field: field.cloned(), written, reads: reads.first_read..=reads.last_read })
     }
 
-    /// This schema, with the highest formats that the data may have: some of the build of `found` may
-    /// still be there.
-    pub(crate) fn over(&self, found: Option<&Self>) -> Self {
-        let mut all = self.clone();
-        let Some(found) = found else { return all };
-        all.formats.written = all.formats.written.max(found.formats.written);
-        let (pairs, _) = self.pairs(found, &self.towards(found));
-        for ((there, _), own) in pairs {
-            let Some((name, _)) = own else { continue };
-            let own = all.own_formats.iter_mut().find(|(field, _)| field == name);
-            if let Some((_, formats)) = own {
-                formats.written = formats.written.max(found.formats_of(there).written);
-            }
+    /// The formats that this build writes: of the whole, and of the fields with their own.
+    pub(crate) fn writes(&self) -> (u32, Vec<(&str, u32)>) {
+        let mut own: Vec<_> =
+            self.own_formats.iter().map(|(name, formats)| (&**name, formats.written)).collect();
+        own.sort_unstable();
+        (self.formats.written, own)
+    }
+
+    /// The fields of both builds whose formats can differ, each by its own name and by that in
+    /// `found`. Where one of the two does not tell its fields, those with formats of their own.
+    fn pairs_of_formats<'a>(&'a self, found: &'a Self) -> Vec<(&'a str, &'a str)> {
+        if self.fields.is_empty() || found.fields.is_empty() {
+            let all = self.own_formats.iter().chain(&found.own_formats);
+            return all.map(|(name, _)| (self.present_name_of(name), &**name)).collect();
         }
-        all
+        let (pairs, _) = self.pairs(found, &self.towards(found));
+        let pairs = pairs.into_iter();
+        pairs.filter_map(|((there, _), own)| Some((&*own?.0, &**there))).collect()
     }
 
     /// The fields of `found`, each with this build's field for it, and the fields that are left.
@@ -250,8 +307,17 @@ impl Schema {
 
     /// The field with formats of its own that has the shard of that name, if any, and the formats.
     fn own_formats_of(&self, name: &str) -> (Option<&String>, Formats) {
-        let own = self.own_formats.iter().find(|(field, _)| element_of(name, field).is_some());
+        let of = self.own_formats.iter().filter(|(field, _)| element_of(name, field).is_some());
+        // `log.old` may be a field beside `log`.
+        let own = of.max_by_key(|(field, _)| field.len());
+        let is_field = own.is_none_or(|(field, _)| field != name)
+            && self.fields.iter().any(|(field, _)| field == name);
+        let own = own.filter(|_| !is_field);
         own.map_or((None, self.formats), |(field, formats)| (Some(field), *formats))
+    }
+
+    pub(crate) fn has_formats(&self) -> bool {
+        self.formats != Formats::default() || !self.own_formats.is_empty()
     }
 
     /// Whether a build that declares nothing has the same manifest.

@@ -2,7 +2,7 @@
 
 use super::Input;
 use super::manifest::declared;
-use crate::datadir::schema::{parse, text_of};
+use crate::datadir::schema::Left;
 
 /// A schema is read back as it was written, and any changed byte is damage (invariant 12).
 ///
@@ -16,15 +16,16 @@ pub fn schema(input: &[u8]) {
         let checksum = blake3::hash(text.as_bytes());
         text.push_str(&format!("checksum {checksum}\n"));
     }
-    let Ok((writer, schema)) = parse(&text) else { return };
-    let text = text_of(writer, &schema);
-    assert_eq!(parse(&text), Ok((writer, schema.clone())), "{text}");
-    let lines = 3 + schema.fields.len() + declared(&schema);
+    let Ok((writer, left)) = Left::parse(&text) else { return };
+    let text = left.text(writer);
+    assert_eq!(Left::parse(&text), Ok((writer, left.clone())), "{text}");
+    let Left { schema, highest } = left;
+    let lines = 3 + schema.fields.len() + highest.len() + declared(&schema);
     assert_eq!(text.lines().count(), lines, "{text}");
 
     let mut bytes = text.into_bytes();
     let at = usize::from(at) % bytes.len();
     bytes[at] ^= by;
-    let read = std::str::from_utf8(&bytes).ok().map(parse);
+    let read = std::str::from_utf8(&bytes).ok().map(Left::parse);
     assert_eq!(matches!(read, Some(Ok(_))), by == 0, "{by:#x} at {at}");
 }

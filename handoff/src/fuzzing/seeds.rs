@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::datadir::schema::text_of;
+use crate::datadir::schema::Left;
 use crate::datadir::{OwnerRecord, RecordPhase, SealManifest};
 use crate::drainable::{Extent, Schema, SealReport, SealedShard};
 use crate::frame::{MAX_FRAME_LEN, encode};
@@ -267,14 +267,16 @@ fn schemas() -> Vec<(String, Vec<u8>)> {
         ("a b\n".to_owned(), Extent::Elements(3)),
         (String::new(), Extent::Varies),
     ];
-    let whole = text_of("writer 11 12 7d", &Schema { fields, ..schema() });
+    let schema = Schema { fields, ..schema() };
+    let highest = vec![("log".to_owned(), 5), ("a b\n".to_owned(), 2)];
+    let whole = Left { schema, highest }.text("writer 11 12 7d");
     let body = whole[..whole.rfind("checksum").expect("there is one")].to_owned();
     let raw = |text: &str| [&[0, 0, 0, 0], text.as_bytes()].concat();
     let mended = |text: &str| [&[1, 7, 0, 32], text.as_bytes()].concat();
     vec![
         ("empty".into(), vec![0]),
         ("whole".into(), raw(&whole)),
-        ("nothing".into(), raw(&text_of("", &Schema::new()))),
+        ("nothing".into(), raw(&Left::default().text(""))),
         ("cut-short".into(), raw(&whole[..50])),
         ("mended".into(), mended(&body)),
         ("other-format".into(), mended(&body.replace("schema 1", "schema 2"))),

@@ -354,6 +354,7 @@ impl Successor<Begun> {
         let fit = self.stage.lock.fit(&D::schema())?;
         fit.check_way_back(self.allows_one_way)?;
         self.stage.is_one_way = fit.one_way.is_some();
+        self.stage.lock.prepare_schema(&D::schema())?;
         let shards = opened.opened_shards()?;
         let seal = match self.manifest()? {
             Some(manifest) if !manifest.shards.is_empty() => {

@@ -420,7 +420,9 @@ impl Swap {
                 if matches!(message, Message::Commit { .. }) {
                     failpoint!(SupervisorCommits);
                 }
-                if let Err(error) = self.successor.link.send(&message) {
+                let sent = self.successor.link.send(&message);
+                // A successor whose swap is not one-way after all waits for no last word.
+                if let (Err(error), false) = (sent, self.machine.state.is_over()) {
                     log::warn!(
                         pid = self.successor.pid, swap = %self.handoff_id(),
                         message_name = message.name(), %error,

@@ -196,7 +196,7 @@ fn named(binary: &Binary) -> String {
 /// The ways out where the supervisor cannot go back to this binary.
 fn what_is_left(previous: &Binary) -> String {
     format!(
-        "Swap to a corrected build (handoff swap --binary PATH); or stop the daemon, restore the data from before the swap, and start {}",
+        "Swap to a corrected build (handoff swap --binary PATH); or stop the daemon, restore the data from before the swap, with the .handoff files beside it, and start {}",
         previous.path.display()
     )
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::{OwnerRecord, Place, SealManifest, schema};
+use super::super::schema::{self, Left};
+use super::super::{OwnerRecord, Place, SealManifest};
 use super::DataDirLock;
 use super::file::LOCK_FILE;
-use crate::drainable::Schema;
-use crate::error::{Error, Result};
+use crate::drainable::{Schema, Unread};
+use crate::error::{Error, Mismatch, Result};
 use crate::guard::{Guard, stands};
 use crate::log;
 
@@ -20,18 +21,35 @@ pub(crate) struct Fit {
 }
 
 impl Fit {
-    /// Compares a build of the schema `own` with the data of the writer in the record.
-    fn of(place: &Place, record: &OwnerRecord, own: &Schema) -> Result<Self> {
-        own.check_format(record.format()).map_err(Error::Schema)?;
-        let one_way = match schema::read(place, record) {
-            Some(found) => {
-                own.check(&found).map_err(Error::Schema)?;
-                own.unread_by(&found)
-            }
-            // A build that says nothing reads the format that is there.
-            None => own.unread_by(&Schema::new().format(record.format(), 1..=record.format())),
+    /// Compares a build of the schema `own` with the data of the writer in the record. Where that has
+    /// left no schema, the one in the manifest of its seal counts.
+    fn of(
+        place: &Place,
+        record: &OwnerRecord,
+        sealed: Option<Schema>,
+        own: &Schema,
+    ) -> Result<Self> {
+        let is_new = record.generation == 0 && record.format == 0;
+        if !is_new {
+            own.check_format(record.format()).map_err(Error::Schema)?;
+        }
+        let left = schema::read(place, record);
+        if let Some((left, _)) = &left {
+            own.check_highest(&left.highest).map_err(Error::Schema)?;
+        }
+        let left = left.and_then(|(left, is_of_writer)| is_of_writer.then_some(left.schema));
+        let Some(found) = left.or(sealed) else {
+            // A build that says nothing may read no format above the one that is there.
+            let (written, fields) = own.writes();
+            let above = |format: u32| (format > record.format()).then_some(format);
+            let above =
+                fields.into_iter().map(|(_, format)| format).chain([written]).find_map(above);
+            let one_way = above.filter(|_| !is_new).map(|written| (written, record.format()));
+            return Ok(Self { one_way });
         };
-        Ok(Self { one_way })
+        own.check(&found).map_err(Error::Schema)?;
+        let unread = own.unread_by(&found);
+        Ok(Self { one_way: unread.map(|unread| (unread.written, *unread.reads.end())) })
     }
 
     /// Compares a build with the one that serves a directory: the successor has no lock yet.
@@ -42,7 +60,7 @@ impl Fit {
             Ok((record.transpose()?.unwrap_or_default(), place))
         });
         // What is wrong with the directory the next steps find.
-        record.map_or(Ok(Self::default()), |(record, place)| Self::of(&place, &record, own))
+        record.map_or(Ok(Self::default()), |(record, place)| Self::of(&place, &record, None, own))
     }
 
     /// # Errors
@@ -69,41 +87,84 @@ impl DataDirLock {
     }
 
     pub(crate) fn fit(&self, own: &Schema) -> Result<Fit> {
-        Fit::of(self.place(), &self.found, own)
+        let sealed = self.manifest().ok().flatten().map(|manifest| manifest.schema);
+        Fit::of(self.place(), &self.found, sealed, own)
+    }
+
+    /// Writes all that [`record_schema`](Self::record_schema) must not fail to write, beside what is
+    /// there: here a failure still undoes the swap.
+    pub(crate) fn prepare_schema(&mut self, own: &Schema) -> Result<()> {
+        let note = self.note(own);
+        if note.is_new && !note.left.highest.is_empty() {
+            if schema::is_in_the_way(self.place()) {
+                let error = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+                return Err(schema::at(self.place(), error));
+            }
+            note.left.stage(self.place(), &self.record, true)?;
+        }
+        self.note = Some(Note { is_staged: true, ..note });
+        Ok(())
     }
 
     /// Notes what this build may leave in the data from here on. It is durable before that happens:
-    /// after a crash of the machine an older build must not take the data for its own.
+    /// after a crash of the machine an older build must not take the data for its own. What failed
+    /// before does it again.
     pub(crate) fn record_schema(&mut self, own: &Schema) -> Result<Leaves> {
-        let found = schema::read(self.place(), &self.found);
-        let left = own.over(found.as_ref());
-        let raised = self.found.format.max(own.formats.written);
-        let is_new = raised != self.found.format()
-            || found.map_or_else(Vec::new, |found| found.own_formats) != left.own_formats;
-        self.own = Some(own.clone());
-        self.record.format = raised;
+        let mut note = self.note.take().unwrap_or_else(|| self.note(own));
+        let noted = self.write_note(&mut note);
         let (place, record) = (Arc::clone(self.place()), self.record.clone());
-        let leaves = Leaves { place, record, schema: left };
-        if is_new {
-            self.check()?;
-            schema::write(&leaves.place, &leaves.record, &leaves.schema, true)?;
-            self.write_record()?;
-            self.shared.sync(self.generation())?;
+        let leaves = Leaves { place, record, left: note.left.clone() };
+        (self.own, self.note) = (Some(own.clone()), Some(note));
+        noted.map(|()| leaves)
+    }
+
+    fn write_note(&mut self, note: &mut Note) -> Result<()> {
+        self.record.format = note.format;
+        if !note.is_new {
+            return Ok(());
         }
-        Ok(leaves)
+        self.check()?;
+        if !note.left.highest.is_empty() && !note.is_published {
+            if note.is_staged {
+                schema::publish(self.place(), true)?;
+            } else {
+                note.left.write(self.place(), &self.record, true)?;
+            }
+            note.is_published = true;
+        }
+        self.write_record()?;
+        self.shared.sync(self.generation())
+    }
+
+    fn note(&self, own: &Schema) -> Note {
+        let found = schema::read(self.place(), &self.found);
+        let (before, found) = found.map_or_else(Default::default, |(left, is_of_writer)| {
+            (left.highest, is_of_writer.then_some(left.schema))
+        });
+        let highest = own.highest(&before, found.as_ref());
+        let format = self.found.format.max(own.formats.written);
+        let is_new = format != self.found.format()
+            || found.is_none_or(|found| found.writes() != own.writes()) && own.has_formats()
+            || highest != before;
+        let left = Left { schema: own.clone(), highest };
+        Note { left, format, is_new, is_staged: false, is_published: false }
+    }
+
+    /// After another process had the directory: the next build compares itself with this one again.
+    pub(super) fn leave_schema_again(&self) {
+        let (Some(own), Some(note)) = (&self.own, &self.note) else { return };
+        let before = schema::read(self.place(), &self.record).map(|(left, _)| left.highest);
+        let before = [before.unwrap_or_default(), note.left.highest.clone()].concat();
+        let left = Left { schema: own.clone(), highest: own.highest(&before, None) };
+        Leaves { place: Arc::clone(self.place()), record: self.record.clone(), left }.write();
     }
 
     /// The format of the data where the record of it is lost.
     pub(super) fn format_beside_the_record(&self) -> u32 {
-        let of_schema = schema::read_of_anyone(self.place()).map(|(_, schema)| schema);
-        let of_manifest = SealManifest::read(self.place()).ok().flatten();
-        let of_manifest = of_manifest.map(|manifest| manifest.schema);
-        [of_schema, of_manifest]
-            .into_iter()
-            .flatten()
-            .map(|schema| schema.formats.written)
-            .max()
-            .unwrap_or(0)
+        let left = schema::read(self.place(), &OwnerRecord::default()).map(|(left, _)| left.schema);
+        let sealed = SealManifest::read(self.place()).ok().flatten();
+        let both = left.into_iter().chain(sealed.map(|manifest| manifest.schema));
+        both.map(|schema| schema.formats.written).max().unwrap_or(0)
     }
 
     /// Whether this process, which has the lock again, still reads the data of the process that had
@@ -117,11 +178,28 @@ impl DataDirLock {
             return Ok(());
         };
         own.check_format(now.format()).map_err(Error::Schema)?;
-        let Some(theirs) = schema::read(self.place(), now) else { return Ok(()) };
-        theirs.unread_by(own).map_or(Ok(()), |(written, _)| {
-            Err(Error::Schema(own.check_format(written).expect_err("it was just found")))
-        })
+        let Some((left, is_of_writer)) = schema::read(self.place(), now) else { return Ok(()) };
+        own.check_highest(&left.highest).map_err(Error::Schema)?;
+        match left.schema.unread_by(own).filter(|_| is_of_writer) {
+            Some(Unread { field, written: found, reads }) => {
+                Err(Error::Schema(Mismatch::Format { field, found, reads }))
+            }
+            None => Ok(()),
+        }
     }
+}
+
+/// What this process notes of its schema when it begins to write.
+#[derive(Debug)]
+pub(super) struct Note {
+    left: Left,
+    /// The highest that the whole of the data may have.
+    format: u32,
+    /// Whether it writes other formats than the last writer.
+    is_new: bool,
+    /// Whether the file lies beside the last writer's.
+    is_staged: bool,
+    is_published: bool,
 }
 
 /// What the process that became the writer leaves for the next build.
@@ -129,13 +207,14 @@ impl DataDirLock {
 pub(crate) struct Leaves {
     place: Arc<Place>,
     record: OwnerRecord,
-    schema: Schema,
+    left: Left,
 }
 
 impl Leaves {
     /// Writes it. Without it the next build is compared when it has opened the data.
     pub(crate) fn write(&self) {
-        if let Err(error) = schema::write(&self.place, &self.record, &self.schema, false) {
+        let is_durable = !self.left.highest.is_empty();
+        if let Err(error) = self.left.write(&self.place, &self.record, is_durable) {
             log::warn!(
                 path = %self.place.path().display(), %error,
                 "this daemon cannot write its schema beside its data: a next build with another struct finds that out while clients wait, and not before"

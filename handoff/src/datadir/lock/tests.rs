@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::drainable::{Extent, Schema};
@@ -281,6 +281,109 @@ fn an_incumbent_takes_back_no_data_of_a_format_that_it_does_not_read() {
     assert!(retaken(&field(1..=2), &newer).1.is_ok());
 }
 
+/// Starts a build, or only asks whether it could be started.
+fn starts(directory: &Path, schema: &Schema) -> Result<DataDirLock> {
+    let mut lock = DataDirLock::acquire_or_break_stale(directory)?;
+    lock.check_schema(schema)?;
+    lock.record_schema(schema)?.write();
+    lock.record_serving(b"2")?;
+    Ok(lock)
+}
+
+fn refused(directory: &Path, schema: &Schema) -> Mismatch {
+    match starts(directory, schema) {
+        Err(Error::Schema(mismatch)) => mismatch,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_new_directory_has_no_format() {
+    let directory = directory();
+    starts(directory.path(), &Schema::new().format(2, 2..=2)).expect("nothing is there");
+    let mismatch = Mismatch::Format { field: None, found: 2, reads: 1..=1 };
+    assert_eq!(refused(directory.path(), &Schema::new()), mismatch);
+    // The lock file is lost: the schema and the manifest still tell the format.
+    fs::remove_file(directory.path().join(LOCK_FILE)).expect("it is there");
+    assert_eq!(refused(directory.path(), &Schema::new()), mismatch);
+}
+
+#[test]
+fn a_field_s_format_is_known_whoever_had_the_directory_since() {
+    let fields = |names: &[&str]| {
+        names.iter().fold(Schema::new(), |schema, name| schema.field_of(*name, Extent::One))
+    };
+    let base = fields(&["log"]);
+    let newer = fields(&["log"]).field_format("log", 2, 1..=2);
+    let mismatch = |found| Mismatch::Format { field: None, found, reads: 1..=1 };
+    type Since<'a> = (&'a str, &'a dyn Fn(&Path));
+    let since: [Since<'_>; 6] = [
+        ("nobody", &|_| {}),
+        ("a start that fails", &|path| {
+            DataDirLock::acquire_or_break_stale(path).expect("it is free");
+        }),
+        ("a tool", &|path| drop(DataDirLock::acquire(path).expect("it is free"))),
+        ("a build that writes the lower one again", &|path| {
+            starts(path, &fields(&["log"]).field_format("log", 1, 1..=2)).expect("it reads both");
+        }),
+        ("a build without the field", &|path| {
+            starts(
+                path,
+                &Schema::new().field_of("other", Extent::One).retired("log").added("other"),
+            )
+            .expect("it declares that");
+        }),
+        ("a repair", &|path| {
+            fs::write(path.join(LOCK_FILE), [7; 256]).expect("it is written");
+            DataDirLock::repair(path).expect("it is repaired");
+        }),
+    ];
+    for (who, since) in since {
+        let directory = directory();
+        starts(directory.path(), &newer).expect("it is new");
+        since(directory.path());
+        assert_eq!(refused(directory.path(), &base), mismatch(2), "{who}");
+    }
+    // A build that does not tell its fields.
+    let directory = directory();
+    starts(directory.path(), &newer).expect("it is new");
+    assert_eq!(refused(directory.path(), &Schema::new()), mismatch(2));
+}
+
+#[test]
+fn the_format_of_the_last_writer_counts_besides_the_highest() {
+    let directory = directory();
+    let two = Schema::new().format(2, 2..=2);
+    starts(directory.path(), &two).expect("it is new");
+    starts(directory.path(), &Schema::new().format(1, 1..=2)).expect("it reads both");
+    let mismatch = Mismatch::Format { field: None, found: 1, reads: 2..=2 };
+    assert_eq!(refused(directory.path(), &two), mismatch);
+}
+
+#[test]
+fn a_schema_that_cannot_be_written_stops_only_a_field_of_a_higher_format_and_before_the_commit() {
+    let directory = directory();
+    fs::create_dir(directory.path().join(".handoff.schema")).expect("it is made");
+    starts(directory.path(), &Schema::new().format(2, 1..=2)).expect("the record is enough");
+    let field = Schema::new().format(2, 1..=2).field_of("log", Extent::One);
+    let field = field.field_format("log", 3, 1..=3);
+    let mut lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+    let error = lock.prepare_schema(&field).expect_err("nothing else has that format");
+    assert!(error.to_string().contains(".handoff.schema"), "{error}");
+}
+
+#[test]
+fn whoever_says_nothing_may_read_no_higher_format() {
+    let directory = directory();
+    let lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+    drop(lock);
+    let one_way = |schema: &Schema| Fit::ahead(directory.path(), schema).expect("it fits").one_way;
+    let field = Schema::new().field_of("log", Extent::One).field_format("log", 2, 1..=2);
+    assert_eq!(one_way(&Schema::new().format(2, 1..=2)), Some((2, 1)));
+    assert_eq!(one_way(&field), Some((2, 1)));
+    assert_eq!(one_way(&Schema::new()), None);
+}
+
 #[test]
 fn a_format_is_kept_by_whoever_writes_a_lower_one_and_by_whoever_starts_in_vain() {
     let directory = directory();
@@ -288,7 +391,7 @@ fn a_format_is_kept_by_whoever_writes_a_lower_one_and_by_whoever_starts_in_vain(
         let mut lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
         if let Some(schema) = schema {
             lock.check_schema(schema).expect("it reads it");
-            lock.record_schema(schema).expect("it is noted");
+            lock.record_schema(schema).expect("it is noted").write();
             lock.record_serving(b"2").expect("it is written");
         }
         lock.read_record().expect("it is whole").format
@@ -301,6 +404,8 @@ fn a_format_is_kept_by_whoever_writes_a_lower_one_and_by_whoever_starts_in_vain(
     // The record is lost: the schema and the manifest still tell the format.
     fs::write(directory.path().join(LOCK_FILE), [7; 256]).expect("it is written");
     DataDirLock::repair(directory.path()).expect("it is repaired");
+    assert_eq!(start(None), 4);
+    fs::remove_file(directory.path().join(LOCK_FILE)).expect("it is there");
     assert_eq!(start(None), 4);
 }
 
@@ -331,6 +436,7 @@ fn a_child_that_was_forked_does_not_have_the_lock_and_does_not_release_it() {
         pid: pid + 1,
         found_phase: None,
         own: None,
+        note: None,
         is_start: false,
         outlives_drop: false,
     };

@@ -16,7 +16,7 @@ use crate::fence::fenced;
 use crate::log;
 use crate::machine::cause::{Cause, IncumbentFate, Unfit};
 use crate::machine::supervisor::{Command, Event, Promotion, State};
-use crate::supervisor::{Candidate, Committed, Failed, RolledBack, Timings, observe};
+use crate::supervisor::{Candidate, ChildProcess, Committed, Failed, RolledBack, Timings, observe};
 
 /// The session's hold on its swap. Dropped before the end of the swap, it rolls the swap back.
 pub(in crate::supervisor) struct SharedSwap(Arc<Shared>);
@@ -123,10 +123,16 @@ impl SharedSwap {
             let admits = link.attend().wait_closed(deadline);
             let mut swap = self.0.turn();
             swap.clock.count_admission();
-            if !admits {
+            let end = swap.successor.child.as_mut().map(ChildProcess::try_wait);
+            if let Some(Ok(Some(status))) = end {
+                log::error!(
+                    swap = %swap.handoff_id(), %status,
+                    "the successor has committed, and has ended before it admitted a request: start its build again"
+                );
+            } else if !admits {
                 log::warn!(
                     swap = %swap.handoff_id(),
-                    "the successor has committed to a one-way swap and admits no request yet: its own steps behind the commit still run, or fail and are repeated, and its log says which"
+                    "the successor has committed, and admits no request yet: its own steps behind the commit still run, or fail and are repeated, and its log says which"
                 );
             }
         }
