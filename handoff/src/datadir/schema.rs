@@ -100,7 +100,7 @@ impl Left {
 
     /// What was left, and the line of its writer.
     pub(crate) fn parse(text: &str) -> Result<(&str, Self), &'static str> {
-        let mut lines = text::opened(text)?.lines();
+        let mut lines = text::opened(text)?.split_terminator('\n');
         if lines.next() != Some(HEADER) {
             return Err("its version is one that this build does not know");
         }
