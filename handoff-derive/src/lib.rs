@@ -53,7 +53,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// or `handoff::Result<()>`. One word is a method of the struct; a path (`Self::flush`,
 /// `self::flush`, `crate::hooks::flush`) is used unchanged. `after_resume` runs once the
 /// shards are open, and before the gates are. Those of `admit`, `drain` and `seal` are part of the
-/// pause; after a commit one of `admit` that goes on failing has the swap undone at its deadline.
+/// pause. After a commit one of `admit` that goes on failing has the swap undone at its deadline,
+/// unless that is more than 60 s away: by then the successor says that it serves, and goes on trying.
 /// A shard is fingerprinted before `after_seal`: bytes that this hook writes belong to no shard.
 ///
 /// `retired("...", "...")` names the shards of older builds that this one does not open.
@@ -72,14 +73,18 @@ use syn::{DeriveInput, parse_macro_input};
 /// finds once it has opened them. So:
 ///
 /// - `open` leaves the files of the older build where and as they are: that build serves on if the
-///   swap is undone. Move or remove them in `Opening::on_commit`, or in a later build.
+///   swap is undone. It may write others beside them. Where the older build may come back, leave its
+///   files to it; a later build, or a step of `Opening::on_commit` in a one-way swap, removes them.
 /// - An older build neither sees nor writes a shard that it does not have. When the newer build comes
 ///   back it finds that shard as it left it: rebuild one that follows others, such as an index.
 /// - Give a build a higher `format` where an older one would not read its data. The bytes of a shard
 ///   may differ then, so that only its revision is compared. A swap to a format that the present
-///   build does not read is one-way, and the supervisor has to allow it (`SpawnSpec::one_way`). To
-///   keep a way back, first release a build that reads the next format and writes the present one.
-/// - A build of a higher format declares all that it lacks. Between builds of one format nobody knows
+///   build does not read is one-way, and the supervisor has to allow it (`SpawnSpec::one_way`); a
+///   stop and a start need no leave. The conversion keeps the revision of each shard. The number of a
+///   field goes on from that of the struct, and what is recorded never falls.
+/// - To keep a way back, first release a build that reads the next format and does not write it:
+///   `format = 1, reads = 1..=2`. It may go on with data that it finds in format 2.
+/// - A build whose struct has a higher format declares all that it lacks. Between builds of one format nobody knows
 ///   which is the older, so that a declaration of either counts.
 /// - Remove a declaration once no build from before it is swapped in or out any more.
 ///

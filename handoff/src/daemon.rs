@@ -160,19 +160,19 @@ impl Opening<'_> {
 
     /// Runs `step` once this process is the writer, and before it admits any work: the place for
     /// a switch to data of a new format. Until then the data has to stay readable for the build
-    /// before, at a cold start as well: a swap that is rolled back, and a start that fails, leave
-    /// it with that build.
+    /// before, at a cold start as well: a swap that is rolled back, and a start that fails before
+    /// its first step, leave it with that build.
     ///
     /// All clients wait for the steps, which run in the order of the calls, and the pause counts
-    /// them. Keep them short: do in `warm` what takes long. A step may run again after it failed,
-    /// and at the next start after a crash of this process or the machine in the midst of it. After
-    /// a commit the library repeats a step that fails until it succeeds, and logs each failure; at
-    /// a cold start the error ends the start.
+    /// them: keep them short. The library keeps no record of them. `open` adds each step at every
+    /// start, and the step looks whether its work is done already. After a commit the library
+    /// repeats a step that fails until it succeeds, and logs each failure; at a cold start the
+    /// error ends the start.
     ///
-    /// Where the build before reads the format of this one, a swap may still go back to it until
-    /// the first request is admitted: it then finds a step done, or half done. Where it does not
-    /// ([`SpawnSpec::one_way`](crate::SpawnSpec)), the supervisor hears that this process serves
-    /// before the first step runs, and no deadline ends the process in the midst of one.
+    /// Where the build before reads the format of this one, the supervisor may give the data back
+    /// to it until this process has said that it serves: that build then finds a step done, or half
+    /// done. Where it does not ([`SpawnSpec::one_way`](crate::SpawnSpec)), this process says so
+    /// before the first step runs, and no deadline ends it in the midst of one.
     pub fn on_commit(&mut self, step: impl FnMut() -> Result<()> + Send + 'static) {
         self.on_commit.push(step);
     }

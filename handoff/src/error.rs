@@ -168,13 +168,14 @@ pub enum Error {
     /// After this swap there would be no way back: the build that serves does not read the format
     /// of the new one.
     #[error(
-        "this swap is one-way: the new build writes format {written}, and the build that serves reads none above {read}, so that no swap and no start leads back to it, but only a restore of the data; the build that serves goes on. Back the data up first, where a way back matters; then allow the swap with `handoff swap --one-way` (and the same --binary, if one was named), or SpawnSpec::one_way"
+        "this swap is one-way: the new build writes format {written}, and the build that serves reads {}, so that no swap and no start leads back to it, but only a restore of the data; the build that serves goes on. Back the data up first, where a way back matters; then allow the swap with `handoff swap --one-way` (and the same --binary, if one was named), or SpawnSpec::one_way",
+        in_words(.reads)
     )]
     OneWay {
         /// The format of the new build.
         written: u32,
-        /// The last one that the build that serves reads.
-        read: u32,
+        /// Those that the build that serves reads, as far as it says.
+        reads: RangeInclusive<u32>,
     },
 
     /// A hook of a shard failed.
@@ -363,7 +364,7 @@ pub enum Mismatch {
     },
     /// This build does not read the format of the data.
     #[error(
-        "{}of format {found}, and this build reads {}: start a build that reads format {found}, or restore older data together with the .handoff.* files that lie beside it",
+        "{}of format {found}, and this build reads {}: start a build that reads format {found}, or restore older data together with the .handoff.* files that lie beside it (fencing tokens may then repeat)",
         of_the_data(.field.as_deref()), in_words(.reads)
     )]
     Format {

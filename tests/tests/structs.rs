@@ -6,7 +6,9 @@ use std::fs;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use handoff::supervisor::{ChildProcess, Committed, Failed, IncumbentFate, Session, Warmed};
+use handoff::supervisor::{
+    ChildProcess, Committed, Failed, IncumbentFate, Session, Timings, Warmed,
+};
 use handoff::{SpawnSpec, Supervisor};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -52,12 +54,13 @@ impl Running {
         self.supervisor.pair(spec).expect("it starts").warm()
     }
 
-    fn swap(&mut self, build: &str, one_way: bool) -> Result<(), Failed> {
+    fn swap(&mut self, build: &str, one_way: bool) -> Result<Timings, Failed> {
         let session = self.warm(build, one_way)?;
-        let Committed { successor, .. } = session.prepare_and_seal()?.begin()?.commit()?;
+        let committed = session.prepare_and_seal()?.begin()?.commit()?;
+        let Committed { successor, timings, .. } = committed;
         let mut old = std::mem::replace(&mut self.daemon, Killed(successor));
         assert!(old.ended().success());
-        Ok(())
+        Ok(timings)
     }
 
     /// A swap that is given up when the successor has opened the data.
@@ -130,7 +133,7 @@ impl Way {
         let refused = match self {
             Self::StartAfterStop => return start(running.end(Signal::TERM), from, to),
             Self::StartAfterCrash => return start(running.end(Signal::KILL), from, to),
-            Self::Swap => running.swap(to, one_way),
+            Self::Swap => running.swap(to, one_way).map(drop),
             Self::RollBack => running.roll_back(to, one_way),
         };
         let Err(failed) = refused else {
@@ -224,10 +227,23 @@ fn what_cannot_be_undone_is_done_behind_the_commit_and_again_until_it_works() {
 fn a_one_way_swap_that_nobody_allowed_is_refused_before_the_drain() {
     let mut running = Running::start("base");
     let refused = running.warm("formatted", false).expect_err("nobody allowed it").to_string();
-    for words in ["one-way", "writes format 2", "none above 1", "--one-way", "SpawnSpec::one_way"] {
+    for words in
+        ["one-way", "writes format 2", "reads format 1 alone", "--one-way", "SpawnSpec::one_way"]
+    {
         assert!(refused.contains(words), "{refused}");
     }
     running.swap("base", false).unwrap_or_else(|failed| panic!("{failed}"));
+}
+
+#[test]
+fn the_pause_of_a_swap_includes_its_steps_behind_the_commit() {
+    for (from, one_way) in [("base", true), ("ready", false)] {
+        let mut running = Running::start(from);
+        fs::write(running.data.0.path().join("data/slow"), "").expect("it is written");
+        let timings =
+            running.swap("formatted", one_way).unwrap_or_else(|failed| panic!("{failed}"));
+        assert!(timings.commit >= Duration::from_millis(300), "{from}: {timings:?}");
+    }
 }
 
 #[test]

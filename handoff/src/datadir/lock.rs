@@ -334,6 +334,7 @@ impl DataDirLock {
             self.found.sealed_generation != 0 && !self.found.has_unsynced_seal();
         self.record.sealed_generation = 0;
         self.record.is_seal_unsynced = false;
+        self.record.is_unserved = false;
         self.record.build_id = build_id.to_vec();
         self.check()?;
         // A synced record of a seal must not come back by a crash of the machine, beside data
@@ -480,6 +481,8 @@ impl DataDirLock {
                 .unwrap_or_default(),
             reserved: ProcessId::default(),
             reserved_by_byte: false,
+            is_unserved: matches!(phase, RecordPhase::Held | RecordPhase::Opening)
+                && (self.found.generation == 0 || self.found.is_unserved),
             handoff_id,
             build_id: std::mem::take(&mut self.record.build_id),
             format: self.found.format.max(self.record.format),
@@ -584,6 +587,7 @@ impl Drop for DataDirLock {
                 let reserved_by_byte = false;
                 self.record = OwnerRecord {
                     format: self.record.format,
+                    is_unserved: self.record.is_unserved,
                     generation,
                     sealed_generation,
                     is_seal_unsynced,

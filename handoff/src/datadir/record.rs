@@ -12,7 +12,7 @@
 //!  28  4  reserved pid          106 118 build id
 //!  32  8  writer's start time   224 32  BLAKE3 of bytes 0 .. 224
 //!  40  1  bit 0: the seal is not synced, 1: the writer locked its byte, 2: so did the reserved
-//!         process
+//!         process, 3: no process has served yet
 //!  44  4  format of the data, 0 where no build has told one
 //! ```
 //!
@@ -73,6 +73,8 @@ pub(crate) struct OwnerRecord {
     pub(crate) by_byte: bool,
     /// Whether the process for which the lock is reserved has locked the byte of its swap.
     pub(crate) reserved_by_byte: bool,
+    /// Whether the directory is new: processes took the lock, and none has served.
+    pub(crate) is_unserved: bool,
     pub(crate) handoff_id: Option<HandoffId>,
     pub(crate) build_id: Vec<u8>,
     /// The highest format that any writer may have left in the data; 0 where none has told one.
@@ -163,6 +165,11 @@ impl OwnerRecord {
         self.format.max(FIRST_FORMAT)
     }
 
+    /// Whether the directory has no data of a build that tells formats, or of one before it.
+    pub(crate) const fn is_new(&self) -> bool {
+        (self.generation == 0 || self.is_unserved) && self.format == 0
+    }
+
     /// Whether the last writer lives.
     pub(crate) fn has_live_writer(&self, boot_id: [u8; 16], sight: &impl Sight) -> bool {
         if self.by_byte {
@@ -231,7 +238,7 @@ impl OwnerRecord {
         put(24, &self.writer.pid.to_le_bytes());
         put(28, &self.reserved.pid.to_le_bytes());
         put(32, &self.writer.start_time.to_le_bytes());
-        let flags = [self.is_seal_unsynced, self.by_byte, self.reserved_by_byte];
+        let flags = [self.is_seal_unsynced, self.by_byte, self.reserved_by_byte, self.is_unserved];
         let flags =
             flags.iter().enumerate().fold(0, |all, (bit, is_set)| all | u8::from(*is_set) << bit);
         put(40, &[flags]);
@@ -285,6 +292,7 @@ impl OwnerRecord {
             handoff_id: (handoff_id != [0; 16]).then(|| HandoffId::from_bytes(handoff_id)),
             by_byte: block[40] & 2 != 0,
             reserved_by_byte: block[40] & 4 != 0,
+            is_unserved: block[40] & 8 != 0,
             build_id: build_id.to_vec(),
             format: u32_at(44),
             boot_id: array_at(block, 88),
@@ -323,6 +331,7 @@ mod tests {
             handoff_id: Some(HandoffId::new()),
             by_byte: true,
             reserved_by_byte: true,
+            is_unserved: true,
             build_id: b"build 3".to_vec(),
             format: 5,
             boot_id: boot_id(),
@@ -391,9 +400,15 @@ mod tests {
     #[test]
     fn a_record_without_the_flag_is_read_and_its_seal_is_unsynced_only_in_phase_sealed() {
         let (by_byte, reserved_by_byte) = (false, false);
-        let (is_seal_unsynced, format) = (false, 0);
-        let sealed =
-            OwnerRecord { is_seal_unsynced, by_byte, reserved_by_byte, format, ..record() };
+        let (is_seal_unsynced, is_unserved, format) = (false, false, 0);
+        let sealed = OwnerRecord {
+            is_seal_unsynced,
+            by_byte,
+            reserved_by_byte,
+            is_unserved,
+            format,
+            ..record()
+        };
         assert_eq!(sealed.format(), 1, "that of a build that names none");
         assert_eq!(sealed.encode()[40..56], [0; 16]);
         let other_boot = [0xb0; 16];

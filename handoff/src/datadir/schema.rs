@@ -81,6 +81,17 @@ pub(crate) struct Left {
 }
 
 impl Left {
+    /// The highest formats by the names of a build that may be older than the one that left this.
+    pub(crate) fn highest_for(&self, own: &Schema) -> Highest {
+        let name = |name: &String| {
+            let has = |name: &String| own.fields.iter().any(|(field, _)| field == name);
+            let mut renamed = self.schema.renamed.iter();
+            let was = renamed.find(|(was, now)| now == name && !has(now) && has(was));
+            was.map_or(name, |(was, _)| was).clone()
+        };
+        self.highest.iter().map(|(field, format)| (name(field), *format)).collect()
+    }
+
     pub(crate) fn text(&self, writer: &str) -> String {
         let mut text = format!("{HEADER}\n{writer}\n");
         write_declared(&self.schema, &mut text);

@@ -215,7 +215,16 @@ impl Schema {
                 None => highest.push((name.to_owned(), format)),
             }
         };
-        before.iter().for_each(|(name, format)| note(name, *format));
+        for (name, format) in before {
+            note(name, (*format).max(self.formats_of(self.present_name_of(name)).written));
+        }
+        if let Some(found) = found {
+            self.own_formats.iter().for_each(|(name, _)| {
+                if !self.added.contains(name) {
+                    note(name, found.formats_of(name).written);
+                }
+            });
+        }
         let own = found.into_iter().chain([self]).flat_map(|schema| &schema.own_formats);
         own.for_each(|(name, formats)| note(name, formats.written));
         highest
@@ -271,8 +280,16 @@ impl Schema {
     /// `found`. Where one of the two does not tell its fields, those with formats of their own.
     fn pairs_of_formats<'a>(&'a self, found: &'a Self) -> Vec<(&'a str, &'a str)> {
         if self.fields.is_empty() || found.fields.is_empty() {
-            let all = self.own_formats.iter().chain(&found.own_formats);
-            return all.map(|(name, _)| (self.present_name_of(name), &**name)).collect();
+            let theirs =
+                found.own_formats.iter().map(|(name, _)| (self.present_name_of(name), &**name));
+            let mut pairs: Vec<_> = theirs.collect();
+            for (name, _) in &self.own_formats {
+                let is_new = self.added.contains(name) || pairs.iter().any(|(own, _)| own == name);
+                if !is_new {
+                    pairs.push((name, name));
+                }
+            }
+            return pairs;
         }
         let (pairs, _) = self.pairs(found, &self.towards(found));
         let pairs = pairs.into_iter();

@@ -68,6 +68,7 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
         reserved: process(),
         by_byte: byte / phases.len() % 4 >= 2,
         reserved_by_byte: byte / phases.len() % 8 >= 4,
+        is_unserved: byte / phases.len() % 16 >= 8,
         generation: input.number(),
         sealed_generation: input.number(),
         is_seal_unsynced: byte / phases.len() % 2 == 1,
@@ -82,7 +83,7 @@ fn of_fields(input: &mut Input<'_>) -> OwnerRecord {
 /// The block as this build writes it: the bits that no field covers are zero.
 fn canonical(mut block: [u8; LENGTH]) -> [u8; LENGTH] {
     let length = usize::from(u16::from_le_bytes([block[104], block[105]]));
-    block[40] &= 7;
+    block[40] &= 15;
     block[41..44].fill(0);
     block[48..56].fill(0);
     block[BUILD_ID + length..CHECKED].fill(0);

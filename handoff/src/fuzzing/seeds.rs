@@ -176,6 +176,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
     let record = |phase| OwnerRecord {
         by_byte: true,
         reserved_by_byte: false,
+        is_unserved: phase == RecordPhase::Held,
         phase,
         generation: 7,
         sealed_generation: 6,

@@ -49,8 +49,8 @@ pub struct SpawnSpec {
     /// daemon. None by default.
     pub abort: Option<AbortHandle>,
     /// Whether the swap may be one-way: to a build that writes a format that the present one does
-    /// not read, so that only a restore of the data leads back. `false` by default: the new build
-    /// is refused in its start-up work, while the present one serves.
+    /// not read, so that only a restore of the data leads back. `false` by default: such a successor
+    /// ends itself before the drain, and the incumbent serves on.
     pub one_way: bool,
 }
 

@@ -2,12 +2,14 @@
 //! to each of its shards as soon as it serves.
 //!
 //! Format 2 has the log in a file of another name. The builds that write it move the log there once
-//! they have committed; a file `broken` in the data directory fails the first try of that.
+//! they have committed; a file `broken` in the data directory fails the first try of that, and a
+//! file `slow` makes it take 300 ms.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use handoff::daemon::{Daemon, Opening};
 use handoff::drainable::digest_file;
@@ -69,6 +71,9 @@ impl Log {
     fn migrate(data: &Path) -> Result<()> {
         if fs::remove_file(data.join("broken")).is_ok() {
             return Err(std::io::Error::other("the disk is broken").into());
+        }
+        if fs::remove_file(data.join("slow")).is_ok() {
+            std::thread::sleep(Duration::from_millis(300));
         }
         let Self { one, two } = Self::open(data)?;
         if one.exists() {

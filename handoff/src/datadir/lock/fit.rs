@@ -7,17 +7,16 @@ use super::super::schema::{self, Left};
 use super::super::{OwnerRecord, Place, SealManifest};
 use super::DataDirLock;
 use super::file::LOCK_FILE;
-use crate::drainable::{Schema, Unread};
+use crate::drainable::{FIRST_FORMAT, Schema, Unread};
 use crate::error::{Error, Mismatch, Result};
 use crate::guard::{Guard, stands};
 use crate::log;
 
 /// A build that fits the data of the build before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fit {
-    /// The format that it writes, and the last one that the build before it reads, where that does
-    /// not read the former.
-    pub(crate) one_way: Option<(u32, u32)>,
+    /// A format that it writes and the build before it does not read.
+    pub(crate) one_way: Option<Unread>,
 }
 
 impl Fit {
@@ -29,27 +28,39 @@ impl Fit {
         sealed: Option<Schema>,
         own: &Schema,
     ) -> Result<Self> {
-        let is_new = record.generation == 0 && record.format == 0;
-        if !is_new {
+        if !record.is_new() {
             own.check_format(record.format()).map_err(Error::Schema)?;
         }
         let left = schema::read(place, record);
         if let Some((left, _)) = &left {
-            own.check_highest(&left.highest).map_err(Error::Schema)?;
+            own.check_highest(&left.highest_for(own)).map_err(Error::Schema)?;
         }
+        let highest = left.as_ref().map_or_else(Vec::new, |(left, _)| left.highest_for(own));
         let left = left.and_then(|(left, is_of_writer)| is_of_writer.then_some(left.schema));
         let Some(found) = left.or(sealed) else {
-            // A build that says nothing may read no format above the one that is there.
+            if record.is_new() {
+                return Ok(Self::default());
+            }
+            // A build that says nothing has no field of a format of its own but those that are known,
+            // and may read none above the one that is there.
             let (written, fields) = own.writes();
-            let above = |format: u32| (format > record.format()).then_some(format);
-            let above =
-                fields.into_iter().map(|(_, format)| format).chain([written]).find_map(above);
-            let one_way = above.filter(|_| !is_new).map(|written| (written, record.format()));
-            return Ok(Self { one_way });
+            let mut above = (written > record.format()).then_some((written, record.format()));
+            for (name, written) in fields {
+                let known = highest.iter().find(|(field, _)| field == name);
+                if known.is_none() && !own.added.iter().any(|added| added == name) {
+                    own.check_format_of(name, record.format()).map_err(Error::Schema)?;
+                }
+                let known = known.map_or(0, |(_, format)| *format).max(record.format());
+                above = above.or_else(|| (written > known).then_some((written, known)));
+            }
+            let unread = |(written, known)| {
+                let reads = FIRST_FORMAT..=known;
+                Unread { field: None, written, reads }
+            };
+            return Ok(Self { one_way: above.map(unread) });
         };
         own.check(&found).map_err(Error::Schema)?;
-        let unread = own.unread_by(&found);
-        Ok(Self { one_way: unread.map(|unread| (unread.written, *unread.reads.end())) })
+        Ok(Self { one_way: own.unread_by(&found) })
     }
 
     /// Compares a build with the one that serves a directory: the successor has no lock yet.
@@ -66,10 +77,10 @@ impl Fit {
     /// # Errors
     ///
     /// [`Error::OneWay`] where no caller allowed that.
-    pub(crate) const fn check_way_back(self, is_allowed: bool) -> Result<()> {
-        match self.one_way {
-            Some((written, read)) if !is_allowed => Err(Error::OneWay { written, read }),
-            _ => Ok(()),
+    pub(crate) fn check_way_back(&self, is_allowed: bool) -> Result<()> {
+        match self.one_way.clone().filter(|_| !is_allowed) {
+            Some(Unread { written, reads, .. }) => Err(Error::OneWay { written, reads }),
+            None => Ok(()),
         }
     }
 }
@@ -125,7 +136,8 @@ impl DataDirLock {
         }
         self.check()?;
         if !note.left.highest.is_empty() && !note.is_published {
-            if note.is_staged {
+            // Once: where that fails, the next try writes it anew.
+            if std::mem::take(&mut note.is_staged) {
                 schema::publish(self.place(), true)?;
             } else {
                 note.left.write(self.place(), &self.record, true)?;
@@ -144,7 +156,7 @@ impl DataDirLock {
         let highest = own.highest(&before, found.as_ref());
         let format = self.found.format.max(own.formats.written);
         let is_new = format != self.found.format()
-            || found.is_none_or(|found| found.writes() != own.writes()) && own.has_formats()
+            || found.is_some_and(|found| found.writes() != own.writes())
             || highest != before;
         let left = Left { schema: own.clone(), highest };
         Note { left, format, is_new, is_staged: false, is_published: false }
@@ -179,7 +191,7 @@ impl DataDirLock {
         };
         own.check_format(now.format()).map_err(Error::Schema)?;
         let Some((left, is_of_writer)) = schema::read(self.place(), now) else { return Ok(()) };
-        own.check_highest(&left.highest).map_err(Error::Schema)?;
+        own.check_highest(&left.highest_for(own)).map_err(Error::Schema)?;
         match left.schema.unread_by(own).filter(|_| is_of_writer) {
             Some(Unread { field, written: found, reads }) => {
                 Err(Error::Schema(Mismatch::Format { field, found, reads }))

@@ -309,6 +309,50 @@ fn a_new_directory_has_no_format() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_a_new_directory_new() {
+    let directory = directory();
+    let two = Schema::new().format(2, 2..=2);
+    for _ in 0..2 {
+        let lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+        lock.check_schema(&two).expect("nobody has served");
+    }
+    drop(DataDirLock::acquire(directory.path()).expect("it is free"));
+    starts(directory.path(), &two).expect("nobody has served");
+    refused(directory.path(), &Schema::new());
+}
+
+#[test]
+fn where_no_schema_is_known_a_field_has_the_format_of_the_whole() {
+    let field = |name: &str| Schema::new().field_of(name, Extent::One);
+    let two = field("log").field_format("log", 2, 2..=2);
+    let directory = directory();
+    starts(directory.path(), &field("log")).expect("it is new");
+    drop(DataDirLock::acquire(directory.path()).expect("it is free"));
+    let mismatch = Mismatch::Format { field: Some("log".into()), found: 1, reads: 2..=2 };
+    assert_eq!(refused(directory.path(), &two), mismatch);
+    // A known one, by its present and by its earlier name; the same build is no one-way swap.
+    let both = field("log").field_format("log", 2, 1..=2).renamed("journal", "log");
+    starts(directory.path(), &both).expect("it reads both");
+    drop(DataDirLock::acquire(directory.path()).expect("it is free"));
+    assert_eq!(Fit::ahead(directory.path(), &both).expect("it is the same").one_way, None);
+    let mismatch = Mismatch::Format { field: None, found: 2, reads: 1..=1 };
+    assert_eq!(refused(directory.path(), &field("journal")), mismatch);
+}
+
+#[test]
+fn a_staged_schema_that_cannot_be_put_in_place_is_written_anew() {
+    let directory = directory();
+    let schema = Schema::new().field_of("log", Extent::One).field_format("log", 2, 1..=2);
+    let mut lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+    lock.prepare_schema(&schema).expect("it is staged");
+    fs::remove_file(directory.path().join(".handoff.schema.new")).expect("it is there");
+    lock.record_schema(&schema).expect_err("it is gone");
+    lock.record_schema(&schema).expect("it is written again");
+    drop(lock);
+    refused(directory.path(), &Schema::new());
+}
+
+#[test]
 fn a_field_s_format_is_known_whoever_had_the_directory_since() {
     let fields = |names: &[&str]| {
         names.iter().fold(Schema::new(), |schema, name| schema.field_of(*name, Extent::One))
@@ -375,12 +419,16 @@ fn a_schema_that_cannot_be_written_stops_only_a_field_of_a_higher_format_and_bef
 #[test]
 fn whoever_says_nothing_may_read_no_higher_format() {
     let directory = directory();
-    let lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+    let mut lock = DataDirLock::acquire_or_break_stale(directory.path()).expect("it is free");
+    lock.record_serving(b"1").expect("it is written");
     drop(lock);
-    let one_way = |schema: &Schema| Fit::ahead(directory.path(), schema).expect("it fits").one_way;
+    let one_way = |schema: &Schema| {
+        let fit = Fit::ahead(directory.path(), schema).expect("it fits");
+        fit.one_way.map(|unread| (unread.written, unread.reads))
+    };
     let field = Schema::new().field_of("log", Extent::One).field_format("log", 2, 1..=2);
-    assert_eq!(one_way(&Schema::new().format(2, 1..=2)), Some((2, 1)));
-    assert_eq!(one_way(&field), Some((2, 1)));
+    assert_eq!(one_way(&Schema::new().format(2, 1..=2)), Some((2, 1..=1)));
+    assert_eq!(one_way(&field), Some((2, 1..=1)));
     assert_eq!(one_way(&Schema::new()), None);
 }
 
