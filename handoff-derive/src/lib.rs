@@ -68,9 +68,9 @@ use syn::{DeriveInput, parse_macro_input};
 /// A new build and an older one open each other's data, in swaps and starts, where the newer one
 /// declares the differences (`added`, `was`, `resizable`, `retired`): the seal manifest tells the
 /// older one. A name stands for its whole collection. A shard that only one of the two has is compared
-/// with nothing, and the log names it. What is not declared the successor finds before the drain, by
-/// the schema that the incumbent has left beside its data; how many elements a `Vec` or a map has it
-/// finds once it has opened them. So:
+/// with nothing, and the log names it. The successor finds an undeclared difference before the drain, in
+/// the schema that the incumbent has left beside its data. It finds another length of a `Vec` or a map
+/// only once it has opened them. So:
 ///
 /// - `open` leaves the files of the older build where and as they are: that build serves on if the
 ///   swap is undone. It may write others beside them. Where the older build may come back, leave its
@@ -81,11 +81,11 @@ use syn::{DeriveInput, parse_macro_input};
 ///   may differ then, so that only its revision is compared. A swap to a format that the present
 ///   build does not read is one-way, and the supervisor has to allow it (`SpawnSpec::one_way`); a
 ///   stop and a start need no leave. The conversion keeps the revision of each shard. The number of a
-///   field goes on from that of the struct, and what is recorded never falls.
+///   field goes on from that of the struct, and the recorded format never falls.
 /// - To keep a way back, first release a build that reads the next format and does not write it:
 ///   `format = 1, reads = 1..=2`. It may go on with data that it finds in format 2.
-/// - A build whose struct has a higher format declares all that it lacks. Between builds of one format nobody knows
-///   which is the older, so that a declaration of either counts.
+/// - A build whose struct has a higher format declares all that it lacks. Between builds of one format
+///   nobody knows which is the older, so that a declaration of either counts.
 /// - Remove a declaration once no build from before it is swapped in or out any more.
 ///
 /// `handoff::testing::Rehearsal` tries all of this with two builds, in a test.

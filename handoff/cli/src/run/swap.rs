@@ -195,7 +195,7 @@ impl Runner {
         }
     }
 
-    /// Begins a swap to a listed binary. Returns what the client is told, or the refusal.
+    /// Begins a swap to a listed binary. Returns the answer to the client, or the refusal.
     fn begin_if_free(&mut self, request: &SwapRequest, trigger: Trigger) -> Result<Reply, Reply> {
         self.check_free()?;
         let binary = self.choose(request.binary.as_deref()).map_err(Reply::refused)?;
@@ -250,7 +250,7 @@ impl Runner {
         Ok(binary)
     }
 
-    /// Begins a swap to this binary, and returns what the client is told.
+    /// Begins a swap to this binary, and returns the answer to the client.
     pub(super) fn begin(
         &mut self,
         binary: Arc<Binary>,
