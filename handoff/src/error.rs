@@ -178,6 +178,21 @@ pub enum Error {
         reads: RangeInclusive<u32>,
     },
 
+    /// Another process has converted the data, and died before it served: this one has the old
+    /// directory open ([`migration`](crate::migration)).
+    #[error(
+        "{} leads to {to:?}, where a process that is dead has converted the data of {opened:?}, which this process has open; start this build again: it opens the converted data",
+        .link.display()
+    )]
+    Converted {
+        /// The link to the directory in use.
+        link: PathBuf,
+        /// The directory that this process has open.
+        opened: String,
+        /// The directory in use.
+        to: String,
+    },
+
     /// A hook of a shard failed.
     #[error("a hook of shard {name:?} failed: {source}")]
     Shard {

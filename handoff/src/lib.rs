@@ -16,6 +16,7 @@
 //!   a [`Session`]: its type says which step is done and which may come next.
 //! - **Both** rely on the [`DataDirLock`]: the process that holds it is the only writer, and the
 //!   owner record in it decides every swap.
+//! - **Data of a new format** is made while the old process serves: [`migration`].
 //! - **Tests** of a daemon rehearse the swap to its next build with [`testing::Rehearsal`].
 //!
 //! The README has a compiling example for each. The [documents](docs) tell the rest: the
@@ -52,6 +53,7 @@ mod guard;
 mod incumbent;
 mod log;
 mod machine;
+pub mod migration;
 pub mod protocol;
 pub mod successor;
 pub mod supervisor;

@@ -386,8 +386,11 @@ impl DataDirLock {
         let decision = Decision::of(is_free, now.as_ref(), own);
         if decision == Decision::Retaken {
             try_failpoint!(IncumbentRetook)?;
+            let place = Arc::clone(&self.shared.place);
+            let reads = now.as_ref().map_or(Ok(()), |now| self.reads(now));
+            let goes_on = reads.and_then(|()| place.check_opened());
+            goes_on.or_else(|error| self.unlock().and(Err(error)))?;
             if let Some(now) = &now {
-                self.reads(now).or_else(|error| self.unlock().and(Err(error)))?;
                 self.record.format = self.record.format.max(now.format);
             }
             self.found = OwnerRecord::default();

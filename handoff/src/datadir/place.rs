@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
@@ -22,6 +23,8 @@ pub(crate) struct Place {
     id: FileId,
     _alone: NotInForks,
     directory: OwnedFd,
+    /// The directory in it that `current` leads to, where this process opened that one.
+    opened: OnceLock<String>,
 }
 
 impl Place {
@@ -33,7 +36,8 @@ impl Place {
             let id = FileId::opened(&directory)?;
             let alone = NotInForks::new(&directory);
             let absolute = std::path::absolute(path)?;
-            Ok(Self { path: path.to_owned(), absolute, id, _alone: alone, directory })
+            let (path, opened) = (path.to_owned(), OnceLock::new());
+            Ok(Self { path, absolute, id, _alone: alone, directory, opened })
         };
         open().map_err(Error::at::<io::Error>("open the data directory", path))
     }
@@ -66,6 +70,27 @@ impl Place {
             }
             Err(error) => Err(Error::at("look at", &self.path)(error)),
         }
+    }
+
+    /// Notes that this process opens the directory of that name, which is or becomes `current`.
+    pub(crate) fn note_opened(&self, name: &str) {
+        let _ = self.opened.set(name.to_owned());
+    }
+
+    /// Whether `current` still leads to the directory that this process opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Converted`].
+    pub(crate) fn check_opened(&self) -> Result<()> {
+        let Some(opened) = self.opened.get() else { return Ok(()) };
+        let link = self.path_of(CURRENT);
+        let to = fs::read_link(&link).map_err(Error::at("read the link", &link))?;
+        if to == Path::new(opened) {
+            return Ok(());
+        }
+        let (opened, to) = (opened.clone(), to.to_string_lossy().into_owned());
+        Err(Error::Converted { link, opened, to })
     }
 
     pub(crate) fn named(&self, name: &str) -> Result<Option<FileId>> {
@@ -185,6 +210,9 @@ fn is_unsupported(error: &io::Error) -> bool {
         Some(Errno::BADF | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK)
     )
 }
+
+/// The link to the directory of the format in use ([`migration`](crate::migration)).
+pub(crate) const CURRENT: &str = "current";
 
 #[cfg(test)]
 mod tests {

@@ -293,7 +293,8 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// [`Error::Schema`]: a process that has died since left data that this build does not read.
+    /// [`Error::Schema`] and [`Error::Converted`]: a process that has died since left data that this
+    /// process cannot go on with.
     pub(super) fn try_lock(
         &mut self,
         lock: &mut DataDirLock,
@@ -325,10 +326,10 @@ impl Handover {
                 self.end_hung_successor(lock, holder, is_connected);
                 None
             }
-            Err(error @ Error::Schema(_)) => {
+            Err(error @ (Error::Schema(_) | Error::Converted { .. })) => {
                 log::error!(
                     swap = self.handoff_id.map(display), path = %lock.data_dir().display(), %error,
-                    "the successor has committed to a format that this incumbent does not read, and is dead: this incumbent leaves, and nobody serves until the successor's build is started"
+                    "the successor has committed to data that this incumbent cannot go on with, and is dead: this incumbent leaves, and nobody serves until a build that reads that data is started"
                 );
                 return Err(error);
             }

@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid, flock, fstat, openat,
-    statat,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid, flock, fstat,
+    ioctl_ficlone, openat, statat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -150,6 +150,27 @@ fn of_one_byte(file: &File, offset: u64, command: libc::c_int) -> io::Result<lib
     // integers, which nobody else has.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(lock.l_type) }
+}
+
+/// Copies a file and its permissions: a reflink where the file system has them, else byte by byte.
+/// Returns whether it is a reflink.
+pub(crate) fn clone_or_copy(from: &Path, to: &Path) -> io::Result<bool> {
+    let source = File::open(from)?;
+    let is_reflink = match ioctl_ficlone(File::create(to)?, &source) {
+        Ok(()) => true,
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {
+            io::copy(&mut &source, &mut File::create(to)?)?;
+            false
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    std::fs::set_permissions(to, source.metadata()?.permissions())?;
+    Ok(is_reflink)
+}
+
+/// Syncs a directory, so that the names in it survive a crash of the machine.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::fsync(open_directory(path)?)?)
 }
 
 /// How many names a file has.

@@ -1,0 +1,351 @@
+//! Data of a new format, made beside the data of the old one while the old process serves.
+//!
+//! The data of each format has a directory of its own in the data directory, and the link `current`
+//! there leads to the one that is in use:
+//!
+//! ```text
+//! data/current -> format-2.0d3c…          the next build converts it, and its readers do not notice
+//! data/format-2.0d3c…/                    stays as it is, for a rollback
+//! data/format-3.91fe…/                    the copy; `current` leads to it behind the commit point
+//! data/format-3.91fe…/.handoff.previous -> ../format-2.0d3c…
+//! ```
+//!
+//! The conversion goes in passes. [`Migration::ahead`], in the first closure of
+//! [`Daemon::run`](crate::daemon::Daemon::run), runs them while the old process writes on: each pass
+//! converts what that process wrote during the pass before, so that they get shorter.
+//! [`Migration::finish`], in the second closure, runs the last one, with the old process gone: clients
+//! wait for that one alone, whatever the size of the data. The daemon opens the directory that it
+//! returns. The library moves `current` behind the commit point, before the first admission
+//! ([`Opening::on_commit`]). Until then a rollback leaves the old process with its own directory, which
+//! no pass has changed.
+//!
+//! ```no_run
+//! use handoff::daemon::Daemon;
+//! use handoff::migration::{Migration, Pass};
+//! # struct Log;
+//! # impl handoff::Shard for Log {
+//! #     fn seal(&self) -> handoff::Result<u64> { Ok(0) }
+//! #     fn revision(&self) -> u64 { 0 }
+//! #     fn fingerprint(&self) -> handoff::Result<[u8; 32]> { Ok([0; 32]) }
+//! #     fn resume(&self) -> handoff::Result<()> { Ok(()) }
+//! # }
+//! # impl Log { fn open(_: &std::path::Path, _: Import) -> handoff::Result<Log> { Ok(Log) } }
+//!
+//! #[derive(handoff::Drainable)]
+//! #[handoff(format = 3, reads = 2..=3)]
+//! struct Notes {
+//!     #[handoff(gate)]
+//!     gate: handoff::Gate,
+//!     log: Log,
+//! }
+//!
+//! /// Where the passes are in the old log; it lives from the first one to the last.
+//! #[derive(Default)]
+//! struct Import { converted: u64 }
+//!
+//! impl Import {
+//!     fn pass(&mut self, pass: &Pass<'_>) -> handoff::Result<()> {
+//!         // From `self.converted` on: reads `pass.from()`, and appends to the file in `pass.to()`.
+//!         # let _ = pass;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> handoff::Result<()> {
+//! Daemon::new("/run/notes/control.sock", "/var/lib/notes").run(
+//!     |warm| {
+//!         let mut import = Import::default();
+//!         let migration = Migration::ahead(warm.data_dir(), 3, |pass| import.pass(pass))?;
+//!         Ok((migration, import))
+//!     },
+//!     |(migration, mut import), opening| {
+//!         let directory = migration.finish(opening, |pass| import.pass(pass))?;
+//!         Ok(Notes { gate: handoff::Gate::new(), log: Log::open(&directory, import)? })
+//!     },
+//! )?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a shard says of converted data
+//!
+//! The new process verifies what it opened against what the old one sealed: a shard that was converted
+//! has the revision and the fingerprint of the *old* data until the process serves. Let the conversion
+//! reckon them as it reads, with a [`RollingDigest`](crate::drainable::RollingDigest), and the shard
+//! forget them in a step of [`Opening::on_commit`]. `handoff/examples/ledger` does so.
+//!
+//! # The old directory
+//!
+//! It stays until the next migration, so that an operator can go back to it: stop the daemon, let
+//! `current` lead to it, accept the old format ([`DataDirLock::repair`](crate::DataDirLock::repair)
+//! does not), and lose the writes since. [`Migration::keep_previous`] removes it once the probation is
+//! over, and [`discard_previous`] at a word of the operator. What swaps that failed have left behind is
+//! removed by the next process that migrates or commits.
+
+mod directories;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use crate::daemon::Opening;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::sys::file;
+use directories::{Attempt, Directories};
+
+/// A conversion that has begun, or the finding that there is none to do.
+#[derive(Debug)]
+#[must_use = "`Migration::finish` returns the directory to open"]
+pub struct Migration {
+    directories: Directories,
+    /// The directory that `current` led to; none where the data lies in the data directory itself.
+    from: Option<String>,
+    /// None where the data has the format already.
+    attempt: Option<Attempt>,
+    passes: u32,
+    keep_previous: Option<Duration>,
+}
+
+/// One pass of a conversion.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    from: &'a Path,
+    from_format: Option<u32>,
+    to: &'a Path,
+    is_last: bool,
+}
+
+impl Migration {
+    /// Converts the data in passes, while another process may write it: call it in the first closure
+    /// of [`Daemon::run`](crate::daemon::Daemon::run). Where the data has the format already it does
+    /// nothing.
+    ///
+    /// The passes of one process go to one new directory, which is empty at the first. Each one is
+    /// synced. They end when one takes less than 50 ms, when they no longer get shorter, or after
+    /// sixteen.
+    ///
+    /// `pass` reads what does not change any more: whole records of an append-only file, closed
+    /// segments, a snapshot of a database. The rest it leaves to the last pass.
+    ///
+    /// # Errors
+    ///
+    /// The error of a pass, and that of the file system. A successor that fails so leaves the
+    /// incumbent serving.
+    pub fn ahead(
+        data_dir: &Path,
+        format: u32,
+        mut pass: impl FnMut(&Pass<'_>) -> Result<()>,
+    ) -> Result<Self> {
+        let directories = Directories::in_(data_dir);
+        let from = directories.current()?;
+        let mut migration =
+            Self { directories, from, attempt: None, passes: 0, keep_previous: None };
+        if migration.from_format() == Some(format) {
+            return Ok(migration);
+        }
+        migration.directories.sweep()?;
+        let attempt = migration.directories.begin(format)?;
+        migration.attempt = Some(attempt);
+        let mut before = Duration::MAX;
+        while migration.passes < MAX_PASSES {
+            let begun = Instant::now();
+            migration.run(&mut pass, false)?;
+            let took = begun.elapsed();
+            if took < SHORT || took > before / 2 {
+                break;
+            }
+            before = took;
+        }
+        Ok(migration)
+    }
+
+    /// Removes the directory of the format before, so long after the first commit of a process with
+    /// the new one: longer than the probation. Later processes go on counting. The directory stays
+    /// without this call.
+    pub const fn keep_previous(mut self, time: Duration) -> Self {
+        self.keep_previous = Some(time);
+        self
+    }
+
+    /// Runs the last pass, and returns the directory of the data, which this process then opens. It
+    /// moves `current` there behind the commit point. Clients wait for it: it converts what the old
+    /// process wrote since the last pass.
+    ///
+    /// # Errors
+    ///
+    /// The error of the pass, and that of the file system; another process has moved `current` or
+    /// removed the new directory meanwhile. The swap is rolled back then: the old directory is as it
+    /// was.
+    pub fn finish(
+        mut self,
+        opening: &mut Opening<'_>,
+        mut pass: impl FnMut(&Pass<'_>) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let now = self.directories.current()?;
+        if now != self.from {
+            return Err(self.moved(now.as_deref()));
+        }
+        self.run(&mut pass, true)?;
+        let Self { directories, from, attempt, keep_previous, .. } = self;
+        let name = match (&attempt, from.clone()) {
+            (Some(attempt), _) => {
+                attempt.check()?;
+                attempt.remember(from.as_deref())?;
+                attempt.name().to_owned()
+            }
+            (None, Some(current)) => current,
+            (None, None) => unreachable!("data without a directory has no format"),
+        };
+        let path = directories.path_of(&name);
+        opening.lock().place().note_opened(&name);
+        let mut attempt = attempt;
+        opening.on_commit(move || {
+            if let Some(attempt) = &attempt {
+                directories.switch(attempt)?;
+            }
+            attempt = None; // and its lock
+            tidy_later(&directories, &name, keep_previous);
+            Ok(())
+        });
+        Ok(path)
+    }
+
+    fn from_format(&self) -> Option<u32> {
+        self.from.as_deref().and_then(directories::format_of)
+    }
+
+    fn run(&mut self, pass: &mut dyn FnMut(&Pass<'_>) -> Result<()>, is_last: bool) -> Result<()> {
+        let Some(attempt) = &self.attempt else { return Ok(()) };
+        let from = match &self.from {
+            Some(name) => self.directories.path_of(name),
+            None => self.directories.path().to_owned(),
+        };
+        let from_format = self.from_format();
+        pass(&Pass { from: &from, from_format, to: attempt.path(), is_last })?;
+        self.passes += 1;
+        directories::sync_tree(attempt.path()).map_err(Error::at("sync", attempt.path()))
+    }
+
+    fn moved(&self, now: Option<&str>) -> Error {
+        let shown =
+            |name: Option<&str>| name.map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
+        let text = format!(
+            "it led to {} when the conversion began, and to {} when this process had the lock: try again",
+            shown(self.from.as_deref()),
+            shown(now),
+        );
+        Error::at("convert the data behind", &self.directories.link())(io::Error::other(text))
+    }
+}
+
+impl Pass<'_> {
+    /// The directory of the old data; nothing may be changed in it. It is the data directory itself
+    /// where no process has migrated yet, and then may hold nothing to convert: the daemon is new.
+    #[must_use]
+    pub const fn from(&self) -> &Path {
+        self.from
+    }
+
+    /// The format of the old data, which may be a higher one: a build that is swapped back converts
+    /// down. None where no process has migrated yet.
+    #[must_use]
+    pub const fn from_format(&self) -> Option<u32> {
+        self.from_format
+    }
+
+    /// The directory of the new data.
+    #[must_use]
+    pub const fn to(&self) -> &Path {
+        self.to
+    }
+
+    /// Whether no other process writes any more, and no pass comes after this one.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    /// Gives a file of the old data, at the path below [`from`](Self::from), to the new one as well,
+    /// as a hard link: for a file that no build changes any more. What is there from an earlier pass
+    /// stays.
+    ///
+    /// # Errors
+    ///
+    /// The error of the file system.
+    pub fn link(&self, name: impl AsRef<Path>) -> Result<()> {
+        let (from, to) = self.paths(name.as_ref())?;
+        match fs::hard_link(from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked.map_err(Error::at("link", &to)),
+        }
+    }
+
+    /// Gives the new data a copy of a file, in the place of one from an earlier pass: a reflink on a
+    /// file system that has them (btrfs, XFS, bcachefs), which takes neither time nor room, and else
+    /// one byte by byte. Returns whether it is a reflink. A file that another process writes meanwhile
+    /// may be copied half old, half new.
+    ///
+    /// # Errors
+    ///
+    /// The error of the file system.
+    pub fn clone_file(&self, name: impl AsRef<Path>) -> Result<bool> {
+        let (from, to) = self.paths(name.as_ref())?;
+        let half = to.with_added_extension(HALF);
+        let copy = || {
+            let is_reflink = file::clone_or_copy(&from, &half)?;
+            fs::rename(&half, &to)?;
+            Ok(is_reflink)
+        };
+        copy().map_err(Error::at::<io::Error>("copy", &from))
+    }
+
+    fn paths(&self, name: &Path) -> Result<(PathBuf, PathBuf)> {
+        let to = self.to.join(name);
+        let parent = to.parent().unwrap_or(self.to);
+        fs::create_dir_all(parent).map_err(Error::at("create", parent))?;
+        Ok((self.from.join(name), to))
+    }
+}
+
+/// Removes the directory of the format before at once: for a command of the daemon's operator. The
+/// way back to it is gone.
+///
+/// # Errors
+///
+/// The error of the file system.
+pub fn discard_previous(data_dir: &Path) -> Result<()> {
+    let directories = Directories::in_(data_dir);
+    if let Some(current) = directories.current()? {
+        directories.forget_previous(&current)?;
+    }
+    directories.sweep()
+}
+
+/// Once the process serves: removes what failed swaps have left, and later the format before.
+fn tidy_later(directories: &Directories, current: &str, keep_previous: Option<Duration>) {
+    let (directories, current) = (directories.clone(), current.to_owned());
+    let tidy = move || {
+        let tidied = directories.sweep().and_then(|()| match keep_previous {
+            Some(time) if directories.has_previous(&current) => {
+                thread::sleep(time.saturating_sub(directories.age(&current)));
+                directories.forget_previous(&current)?;
+                directories.sweep()
+            }
+            _ => Ok(()),
+        });
+        if let Err(error) = tidied {
+            log::warn!(%error, "this daemon cannot remove data of another format, which takes up room and does no harm otherwise; its next start tries again");
+        }
+    };
+    // Without the thread the next start does it.
+    let _ = thread::Builder::new().name("handoff-tidy".into()).spawn(tidy);
+}
+
+/// A pass that is shorter has left next to nothing to the next one.
+const SHORT: Duration = Duration::from_millis(50);
+const MAX_PASSES: u32 = 16;
+const HALF: &str = "handoff-half";
+
+#[cfg(test)]
+mod tests;

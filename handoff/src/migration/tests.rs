@@ -1,0 +1,325 @@
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::time::SystemTime;
+
+use super::*;
+use crate::control::Listeners;
+use crate::datadir::DataDirLock;
+use crate::incumbent::{OnCommit, StopHandle};
+
+/// A data directory, and the starts of processes in it.
+struct Data(tempfile::TempDir);
+
+/// A process that has opened the data, and not yet committed.
+struct Opened {
+    directory: PathBuf,
+    steps: OnCommit,
+    _lock: DataDirLock,
+}
+
+impl Data {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, contents: &str) {
+        fs::write(self.path(name), contents).expect("it is written");
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).expect("it is there")
+    }
+
+    /// Begins a migration that copies the file `log`.
+    fn ahead(&self, format: u32) -> Result<Migration> {
+        Migration::ahead(self.0.path(), format, |pass| copy(pass, format))
+    }
+
+    fn open(&self, migration: Migration, format: u32) -> Result<Opened> {
+        let lock = DataDirLock::acquire(self.0.path())?;
+        let (mut listeners, stop) = (Listeners::default(), StopHandle::new()?);
+        let mut opening = Opening::new(&lock, &mut listeners, true, None, &stop);
+        let directory = migration.finish(&mut opening, |pass| copy(pass, format))?;
+        let (_, steps) = opening.finish();
+        Ok(Opened { directory, steps, _lock: lock })
+    }
+
+    fn start(&self, format: u32) -> Opened {
+        let migration = self.ahead(format).expect("it converts");
+        self.open(migration, format).expect("it opens")
+    }
+
+    /// Starts a process that commits, appends to the log, and ends.
+    fn serve(&self, format: u32, appended: &str) -> PathBuf {
+        let mut opened = self.start(format);
+        opened.commit();
+        opened.append(appended);
+        opened.directory
+    }
+
+    fn directories(&self) -> Vec<String> {
+        let names = fs::read_dir(self.0.path()).expect("it is there");
+        let names = names.map(|entry| entry.expect("it is read").file_name());
+        let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.retain(|name| name.starts_with("format-"));
+        names.sort();
+        names
+    }
+
+    /// Waits until that many directories are left.
+    fn has_directories(&self, count: usize) {
+        let deadline = Instant::now() + LONG;
+        while self.directories().len() != count {
+            assert!(Instant::now() < deadline, "{:?} are not {count}", self.directories());
+            thread::yield_now();
+        }
+    }
+}
+
+impl Opened {
+    fn commit(&mut self) {
+        self.steps.run_first(self.steps.len()).expect("the steps work");
+    }
+
+    fn append(&self, words: &str) {
+        let path = self.directory.join("log");
+        let log = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(path, log + words).expect("it is written");
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).expect("it is there")
+    }
+}
+
+fn copy(pass: &Pass<'_>, format: u32) -> Result<()> {
+    assert_ne!(pass.from_format(), Some(format));
+    if pass.from().join("log").exists() {
+        pass.clone_file("log")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn data_goes_from_the_data_directory_to_one_of_its_own_and_on_from_there() {
+    let data = Data::new();
+    data.write("log", "one,");
+    let first = data.serve(2, "two,");
+    assert_eq!(data.read("log"), "one,");
+    assert_eq!(data.read("current/log"), "one,two,");
+    let again = data.serve(2, "three,");
+    assert_eq!(first, again, "it has the format already");
+    let second = data.serve(3, "four,");
+    assert_eq!(data.read("current/log"), "one,two,three,four,");
+    assert_eq!(fs::read_to_string(first.join("log")).expect("it stays"), "one,two,three,");
+    let back = data.serve(2, "five,");
+    assert_eq!(data.read("current/log"), "one,two,three,four,five,");
+    data.has_directories(2); // that one, and the one before
+    assert!(second.exists() && back.exists() && !first.exists());
+}
+
+#[test]
+fn a_new_daemon_has_a_directory_with_nothing_in_it() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    assert_eq!(data.read("current/log"), "one,");
+    assert_eq!(data.directories().len(), 1);
+}
+
+#[test]
+fn until_the_commit_the_old_process_has_its_data_and_what_failed_is_removed() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    let rolled_back = data.start(2);
+    rolled_back.append("lost,");
+    assert_eq!(data.read("current/log"), "one,");
+    drop(rolled_back);
+    let warm = data.ahead(2).expect("it converts");
+    assert_eq!(data.directories().len(), 2, "the failed one is gone, this one is new");
+    // A process that only is warm does not lose its directory to another one.
+    data.serve(1, "two,");
+    let other = data.ahead(2).expect("it converts");
+    assert_eq!(data.directories().len(), 3);
+    drop(warm);
+    let mut opened = data.open(other, 2).expect("it opens");
+    assert_eq!(opened.log(), "one,two,", "what was written meanwhile is there");
+    opened.commit();
+    data.has_directories(2);
+}
+
+#[test]
+fn a_step_that_runs_again_after_a_crash_finds_its_work_done() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    let mut crashed = data.start(2);
+    crashed.commit();
+    drop(crashed);
+    let again = data.start(2);
+    assert_eq!(again.log(), "one,");
+    drop(again);
+    // It died after it was the writer, and before `current` was moved.
+    drop(data.start(3));
+    assert_eq!(data.serve(3, "two,"), fs::canonicalize(data.path("current")).expect("it is there"));
+    assert_eq!(data.read("current/log"), "one,two,");
+}
+
+#[test]
+fn a_swap_fails_whose_directory_or_link_another_process_has_changed() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    let warm = data.ahead(3).expect("it converts");
+    data.serve(2, "two,");
+    let moved = data.open(warm, 3).err().expect("it is refused").to_string();
+    assert!(moved.contains("when the conversion began") && moved.contains("try again"), "{moved}");
+
+    let warm = data.ahead(3).expect("it converts");
+    let attempt = data.directories().into_iter().find(|name| name.starts_with("format-3"));
+    let attempt = data.path(&attempt.expect("it is there"));
+    fs::rename(&attempt, data.path("away")).expect("it is there");
+    fs::create_dir(&attempt).expect("it is free");
+    let removed = data.open(warm, 3).err().expect("it is refused").to_string();
+    assert!(removed.contains("another directory has taken its place"), "{removed}");
+    assert_eq!(data.read("current/log"), "one,two,");
+}
+
+#[test]
+fn a_link_that_is_none_of_ours_is_told_and_left_as_it_is() {
+    let data = Data::new();
+    data.write("log", "one,");
+    for target in ["log", "format-1", "format-x.1", "format-1.gone", "../format-1.1", "format-1./"]
+    {
+        symlink(target, data.path("current")).expect("it is free");
+        let told = data.ahead(2).expect_err("it is not ours").to_string();
+        assert!(told.contains(&format!("`{target}`")) && told.contains("lead to"), "{told}");
+        discard_previous(data.0.path()).expect_err("it is not ours");
+        fs::remove_file(data.path("current")).expect("it is there");
+    }
+    data.write("current", "a file");
+    let told = data.ahead(2).expect_err("it is not ours").to_string();
+    assert!(told.contains("move it away"), "{told}");
+    assert_eq!((data.read("current"), data.read("log")), ("a file".into(), "one,".into()));
+}
+
+#[test]
+fn a_pass_that_fails_ends_the_migration_and_names_its_error() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    let refused = Migration::ahead(data.0.path(), 2, |_| Err(io::Error::other("no room").into()));
+    assert!(refused.expect_err("it fails").to_string().contains("no room"));
+    let warm = data.ahead(2).expect("it converts");
+    let lock = DataDirLock::acquire(data.0.path()).expect("it is free");
+    let (mut listeners, stop) = (Listeners::default(), StopHandle::new().expect("it is made"));
+    let mut opening = Opening::new(&lock, &mut listeners, true, None, &stop);
+    let refused = warm.finish(&mut opening, |_| Err(io::Error::other("no room").into()));
+    assert!(refused.expect_err("it fails").to_string().contains("no room"));
+    assert_eq!(opening.finish().1.len(), 0, "nothing is left to be done");
+}
+
+#[test]
+fn passes_end_when_they_are_short_or_no_longer_get_shorter() {
+    let passes = |takes: fn(u32) -> Duration| {
+        let data = Data::new();
+        let mut passes = 0;
+        let migration = Migration::ahead(data.0.path(), 2, |pass| {
+            assert!(!pass.is_last());
+            let until = Instant::now() + takes(passes);
+            passes += 1;
+            while Instant::now() < until {
+                thread::yield_now();
+            }
+            Ok(())
+        });
+        drop(migration.expect("it works"));
+        passes
+    };
+    assert_eq!(passes(|_| Duration::ZERO), 1);
+    assert_eq!(passes(|_| SHORT * 2), 2, "the second is no shorter");
+    assert_eq!(passes(|pass| if pass == 0 { SHORT * 40 } else { Duration::ZERO }), 2);
+}
+
+#[test]
+fn the_format_before_stays_until_its_time_is_over_or_it_is_discarded() {
+    let data = Data::new();
+    let first = data.serve(1, "one,");
+    let migration = data.ahead(2).expect("it converts").keep_previous(LONG);
+    data.open(migration, 2).expect("it opens").commit();
+    discard_previous(data.0.path()).expect("it is removed");
+    assert!(!first.exists());
+    let second = data.serve(2, "two,");
+    data.serve(3, "three,");
+    let kept = data.path("current/.handoff.previous");
+    assert_eq!(fs::canonicalize(&kept).expect("it leads there"), second);
+    // The time counts from the commit, whatever process counts.
+    let migration = data.ahead(3).expect("there is nothing to do").keep_previous(Duration::ZERO);
+    data.open(migration, 3).expect("it opens").commit();
+    data.has_directories(1);
+    assert!(!kept.is_symlink());
+    assert_eq!(data.read("current/log"), "one,two,three,");
+}
+
+#[test]
+fn a_linked_file_is_the_same_and_a_cloned_one_is_another() {
+    let data = Data::new();
+    fs::create_dir(data.path("segments")).expect("it is free");
+    data.write("segments/1", "closed");
+    data.write("log", "open");
+    let mut cloned = None;
+    let migration = Migration::ahead(data.0.path(), 2, |pass| {
+        for _ in 0..2 {
+            pass.link("segments/1")?;
+            cloned = Some(pass.clone_file("log")?);
+        }
+        assert_eq!(pass.from(), data.0.path());
+        assert_eq!(
+            pass.link("nothing").expect_err("it is not there").to_string().contains("link"),
+            true
+        );
+        pass.clone_file("nothing").expect_err("it is not there");
+        let inode = |path: PathBuf| fs::metadata(path).expect("it is there").ino();
+        assert_eq!(inode(pass.to().join("segments/1")), inode(pass.from().join("segments/1")));
+        assert_ne!(inode(pass.to().join("log")), inode(pass.from().join("log")));
+        Ok(())
+    });
+    drop(migration.expect("it works"));
+    println!("a clone is a reflink here: {cloned:?}");
+}
+
+#[test]
+fn names_of_directories_have_a_format_and_an_id() {
+    for (name, format) in [
+        ("format-1.a", Some(1)),
+        ("format-4294967295.a", Some(u32::MAX)),
+        ("format-4294967296.a", None),
+        ("format-0.a", None),
+        ("format-+1.a", None),
+        ("format-01.a", Some(1)),
+        ("format-1.", None),
+        ("format-1", None),
+        ("format-1.a/b", None),
+        ("format-.a", None),
+        ("", None),
+    ] {
+        assert_eq!(directories::format_of(name), format, "{name:?}");
+    }
+}
+
+#[test]
+fn a_time_before_now_is_not_waited_for_again() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    data.serve(2, "two,");
+    let directories = Directories::in_(data.0.path());
+    let current = directories.current().expect("it is read").expect("there is one");
+    let link = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: link, last_modification: link };
+    let previous = data.path("current/.handoff.previous");
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, &previous, &times, flags).expect("it is ours");
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().expect("it is later");
+    assert!(directories.age(&current) + LONG > since_1970);
+}
+
+const LONG: Duration = Duration::from_secs(60);
