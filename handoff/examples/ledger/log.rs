@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use handoff::drainable::{Checkpoint, RollingDigest};
-use handoff::{Shard, migration::Pass};
+use handoff::{Shard, migration::Round};
 
 /// What a shard is verified by: its revision, here its length, and its fingerprint.
 pub(crate) type Sealed = (u64, [u8; 32]);
@@ -78,7 +78,7 @@ impl Shard for Log {
     }
 }
 
-/// The conversion of a log of format 1; it lives from the first pass to the last.
+/// The conversion of a log of format 1; it lives from the first round to the last.
 #[derive(Default)]
 pub(crate) struct Import {
     from: RollingDigest,
@@ -86,15 +86,15 @@ pub(crate) struct Import {
 }
 
 impl Import {
-    /// Converts the lines that were written since the pass before.
-    pub(crate) fn pass(&mut self, pass: &Pass<'_>) -> handoff::Result<()> {
-        let Ok(mut from) = File::open(pass.from().join(NAME)) else { return Ok(()) }; // it is new
+    /// Converts the lines that were written since the round before.
+    pub(crate) fn round(&mut self, round: &Round<'_>) -> handoff::Result<()> {
+        let Ok(mut from) = File::open(round.from().join(NAME)) else { return Ok(()) }; // it is new
         from.seek(SeekFrom::Start(self.from.length()))?;
         let mut lines = BufReader::with_capacity(BUFFER, from);
-        let path = pass.to().join(NAME);
+        let path = round.to().join(NAME);
         let to = File::options().create(true).append(true).open(&path)?;
         let mut entries = BufWriter::with_capacity(BUFFER, to);
-        let mut line = Vec::new();
+        let (mut line, mut synced) = (Vec::new(), self.to.length());
         // A line without its end is still being written, or was never acknowledged.
         while lines.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
             let entry = entry(0, &line);
@@ -102,6 +102,10 @@ impl Import {
             self.from.update(&line);
             self.to.update(&entry);
             line.clear();
+            if self.to.length() >= synced + SYNC_EVERY {
+                synced = self.to.length();
+                entries.get_ref().sync_data()?; // else the old process would wait for all of it
+            }
         }
         entries.flush()?;
         // `Log::open` reads nothing of what lies before it.
@@ -124,3 +128,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const NAME: &str = "ledger.log";
 const CHECKPOINT: &str = "checkpoint";
 const BUFFER: usize = 1 << 20;
+const SYNC_EVERY: u64 = 8 << 20;

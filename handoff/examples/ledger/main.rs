@@ -38,22 +38,26 @@ fn main() -> handoff::Result<()> {
     if build == "1" {
         return daemon.run(|_warm| Ok(()), open_old).map(|_ended| ());
     }
-    let convert_ahead = |warm: &handoff::daemon::Warm<'_>| {
-        let mut import = Import::default();
-        let migration = Migration::ahead(warm.data_dir(), 2, |pass| import.pass(pass))?;
-        Ok((migration.keep_previous(PROBATION), import))
-    };
-    daemon.run(convert_ahead, open).map(|_ended| ())
+    daemon.run(|warm| convert_ahead(warm.data_dir()), open).map(|_ended| ())
+}
+
+fn convert_ahead(data: &std::path::Path) -> handoff::Result<(Migration, Import)> {
+    let mut import = Import::default();
+    let migration = Migration::ahead(data, 2, |round| import.round(round))?;
+    Ok((migration.keep_previous(PROBATION), import))
 }
 
 fn open(
     (migration, mut import): (Migration, Import),
     opening: &mut Opening<'_>,
 ) -> handoff::Result<Ledger> {
-    let directory = migration.finish(opening, |pass| import.pass(pass))?;
+    let directory = migration.finish(opening, |round| import.round(round))?;
     let log = Arc::new(Log::open(&directory, 2, import)?);
     let converted = Arc::clone(&log);
-    opening.on_commit(move || Ok(converted.forget_the_conversion()));
+    opening.on_commit(move || {
+        converted.forget_the_conversion();
+        Ok(())
+    });
     Ok(Ledger { gate: serve(opening, &log)?, log })
 }
 

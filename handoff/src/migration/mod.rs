@@ -10,18 +10,18 @@
 //! data/format-3.91fe…/.handoff.previous -> ../format-2.0d3c…
 //! ```
 //!
-//! The conversion goes in passes. [`Migration::ahead`], in the first closure of
-//! [`Daemon::run`](crate::daemon::Daemon::run), runs them while the old process writes on: each pass
-//! converts what that process wrote during the pass before, so that they get shorter.
+//! The conversion goes in rounds. [`Migration::ahead`], in the first closure of
+//! [`Daemon::run`](crate::daemon::Daemon::run), runs them while the old process writes on: each round
+//! converts what that process wrote during the round before, so that they get shorter.
 //! [`Migration::finish`], in the second closure, runs the last one, with the old process gone: clients
 //! wait for that one alone, whatever the size of the data. The daemon opens the directory that it
 //! returns. The library moves `current` behind the commit point, before the first admission
 //! ([`Opening::on_commit`]). Until then a rollback leaves the old process with its own directory, which
-//! no pass has changed.
+//! no round has changed.
 //!
 //! ```no_run
 //! use handoff::daemon::Daemon;
-//! use handoff::migration::{Migration, Pass};
+//! use handoff::migration::{Migration, Round};
 //! # struct Log;
 //! # impl handoff::Shard for Log {
 //! #     fn seal(&self) -> handoff::Result<u64> { Ok(0) }
@@ -39,14 +39,14 @@
 //!     log: Log,
 //! }
 //!
-//! /// Where the passes are in the old log; it lives from the first one to the last.
+//! /// Where the rounds are in the old log; it lives from the first one to the last.
 //! #[derive(Default)]
 //! struct Import { converted: u64 }
 //!
 //! impl Import {
-//!     fn pass(&mut self, pass: &Pass<'_>) -> handoff::Result<()> {
-//!         // From `self.converted` on: reads `pass.from()`, and appends to the file in `pass.to()`.
-//!         # let _ = pass;
+//!     fn round(&mut self, round: &Round<'_>) -> handoff::Result<()> {
+//!         // From `self.converted` on: reads `round.from()`, and appends to the file in `round.to()`.
+//!         # let _ = round;
 //!         Ok(())
 //!     }
 //! }
@@ -55,11 +55,11 @@
 //! Daemon::new("/run/notes/control.sock", "/var/lib/notes").run(
 //!     |warm| {
 //!         let mut import = Import::default();
-//!         let migration = Migration::ahead(warm.data_dir(), 3, |pass| import.pass(pass))?;
+//!         let migration = Migration::ahead(warm.data_dir(), 3, |round| import.round(round))?;
 //!         Ok((migration, import))
 //!     },
 //!     |(migration, mut import), opening| {
-//!         let directory = migration.finish(opening, |pass| import.pass(pass))?;
+//!         let directory = migration.finish(opening, |round| import.round(round))?;
 //!         Ok(Notes { gate: handoff::Gate::new(), log: Log::open(&directory, import)? })
 //!     },
 //! )?;
@@ -103,13 +103,13 @@ pub struct Migration {
     from: Option<String>,
     /// None where the data has the format already.
     attempt: Option<Attempt>,
-    passes: u32,
+    rounds: u32,
     keep_previous: Option<Duration>,
 }
 
-/// One pass of a conversion.
+/// One round of a conversion.
 #[derive(Debug)]
-pub struct Pass<'a> {
+pub struct Round<'a> {
     from: &'a Path,
     from_format: Option<u32>,
     to: &'a Path,
@@ -117,40 +117,40 @@ pub struct Pass<'a> {
 }
 
 impl Migration {
-    /// Converts the data in passes, while another process may write it: call it in the first closure
+    /// Converts the data in rounds, while another process may write it: call it in the first closure
     /// of [`Daemon::run`](crate::daemon::Daemon::run). Where the data has the format already it does
     /// nothing.
     ///
-    /// The passes of one process go to one new directory, which is empty at the first. Each one is
+    /// The rounds of one process go to one new directory, which is empty at the first. Each one is
     /// synced. They end when one takes less than 50 ms, when they no longer get shorter, or after
     /// sixteen.
     ///
-    /// `pass` reads what does not change any more: whole records of an append-only file, closed
-    /// segments, a snapshot of a database. The rest it leaves to the last pass.
+    /// `round` reads what does not change any more: whole records of an append-only file, closed
+    /// segments, a snapshot of a database. The rest it leaves to the last round.
     ///
     /// # Errors
     ///
-    /// The error of a pass, and that of the file system. A successor that fails so leaves the
+    /// The error of a round, and that of the file system. A successor that fails so leaves the
     /// incumbent serving.
     pub fn ahead(
         data_dir: &Path,
         format: u32,
-        mut pass: impl FnMut(&Pass<'_>) -> Result<()>,
+        mut round: impl FnMut(&Round<'_>) -> Result<()>,
     ) -> Result<Self> {
         let directories = Directories::in_(data_dir);
         let from = directories.current()?;
         let mut migration =
-            Self { directories, from, attempt: None, passes: 0, keep_previous: None };
-        if migration.from_format() == Some(format) {
+            Self { directories, from, attempt: None, rounds: 0, keep_previous: None };
+        if migration.old_format() == Some(format) {
             return Ok(migration);
         }
         migration.directories.sweep()?;
         let attempt = migration.directories.begin(format)?;
         migration.attempt = Some(attempt);
         let mut before = Duration::MAX;
-        while migration.passes < MAX_PASSES {
+        while migration.rounds < MAX_ROUNDS {
             let begun = Instant::now();
-            migration.run(&mut pass, false)?;
+            migration.run(&mut round, false)?;
             let took = begun.elapsed();
             if took < SHORT || took > before / 2 {
                 break;
@@ -168,25 +168,25 @@ impl Migration {
         self
     }
 
-    /// Runs the last pass, and returns the directory of the data, which this process then opens. It
+    /// Runs the last round, and returns the directory of the data, which this process then opens. It
     /// moves `current` there behind the commit point. Clients wait for it: it converts what the old
-    /// process wrote since the last pass.
+    /// process wrote since the last round.
     ///
     /// # Errors
     ///
-    /// The error of the pass, and that of the file system; another process has moved `current` or
+    /// The error of the round, and that of the file system; another process has moved `current` or
     /// removed the new directory meanwhile. The swap is rolled back then: the old directory is as it
     /// was.
     pub fn finish(
         mut self,
         opening: &mut Opening<'_>,
-        mut pass: impl FnMut(&Pass<'_>) -> Result<()>,
+        mut round: impl FnMut(&Round<'_>) -> Result<()>,
     ) -> Result<PathBuf> {
         let now = self.directories.current()?;
         if now != self.from {
             return Err(self.moved(now.as_deref()));
         }
-        self.run(&mut pass, true)?;
+        self.run(&mut round, true)?;
         let Self { directories, from, attempt, keep_previous, .. } = self;
         let name = match (&attempt, from.clone()) {
             (Some(attempt), _) => {
@@ -211,19 +211,23 @@ impl Migration {
         Ok(path)
     }
 
-    fn from_format(&self) -> Option<u32> {
+    fn old_format(&self) -> Option<u32> {
         self.from.as_deref().and_then(directories::format_of)
     }
 
-    fn run(&mut self, pass: &mut dyn FnMut(&Pass<'_>) -> Result<()>, is_last: bool) -> Result<()> {
+    fn run(
+        &mut self,
+        round: &mut dyn FnMut(&Round<'_>) -> Result<()>,
+        is_last: bool,
+    ) -> Result<()> {
         let Some(attempt) = &self.attempt else { return Ok(()) };
         let from = match &self.from {
             Some(name) => self.directories.path_of(name),
             None => self.directories.path().to_owned(),
         };
-        let from_format = self.from_format();
-        pass(&Pass { from: &from, from_format, to: attempt.path(), is_last })?;
-        self.passes += 1;
+        let from_format = self.old_format();
+        round(&Round { from: &from, from_format, to: attempt.path(), is_last })?;
+        self.rounds += 1;
         directories::sync_tree(attempt.path()).map_err(Error::at("sync", attempt.path()))
     }
 
@@ -239,7 +243,7 @@ impl Migration {
     }
 }
 
-impl Pass<'_> {
+impl Round<'_> {
     /// The directory of the old data; nothing may be changed in it. It is the data directory itself
     /// where no process has migrated yet, and then may hold nothing to convert: the daemon is new.
     #[must_use]
@@ -260,14 +264,14 @@ impl Pass<'_> {
         self.to
     }
 
-    /// Whether no other process writes any more, and no pass comes after this one.
+    /// Whether no other process writes any more, and no round comes after this one.
     #[must_use]
     pub const fn is_last(&self) -> bool {
         self.is_last
     }
 
     /// Gives a file of the old data, at the path below [`from`](Self::from), to the new one as well,
-    /// as a hard link: for a file that no build changes any more. What is there from an earlier pass
+    /// as a hard link: for a file that no build changes any more. What is there from an earlier round
     /// stays.
     ///
     /// # Errors
@@ -281,7 +285,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Gives the new data a copy of a file, in the place of one from an earlier pass: a reflink on a
+    /// Gives the new data a copy of a file, in the place of one from an earlier round: a reflink on a
     /// file system that has them (btrfs, XFS, bcachefs), which takes neither time nor room, and else
     /// one byte by byte. Returns whether it is a reflink. A file that another process writes meanwhile
     /// may be copied half old, half new.
@@ -342,9 +346,9 @@ fn tidy_later(directories: &Directories, current: &str, keep_previous: Option<Du
     let _ = thread::Builder::new().name("handoff-tidy".into()).spawn(tidy);
 }
 
-/// A pass that is shorter has left next to nothing to the next one.
+/// A round that is shorter has left next to nothing to the next one.
 const SHORT: Duration = Duration::from_millis(50);
-const MAX_PASSES: u32 = 16;
+const MAX_ROUNDS: u32 = 16;
 const HALF: &str = "handoff-half";
 
 #[cfg(test)]

@@ -35,14 +35,14 @@ impl Data {
 
     /// Begins a migration that copies the file `log`.
     fn ahead(&self, format: u32) -> Result<Migration> {
-        Migration::ahead(self.0.path(), format, |pass| copy(pass, format))
+        Migration::ahead(self.0.path(), format, |round| copy(round, format))
     }
 
     fn open(&self, migration: Migration, format: u32) -> Result<Opened> {
         let lock = DataDirLock::acquire(self.0.path())?;
         let (mut listeners, stop) = (Listeners::default(), StopHandle::new()?);
         let mut opening = Opening::new(&lock, &mut listeners, true, None, &stop);
-        let directory = migration.finish(&mut opening, |pass| copy(pass, format))?;
+        let directory = migration.finish(&mut opening, |round| copy(round, format))?;
         let (_, steps) = opening.finish();
         Ok(Opened { directory, steps, _lock: lock })
     }
@@ -95,10 +95,10 @@ impl Opened {
     }
 }
 
-fn copy(pass: &Pass<'_>, format: u32) -> Result<()> {
-    assert_ne!(pass.from_format(), Some(format));
-    if pass.from().join("log").exists() {
-        pass.clone_file("log")?;
+fn copy(round: &Round<'_>, format: u32) -> Result<()> {
+    assert_ne!(round.from_format(), Some(format));
+    if round.from().join("log").exists() {
+        round.clone_file("log")?;
     }
     Ok(())
 }
@@ -220,24 +220,24 @@ fn a_pass_that_fails_ends_the_migration_and_names_its_error() {
 
 #[test]
 fn passes_end_when_they_are_short_or_no_longer_get_shorter() {
-    let passes = |takes: fn(u32) -> Duration| {
+    let rounds = |takes: fn(u32) -> Duration| {
         let data = Data::new();
-        let mut passes = 0;
-        let migration = Migration::ahead(data.0.path(), 2, |pass| {
-            assert!(!pass.is_last());
-            let until = Instant::now() + takes(passes);
-            passes += 1;
+        let mut rounds = 0;
+        let migration = Migration::ahead(data.0.path(), 2, |round| {
+            assert!(!round.is_last());
+            let until = Instant::now() + takes(rounds);
+            rounds += 1;
             while Instant::now() < until {
                 thread::yield_now();
             }
             Ok(())
         });
         drop(migration.expect("it works"));
-        passes
+        rounds
     };
-    assert_eq!(passes(|_| Duration::ZERO), 1);
-    assert_eq!(passes(|_| SHORT * 2), 2, "the second is no shorter");
-    assert_eq!(passes(|pass| if pass == 0 { SHORT * 40 } else { Duration::ZERO }), 2);
+    assert_eq!(rounds(|_| Duration::ZERO), 1);
+    assert_eq!(rounds(|_| SHORT * 2), 2, "the second is no shorter");
+    assert_eq!(rounds(|round| if round == 0 { SHORT * 40 } else { Duration::ZERO }), 2);
 }
 
 #[test]
@@ -267,20 +267,18 @@ fn a_linked_file_is_the_same_and_a_cloned_one_is_another() {
     data.write("segments/1", "closed");
     data.write("log", "open");
     let mut cloned = None;
-    let migration = Migration::ahead(data.0.path(), 2, |pass| {
+    let migration = Migration::ahead(data.0.path(), 2, |round| {
         for _ in 0..2 {
-            pass.link("segments/1")?;
-            cloned = Some(pass.clone_file("log")?);
+            round.link("segments/1")?;
+            cloned = Some(round.clone_file("log")?);
         }
-        assert_eq!(pass.from(), data.0.path());
-        assert_eq!(
-            pass.link("nothing").expect_err("it is not there").to_string().contains("link"),
-            true
-        );
-        pass.clone_file("nothing").expect_err("it is not there");
+        assert_eq!(round.from(), data.0.path());
+        let refused = round.link("nothing").expect_err("it is not there").to_string();
+        assert!(refused.contains("link"), "{refused}");
+        round.clone_file("nothing").expect_err("it is not there");
         let inode = |path: PathBuf| fs::metadata(path).expect("it is there").ino();
-        assert_eq!(inode(pass.to().join("segments/1")), inode(pass.from().join("segments/1")));
-        assert_ne!(inode(pass.to().join("log")), inode(pass.from().join("log")));
+        assert_eq!(inode(round.to().join("segments/1")), inode(round.from().join("segments/1")));
+        assert_ne!(inode(round.to().join("log")), inode(round.from().join("log")));
         Ok(())
     });
     drop(migration.expect("it works"));

@@ -21,8 +21,8 @@ use handoff::protocol::{Capabilities, HandoffId, Message, PROTO_MAX, PROTO_MIN, 
 use handoff::successor::{Listeners, OnLoss, Role, detect};
 use handoff::{Drainable, Gate, ReadinessSnapshot, Result};
 use handoff_tests::fixture::{
-    Cache, Client, ClientV1, ClientV2, Connections, Daemon, FORMAT, Faults, LogShard, Options,
-    Server, Stranger, give_up_root, take_no_more,
+    Cache, Client, ClientReady, ClientV1, ClientV2, Connections, Daemon, FORMAT, Faults, LogShard,
+    Options, Server, Stranger, give_up_root, take_no_more,
 };
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -59,6 +59,8 @@ fn run() -> Result<()> {
     // What a build carries is among the faults too: `carry=WORD`.
     if faults.plans("carry", "v2") {
         serve::<ClientV2>(&options, &faults)
+    } else if faults.plans("carry", "ready") {
+        serve::<ClientReady>(&options, &faults)
     } else if faults.plans("carry", "stranger") {
         serve::<Stranger>(&options, &faults)
     } else {

@@ -92,8 +92,8 @@ pub fn processes_in(directory: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// The program `handoff`, or the example `kvd`, as an operator has it: without failpoints. Both are
-/// built beside this test with the same profile.
+/// The program `handoff`, or the example `kvd` or `ledger`, as an operator has it: without failpoints.
+/// They are built beside this test with the same profile.
 ///
 /// # Panics
 ///
@@ -104,7 +104,13 @@ pub fn program(name: &str) -> &'static Path {
         LazyLock::new(|| built(&["--bin", "handoff"]).join("handoff"));
     static KVD: LazyLock<PathBuf> =
         LazyLock::new(|| built(&["--example", "kvd"]).join("examples/kvd"));
-    if name == "kvd" { &KVD } else { &HANDOFF }
+    static LEDGER: LazyLock<PathBuf> =
+        LazyLock::new(|| built(&["--example", "ledger"]).join("examples/ledger"));
+    match name {
+        "kvd" => &KVD,
+        "ledger" => &LEDGER,
+        _ => &HANDOFF,
+    }
 }
 
 fn built(what: &[&str]) -> PathBuf {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -255,6 +256,31 @@ fn retaken(own: &Schema, committed: &Schema) -> (tempfile::TempDir, Result<DataD
     drop(successor);
     let decision = incumbent.retake();
     (directory, decision.map(|_| incumbent))
+}
+
+#[test]
+fn an_incumbent_goes_on_with_no_directory_that_is_not_the_current_one() {
+    let directory = directory();
+    let id = HandoffId::new();
+    let mut incumbent = DataDirLock::acquire(directory.path()).expect("it is free");
+    let current = directory.path().join("current");
+    symlink("format-1.a", &current).expect("it is free");
+    incumbent.place().note_opened("format-1.a");
+    incumbent.release_for(id, ProcessId::own()).expect("it is released");
+    assert_eq!(incumbent.retake().expect("nothing has changed"), Decision::Retaken);
+
+    incumbent.release_for(id, ProcessId::own()).expect("it is released");
+    fs::remove_file(&current).expect("it is there");
+    symlink("format-2.b", &current).expect("it is free");
+    match incumbent.retake() {
+        Err(Error::Converted { link, opened, to }) => {
+            assert_eq!((link, &*opened, &*to), (current, "format-1.a", "format-2.b"));
+        }
+        other => panic!("{other:?}"),
+    }
+    // It has freed the lock.
+    let reserved = DataDirLock::acquire_or_break_stale(directory.path());
+    assert!(matches!(reserved, Err(Error::Reserved { .. })), "{reserved:?}");
 }
 
 #[test]

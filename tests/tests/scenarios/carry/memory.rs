@@ -17,7 +17,7 @@ const MEMORY: &[&str] = &["carry=memory"];
 
 impl OpenLines {
     /// The memory that arrived is what the logs hold.
-    fn assert_equal(&mut self, cluster: &Cluster) {
+    pub(super) fn assert_equal(&mut self, cluster: &Cluster) {
         let cache = self.idle[0].ask("cache");
         let count = cache.strip_prefix("equal ").unwrap_or_else(|| panic!("{cache}"));
         assert_ne!(count, "0");

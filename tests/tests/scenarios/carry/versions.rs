@@ -43,6 +43,28 @@ fn an_older_build_may_lose_what_it_cannot_read() {
     cluster.assert_sound();
 }
 
+/// The build before the one that counts reads what that one writes: so the way back is one.
+#[test]
+fn a_swap_back_to_a_build_that_is_ready_for_it_keeps_every_connection_and_the_memory() {
+    const BEFORE: &[&str] = &["carry=ready", "carry=memory-ready"];
+    const AFTER: &[&str] = &["carry=v2", "carry=memory-v2"];
+    let mut cluster = Cluster::start_carrying(BEFORE);
+    let mut open_lines = OpenLines::open(&cluster);
+    for (words, version) in [(AFTER, 1), (BEFORE, 2), (AFTER, 1), (BEFORE, 2)] {
+        cluster.swap(words).expect("each reads what the other writes");
+        let fates: Vec<_> = cluster.carried.sets.iter().map(|set| set.fate.clone()).collect();
+        let from =
+            |name| CarryFate::Converted { from: format!("fixture.{name} version {version}") };
+        assert_eq!(fates, ["client", "table"].map(from));
+        assert_eq!(cluster.carried.sets[0].count, open_lines.count() as u64);
+        open_lines.assert_equal(&cluster);
+        open_lines.assert_served(&cluster);
+        let failing = cluster.successor(&[AFTER, &["health=bad"]].concat());
+        open_lines.assert_swap_fails(&mut cluster, &failing);
+    }
+    open_lines.assert_sound(cluster, BEFORE);
+}
+
 fn too_new() -> CarryError {
     CarryError::Unreadable {
         set: "clients".to_owned(),
