@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use crate::sys::sync::{Event, Listener};
@@ -14,22 +14,27 @@ use crate::sys::sync::{Event, Listener};
 ///
 /// It also looks whenever it is polled for another reason: the thread that makes the condition
 /// true may be interrupted before it notifies `event`.
-pub(crate) async fn until<T>(event: &Event, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(event: &Event, look: impl FnMut() -> Option<T>) -> T {
+    poll_fn(polled(|| event.listen(), look)).await
+}
+
+/// [`until`], as a function to poll, also after it has found something: it looks again then.
+pub(crate) fn polled<T, L: Future<Output = ()> + Unpin>(
+    mut listen: impl FnMut() -> L,
+    mut look: impl FnMut() -> Option<T>,
+) -> impl FnMut(&mut Context<'_>) -> Poll<T> {
     let mut listener = None;
-    poll_fn(|context| {
-        loop {
-            if let Some(found) = look() {
-                return Poll::Ready(found);
-            }
-            let Some(listening) = &mut listener else {
-                listener = Some(event.listen());
-                continue;
-            };
-            ready!(Pin::new(listening).poll(context));
-            listener = None;
+    move |context| loop {
+        if let Some(found) = look() {
+            return Poll::Ready(found);
         }
-    })
-    .await
+        let Some(listening) = &mut listener else {
+            listener = Some(listen());
+            continue;
+        };
+        ready!(Pin::new(listening).poll(context));
+        listener = None;
+    }
 }
 
 /// [`until`], for a thread: none if `look` found nothing until the deadline. Without a deadline

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::carry::format::{Carried, Reads};
 use crate::carry::set::Set;
@@ -89,6 +89,7 @@ pub struct Connections<S> {
     reads: Reads<S>,
     may_be_lost: bool,
     late: Late,
+    leave_grace: Duration,
     state: Mutex<Inner<S>>,
     /// Changes with the mode.
     told: Told,
@@ -139,6 +140,8 @@ enum Mode {
     /// commits (invariant 13).
     Arrived,
     Serving,
+    /// Connections that cannot be carried end by themselves. One that parks is kept.
+    Leaving,
     /// A connection that parks is kept. Busy ones are still served.
     CollectingIdle,
     /// A connection that parks is kept.
@@ -153,6 +156,8 @@ struct Live {
     name: String,
     served: Arc<Served>,
     is_awaited: bool,
+    /// Whether it cannot be carried, and is told to leave.
+    leaves: bool,
 }
 
 struct Parked<S> {
@@ -169,6 +174,7 @@ impl<S: Carried> Connections<S> {
             reads: Reads::new(),
             may_be_lost: false,
             late: Late::default(),
+            leave_grace: LEAVE_GRACE,
             state: Mutex::new(Inner {
                 mode: Mode::Held,
                 interrupted: false,
@@ -188,7 +194,8 @@ impl<S: Carried> Connections<S> {
         }
     }
 
-    /// Also reads the states of an older build.
+    /// Also reads the states of another build: of an older one, or of the next one, so that a swap
+    /// back from that keeps the connections.
     #[must_use]
     pub fn from<Older: Carried>(mut self) -> Self
     where
@@ -210,6 +217,14 @@ impl<S: Carried> Connections<S> {
     #[must_use]
     pub const fn late(mut self, late: Late) -> Self {
         self.late = late;
+        self
+    }
+
+    /// The maximum wait for connections that are told to leave ([`Ticket::told_to_leave`]); 2 seconds
+    /// by default. Requests are served meanwhile.
+    #[must_use]
+    pub const fn leave_grace(mut self, grace: Duration) -> Self {
+        self.leave_grace = grace;
         self
     }
 
@@ -298,7 +313,7 @@ impl<S: Carried> Connections<S> {
         let key = state.next_key;
         state.next_key += 1;
         let served = Arc::new(self.told.served());
-        let live = Live { name, served: Arc::clone(&served), is_awaited: false };
+        let live = Live { name, served: Arc::clone(&served), is_awaited: false, leaves: false };
         state.live.insert(key, live);
         Ticket { set: Arc::clone(self), key, served }
     }
@@ -313,11 +328,19 @@ impl<S> Connections<S> {
         state.mode = mode;
         self.told.set(match mode {
             Mode::Serving => Word::Serve,
+            Mode::Leaving => Word::Leave,
             Mode::CollectingIdle => Word::ParkIfIdle,
             // No request is admitted, so handlers park.
             Mode::Held | Mode::Arrived | Mode::Collecting | Mode::Stopping => Word::Park,
             Mode::Parted => Word::Close,
         });
+    }
+
+    /// Notes that a connection cannot be carried.
+    fn leaves(&self, key: u64) {
+        if let Some(live) = self.state().live.get_mut(&key) {
+            live.leaves = true;
+        }
     }
 
     /// Wakes every handler, which looks at the word again.
@@ -330,12 +353,13 @@ impl<S> Connections<S> {
     /// A handler has ended: it has parked its connection, or the connection is over.
     fn leave(&self, key: u64, parked: Option<(OwnedFd, S)>) {
         let mut state = self.state();
-        let Some(Live { name, is_awaited, .. }) = state.live.remove(&key) else { return };
+        let Some(Live { name, is_awaited, leaves, .. }) = state.live.remove(&key) else { return };
         if is_awaited {
             state.awaited -= 1;
         }
-        let is_last =
-            state.live.is_empty() || is_awaited && state.awaited.is_multiple_of(WOKEN_AT_ONCE);
+        let is_last = state.live.is_empty()
+            || is_awaited && state.awaited.is_multiple_of(WOKEN_AT_ONCE)
+            || leaves && state.mode == Mode::Leaving;
         let to_close = match parked {
             Some((descriptor, carried)) => state.park(Parked { name, descriptor, state: carried }),
             None => None,
@@ -381,7 +405,7 @@ impl<S> Inner<S> {
     /// Gives it back, to be closed, where no handler will take it.
     fn park(&mut self, parked: Parked<S>) -> Option<Parked<S>> {
         match self.mode {
-            Mode::CollectingIdle | Mode::Collecting => {
+            Mode::Leaving | Mode::CollectingIdle | Mode::Collecting => {
                 self.unsent.push_back(parked);
                 self.wake_carrier();
             }
@@ -410,6 +434,7 @@ impl<S> fmt::Debug for Connections<S> {
     }
 }
 
+const LEAVE_GRACE: Duration = Duration::from_secs(2);
 const A_TURN: u32 = 32;
 const WOKEN_AT_ONCE: usize = 64;
 const MAX_NAME_LEN: usize = 128;

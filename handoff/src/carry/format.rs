@@ -62,7 +62,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// The formats that a build reads as a `T`: its own, and older ones that are converted.
+/// The formats that a build reads as a `T`: its own, and those of other builds, which are converted.
 ///
 /// ```
 /// # use handoff::carry::{Carried, Reads};
@@ -96,7 +96,7 @@ impl<T: Carried> Reads<T> {
         Self { formats: vec![(Format::of::<T>(), read_value::<T>)] }
     }
 
-    /// And that of an older build.
+    /// And that of another build: of an older one, or of the next one, for the swap back from it.
     #[must_use]
     pub fn from<Older: Carried>(mut self) -> Self
     where

@@ -94,6 +94,12 @@ pub(super) trait Set: Send + Sync {
     /// Whether there is nothing in it.
     fn is_vacant(&self) -> bool;
 
+    /// Tells connections that cannot be carried to leave.
+    fn leave(&self) {}
+
+    /// Waits until they have left, at most until the deadline.
+    fn wait_left(&self, _deadline: Instant) {}
+
     /// A drain is about to begin: idle connections park, while the others are still served.
     fn collect_idle(&self, _carrier: &Thread) {}
 
@@ -103,11 +109,14 @@ pub(super) trait Set: Send + Sync {
     /// A drain begins: the set keeps the connections that park for `carrier`, and wakes it.
     fn collect(&self, carrier: Option<&Thread>);
 
-    /// Waits until every connection is parked or over; the names of those that are not when the
-    /// deadline passes, or when the wait is interrupted.
+    /// Waits until every connection is parked or over; the names of those that are not when no other
+    /// one has parked for a while, when the deadline passes, or when the wait is interrupted.
     fn wait_parked(&self, _deadline: Instant) -> Vec<String> {
         Vec::new()
     }
+
+    /// Waits until every connection is parked or over, at most until the deadline.
+    fn wait_over(&self, _deadline: Instant) {}
 
     /// Of the connections that have a handler now, the first `max` by name; and how many more.
     fn not_parked(&self, _max: usize) -> (Vec<String>, usize) {
@@ -284,6 +293,13 @@ impl<'a> Carriage<'a> {
         }
     }
 
+    /// A drain is about to begin: connections that cannot be carried leave, while all are served. No
+    /// gate has closed.
+    pub(crate) fn leave(&self, deadline: Instant) {
+        self.sets().for_each(Set::leave);
+        self.sets().for_each(|set| set.wait_left(deadline));
+    }
+
     /// A drain is about to begin: idle connections go ahead, while the rest are still served.
     pub(crate) fn send_idle(&self, carrier: &Thread, deadline: Instant) {
         self.sets().for_each(|set| set.collect_idle(carrier));
@@ -299,6 +315,11 @@ impl<'a> Carriage<'a> {
     /// Waits until every connection is parked or over; those that are not, by name.
     pub(crate) fn wait_parked(&self, deadline: Instant) -> Vec<String> {
         self.sets().flat_map(|set| set.wait_parked(deadline)).collect()
+    }
+
+    /// Waits until every connection is parked or over.
+    pub(crate) fn wait_over(&self, deadline: Instant) {
+        self.sets().for_each(|set| set.wait_over(deadline));
     }
 
     /// The connections that are neither parked nor over, at most `max` by name; and how many

@@ -190,9 +190,10 @@ impl<D: Drainable> Work<'_, D> {
                 fenced("drain", || {
                     self.is_last = true;
                     let carriage = self.drainable.carriage();
+                    carriage.leave(deadline);
                     carriage.stop();
                     let report = fenced("drain", || self.drainable.drain(deadline));
-                    carriage.wait_parked(deadline);
+                    carriage.wait_over(deadline);
                     carriage.part();
                     report
                 }),
@@ -212,6 +213,7 @@ impl<D: Drainable> Work<'_, D> {
         // The daemon still serves all. The writes until the gates close are for the seal.
         let settled = Instant::now();
         self.settlings.settle(self.drainable)?;
+        carriage.leave(deadline);
         if let Some(carrier) = &self.carrying.carrier {
             carriage.send_idle(carrier.thread(), deadline);
         }

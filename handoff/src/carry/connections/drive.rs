@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use super::{Connections, Inner, Mode, Parked, WOKEN_AT_ONCE};
+use super::{Connections, Inner, Mode, Parked, Served, WOKEN_AT_ONCE};
 use crate::carry::SealedMemory;
 use crate::carry::format::{Carried, Format};
 use crate::carry::set::{AnySet, Carry, Item, Parcel, SendParcel, Set};
@@ -37,6 +37,26 @@ impl<S: Carried> Set for Connections<S> {
     fn is_vacant(&self) -> bool {
         let state = self.state();
         state.live.is_empty() && state.waiting.is_empty() && state.unsent.is_empty()
+    }
+
+    fn leave(&self) {
+        let told: Vec<Arc<Served>> = {
+            let mut state = self.state();
+            self.enter_mode(&mut state, Mode::Leaving);
+            let leaving = state.live.values().filter(|live| live.leaves);
+            leaving.map(|live| Arc::clone(&live.served)).collect()
+        };
+        told.iter().for_each(|served| served.wake());
+    }
+
+    fn wait_left(&self, deadline: Instant) {
+        let over = || {
+            let state = self.state();
+            let is_over = state.interrupted || !state.live.values().any(|live| live.leaves);
+            is_over.then_some(())
+        };
+        let deadline = deadline.min(Instant::now() + self.leave_grace);
+        let _ = wait::blocking(&self.changed, Some(deadline), over);
     }
 
     fn collect_idle(&self, carrier: &Thread) {
@@ -101,11 +121,23 @@ impl<S: Carried> Set for Connections<S> {
     }
 
     fn wait_parked(&self, deadline: Instant) -> Vec<String> {
-        let over = || {
-            let state = self.state();
-            (state.live.is_empty() || state.interrupted).then(|| state.names())
-        };
-        wait::blocking(&self.changed, Some(deadline), over).unwrap_or_else(|| self.state().names())
+        let mut left = usize::MAX;
+        loop {
+            // A drain waits for passes; for handlers without one it waits while others park.
+            let turn = deadline.min(Instant::now() + PARK_GRACE);
+            if let Some(names) = self.over_by(turn) {
+                return names;
+            }
+            let live = self.live();
+            if live >= left || Instant::now() >= deadline {
+                return self.state().names();
+            }
+            left = live;
+        }
+    }
+
+    fn wait_over(&self, deadline: Instant) {
+        let _ = self.over_by(deadline);
     }
 
     fn not_parked(&self, max: usize) -> (Vec<String>, usize) {
@@ -202,13 +234,13 @@ impl<S: Carried> Set for Connections<S> {
     }
 
     fn stop(&self) {
-        let waiting = {
+        let (waiting, unsent) = {
             let mut state = self.state();
             self.enter_mode(&mut state, Mode::Stopping);
-            std::mem::take(&mut state.waiting)
+            (std::mem::take(&mut state.waiting), std::mem::take(&mut state.unsent))
         };
         self.wake_all();
-        waiting.into_iter().for_each(|parked| part_from(parked.descriptor));
+        waiting.into_iter().chain(unsent).for_each(|parked| part_from(parked.descriptor));
     }
 
     fn release(&self) {
@@ -258,6 +290,16 @@ impl<S: Carried> Set for Connections<S> {
 }
 
 impl<S: Carried> Connections<S> {
+    /// Waits until no connection has a handler, or the wait is interrupted: the names of those that
+    /// still have one.
+    fn over_by(&self, deadline: Instant) -> Option<Vec<String>> {
+        let over = || {
+            let state = self.state();
+            (state.live.is_empty() || state.interrupted).then(|| state.names())
+        };
+        wait::blocking(&self.changed, Some(deadline), over)
+    }
+
     /// Stops waiting for connections that got a request since they were counted among the idle.
     fn let_go_of_the_busy(&self) {
         let mut state = self.state();
@@ -331,6 +373,8 @@ impl<S> Drop for Taken<'_, S> {
     }
 }
 
+/// For a handler that is told to park, and for as long again as others park.
+const PARK_GRACE: Duration = Duration::from_millis(300);
 /// From one wake-up of a few to the next, if they have not parked before.
 const A_FEW_PARK: Duration = Duration::from_micros(500);
 /// After so many turns in which nobody parks, the rest are busy with long requests.

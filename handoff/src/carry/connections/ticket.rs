@@ -1,7 +1,6 @@
 //! The ticket of a connection, which its handler holds.
 
 use std::fmt;
-use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -52,13 +51,14 @@ impl<S: Carried> Ticket<S> {
     /// too, but later: it does not tell idle connections from busy ones. Runs on any executor.
     ///
     /// Keep one future for a connection rather than one for each request: to poll it takes an
-    /// uncontended lock, and a new one costs an allocation besides.
+    /// uncontended lock, and a new one costs an allocation besides. It may be polled again after it
+    /// was ready, and is ready then while the connection is to be parked.
     ///
     /// [`Gate::closed`]: crate::Gate::closed
-    pub fn told_to_park(&self) -> impl Future<Output = ()> + Send + use<S> {
+    pub fn told_to_park(&self) -> impl Future<Output = ()> + Send + Unpin + use<S> {
         self.set.told.is_listened_to();
-        let (set, served) = (Arc::clone(&self.set), Arc::clone(&self.served));
-        async move { served.wait(|| set.told.to_park(&served)).await }
+        let set = Arc::clone(&self.set);
+        Arc::clone(&self.served).wait(move |served| set.told.to_park(served))
     }
 
     /// Whether the connection is to be parked at its next request boundary.
@@ -68,16 +68,32 @@ impl<S: Carried> Ticket<S> {
         self.set.told.to_park(&self.served)
     }
 
+    /// Waits until the connection is to leave: it has to end by itself, before the gate closes, since
+    /// it cannot be parked. A handler that calls this says so; the drain waits for its end, up to
+    /// [`leave_grace`](Connections::leave_grace). Requests are still admitted meanwhile: the handler
+    /// tells its client (`Connection: close`, GOAWAY), serves what comes before the client has gone,
+    /// and drops the ticket. What has not left by then stays behind; it may still
+    /// [`park`](Self::park). Runs on any executor; as for [`told_to_park`](Self::told_to_park), keep
+    /// one future for a connection.
+    pub fn told_to_leave(&self) -> impl Future<Output = ()> + Send + Unpin + use<S> {
+        self.set.leaves(self.key);
+        let set = Arc::clone(&self.set);
+        Arc::clone(&self.served).wait(move |_| set.told.to_leave())
+    }
+
+    /// Whether a connection that cannot be parked is to leave now. One that has not begun to speak
+    /// may be parked instead, for the next process.
+    #[must_use]
+    pub fn is_told_to_leave(&self) -> bool {
+        self.set.told.to_leave()
+    }
+
     /// Waits until another process serves, or this one stops, and this connection was not carried:
     /// its handler closes it. Never ends with [`Late::Finish`]. Runs on any executor.
-    pub fn told_to_close(&self) -> impl Future<Output = ()> + Send + use<S> {
-        let (set, served) = (Arc::clone(&self.set), Arc::clone(&self.served));
-        async move {
-            match set.late {
-                Late::Close => served.wait(|| set.told.to_close()).await,
-                Late::Finish => pending().await,
-            }
-        }
+    pub fn told_to_close(&self) -> impl Future<Output = ()> + Send + Unpin + use<S> {
+        let set = Arc::clone(&self.set);
+        let may_finish = set.late == Late::Finish;
+        Arc::clone(&self.served).wait(move |_| !may_finish && set.told.to_close())
     }
 
     /// Whether its handler is to close it now.

@@ -1,5 +1,7 @@
 //! The word that tells handlers to serve, park or close. They look at it without a lock.
 
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -19,6 +21,8 @@ pub(super) struct Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
     Serve,
+    /// A connection that cannot be carried ends by itself, the others serve.
+    Leave,
     /// A handler whose connection is idle parks, the others serve.
     ParkIfIdle,
     Park,
@@ -52,10 +56,14 @@ impl Told {
 
     pub(super) fn to_park(&self, served: &Served) -> bool {
         match self.word.load(Ordering::SeqCst) {
-            word if word == Word::Serve as u8 => false,
+            word if word == Word::Serve as u8 || word == Word::Leave as u8 => false,
             word if word == Word::ParkIfIdle as u8 => self.is_idle(served),
             _ => true,
         }
+    }
+
+    pub(super) fn to_leave(&self) -> bool {
+        self.word.load(Ordering::SeqCst) != Word::Serve as u8
     }
 
     pub(super) fn to_close(&self) -> bool {
@@ -94,9 +102,14 @@ impl Served {
         self.retold.notify(usize::MAX);
     }
 
-    /// Waits until `is_so`, which is asked again at each wake-up.
-    pub(super) async fn wait(&self, is_so: impl Fn() -> bool) {
-        wait::until(&self.retold, || is_so().then_some(())).await;
+    /// Waits until `is_so`, which is asked again at each wake-up. The future may be polled again after
+    /// that, and then waits anew.
+    pub(super) fn wait(
+        self: Arc<Self>,
+        is_so: impl Fn(&Self) -> bool + Send + Unpin,
+    ) -> impl Future<Output = ()> + Send + Unpin {
+        let served = Arc::clone(&self);
+        poll_fn(wait::polled(move || served.retold.listen(), move || is_so(&self).then_some(())))
     }
 }
 
