@@ -85,6 +85,7 @@ impl Container {
 pub(crate) struct Field {
     pub(crate) gate: Option<Ident>,
     pub(crate) carry: Option<Ident>,
+    pub(crate) serve: Option<Ident>,
     pub(crate) shards: Option<Ident>,
     pub(crate) skip: Option<Ident>,
     pub(crate) name: Option<(Ident, LitStr)>,
@@ -104,6 +105,7 @@ impl Field {
             match &*item.key.to_string() {
                 "gate" => field.gate = item.bare(errors),
                 "carry" => field.carry = item.bare(errors),
+                "serve" => field.serve = item.bare(errors),
                 "shards" => field.shards = item.bare(errors),
                 "skip" => field.skip = item.bare(errors),
                 "added" => field.added = item.bare(errors),
@@ -290,5 +292,16 @@ const HOOKS: [&str; 8] = [
 
 const STRUCT: [&str; 5] = ["format", "reads", "retired", "no_gate", "crate"];
 
-const FIELD: [&str; 10] =
-    ["shards", "name", "was", "added", "resizable", "format", "reads", "gate", "carry", "skip"];
+const FIELD: [&str; 11] = [
+    "shards",
+    "name",
+    "was",
+    "added",
+    "resizable",
+    "format",
+    "reads",
+    "gate",
+    "carry",
+    "serve",
+    "skip",
+];

@@ -91,10 +91,20 @@ fn parts(krate: &TokenStream, container: &Container, members: &Members<'_>) -> T
             <#ty as #krate::__private::Gates>::gather(&self.#member, &mut __gates);
         }
     });
-    let carried = members.carried.iter().map(|Carried { member, ty, name }| {
+    let of_served = members.carried.iter().filter(|carried| carried.is_served);
+    let of_served = of_served.map(|Carried { member, ty, .. }| {
         quote! {
-            let __carriage =
-                #krate::__private::Carriage::with::<#ty>(__carriage, #name, &self.#member);
+            __gates.push(<#ty as #krate::__private::Serve>::gate(&self.#member));
+        }
+    });
+    let carried = members.carried.iter().map(|Carried { member, ty, name, is_served }| {
+        let set = match is_served {
+            true => quote!(<#ty as #krate::__private::Serve>::connections(&self.#member)),
+            false => quote!(&self.#member),
+        };
+        let of = if *is_served { quote!(dyn #krate::__private::Carry) } else { quote!(#ty) };
+        quote! {
+            let __carriage = #krate::__private::Carriage::with::<#of>(__carriage, #name, #set);
         }
     });
     let hooks = container.hooks.iter().map(|Hook { key, function }| {
@@ -121,6 +131,7 @@ fn parts(krate: &TokenStream, container: &Container, members: &Members<'_>) -> T
             #[allow(unused_mut)]
             let mut __gates = #krate::__private::Vec::new();
             #(#gates)*
+            #(#of_served)*
             __gates
         }
 
@@ -220,8 +231,11 @@ fn bounded(generics: &Generics, krate: &TokenStream, members: &Members<'_>) -> G
     for ty in members.gates.iter().map(|gates| gates.ty).filter(|ty| mentions(ty, &params)) {
         clause.predicates.push(parse_quote!(#ty: #krate::__private::Gates));
     }
-    for ty in members.carried.iter().map(|carried| carried.ty).filter(|ty| mentions(ty, &params)) {
-        clause.predicates.push(parse_quote!(#ty: #krate::__private::Carry));
+    for Carried { ty, is_served, .. } in &members.carried {
+        let role = if *is_served { quote!(Serve) } else { quote!(Carry) };
+        if mentions(ty, &params) {
+            clause.predicates.push(parse_quote!(#ty: #krate::__private::#role));
+        }
     }
     clause.predicates.push(parse_quote!(Self: ::core::marker::Send + ::core::marker::Sync));
     bounded

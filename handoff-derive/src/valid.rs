@@ -50,6 +50,8 @@ pub(crate) struct Carried<'a> {
     pub(crate) member: Member,
     pub(crate) ty: &'a Type,
     pub(crate) name: String,
+    /// It has a gate too.
+    pub(crate) is_served: bool,
 }
 
 pub(crate) struct Gates<'a> {
@@ -71,14 +73,18 @@ impl<'a> Members<'a> {
             if let Some(role) = attrs.gate.as_ref().or(attrs.skip.as_ref()) {
                 no_name(&attrs, role, errors);
             }
-            let is_shard = attrs.gate.is_none() && attrs.skip.is_none() && attrs.carry.is_none();
+            let is_carried = attrs.carry.is_some() || attrs.serve.is_some();
+            let is_shard = attrs.gate.is_none() && attrs.skip.is_none() && !is_carried;
             if !is_shard {
                 no_lineage(&attrs, errors);
             }
-            if let Some(gate) = &attrs.gate {
-                if container.no_gate.is_some() {
-                    errors.at(gate, "the struct says `no_gate`, and this field is a gate");
-                }
+            if let (Some(gate), true) =
+                (attrs.gate.as_ref().or(attrs.serve.as_ref()), container.no_gate.is_some())
+            {
+                let has = if attrs.gate.is_some() { "is" } else { "has" };
+                errors.at(gate, format!("the struct says `no_gate`, and this field {has} a gate"));
+            }
+            if attrs.gate.is_some() {
                 members.gates.push(Gates { member, ty });
                 continue;
             }
@@ -93,9 +99,10 @@ impl<'a> Members<'a> {
                 Some((_, name)) => name,
                 None => source.ident.as_ref().map_or(ty as &dyn ToTokens, |ident| ident),
             };
-            if attrs.carry.is_some() {
+            if is_carried {
                 carried.add(&name, ty, at, errors);
-                members.carried.push(Carried { member, ty, name });
+                let is_served = attrs.serve.is_some();
+                members.carried.push(Carried { member, ty, name, is_served });
             } else {
                 names.add(&name, ty, at, errors);
                 members.lineage.add(&name, &attrs);
@@ -113,8 +120,10 @@ impl<'a> Members<'a> {
 }
 
 fn one_role(attrs: &attr::Field, errors: &mut Errors) {
-    let roles: Vec<&Ident> =
-        [&attrs.shards, &attrs.gate, &attrs.carry, &attrs.skip].into_iter().flatten().collect();
+    let roles: Vec<&Ident> = [&attrs.shards, &attrs.gate, &attrs.carry, &attrs.serve, &attrs.skip]
+        .into_iter()
+        .flatten()
+        .collect();
     if let [one, another, ..] = roles[..] {
         errors.at(another, format!("a field is one thing: `{one}` or `{another}`"));
     }

@@ -9,7 +9,7 @@ pub use std::vec::Vec;
 pub use crate::carry::{Carriage, Carry};
 pub use crate::drainable::{
     DrainReport, Drainable, Extent, Gate, Gating, Schema, SealProgress, SealReport, SealedShard,
-    SealedState, ShardList, Shards, StateSnapshot,
+    SealedState, Serve, ShardList, Shards, StateSnapshot,
 };
 use crate::error::Error;
 pub use crate::error::Result;

@@ -35,7 +35,13 @@
 //! }
 //! ```
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
 use crate::carry::{Arrivals, Memory};
 use crate::control::Listeners;
@@ -46,6 +52,7 @@ pub use crate::incumbent::Ended;
 use crate::incumbent::{Incumbent, OnCommit, StopHandle};
 use crate::log;
 use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
+use crate::sys::signals::on_termination;
 
 /// A daemon that is about to start: as the successor of another process, or where none serves.
 #[derive(Debug, Clone)]
@@ -54,6 +61,9 @@ pub struct Daemon {
     control_socket: PathBuf,
     data_dir: PathBuf,
     build_id: Vec<u8>,
+    handles_signals: bool,
+    #[cfg(feature = "tokio")]
+    late_grace: Duration,
 }
 
 /// The role, the sockets' names and the data directory, for the slow start-up work.
@@ -190,6 +200,9 @@ impl Daemon {
             control_socket: control_socket.into(),
             data_dir: data_dir.into(),
             build_id: Vec::new(),
+            handles_signals: true,
+            #[cfg(feature = "tokio")]
+            late_grace: LATE_GRACE,
         }
     }
 
@@ -199,12 +212,30 @@ impl Daemon {
         self
     }
 
+    /// Leaves SIGTERM and SIGINT alone. Without this each of the two drains, seals and ends the daemon,
+    /// as a [`StopHandle`] does, unless the process handles or ignores it when it calls
+    /// [`run`](Self::run).
+    pub const fn without_signals(mut self) -> Self {
+        self.handles_signals = false;
+        self
+    }
+
+    /// The maximum wait for connections that were not carried, once another process serves or this one
+    /// has stopped: 10 seconds by default. `run_tokio` waits for them; after [`run`](Self::run) the
+    /// caller does.
+    #[cfg(feature = "tokio")]
+    pub const fn late_grace(mut self, grace: Duration) -> Self {
+        self.late_grace = grace;
+        self
+    }
+
     /// Runs the daemon until a successor replaces it or a [`StopHandle`] stops it. Call it from
     /// `main`, before other threads run: it reads the environment.
     ///
     /// `warm` does the slow work that needs no data, while an incumbent may still serve; `open`
-    /// opens the data, under the lock. Around the two, the library detects the role, adopts the
-    /// inherited sockets, takes the lock, verifies the opened shards against the sealed ones
+    /// opens the data, under the lock. SIGTERM and SIGINT drain, seal and end the daemon
+    /// ([`without_signals`](Self::without_signals)). Around the two, the library detects the role, adopts
+    /// the inherited sockets, takes the lock, verifies the opened shards against the sealed ones
     /// (invariant 11), says that the process is ready, and serves the control socket.
     ///
     /// Connections that were not carried may still have handlers when it returns
@@ -220,7 +251,7 @@ impl Daemon {
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
     ) -> Result<Ended> {
-        let ended = self.run_until(warm, open);
+        let ended = self.run_until(warm, open).map(|(ended, _state)| ended);
         // Another process serves, or this one was to stop: no client waits for this one.
         log::flush(if ended.is_ok() { log::LAST_LINES } else { log::SHORT });
         ended
@@ -230,13 +261,19 @@ impl Daemon {
         self,
         warm: impl FnOnce(&Warm<'_>) -> Result<W>,
         open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
-    ) -> Result<Ended> {
+    ) -> Result<(Ended, Arc<D>)> {
         let stop = StopHandle::new()?;
+        if self.handles_signals {
+            let stop = stop.clone();
+            on_termination(Box::new(move || stop.stop()))?;
+        }
         let (incumbent, drainable) = match detect()? {
             Role::ColdStart(start) => self.start_cold(start, &stop, warm, open)?,
             Role::Successor(successor) => self.succeed(successor, &stop, warm, open)?,
         };
-        incumbent.with_stop_handle(stop).serve_until(drainable)
+        let state = Arc::new(drainable);
+        let ended = incumbent.with_stop_handle(stop).serve_shared(Arc::clone(&state))?;
+        Ok((ended, state))
     }
 
     fn start_cold<W, D: Drainable>(
@@ -311,6 +348,9 @@ impl Daemon {
         Warm { listener_names, is_successor, data_dir: &self.data_dir }
     }
 }
+
+#[cfg(feature = "tokio")]
+const LATE_GRACE: Duration = Duration::from_secs(10);
 
 /// The names in `passed` that are not in `left`, each as often as it was taken.
 fn taken(mut passed: Vec<String>, left: &[String]) -> Vec<String> {

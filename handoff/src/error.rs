@@ -311,6 +311,20 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: the kernel's error, with the action and the path that it is about.
+    /// An error of the daemon's own, of any type or a text: for a hook or a closure that returns
+    /// [`Result`].
+    ///
+    /// ```
+    /// # use handoff::Error;
+    /// # fn parse(_: &str) -> Result<u32, std::num::ParseIntError> { "x".parse() }
+    /// let error = parse("x").map_err(Error::other).expect_err("it is no number");
+    /// assert_eq!(error.to_string(), "invalid digit found in string");
+    /// assert_eq!(Error::other("no table `users`").to_string(), "no table `users`");
+    /// ```
+    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Io(std::io::Error::other(error))
+    }
+
     pub(crate) fn at<E: Into<io::Error>>(
         action: &'static str,
         path: &Path,

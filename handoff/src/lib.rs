@@ -25,6 +25,8 @@
 //! # Features
 //!
 //! - `derive` (default): `#[derive(Drainable)]`.
+//! - `tokio`: [`Daemon::run_tokio`](daemon::Daemon::run_tokio), and inherited sockets for tokio.
+//! - `http`: services of axum, tonic and tower whose clients notice no swap ([`http`]).
 //! - `fuzzing`: for the project's own fuzz targets; not part of the API.
 //! - `faults`: failpoints, for tests that kill, stop or hinder a process at any step of a swap.
 //!   Never in production.
@@ -50,6 +52,8 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+#[cfg(feature = "http")]
+pub mod http;
 mod incumbent;
 mod log;
 mod machine;

@@ -296,6 +296,13 @@ impl<S: Carried> Connections<S> {
         Some(Arrival { descriptor, state: carried, ticket })
     }
 
+    /// Whether connections are about to go to another process, or have: from the moment at which those
+    /// that cannot be carried are told to leave, and before this process serves.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.told.to_leave()
+    }
+
     /// How many have a handler now.
     #[must_use]
     pub fn live(&self) -> usize {

@@ -88,6 +88,55 @@ impl Listeners {
         self.take(name, Kind::Tcp).map(TcpListener::from)
     }
 
+    /// The next listening TCP socket of that name, for tokio.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_tcp`](Self::take_tcp); and for a socket that blocks. All processes that have it share
+    /// that flag: the process that binds it, or its service manager (`NonBlocking=true`), sets it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime of tokio.
+    #[cfg(feature = "tokio")]
+    pub fn take_tokio_tcp(&mut self, name: &str) -> crate::Result<tokio::net::TcpListener> {
+        let listener = self.take_tcp(name)?;
+        not_blocking(name, &listener)?;
+        Ok(tokio::net::TcpListener::from_std(listener)?)
+    }
+
+    /// The next listening Unix stream socket of that name, for tokio.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_tokio_tcp`](Self::take_tokio_tcp).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime of tokio.
+    #[cfg(feature = "tokio")]
+    pub fn take_tokio_unix(&mut self, name: &str) -> crate::Result<tokio::net::UnixListener> {
+        let listener = self.take_unix(name)?;
+        not_blocking(name, &listener)?;
+        Ok(tokio::net::UnixListener::from_std(listener)?)
+    }
+
+    /// The next UDP socket of that name, for tokio.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_tokio_tcp`](Self::take_tokio_tcp).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime of tokio.
+    #[cfg(feature = "tokio")]
+    pub fn take_tokio_udp(&mut self, name: &str) -> crate::Result<tokio::net::UdpSocket> {
+        let socket = self.take_udp(name)?;
+        not_blocking(name, &socket)?;
+        Ok(tokio::net::UdpSocket::from_std(socket)?)
+    }
+
     /// The next listening Unix stream socket of that name.
     ///
     /// # Errors
@@ -131,6 +180,20 @@ impl Listeners {
             }
         }
     }
+}
+
+/// Refuses a socket that would block a thread of the runtime.
+#[cfg(feature = "tokio")]
+pub(crate) fn not_blocking(name: &str, socket: impl AsFd) -> crate::Result<()> {
+    if rustix::fs::fcntl_getfl(socket)
+        .map_err(io::Error::from)?
+        .contains(rustix::fs::OFlags::NONBLOCK)
+    {
+        return Ok(());
+    }
+    Err(crate::Error::other(format!(
+        "the socket `{name}` blocks, and tokio needs one that does not: call set_nonblocking(true) where it is bound (systemd: NonBlocking=true); all processes that have it share the flag"
+    )))
 }
 
 /// Whether a name can be passed on: one variable holds the names of all sockets, with colons.

@@ -6,6 +6,7 @@ mod hooks;
 mod reports;
 mod rolling;
 mod schema;
+mod serve;
 mod shard;
 mod shard_list;
 
@@ -20,5 +21,6 @@ pub use reports::{
 pub use rolling::{Checkpoint, NoCheckpoint, RollingDigest, digest_file_on_all_cores};
 pub use schema::Schema;
 pub(crate) use schema::{FIRST as FIRST_FORMAT, Formats, Highest, Unread};
+pub use serve::Serve;
 pub use shard::{Extent, Shard, Shards};
 pub use shard_list::ShardList;

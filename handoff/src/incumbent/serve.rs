@@ -49,8 +49,12 @@ impl Incumbent {
         ended.map(|_| ())
     }
 
-    pub(crate) fn serve_until(self, drainable: impl Drainable + 'static) -> Result<Ended> {
-        let mut server = Server::admitting(self, Arc::new(drainable))?;
+    fn serve_until(self, drainable: impl Drainable + 'static) -> Result<Ended> {
+        self.serve_shared(Arc::new(drainable))
+    }
+
+    pub(crate) fn serve_shared<D: Drainable + 'static>(self, drainable: Arc<D>) -> Result<Ended> {
+        let mut server = Server::admitting(self, drainable)?;
         loop {
             if let Some(result) = server.ended.take() {
                 return result;

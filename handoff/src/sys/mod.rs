@@ -20,6 +20,7 @@ pub(crate) mod poll;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod rights;
+pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod sync;
 

@@ -321,6 +321,12 @@ impl Peer {
     }
 }
 
+/// Sets the maximum of a listener's queue.
+#[cfg(feature = "http")]
+pub(crate) fn listen_on(listener: impl AsFd, backlog: i32) -> io::Result<()> {
+    Ok(rustix::net::listen(listener, backlog)?)
+}
+
 const BACKLOG: i32 = 1024;
 /// Reads of 4 KiB that may lie unread in a connection that is closed.
 const MAX_UNWANTED_READS: usize = 256;

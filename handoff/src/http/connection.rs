@@ -1,0 +1,309 @@
+//! One connection, from its first byte until it is parked or over.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use super::flight::{Flight, Handler, HttpService, Passes, Stage};
+use super::io::Io;
+use crate::carry::{Arrival, Carried, Ticket};
+use crate::drainable::{Gate, OwnedPass};
+use crate::log;
+
+/// A connection between two requests, for the next process.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Unserved {
+    /// The bytes of the next request that this process has read.
+    unread: Vec<u8>,
+}
+
+impl Carried for Unserved {
+    const NAME: &'static str = "handoff.http";
+    const VERSION: u32 = 1;
+}
+
+/// How connections are served.
+#[derive(Debug, Clone)]
+pub(super) struct Protocols {
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<TokioExecutor>,
+}
+
+/// The end of a connection in this process.
+enum End {
+    /// It is over.
+    Over,
+    /// It goes on in the next process, or in this one, with these bytes first.
+    Parks(TcpStream, Vec<u8>),
+}
+
+pub(super) async fn serve<S: HttpService>(
+    arrival: Arrival<Unserved>,
+    gate: Arc<Gate>,
+    protocols: Arc<Protocols>,
+    service: S,
+) {
+    let Arrival { descriptor, state: Unserved { unread }, ticket } = arrival;
+    let ticket = Arc::new(ticket);
+    let served = async {
+        let tcp = TcpStream::from_std(descriptor.into())?;
+        tcp.set_nodelay(true)?;
+        let flight = Arc::new(Flight::new(gate, Arc::clone(&ticket)));
+        let mut io = Io::new(tcp, &unread, Arc::clone(&flight));
+        match version(&mut io, &ticket).await? {
+            Some(Version::Http1) => {
+                io.one_at_a_time();
+                http1(io, &flight, &protocols.http1, service).await
+            }
+            Some(Version::Http2) => {
+                http2(io, &flight, &protocols.http2, service).await?;
+                Ok(End::Over)
+            }
+            None => {
+                let (tcp, unread) = io.into_parts(false, &[]);
+                Ok(End::Parks(tcp, unread))
+            }
+        }
+    };
+    let end: io::Result<End> = served.await;
+    let name = ticket.name();
+    match end {
+        Ok(End::Parks(tcp, unread)) => match (tcp.into_std(), Arc::into_inner(ticket)) {
+            (Ok(tcp), Some(ticket)) => ticket.park(tcp, Unserved { unread }),
+            (parked, _) => {
+                let error = parked.err().map(|error| error.to_string());
+                log::warn!(
+                    connection = name,
+                    ?error,
+                    "this daemon cannot give up a connection for a swap, and closes it"
+                );
+            }
+        },
+        Ok(End::Over) => {}
+        Err(error) => {
+            log::debug!(connection = name, %error, "a connection has ended with an error");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// Tells the versions apart by the first bytes; none where the connection is to be parked before.
+async fn version(io: &mut Io, ticket: &Ticket<Unserved>) -> io::Result<Option<Version>> {
+    let mut told = ticket.told_to_park();
+    poll_fn(|context| {
+        loop {
+            let begin = &io.unread()[..io.unread().len().min(PREFACE.len())];
+            if begin == PREFACE {
+                // It could not be carried once it has begun.
+                let leaves = ticket.is_told_to_leave();
+                return Poll::Ready(Ok(if leaves { None } else { Some(Version::Http2) }));
+            }
+            if !PREFACE.starts_with(begin) {
+                return Poll::Ready(Ok(Some(Version::Http1)));
+            }
+            match io.poll_fill(context)? {
+                Poll::Ready(true) => {}
+                // hyper tells the client what is wrong, or nothing where it has sent nothing.
+                Poll::Ready(false) => return Poll::Ready(Ok(Some(Version::Http1))),
+                Poll::Pending => return Pin::new(&mut told).poll(context).map(|()| Ok(None)),
+            }
+        }
+    })
+    .await
+}
+
+async fn http1<S: HttpService>(
+    io: Io,
+    flight: &Arc<Flight>,
+    builder: &http1::Builder,
+    service: S,
+) -> io::Result<End> {
+    let handler = Handler::new(service, Arc::clone(flight), Passes::OfConnection);
+    let mut connection = builder.serve_connection(io, handler).with_upgrades();
+    let mut driver = Driver::new(flight);
+    let ended = poll_fn(|context| {
+        loop {
+            if driver.is_told_to_close(context) {
+                Pin::new(&mut connection).graceful_shutdown();
+                if driver.is_frozen || !flight.is_idle() && flight.stage() == Stage::Waits {
+                    return Poll::Ready(ControlFlow::Break(Ok(())));
+                }
+            }
+            if driver.is_frozen && !driver.thaws(context) {
+                return Poll::Pending;
+            }
+            flight.reset();
+            if let Poll::Ready(served) = Pin::new(&mut connection).poll(context) {
+                return Poll::Ready(ControlFlow::Break(served));
+            }
+            match driver.parks(context) {
+                Poll::Ready(Some(bytes)) => return Poll::Ready(ControlFlow::Continue(bytes)),
+                Poll::Ready(None) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
+    match ended.await {
+        ControlFlow::Break(served) => served.map(|()| End::Over).map_err(io::Error::other),
+        ControlFlow::Continue(bytes) => match connection.into_parts() {
+            Some(http1::Parts { io, read_buf, .. }) => {
+                let (tcp, unread) = io.into_parts(bytes == Bytes::OfTheRequest, &read_buf);
+                Ok(End::Parks(tcp, unread))
+            }
+            None => Ok(End::Over),
+        },
+    }
+}
+
+/// The first bytes that the next process gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bytes {
+    /// Those that hyper has left: no request is in flight.
+    LeftByHyper,
+    /// All of the request that is in flight: its handler has not begun, or has waited for more of it.
+    OfTheRequest,
+}
+
+/// Decides when a connection of HTTP/1 is parked, frozen or closed.
+struct Driver<'a> {
+    flight: &'a Arc<Flight>,
+    to_park: Pin<Box<dyn Future<Output = ()> + Send>>,
+    to_close: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    gate_opens: Option<Pin<Box<dyn Future<Output = OwnedPass> + Send>>>,
+    /// Until a handler is frozen that waits for its client.
+    grace: Option<Pin<Box<Sleep>>>,
+    /// The handler has lost its pass, and is not polled until it has another one.
+    is_frozen: bool,
+}
+
+impl<'a> Driver<'a> {
+    fn new(flight: &'a Arc<Flight>) -> Self {
+        Self {
+            flight,
+            to_park: Box::pin(flight.ticket().told_to_park()),
+            to_close: Some(Box::pin(flight.ticket().told_to_close())),
+            gate_opens: None,
+            grace: None,
+            is_frozen: false,
+        }
+    }
+
+    /// Ready once.
+    fn is_told_to_close(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(to_close) = &mut self.to_close else { return false };
+        let is_told = to_close.as_mut().poll(context).is_ready();
+        if is_told {
+            self.to_close = None;
+        }
+        is_told
+    }
+
+    /// Whether the handler has a pass again.
+    fn thaws(&mut self, context: &mut Context<'_>) -> bool {
+        let Poll::Ready(pass) = self.poll_gate(context) else { return false };
+        self.flight.give_pass(pass);
+        self.is_frozen = false;
+        true
+    }
+
+    fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<OwnedPass> {
+        let gate = self.flight.gate();
+        let opens = self.gate_opens.get_or_insert_with(|| Box::pin(gate.entered_owned()));
+        let polled = opens.as_mut().poll(context);
+        if polled.is_ready() {
+            self.gate_opens = None;
+        }
+        polled
+    }
+
+    /// After a poll of the connection: whether it is parked now, or polled once more.
+    fn parks(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let flight = self.flight;
+        if flight.take_served() && flight.is_idle() {
+            flight.ticket().served();
+        }
+        if self.to_close.is_none() || self.to_park.as_mut().poll(context).is_pending() {
+            self.grace = None;
+            // With bytes of a request that may not begin the opened gate is the only event.
+            if self.to_close.is_some() && !flight.gate().is_open() {
+                return self.poll_gate(context).map(|_pass| None);
+            }
+            return Poll::Pending;
+        }
+        let is_idle = flight.is_idle();
+        let waits_for_client = flight.stage() == Stage::Runs && flight.is_starved();
+        let waits = flight.stage() == Stage::Waits || waits_for_client;
+        if !flight.is_write_blocked.load(Ordering::Relaxed) {
+            if is_idle {
+                return Poll::Ready(Some(Bytes::LeftByHyper));
+            }
+            if waits && flight.can_hand_anew.load(Ordering::Relaxed) {
+                return Poll::Ready(Some(Bytes::OfTheRequest));
+            }
+        }
+        if is_idle || !waits_for_client {
+            self.grace = None;
+            return Poll::Pending;
+        }
+        let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(UPLOAD_GRACE)));
+        if grace.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.grace = None;
+        self.is_frozen = flight.take_pass().is_some();
+        if self.is_frozen { Poll::Ready(None) } else { Poll::Pending }
+    }
+}
+
+/// HTTP/2 is not carried: it leaves, and the client opens another connection.
+async fn http2<S: HttpService>(
+    io: Io,
+    flight: &Arc<Flight>,
+    builder: &http2::Builder<TokioExecutor>,
+    service: S,
+) -> io::Result<()> {
+    let handler = Handler::new(service, Arc::clone(flight), Passes::OfRequest);
+    let mut connection = pin!(builder.serve_connection(io, handler));
+    let ticket = flight.ticket();
+    let (mut to_leave, mut to_close) = (Some(ticket.told_to_leave()), ticket.told_to_close());
+    let mut last_grace: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        if to_leave.as_mut().is_some_and(|told| Pin::new(told).poll(context).is_ready()) {
+            to_leave = None;
+            connection.as_mut().graceful_shutdown();
+        }
+        if last_grace.is_none() && Pin::new(&mut to_close).poll(context).is_ready() {
+            last_grace = Some(Box::pin(sleep(LAST_GRACE)));
+        }
+        let is_late =
+            last_grace.as_mut().is_some_and(|grace| grace.as_mut().poll(context).is_ready());
+        if is_late {
+            return Poll::Ready(Ok(()));
+        }
+        connection.as_mut().poll(context).map_err(io::Error::other)
+    })
+    .await
+}
+
+/// The first bytes of HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// For the rest of a body that is too long to be handed to the next process anew.
+const UPLOAD_GRACE: Duration = Duration::from_millis(300);
+/// For the replies of a connection of HTTP/2 that has not left, once another process serves.
+const LAST_GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,308 @@
+//! The requests of a connection that are in flight: their passes, their bodies and their replies.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tower_service::Service;
+
+use super::connection::Unserved;
+use crate::carry::Ticket;
+use crate::drainable::{Gate, OwnedPass};
+
+pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What the requests of a connection and the task that drives it tell each other.
+#[derive(Debug)]
+pub(super) struct Flight {
+    gate: Arc<Gate>,
+    /// Requests whose handler has not returned, whose body a handler still has, or whose reply was not
+    /// handed over to the connection.
+    in_flight: AtomicUsize,
+    /// Of the request that came last.
+    stage: AtomicU8,
+    /// A handler has asked for more of a body than the client has sent, since this was last reset.
+    is_starved: AtomicBool,
+    /// The client does not take what was written.
+    pub(super) is_write_blocked: AtomicBool,
+    /// The bytes of the request that hyper has are all at hand.
+    pub(super) can_hand_anew: AtomicBool,
+    /// A request was answered, since this was last taken.
+    is_served: AtomicBool,
+    /// Whose connection it is: also after it has changed its protocol.
+    ticket: Arc<Ticket<Unserved>>,
+    /// The pass of a handler, on HTTP/1.1.
+    pass: Mutex<Option<OwnedPass>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stage {
+    /// Its handler has not begun: it waits for the gate.
+    Waits,
+    /// Its handler runs.
+    Runs,
+    /// Its handler has returned the reply.
+    Replied,
+}
+
+impl Flight {
+    pub(super) const fn new(gate: Arc<Gate>, ticket: Arc<Ticket<Unserved>>) -> Self {
+        Self {
+            gate,
+            ticket,
+            can_hand_anew: AtomicBool::new(false),
+            is_served: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            stage: AtomicU8::new(Stage::Replied as u8),
+            is_starved: AtomicBool::new(false),
+            is_write_blocked: AtomicBool::new(false),
+            pass: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            stage if stage == Stage::Waits as u8 => Stage::Waits,
+            stage if stage == Stage::Runs as u8 => Stage::Runs,
+            _ => Stage::Replied,
+        }
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Release);
+    }
+
+    /// Before the connection is polled: afterwards [`is_starved`](Self::is_starved) is of that poll.
+    pub(super) fn reset(&self) {
+        self.is_starved.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the handler waits for its client to send more of the body.
+    pub(super) fn is_starved(&self) -> bool {
+        self.is_starved.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request was answered since the last call.
+    pub(super) fn take_served(&self) -> bool {
+        self.is_served.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn ticket(&self) -> &Ticket<Unserved> {
+        &self.ticket
+    }
+
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Takes the pass away from a handler that waits for its client, and is not polled without one.
+    pub(super) fn take_pass(&self) -> Option<OwnedPass> {
+        self.pass().take()
+    }
+
+    pub(super) fn give_pass(&self, pass: OwnedPass) {
+        *self.pass() = Some(pass);
+    }
+
+    fn pass(&self) -> MutexGuard<'_, Option<OwnedPass>> {
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a request in flight until its last copy is dropped.
+#[derive(Debug)]
+struct InFlight(Arc<Flight>);
+
+impl InFlight {
+    fn new(flight: &Arc<Flight>) -> Self {
+        flight.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(flight))
+    }
+}
+
+impl Clone for InFlight {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.is_served.store(true, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A service that answers requests of HTTP: a `Router` of axum, a server of tonic, a stack of tower.
+///
+/// Every [`tower::Service`](tower_service::Service) is one that takes a [`Request`] with a [`Body`] of
+/// this module, or with any body, and returns a [`Response`].
+pub trait HttpService:
+    Service<
+        Request<Body>,
+        Response = Response<Self::ReplyBody>,
+        Error: Into<Box<dyn StdError + Send + Sync>>,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its replies.
+    type ReplyBody: http_body::Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>>
+        + Send
+        + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Future: Send,
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
+{
+    type ReplyBody = B;
+}
+
+/// Where the pass of a request is while its handler runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passes {
+    /// With the connection, which has one request at a time.
+    OfConnection,
+    /// With the request: there are many at a time.
+    OfRequest,
+}
+
+/// Answers the requests of one connection, each with a pass of the gate until its handler returns.
+#[derive(Debug)]
+pub(super) struct Handler<S> {
+    service: S,
+    flight: Arc<Flight>,
+    passes: Passes,
+}
+
+impl<S> Handler<S> {
+    pub(super) const fn new(service: S, flight: Arc<Flight>, passes: Passes) -> Self {
+        Self { service, flight, passes }
+    }
+}
+
+impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
+    type Response = Response<Reply<S::ReplyBody>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let Self { service, flight, passes } = self;
+        let (mut service, flight, passes) = (service.clone(), Arc::clone(flight), *passes);
+        flight.enter(Stage::Waits);
+        let in_flight = InFlight::new(&flight);
+        let of_body = in_flight.clone();
+        let request = request.map(|incoming| Body { incoming, in_flight: Some(of_body) });
+        Box::pin(async move {
+            let pass = match flight.gate.enter_owned() {
+                Ok(pass) => pass,
+                Err(_) => flight.gate.entered_owned().await,
+            };
+            let of_request = match passes {
+                Passes::OfRequest => Some(pass),
+                Passes::OfConnection => {
+                    flight.give_pass(pass);
+                    None
+                }
+            };
+            flight.enter(Stage::Runs);
+            poll_fn(|context| service.poll_ready(context)).await.map_err(Into::into)?;
+            let reply = service.call(request).await;
+            flight.enter(Stage::Replied);
+            drop(of_request);
+            if passes == Passes::OfConnection {
+                drop(flight.take_pass());
+            }
+            let reply = reply.map_err(Into::into)?;
+            Ok(reply.map(|body| Reply { body, in_flight }))
+        })
+    }
+}
+
+/// The body of a request, as the client sends it.
+pub struct Body {
+    incoming: Incoming,
+    in_flight: Option<InFlight>,
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(context);
+        match (&polled, &self.in_flight) {
+            (Poll::Pending, Some(InFlight(flight))) => {
+                flight.is_starved.store(true, Ordering::Relaxed);
+            }
+            (Poll::Ready(None | Some(Err(_))), _) => self.in_flight = None,
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Body").field(&self.incoming).finish()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of a reply; its request is in flight until it ends.
+    #[derive(Debug)]
+    pub(super) struct Reply<B> {
+        #[pin]
+        body: B,
+        in_flight: InFlight,
+    }
+}
+
+impl<B: http_body::Body> http_body::Body for Reply<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

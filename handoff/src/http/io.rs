@@ -1,0 +1,182 @@
+//! The socket of a connection, as hyper reads and writes it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::flight::Flight;
+use super::framer::Framer;
+
+/// A socket whose unhandled bytes can go to another process.
+#[derive(Debug)]
+pub(super) struct Io {
+    tcp: TcpStream,
+    /// Read, and not handed to hyper.
+    unread: BytesMut,
+    is_at_end: bool,
+    flight: Arc<Flight>,
+    requests: Option<Requests>,
+}
+
+/// The request that hyper has, on HTTP/1.
+#[derive(Debug, Default)]
+struct Requests {
+    framer: Framer,
+    /// All bytes of it that hyper has; none once they are too many.
+    handed: Option<BytesMut>,
+}
+
+impl Io {
+    /// With the bytes of it that were read before.
+    pub(super) fn new(tcp: TcpStream, unread: &[u8], flight: Arc<Flight>) -> Self {
+        Self { tcp, unread: unread.into(), is_at_end: false, flight, requests: None }
+    }
+
+    /// From here on hyper gets one request of HTTP/1 at a time.
+    pub(super) fn one_at_a_time(&mut self) {
+        let handed = Some(BytesMut::new());
+        self.requests = Some(Requests { framer: Framer::default(), handed });
+    }
+
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.unread
+    }
+
+    /// Reads more; `false` at the end of the stream.
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if self.is_at_end {
+                return Poll::Ready(Ok(false));
+            }
+            ready!(self.tcp.poll_read_ready(context))?;
+            self.unread.reserve(READ_AT_ONCE);
+            match self.tcp.try_read_buf(&mut self.unread) {
+                Ok(0) => self.is_at_end = true,
+                Ok(_) => return Poll::Ready(Ok(true)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// The socket, and the bytes for the next process: those of the request that hyper has, where it is
+    /// to be handed anew, and else those that hyper has left; then the unread ones.
+    pub(super) fn into_parts(self, anew: bool, left: &[u8]) -> (TcpStream, Vec<u8>) {
+        let handed = self.requests.and_then(|requests| requests.handed).filter(|_| anew);
+        let first = handed.as_deref().unwrap_or(left);
+        (self.tcp, [first, &self.unread].concat())
+    }
+
+    fn hand(&mut self, buffer: &mut ReadBufCursor<'_>) {
+        let room = buffer.remaining().min(self.unread.len());
+        let count = match &mut self.requests {
+            None => room,
+            Some(Requests { framer, handed }) => {
+                if framer.is_at_end() {
+                    framer.next();
+                    *handed = Some(handed.take().map_or_else(BytesMut::new, |mut bytes| {
+                        bytes.clear();
+                        bytes
+                    }));
+                }
+                let count = framer.take(&self.unread[..room]);
+                *handed = handed.take().filter(|bytes| bytes.len() + count <= MAX_HANDED);
+                if let Some(bytes) = handed {
+                    bytes.extend_from_slice(&self.unread[..count]);
+                }
+                let is_known = !framer.is_opaque() && handed.is_some();
+                self.flight.can_hand_anew.store(is_known, Ordering::Relaxed);
+                count
+            }
+        };
+        buffer.put_slice(&self.unread[..count]);
+        self.unread.advance(count);
+    }
+
+    /// Whether hyper may have bytes of the next request now: the one before has ended, and this one
+    /// could run.
+    fn may_begin(&self) -> bool {
+        match &self.requests {
+            Some(Requests { framer, .. }) if !framer.is_opaque() && framer.is_at_start() => {
+                self.flight.is_idle() && self.flight.gate().is_open()
+            }
+            _ => true,
+        }
+    }
+
+    fn note_blocked<T>(&self, written: &Poll<T>) {
+        self.flight.is_write_blocked.store(written.is_pending(), Ordering::Relaxed);
+    }
+}
+
+impl Read for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if !self.unread.is_empty() {
+                if self.may_begin() {
+                    self.hand(&mut buffer);
+                    return Poll::Ready(Ok(()));
+                }
+                // The end of the request before polls again, and so does the opened gate. A client that
+                // sends on has to wait.
+                if self.unread.len() >= MAX_UNREAD || self.is_at_end {
+                    return Poll::Pending;
+                }
+            }
+            if !ready!(self.poll_fill(context))? && self.unread.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Write for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        self.note_blocked(&written);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(context, bytes);
+        self.note_blocked(&written);
+        written
+    }
+}
+
+const READ_AT_ONCE: usize = 8 << 10;
+/// Of a request that is handed anew to the next process.
+const MAX_HANDED: usize = 64 << 10;
+/// Of the requests behind the one that is answered.
+const MAX_UNREAD: usize = 64 << 10;

@@ -1,0 +1,303 @@
+//! A service of HTTP whose clients notice no swap: axum, tonic, or any stack of tower.
+//!
+//! ```no_run
+//! # mod answers {
+//! #     use std::{convert::Infallible, future::Ready, task::{Context, Poll}};
+//! #     use handoff::http::Body;
+//! #     #[derive(Clone)] pub struct Router;
+//! #     impl tower_service::Service<hyper::Request<Body>> for Router {
+//! #         type Response = hyper::Response<Body>;
+//! #         type Error = Infallible;
+//! #         type Future = Ready<Result<hyper::Response<Body>, Infallible>>;
+//! #         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> { Poll::Ready(Ok(())) }
+//! #         fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
+//! #             std::future::ready(Ok(hyper::Response::new(request.into_body())))
+//! #         }
+//! #     }
+//! # }
+//! # #[derive(Clone)] struct Log;
+//! # impl Log { fn open(_: &std::path::Path) -> handoff::Result<Log> { Ok(Log) } }
+//! # impl handoff::Shard for Log {
+//! #     fn seal(&self) -> handoff::Result<u64> { Ok(0) }
+//! #     fn revision(&self) -> u64 { 0 }
+//! #     fn fingerprint(&self) -> handoff::Result<[u8; 32]> { Ok([0; 32]) }
+//! #     fn resume(&self) -> handoff::Result<()> { Ok(()) }
+//! # }
+//! # fn router(_: Log) -> impl handoff::http::HttpService { answers::Router }
+//! use handoff::{daemon::Daemon, http::Http};
+//!
+//! #[derive(handoff::Drainable)]
+//! struct App {
+//!     #[handoff(serve)] // a gate and carried connections in one field
+//!     http: Http,
+//!     log: Log,
+//! }
+//!
+//! fn main() -> handoff::Result<()> {
+//!     Daemon::new("control.sock", "data").run_tokio(
+//!         async |_warm| Ok(()),
+//!         async |(), opening| {
+//!             let log = Log::open(opening.data_dir())?;
+//!             let http = handoff::http::serve(opening, "http", router(log.clone()))?;
+//!             Ok(App { http, log })
+//!         },
+//!     )?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What a client sees of a swap
+//!
+//! | protocol | what happens |
+//! |---|---|
+//! | HTTP/1.1, idle or between two requests | nothing: the connection goes to the next process |
+//! | HTTP/1.1, a request is being answered | nothing: the old process answers it, and then gives the connection up |
+//! | HTTP/1.1, a request has come in part | nothing: the next process gets all its bytes. Where a handler already reads its body, it is cancelled, and begins anew in the next process; a body beyond 64 KiB has 300 ms to arrive and is cut else |
+//! | HTTP/2 | GOAWAY before the gate closes: the client opens another connection, as it does for any GOAWAY |
+//! | an upgraded connection | it stays with the old process, which ends |
+//!
+//! # Passes
+//!
+//! A handler holds a pass of the gate from its begin until it returns: a drain waits for that. The
+//! reply is written after the pass is given back; the connection is parked when it is. A reply that
+//! takes long (a download, events) stays behind, and the old process finishes it. Work that a handler
+//! leaves to another task holds a pass of its own: [`Http::gate`].
+
+mod connection;
+mod flight;
+mod framer;
+mod io;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io as std_io;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+use crate::carry::{Arrival, Carry, Connections};
+use crate::daemon::Opening;
+use crate::drainable::{Gate, Serve};
+use crate::error::Result;
+use crate::log;
+use crate::sys::socket::listen_on;
+use connection::{Protocols, Unserved};
+pub use flight::{Body, HttpService};
+
+/// Serves the sockets of that name with the defaults of a [`Server`]: [`Server::serve`].
+///
+/// # Errors
+///
+/// As [`Server::serve`].
+pub fn serve(opening: &mut Opening<'_>, name: &str, service: impl HttpService) -> Result<Http> {
+    Server::new().serve(opening, name, service)
+}
+
+/// The settings of a service of HTTP.
+#[derive(Debug, Clone)]
+#[must_use = "a server does nothing until it serves"]
+pub struct Server {
+    protocols: Protocols,
+    max_connections: usize,
+    leave_grace: Duration,
+}
+
+/// A service of HTTP that runs: the gate that its requests pass, and its connections. A field of the
+/// daemon's state, with `#[handoff(serve)]`.
+#[derive(Clone)]
+pub struct Http(Arc<Serving>);
+
+struct Serving {
+    gate: Arc<Gate>,
+    connections: Arc<Connections<Unserved>>,
+}
+
+impl Server {
+    /// With a timeout of 30 s for the head of a request, at most 65,536 connections at a time, and
+    /// the defaults of hyper.
+    pub fn new() -> Self {
+        let mut http1 = http1::Builder::new();
+        // A client that has said all may wait for its reply.
+        http1.half_close(true).timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new());
+        let protocols = Protocols { http1, http2 };
+        Self { protocols, max_connections: MAX_CONNECTIONS, leave_grace: LEAVE_GRACE }
+    }
+
+    /// The maximum number of connections. Others wait in the listener's queue.
+    pub const fn max_connections(mut self, count: usize) -> Self {
+        self.max_connections = count;
+        self
+    }
+
+    /// The maximum wait of a drain for connections that cannot be carried, while requests are still
+    /// served: 2 seconds by default ([`Connections::leave_grace`]).
+    pub const fn leave_grace(mut self, grace: Duration) -> Self {
+        self.leave_grace = grace;
+        self
+    }
+
+    /// Changes the settings of HTTP/1: the timeout for a head, the maxima of a head.
+    pub fn http1(mut self, change: impl FnOnce(&mut http1::Builder)) -> Self {
+        change(&mut self.protocols.http1);
+        self
+    }
+
+    /// Changes the settings of HTTP/2: windows, the number of streams, pings.
+    pub fn http2(mut self, change: impl FnOnce(&mut http2::Builder<TokioExecutor>)) -> Self {
+        change(&mut self.protocols.http2);
+        self
+    }
+
+    /// Serves all inherited TCP sockets of that name, and the connections that come from the process
+    /// before, once the gate is open. Call it in the second closure of
+    /// [`Daemon::run_tokio`](crate::daemon::Daemon::run_tokio), or elsewhere inside a runtime of tokio
+    /// that has more than one thread.
+    ///
+    /// It raises the backlog of each listener to 4096: new connections wait there during a swap.
+    ///
+    /// # Errors
+    ///
+    /// There is no socket of that name, or it is no TCP socket that listens.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime of tokio.
+    pub fn serve(
+        self,
+        opening: &mut Opening<'_>,
+        name: &str,
+        service: impl HttpService,
+    ) -> Result<Http> {
+        let mut listeners = vec![opening.listeners().take_tokio_tcp(name)?];
+        while opening.listeners().names().iter().any(|other| other == name) {
+            listeners.push(opening.listeners().take_tokio_tcp(name)?);
+        }
+        let Self { protocols, max_connections, leave_grace } = self;
+        let connections = Arc::new(Connections::new().leave_grace(leave_grace));
+        let http = Http(Arc::new(Serving { gate: Arc::new(Gate::new()), connections }));
+        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let acceptor =
+            Acceptor { http: http.clone(), protocols: Arc::new(protocols), permits, service };
+        let runtime = Handle::current();
+        for listener in listeners {
+            listen_on(&listener, BACKLOG)?;
+            runtime.spawn(acceptor.clone().accept(listener));
+        }
+        runtime.spawn(acceptor.take_up());
+        Ok(http)
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Http {
+    /// The gate that each request passes. Work beside the requests holds a pass of it while it writes.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.0.gate
+    }
+
+    /// Whether this process is about to give its connections up, or has: the answer of a readiness
+    /// probe, for a load balancer that sends no new connections then.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.0.connections.is_leaving()
+    }
+
+    /// The number of connections that this process serves now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.connections.live()
+    }
+}
+
+impl Serve for Http {
+    fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    fn connections(&self) -> &dyn Carry {
+        &self.0.connections
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("gate", &self.0.gate)
+            .field("connections", &self.0.connections)
+            .finish()
+    }
+}
+
+/// Accepts connections, and takes those up that arrive.
+#[derive(Clone)]
+struct Acceptor<S> {
+    http: Http,
+    protocols: Arc<Protocols>,
+    permits: Arc<Semaphore>,
+    service: S,
+}
+
+impl<S: HttpService> Acceptor<S> {
+    async fn accept(self, listener: TcpListener) {
+        let Serving { gate, connections } = &*self.http.0;
+        loop {
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+            gate.opened().await;
+            let accepted = poll_fn(|context| {
+                // Accepts and counts inside the gate, so that no drain overlooks the connection.
+                let Ok(_pass) = gate.enter() else { return Poll::Ready(Ok(None)) };
+                let (tcp, address) = ready!(listener.poll_accept(context))?;
+                let (descriptor, state) = (tcp.into_std()?.into(), Unserved::default());
+                let ticket = connections.enter(address.to_string());
+                Poll::Ready(std_io::Result::Ok(Some(Arrival { descriptor, state, ticket })))
+            });
+            match accepted.await {
+                Ok(Some(arrival)) => self.spawn(arrival, Some(permit)),
+                Ok(None) => {}
+                Err(error) => {
+                    log::warn!(%error, "this daemon cannot accept a connection, and tries again");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves the connections of the process before; after a swap that was undone, its own again.
+    async fn take_up(self) {
+        loop {
+            let arrival = self.http.0.connections.arrival().await;
+            self.spawn(arrival, Arc::clone(&self.permits).try_acquire_owned().ok());
+        }
+    }
+
+    fn spawn(&self, arrival: Arrival<Unserved>, permit: Option<OwnedSemaphorePermit>) {
+        let gate = Arc::clone(&self.http.0.gate);
+        let (protocols, service) = (Arc::clone(&self.protocols), self.service.clone());
+        tokio::spawn(async move {
+            connection::serve(arrival, gate, protocols, service).await;
+            drop(permit);
+        });
+    }
+}
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const LEAVE_GRACE: Duration = Duration::from_secs(2);
+const MAX_CONNECTIONS: usize = 65_536;
+const BACKLOG: i32 = 4096;
+/// Most likely no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);

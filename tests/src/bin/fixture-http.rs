@@ -1,0 +1,161 @@
+//! A service of axum: `fixture-http CONTROL DATA [unhealthy]`. Its requests are as awkward as those of
+//! clients; each line that it is put is on the disk when it answers.
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use handoff::daemon::Daemon;
+use handoff::drainable::digest_file;
+use handoff::http::Http;
+use handoff::{Result, Shard};
+use http_body::Frame;
+use tokio::time::{Sleep, sleep};
+
+#[derive(handoff::Drainable)]
+struct App {
+    #[handoff(serve)]
+    http: Http,
+    log: Log,
+}
+
+#[derive(Clone)]
+struct Log(Arc<(PathBuf, Mutex<Option<File>>)>);
+
+impl Log {
+    fn append(&self, line: &str) -> io::Result<()> {
+        let mut file = self.0.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = file.as_mut().ok_or_else(|| io::Error::other("the log is sealed"))?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_data()
+    }
+}
+
+impl Shard for Log {
+    fn seal(&self) -> Result<u64> {
+        *self.0.1.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(self.revision())
+    }
+
+    fn revision(&self) -> u64 {
+        fs::metadata(&self.0.0).map_or(0, |metadata| metadata.len())
+    }
+
+    fn fingerprint(&self) -> Result<[u8; 32]> {
+        digest_file(&self.0.0)
+    }
+
+    fn resume(&self) -> Result<()> {
+        let file = File::options().create(true).append(true).open(&self.0.0)?;
+        *self.0.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+}
+
+fn main() -> Result<()> {
+    let [control, data, words @ ..] = &*Vec::from_iter(std::env::args().skip(1)) else {
+        panic!("fixture-http CONTROL DATA [unhealthy]")
+    };
+    let unhealthy = words.iter().any(|word| word == "unhealthy");
+    Daemon::new(control, data).run_tokio(
+        async |_warm| Ok(()),
+        async |(), opening| {
+            let log = Log(Arc::new((opening.data_dir().join("log"), Mutex::default())));
+            log.resume()?;
+            if unhealthy {
+                opening.unhealthy();
+            }
+            let http = handoff::http::serve(opening, "http", router(log.clone()))?;
+            Ok(App { http, log })
+        },
+    )?;
+    Ok(())
+}
+
+fn router(log: Log) -> Router {
+    Router::new()
+        .route("/pid", get(async || process::id().to_string()))
+        .route("/slow/{ms}", get(slow))
+        .route("/echo", post(async |body: Bytes| body))
+        .route("/count", post(count))
+        .route("/chunks/{count}/{ms}", get(chunks))
+        .route("/large/{bytes}", get(async |Path(bytes): Path<usize>| vec![b'x'; bytes]))
+        .route("/events", get(events))
+        .route("/line", put(line))
+        .with_state(log)
+}
+
+async fn slow(Path(ms): Path<u64>) -> String {
+    sleep(Duration::from_millis(ms)).await;
+    process::id().to_string()
+}
+
+/// Reads the body piece by piece, and says how long it was.
+async fn count(body: Body) -> String {
+    let (mut body, mut count) = (Box::pin(body), 0);
+    while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await
+    {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => count += data.len(),
+            Ok(Err(_trailers)) => {}
+            Err(error) => return error.to_string(),
+        }
+    }
+    count.to_string()
+}
+
+async fn line(State(log): State<Log>, line: String) -> Response {
+    match tokio::task::block_in_place(|| log.append(&line)) {
+        Ok(()) => process::id().to_string().into_response(),
+        Err(error) => {
+            (axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
+        }
+    }
+}
+
+async fn chunks(Path((count, ms)): Path<(u32, u64)>) -> Body {
+    Body::new(Chunks { left: count, pause: Duration::from_millis(ms), sleep: None })
+}
+
+async fn events() -> impl IntoResponse {
+    let events = Chunks { left: u32::MAX, pause: Duration::from_millis(20), sleep: None };
+    ([(CONTENT_TYPE, "text/event-stream")], Body::new(events))
+}
+
+/// So many lines, with a pause before each.
+struct Chunks {
+    left: u32,
+    pause: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl HttpBody for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let pause = self.pause;
+        ready!(self.sleep.get_or_insert_with(|| Box::pin(sleep(pause))).as_mut().poll(context));
+        self.sleep = None;
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"data: chunk\n\n")))))
+    }
+}

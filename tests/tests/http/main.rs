@@ -1,0 +1,5 @@
+//! Clients of a service of axum, through its swaps: none notices one.
+
+mod cuts;
+mod leaving;
+mod service;

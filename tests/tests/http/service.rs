@@ -1,0 +1,206 @@
+//! The service, its supervisor, and a client by hand.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use handoff::supervisor::{
+    CarryReport, ChildProcess, Committed, Failed, HandoffOutcome, IncumbentFate, Timings,
+};
+use handoff::{SpawnSpec, Supervisor};
+
+/// A service that runs, in a directory of its own.
+pub(crate) struct Service {
+    supervisor: Supervisor,
+    pub(crate) address: SocketAddr,
+    serving: Option<ChildProcess>,
+    replaced: Vec<ChildProcess>,
+    directory: tempfile::TempDir,
+}
+
+impl Service {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("it binds");
+        listener.set_nonblocking(true).expect("it is a socket");
+        let address = listener.local_addr().expect("it is bound");
+        let supervisor = Supervisor::new(&directory.path().join("control")).expect("it binds");
+        let supervisor = supervisor.with_listener("http", listener);
+        let (serving, replaced) = (None, Vec::new());
+        let mut service = Self { supervisor, address, serving, replaced, directory };
+        let spec = service.spec(&[]);
+        service.serving = Some(service.supervisor.start(&spec).expect("it starts"));
+        service
+    }
+
+    fn spec(&self, words: &[&str]) -> SpawnSpec {
+        let path = |name: &str| self.directory.path().join(name).display().to_string();
+        let mut args = vec![path("control"), path("data")];
+        args.extend(words.iter().map(|word| (*word).to_owned()));
+        SpawnSpec { args, ..SpawnSpec::new(env!("CARGO_BIN_EXE_fixture-http")) }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.serving.as_ref().expect("one serves").pid()
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.path().join("data/log")
+    }
+
+    /// Swaps the service; the new process serves.
+    pub(crate) fn swap(&mut self) -> (CarryReport, Timings) {
+        match self.supervisor.perform_handoff(self.spec(&[])).expect("it begins") {
+            HandoffOutcome::Committed(Committed { successor, carried, timings, .. }) => {
+                self.replaced.extend(self.serving.replace(successor));
+                (carried, timings)
+            }
+            HandoffOutcome::Failed(failed) => panic!("{failed}"),
+        }
+    }
+
+    /// A swap that is rolled back once the new process has opened the data.
+    pub(crate) fn roll_back(&mut self) -> Failed {
+        match self.supervisor.perform_handoff(self.spec(&["unhealthy"])).expect("it begins") {
+            HandoffOutcome::Failed(failed) => {
+                assert_eq!(failed.incumbent, IncumbentFate::Serving, "{failed}");
+                failed
+            }
+            HandoffOutcome::Committed(_) => panic!("it is unhealthy"),
+        }
+    }
+
+    /// Waits until the processes that were replaced have ended.
+    pub(crate) fn wait_replaced(&mut self) {
+        for mut process in self.replaced.drain(..) {
+            let ended = process.wait_until(Instant::now() + TIMEOUT).expect("it is a child");
+            assert!(ended.is_some_and(|status| status.success()), "it ends well");
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        for mut process in self.serving.take().into_iter().chain(self.replaced.drain(..)) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// A connection of HTTP/1.1 whose bytes the test writes.
+pub(crate) struct Client(BufReader<TcpStream>);
+
+/// A reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    pub(crate) closes: bool,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let tcp = TcpStream::connect(address).expect("a listener is there");
+        tcp.set_read_timeout(Some(TIMEOUT)).expect("it is a socket");
+        tcp.set_nodelay(true).expect("it is a socket");
+        Self(BufReader::new(tcp))
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        self.0.get_ref()
+    }
+
+    pub(crate) fn reader(&mut self) -> impl Read {
+        &mut self.0
+    }
+
+    pub(crate) fn send(&mut self, bytes: &str) {
+        self.0.get_mut().write_all(bytes.as_bytes()).expect("the connection is open");
+    }
+
+    pub(crate) fn ask(&mut self, request: &str) -> Reply {
+        self.send(request);
+        self.reply().expect("it is answered")
+    }
+
+    /// The process that answers.
+    pub(crate) fn pid(&mut self) -> u32 {
+        let Reply { status, body, closes } = self.ask(PID);
+        assert!(status == 200 && !closes);
+        body.parse().expect("it is a pid")
+    }
+
+    /// Reads a whole reply, without those of status 100.
+    pub(crate) fn reply(&mut self) -> io::Result<Reply> {
+        let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let line = self.line()?;
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status: u16 = status.ok_or_else(|| broken(&line))?;
+        let (mut length, mut is_chunked, mut closes) = (0, false, false);
+        loop {
+            let line = self.line()?.to_ascii_lowercase();
+            match line.split_once(": ") {
+                Some(("content-length", value)) => {
+                    length = value.parse().map_err(|_| broken(value))?;
+                }
+                Some(("transfer-encoding", "chunked")) => is_chunked = true,
+                Some(("connection", "close")) => closes = true,
+                _ if line.is_empty() => break,
+                _ => {}
+            }
+        }
+        if status == 100 {
+            return self.reply();
+        }
+        let mut body = String::new();
+        if is_chunked {
+            while let Some(chunk) = self.chunk()? {
+                let _ = write!(body, "{chunk}");
+            }
+        } else {
+            body = self.bytes(length)?;
+        }
+        Ok(Reply { status, body, closes })
+    }
+
+    /// The next line, without its end.
+    pub(crate) fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// The next chunk of a reply; none at its end.
+    pub(crate) fn chunk(&mut self) -> io::Result<Option<String>> {
+        let size = usize::from_str_radix(&self.line()?, 16).map_err(io::Error::other)?;
+        let chunk = self.bytes(size)?;
+        self.line()?;
+        Ok((size > 0).then_some(chunk))
+    }
+
+    fn bytes(&mut self, length: usize) -> io::Result<String> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes)?;
+        String::from_utf8(bytes).map_err(io::Error::other)
+    }
+
+    /// The service closes the connection, and has sent nothing more.
+    pub(crate) fn assert_closed(&mut self) {
+        let mut rest = Vec::new();
+        let read = self.0.read_to_end(&mut rest).map_err(|error| error.kind());
+        assert!(matches!(read, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{rest:?}");
+    }
+}
+
+pub(crate) const PID: &str = "GET /pid HTTP/1.1\r\nHost: a\r\n\r\n";
+/// What nothing takes longer than.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
