@@ -51,6 +51,7 @@ use crate::error::Result;
 pub use crate::incumbent::Ended;
 use crate::incumbent::{Incumbent, OnCommit, StopHandle};
 use crate::log;
+use crate::migration;
 use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
 use crate::sys::signals::on_termination;
 
@@ -88,7 +89,7 @@ impl Warm<'_> {
     }
 
     /// The data directory, which another process may be writing: read nothing from it that
-    /// you would trust later.
+    /// may still change, or be taken back.
     #[must_use]
     pub const fn data_dir(&self) -> &Path {
         self.data_dir
@@ -293,6 +294,7 @@ impl Daemon {
         let mut opening = Opening::new(incumbent.lock(), &mut listeners, false, None, stop);
         let drainable = open(warmed, &mut opening)?;
         let (_, on_commit) = opening.finish();
+        migration::check_format(incumbent.lock(), &D::schema())?;
         try_failpoint!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
             manifest.verify(&drainable.opened_shards()?, &D::schema())?;
@@ -327,6 +329,7 @@ impl Daemon {
         let opened = open(warmed, &mut opening);
         let (healthy, on_commit) = opening.finish();
         let verified = opened.and_then(|drainable| {
+            migration::check_format(successor.at_hand().0, &D::schema())?;
             successor.verify(&drainable)?;
             successor.hand_on(&drainable)?;
             try_failpoint!(SuccessorOpened)?;

@@ -1,7 +1,9 @@
 //! The log: lines, and from format 2 on the time of each line before it.
 
 use std::fs::{self, File};
+use std::io::ErrorKind::NotFound;
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, prelude::*};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,21 +11,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use handoff::drainable::{Checkpoint, RollingDigest};
 use handoff::{Shard, migration::Round};
 
-/// What a shard is verified by: its revision, here its length, and its fingerprint.
-pub(crate) type Sealed = (u64, [u8; 32]);
-
 pub(crate) struct Log {
     path: PathBuf,
     format: u32,
-    /// Of the data before its conversion, until this process serves.
-    converted_from: Mutex<Option<Sealed>>,
+    /// The revision of the data before its conversion, until this process serves.
+    converted_from: Mutex<Option<u64>>,
     opened: Mutex<(Option<File>, RollingDigest)>, // no file while it is sealed
 }
 
 impl Log {
     pub(crate) fn open(directory: &Path, format: u32, import: Import) -> handoff::Result<Self> {
         let (path, opened) = (directory.join(NAME), Mutex::default());
-        let converted_from = Mutex::new(import.sealed());
+        let converted_from = Mutex::new(import.revision());
         let log = Self { path, format, converted_from, opened };
         log.resume()?;
         Ok(log)
@@ -37,12 +36,12 @@ impl Log {
     /// Appends a line, and returns the log's length once the line is on the disk.
     pub(crate) fn append(&self, line: &[u8]) -> io::Result<u64> {
         let (file, digest) = &mut *lock(&self.opened);
-        let file = file.as_mut().ok_or_else(|| io::Error::other("the log is sealed"))?;
+        let opened = file.as_mut().ok_or_else(|| io::Error::other("the log is closed"))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let entry = if self.format == 1 { line.to_vec() } else { entry(now, line) };
-        let written = file.write_all(&entry).and_then(|()| file.sync_data());
-        // A write that fails leaves no half of an entry behind.
-        written.inspect_err(|_| drop(file.set_len(digest.length())))?;
+        let written = opened.write_all(&entry).and_then(|()| opened.sync_data());
+        // What a failed write has left is not known: the next start looks.
+        written.inspect_err(|_| *file = None)?;
         digest.update(&entry);
         Ok(digest.length())
     }
@@ -58,16 +57,16 @@ impl Shard for Log {
 
     fn revision(&self) -> u64 {
         let converted_from = *lock(&self.converted_from);
-        converted_from.map_or_else(|| lock(&self.opened).1.length(), |(length, _)| length)
+        converted_from.unwrap_or_else(|| lock(&self.opened).1.length())
     }
 
     fn fingerprint(&self) -> handoff::Result<[u8; 32]> {
-        let converted_from = *lock(&self.converted_from);
-        Ok(converted_from.map_or_else(|| lock(&self.opened).1.digest(), |(_, digest)| digest))
+        Ok(lock(&self.opened).1.digest()) // not compared where the formats differ
     }
 
     fn resume(&self) -> handoff::Result<()> {
         let file = File::options().create(true).read(true).append(true).open(&self.path)?;
+        file.set_len(end_of_last_line(&file)?)?;
         let kept = fs::read(self.path.with_extension(CHECKPOINT)).unwrap_or_default();
         let checkpoint = Checkpoint::from_bytes(&kept).ok();
         let went_on = checkpoint.and_then(|kept| RollingDigest::go_on(kept, &file).ok());
@@ -81,15 +80,20 @@ impl Shard for Log {
 /// The conversion of a log of format 1; it lives from the first round to the last.
 #[derive(Default)]
 pub(crate) struct Import {
-    from: RollingDigest,
+    converted: u64, // bytes of the old log
     to: RollingDigest,
 }
 
 impl Import {
     /// Converts the lines that were written since the round before.
     pub(crate) fn round(&mut self, round: &Round<'_>) -> handoff::Result<()> {
-        let Ok(mut from) = File::open(round.from().join(NAME)) else { return Ok(()) }; // it is new
-        from.seek(SeekFrom::Start(self.from.length()))?;
+        let mut from = match File::open(round.from().join(NAME)) {
+            Err(error) if error.kind() == NotFound && round.from_format().is_none() => {
+                return Ok(());
+            }
+            opened => opened?, // else the daemon is new
+        };
+        from.seek(SeekFrom::Start(self.converted))?;
         let mut lines = BufReader::with_capacity(BUFFER, from);
         let path = round.to().join(NAME);
         let to = File::options().create(true).append(true).open(&path)?;
@@ -99,7 +103,7 @@ impl Import {
         while lines.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
             let entry = entry(0, &line);
             entries.write_all(&entry)?;
-            self.from.update(&line);
+            self.converted += line.len() as u64;
             self.to.update(&entry);
             line.clear();
             if self.to.length() >= synced + SYNC_EVERY {
@@ -112,9 +116,19 @@ impl Import {
         Ok(fs::write(path.with_extension(CHECKPOINT), self.to.checkpoint().to_bytes())?)
     }
 
-    fn sealed(&self) -> Option<Sealed> {
-        (self.from.length() > 0).then(|| (self.from.length(), self.from.digest()))
+    fn revision(&self) -> Option<u64> {
+        (self.converted > 0).then_some(self.converted)
     }
+}
+
+/// A crash in the midst of a write leaves a part of a line, which nobody was told of.
+fn end_of_last_line(file: &File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut tail = vec![0; usize::try_from(length).unwrap_or(MAX_ENTRY).min(MAX_ENTRY)];
+    let start = length - tail.len() as u64;
+    file.read_exact_at(&mut tail, start)?;
+    let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    Ok(start + end as u64)
 }
 
 fn entry(seconds: u64, line: &[u8]) -> Vec<u8> {
@@ -128,4 +142,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const NAME: &str = "ledger.log";
 const CHECKPOINT: &str = "checkpoint";
 const BUFFER: usize = 1 << 20;
+const MAX_ENTRY: usize = 1 << 17;
 const SYNC_EVERY: u64 = 8 << 20;

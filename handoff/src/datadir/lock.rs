@@ -249,6 +249,26 @@ impl DataDirLock {
         lock.place().sync()
     }
 
+    /// After the data was put back from a backup: notes that it has that format, so that a build which
+    /// reads no higher one starts on it. What is known of newer data, the manifest and the schema, is
+    /// removed. The generation stays, so that no fencing token is given twice: leave `.handoff.lock` out
+    /// of the backup. Call it while no daemon runs. All is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LockHeld`] when a process serves the directory, and [`Error::Damaged`] for a record that
+    /// [`repair`](Self::repair) has to write anew first.
+    pub fn restored(data_dir: &Path, format: u32) -> Result<()> {
+        let mut lock = Self::acquire(data_dir)?;
+        SealManifest::remove(lock.place())?;
+        crate::datadir::schema::remove(lock.place())?;
+        lock.record.format = format;
+        lock.found.format = format;
+        lock.write_record()?;
+        lock.shared.sync(lock.generation())?;
+        lock.place().sync()
+    }
+
     /// The directory.
     #[must_use]
     pub fn data_dir(&self) -> &Path {

@@ -11,7 +11,7 @@ pub use lock::{DataDirLock, Fencing};
 pub(crate) use lock::{Decision, Fit, Leaves};
 pub(crate) use manifest::Draft;
 pub use manifest::SealManifest;
-pub(crate) use place::{CURRENT, Place};
+pub(crate) use place::{CURRENT, Place, is_unsupported};
 pub(crate) use record::{OwnerRecord, RecordPhase, Sight, Succession};
 #[cfg(test)]
 pub(crate) use {

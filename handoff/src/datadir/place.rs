@@ -77,6 +77,11 @@ impl Place {
         let _ = self.opened.set(name.to_owned());
     }
 
+    /// The directory in it that this process opened, if it is one of a format.
+    pub(crate) fn opened(&self) -> Option<&str> {
+        self.opened.get().map(String::as_str)
+    }
+
     /// Whether `current` still leads to the directory that this process opened.
     ///
     /// # Errors
@@ -85,11 +90,12 @@ impl Place {
     pub(crate) fn check_opened(&self) -> Result<()> {
         let Some(opened) = self.opened.get() else { return Ok(()) };
         let link = self.path_of(CURRENT);
-        let to = fs::read_link(&link).map_err(Error::at("read the link", &link))?;
-        if to == Path::new(opened) {
+        let to = rustix::fs::readlinkat(&self.directory, CURRENT, Vec::new());
+        let to = to.map_err(Error::at("read the link", &link))?.to_string_lossy().into_owned();
+        if to == *opened {
             return Ok(());
         }
-        let (opened, to) = (opened.clone(), to.to_string_lossy().into_owned());
+        let opened = opened.clone();
         Err(Error::Converted { link, opened, to })
     }
 
@@ -204,7 +210,7 @@ fn create_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Whether the file system has no lock of a directory: some want it open for writing.
-fn is_unsupported(error: &io::Error) -> bool {
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::BADF | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK)

@@ -152,6 +152,12 @@ pub(crate) fn publish(place: &Place, durable: bool) -> Result<()> {
     if durable { place.sync() } else { Ok(()) }
 }
 
+/// Removes the file, and one that is staged.
+pub(crate) fn remove(place: &Place) -> Result<()> {
+    place.remove(FILE)?;
+    place.remove(BESIDE)
+}
+
 /// An error of the file.
 pub(crate) fn at(place: &Place, error: std::io::Error) -> Error {
     Error::at("replace", &place.path_of(FILE))(error)

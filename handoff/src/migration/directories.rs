@@ -1,17 +1,19 @@
 //! The directories of the formats, and the link to the one in use.
 //!
-//! A directory's name is used once, and its process has it locked until `current` leads to it or
-//! the process has ended. So a directory that is not locked, to which `current` does not lead, and
-//! which the one in use does not name as the one before, is nobody's any more.
+//! A directory's name is used once. Until `current` leads to it, it has a mark, and its process has it
+//! locked: a directory with the mark that is not locked, and to which `current` does not lead, is
+//! nobody's any more. One that was in use is removed by its name alone: when it is the one before the
+//! one before, or when the time of the one before is over.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::datadir::CURRENT;
+use crate::datadir::{CURRENT, is_unsupported};
 use crate::error::{Error, Result};
 use crate::protocol::HandoffId;
 use crate::sys::file::{FileId, give_to_owner_of, open_directory, sync_directory, try_lock};
@@ -30,8 +32,10 @@ pub(super) struct Attempt {
 }
 
 impl Directories {
-    pub(super) fn in_(data_dir: &Path) -> Self {
-        Self(data_dir.to_owned())
+    /// The working directory may change later.
+    pub(super) fn in_(data_dir: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(data_dir);
+        absolute.map(Self).map_err(Error::at("find", data_dir))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -49,19 +53,42 @@ impl Directories {
     /// The directory in use; none where the data lies in the folder itself.
     pub(super) fn current(&self) -> Result<Option<String>> {
         let link = self.link();
-        let name = match target_of(&link) {
-            Ok(None) => return Ok(None),
-            Ok(Some(target)) => target,
-            Err(error) => return Err(Error::at("read the link", &link)(error)),
-        };
-        let is_ours = format_of(&name).is_some() && self.path_of(&name).is_dir();
-        if is_ours {
-            return Ok(Some(name));
+        let refused = |text: String| Err(Error::at("follow", &link)(io::Error::other(text)));
+        match target_of(&link) {
+            Ok(Some(name)) if format_of(&name).is_some() && self.path_of(&name).is_dir() => {
+                Ok(Some(name))
+            }
+            Ok(Some(name)) => refused(format!(
+                "it leads to `{name}`, and not to a directory format-N.ID beside it: let it lead to the directory of the data again (ln -sfn format-N.ID {})",
+                link.display()
+            )),
+            Ok(None) => match self.names()?.into_iter().find(|name| !self.is_marked(name)) {
+                None => Ok(None),
+                Some(name) => refused(format!(
+                    "it is gone, and `{name}` beside it has data that was in use: let it lead to the directory of the data again (ln -sfn format-N.ID {})",
+                    link.display()
+                )),
+            },
+            Err(error) => Err(Error::at("read the link", &link)(error)),
         }
-        let text = format!(
-            "it leads to `{name}`, and not to a directory format-N.ID beside it: let it lead to the directory of the data again"
-        );
-        Err(Error::at("follow", &link)(io::Error::other(text)))
+    }
+
+    /// All directories of formats.
+    fn names(&self) -> Result<Vec<String>> {
+        let names = fs::read_dir(&self.0).and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()
+        });
+        let names = names.map_err(Error::at("list", &self.0))?.into_iter();
+        let names = names.filter_map(|name| name.into_string().ok());
+        let is_one = |name: &String| {
+            let metadata = fs::symlink_metadata(self.path_of(name));
+            format_of(name).is_some() && metadata.is_ok_and(|metadata| metadata.is_dir())
+        };
+        Ok(names.filter(is_one).collect())
+    }
+
+    fn is_marked(&self, name: &str) -> bool {
+        self.path_of(name).join(MARK).exists()
     }
 
     pub(super) fn begin(&self, format: u32) -> Result<Attempt> {
@@ -71,13 +98,14 @@ impl Directories {
             let begin = || {
                 fs::create_dir(&path)?;
                 let directory = open_directory(&path)?;
+                let is_locked = try_lock_if_supported(&directory)?.unwrap_or(true);
                 give_to_owner_of(open_directory(&self.0)?, &directory)?;
-                Ok((try_lock(&directory)?, directory))
+                give_to_owner_of(&directory, fs::File::create(path.join(MARK))?)?;
+                Ok((is_locked, directory))
             };
             let begun = begin().map_err(Error::at::<io::Error>("create", &path));
             let (is_locked, directory) = begun?;
             let attempt = Attempt { name, path, directory };
-            // A process that sweeps may have found it before it was locked.
             if is_locked && attempt.check().is_ok() {
                 return Ok(attempt);
             }
@@ -87,21 +115,40 @@ impl Directories {
     /// Lets `current` lead to the attempt; again is as once.
     pub(super) fn switch(&self, attempt: &Attempt) -> Result<()> {
         attempt.check()?;
-        let (link, new) = (self.link(), self.0.join(NEW));
+        let link = self.link();
         let switch = || {
-            remove_link(&new)?;
-            symlink(&attempt.name, &new)?;
-            fs::rename(&new, &link)?;
+            if target_of(&link)?.as_ref() != Some(&attempt.name) {
+                let new = attempt.path.join(NEW);
+                if !new.is_symlink() {
+                    symlink(&attempt.name, &new)?;
+                }
+                fs::rename(&new, &link)?;
+            }
             sync_directory(&self.0)
         };
-        switch().map_err(Error::at("move the link", &link))
+        switch().map_err(Error::at("move the link", &link))?;
+        self.unmark(&attempt.name)
+    }
+
+    /// The directory was in use from here on.
+    pub(super) fn unmark(&self, name: &str) -> Result<()> {
+        let mark = self.path_of(name).join(MARK);
+        remove_link(&mark).map_err(Error::at("remove", &mark))
+    }
+
+    /// The directory that was in use before that one, if it is there.
+    fn previous_of(&self, name: &str) -> Result<Option<String>> {
+        let link = self.path_of(name).join(PREVIOUS);
+        let target = target_of(&link).map_err(Error::at("read the link", &link))?;
+        let name = target.as_deref().and_then(|target| target.strip_prefix("../"));
+        Ok(name.filter(|name| format_of(name).is_some()).map(str::to_owned))
     }
 
     pub(super) fn has_previous(&self, current: &str) -> bool {
         self.path_of(current).join(PREVIOUS).is_symlink()
     }
 
-    /// The time for which `current` has led where it does.
+    /// The time for which `current` has led where it does, by the clock of the machine.
     pub(super) fn age(&self, current: &str) -> Duration {
         // Written just before the link was moved.
         let written = fs::symlink_metadata(self.path_of(current).join(PREVIOUS))
@@ -109,37 +156,78 @@ impl Directories {
         written.ok().and_then(|written| written.elapsed().ok()).unwrap_or_default()
     }
 
-    pub(super) fn forget_previous(&self, current: &str) -> Result<()> {
-        let link = self.path_of(current).join(PREVIOUS);
+    /// Removes the directory that was in use before that one, and then the link to it.
+    pub(super) fn remove_previous_of(&self, name: &str) -> Result<()> {
+        let previous = self.previous_of(name)?;
+        if let Some(previous) = previous.filter(|previous| previous != name) {
+            // Those before it have no other link that leads to them.
+            if self.path_of(&previous).is_dir() {
+                self.remove_previous_of(&previous)?;
+            }
+            self.remove(&self.path_of(&previous))?;
+        }
+        let link = self.path_of(name).join(PREVIOUS);
         remove_link(&link).map_err(Error::at("remove", &link))
     }
 
-    /// Removes the directories that are nobody's.
-    pub(super) fn sweep(&self) -> Result<()> {
-        let names = fs::read_dir(&self.0).and_then(|entries| {
-            entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()
-        });
-        let names = names.map_err(Error::at("list", &self.0))?;
-        for name in names.iter().filter_map(|name| name.to_str()) {
-            if format_of(name).is_some() && !self.path_of(name).is_symlink() {
-                self.remove_unused(name)?;
-            }
+    /// Lets `current` lead to the directory that was in use before, of that format; or removes it, where
+    /// the data lay in the folder itself. The directory that was in use gets another name.
+    pub(super) fn go_back(&self, format: u32) -> Result<()> {
+        let link = self.link();
+        let no_way = |text: &str| Err(Error::at("go back behind", &link)(io::Error::other(text)));
+        let Some(current) = self.current()? else {
+            return no_way("no migration has been made here");
+        };
+        if !self.has_previous(&current) {
+            return no_way("the directory of the format before was removed");
         }
-        Ok(())
+        let previous = self.previous_of(&current)?;
+        if previous.as_deref().and_then(format_of).is_some_and(|found| found != format) {
+            return no_way("the data of the format before is of another one");
+        }
+        if previous.as_deref().is_some_and(|previous| !self.path_of(previous).is_dir()) {
+            return no_way("the directory of the format before was removed");
+        }
+        let given_up = self.0.join(format!("given-up.{current}"));
+        let go_back = || {
+            match &previous {
+                Some(previous) => {
+                    let new = self.path_of(&current).join(NEW);
+                    remove_link(&new)?;
+                    symlink(previous, &new)?;
+                    fs::rename(&new, &link)?;
+                }
+                None => remove_link(&link)?,
+            }
+            fs::rename(self.path_of(&current), given_up)?;
+            sync_directory(&self.0)
+        };
+        go_back().map_err(Error::at("move the link", &link))
+    }
+
+    /// Removes the directories that are nobody's, and the one before the one before.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let Some(current) = self.current()? else {
+            return self.names()?.iter().try_for_each(|name| self.remove_unused(name));
+        };
+        self.names()?.iter().try_for_each(|name| self.remove_unused(name))?;
+        match self.previous_of(&current)? {
+            Some(previous) if previous != current && self.path_of(&previous).is_dir() => {
+                self.remove_previous_of(&previous)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn remove_unused(&self, name: &str) -> Result<()> {
         let path = self.path_of(name);
         let Ok(directory) = open_directory(&path) else { return Ok(()) };
         // The lock first: after that `current` can no longer come to lead to it.
-        if !try_lock(&directory).map_err(Error::at("lock", &path))? {
-            return Ok(());
-        }
-        let Some(current) = self.current()? else { return self.remove(&path) };
-        let previous = target_of(&self.path_of(&current).join(PREVIOUS))
-            .map_err(Error::at("read the link in", &self.path_of(&current)))?;
-        let is_previous = previous.is_some_and(|target| target == format!("../{name}"));
-        if current == name || is_previous { Ok(()) } else { self.remove(&path) }
+        let locked = try_lock_if_supported(&directory).map_err(Error::at("lock", &path))?;
+        let is_nobodys = locked == Some(true)
+            && self.is_marked(name)
+            && self.current()?.is_none_or(|current| current != name);
+        if is_nobodys { self.remove(&path) } else { Ok(()) }
     }
 
     #[expect(clippy::unused_self, reason = "what it removes is of this folder")]
@@ -173,16 +261,19 @@ impl Attempt {
         check().map_err(Error::at("find", &self.path))
     }
 
-    /// Names the directory that was in use before.
-    pub(super) fn remember(&self, previous: Option<&str>) -> Result<()> {
-        let Some(previous) = previous else { return Ok(()) };
-        let link = self.path.join(PREVIOUS);
-        let remember = || {
+    /// Creates all that [`Directories::switch`] needs, and names the directory that was in use before:
+    /// here a failure still undoes the swap.
+    pub(super) fn prepare(&self, previous: Option<&str>) -> Result<()> {
+        let prepare = || {
+            let (link, new) = (self.path.join(PREVIOUS), self.path.join(NEW));
             remove_link(&link)?;
-            symlink(format!("../{previous}"), &link)?;
-            sync_directory(&self.path)
+            remove_link(&new)?;
+            symlink(previous.map_or_else(|| "..".to_owned(), |name| format!("../{name}")), link)?;
+            symlink(&self.name, new)?;
+            sync_directory(&self.path)?;
+            self.path.parent().map_or(Ok(()), sync_directory)
         };
-        remember().map_err(Error::at("create", &link))
+        prepare().map_err(Error::at("create the links in", &self.path))
     }
 }
 
@@ -193,18 +284,42 @@ pub(super) fn format_of(name: &str) -> Option<u32> {
     format.parse().ok().filter(|_| is_ours)
 }
 
-/// Syncs all files and folders below, and the folder itself. A link is not followed.
-pub(super) fn sync_tree(directory: &Path) -> io::Result<()> {
+/// The files that were synced, by their state at that time.
+pub(super) type Synced = HashMap<PathBuf, (u64, i64, i64)>;
+
+/// Syncs all files and folders below, and the folder itself, but for files that have not changed since
+/// they were synced. A link is not followed.
+pub(super) fn sync_tree(directory: &Path, synced: &mut Synced) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let kind = entry.file_type()?;
+        let (kind, path) = (entry.file_type()?, entry.path());
         if kind.is_dir() {
-            sync_tree(&entry.path())?;
+            sync_tree(&path, synced)?;
         } else if kind.is_file() {
-            fs::File::open(entry.path())?.sync_all()?;
+            let now = SystemTime::now();
+            let metadata = entry.metadata()?;
+            let state = (metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+            if synced.get(&path) == Some(&state) {
+                continue;
+            }
+            fs::File::open(&path)?.sync_all()?;
+            // A change within the same tick of the kernel's clock would not show.
+            let changed =
+                UNIX_EPOCH + Duration::from_secs(u64::try_from(state.1).unwrap_or(u64::MAX / 2));
+            if now.duration_since(changed).is_ok_and(|age| age > A_TICK) {
+                synced.insert(path, state);
+            }
         }
     }
     sync_directory(directory)
+}
+
+/// None on a file system without such locks.
+fn try_lock_if_supported(directory: &OwnedFd) -> io::Result<Option<bool>> {
+    match try_lock(directory) {
+        Err(error) if is_unsupported(&error) => Ok(None),
+        locked => locked.map(Some),
+    }
 }
 
 /// Where a link leads; none where nothing has the name.
@@ -212,9 +327,9 @@ fn target_of(link: &Path) -> io::Result<Option<String>> {
     match fs::read_link(link) {
         Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            Err(io::Error::other("it is no link: move it away"))
-        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(io::Error::other(
+            "it is no link to a directory format-N.ID: move it away, and if such directories are beside it, let it lead to the one of the data (ln -s format-N.ID)",
+        )),
         Err(error) => Err(error),
     }
 }
@@ -226,6 +341,10 @@ fn remove_link(link: &Path) -> io::Result<()> {
     }
 }
 
-const NEW: &str = ".handoff.current.new";
+const NEW: &str = ".handoff.current";
 const PREVIOUS: &str = ".handoff.previous";
+/// In a directory to which `current` has never led.
+const MARK: &str = ".handoff.attempt";
 const PREFIX: &str = "format-";
+/// Longer than one of the kernel's clock, with whole seconds cut off.
+const A_TICK: Duration = Duration::from_secs(2);

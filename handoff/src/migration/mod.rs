@@ -69,18 +69,20 @@
 //!
 //! # What a shard says of converted data
 //!
-//! The new process verifies what it opened against what the old one sealed: a shard that was converted
-//! has the revision and the fingerprint of the *old* data until the process serves. Let the conversion
-//! reckon them as it reads, with a [`RollingDigest`](crate::drainable::RollingDigest), and the shard
-//! forget them in a step of [`Opening::on_commit`]. `handoff/examples/ledger` does so.
+//! The new process verifies what it opened against what the old one sealed. Where the formats differ
+//! that is the revision: until the process serves, a shard that was converted has the revision of the
+//! *old* data. Let the conversion count it as it reads, and the shard forget it in a step of
+//! [`Opening::on_commit`]. `handoff/examples/ledger` does so.
 //!
 //! # The old directory
 //!
-//! It stays until the next migration, so that an operator can go back to it: stop the daemon, let
-//! `current` lead to it, accept the old format ([`DataDirLock::repair`](crate::DataDirLock::repair)
-//! does not), and lose the writes since. [`Migration::keep_previous`] removes it once the probation is
-//! over, and [`discard_previous`] at a word of the operator. What swaps that failed have left behind is
-//! removed by the next process that migrates or commits.
+//! It stays until the start after the next migration, so that an operator can go back to it and lose the
+//! writes since ([`go_back`]). [`Migration::keep_previous`] removes it once the probation is over, and
+//! [`discard_previous`] at a word of the operator. Files that lay in the data directory itself, before
+//! the first migration, are the daemon's own to remove. A start removes what failed swaps have left.
+//!
+//! Copy and restore the data directory with its links (`rsync -a`, `cp -a`): without `current` no
+//! process starts that migrates.
 
 mod directories;
 
@@ -89,10 +91,12 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use crate::daemon::Opening;
+use crate::datadir::DataDirLock;
+use crate::drainable::Schema;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::sys::file;
-use directories::{Attempt, Directories};
+use directories::{Attempt, Directories, Synced};
 
 /// A conversion that has begun, or the finding that there is none to do.
 #[derive(Debug)]
@@ -103,6 +107,7 @@ pub struct Migration {
     from: Option<String>,
     /// None where the data has the format already.
     attempt: Option<Attempt>,
+    synced: Synced,
     rounds: u32,
     keep_previous: Option<Duration>,
 }
@@ -125,26 +130,30 @@ impl Migration {
     /// synced. They end when one takes less than 50 ms, when they no longer get shorter, or after
     /// sixteen.
     ///
-    /// `round` reads what does not change any more: whole records of an append-only file, closed
-    /// segments, a snapshot of a database. The rest it leaves to the last round.
+    /// `round` reads what does not change any more and is not taken back: whole records of an
+    /// append-only file, closed segments, a snapshot of a database. The rest it leaves to the last round.
     ///
     /// # Errors
     ///
-    /// The error of a round, and that of the file system. A successor that fails so leaves the
-    /// incumbent serving.
+    /// The error of a round, and that of the file system; `current` leads to no directory of a format, or
+    /// is gone. A successor that fails so leaves the incumbent serving.
     pub fn ahead(
         data_dir: &Path,
         format: u32,
         mut round: impl FnMut(&Round<'_>) -> Result<()>,
     ) -> Result<Self> {
-        let directories = Directories::in_(data_dir);
+        if format == 0 {
+            return Err(Error::other("the format of a migration is a number from 1 on"));
+        }
+        let directories = Directories::in_(data_dir)?;
+        directories.sweep()?;
         let from = directories.current()?;
+        let (attempt, synced) = (None, Synced::new());
         let mut migration =
-            Self { directories, from, attempt: None, rounds: 0, keep_previous: None };
+            Self { directories, from, attempt, synced, rounds: 0, keep_previous: None };
         if migration.old_format() == Some(format) {
             return Ok(migration);
         }
-        migration.directories.sweep()?;
         let attempt = migration.directories.begin(format)?;
         migration.attempt = Some(attempt);
         let mut before = Duration::MAX;
@@ -152,7 +161,7 @@ impl Migration {
             let begun = Instant::now();
             migration.run(&mut round, false)?;
             let took = begun.elapsed();
-            if took < SHORT || took > before / 2 {
+            if took < SHORT || took > before / 10 * 9 {
                 break;
             }
             before = took;
@@ -187,11 +196,11 @@ impl Migration {
             return Err(self.moved(now.as_deref()));
         }
         self.run(&mut round, true)?;
-        let Self { directories, from, attempt, keep_previous, .. } = self;
+        let Self { directories, from, attempt, mut keep_previous, .. } = self;
         let name = match (&attempt, from.clone()) {
             (Some(attempt), _) => {
                 attempt.check()?;
-                attempt.remember(from.as_deref())?;
+                attempt.prepare(from.as_deref())?;
                 attempt.name().to_owned()
             }
             (None, Some(current)) => current,
@@ -201,11 +210,15 @@ impl Migration {
         opening.lock().place().note_opened(&name);
         let mut attempt = attempt;
         opening.on_commit(move || {
-            if let Some(attempt) = &attempt {
-                directories.switch(attempt)?;
+            match &attempt {
+                Some(attempt) => directories.switch(attempt)?,
+                // A process that died just behind the switch has left it.
+                None => directories.unmark(&name)?,
             }
             attempt = None; // and its lock
-            tidy_later(&directories, &name, keep_previous);
+            if let Some(time) = keep_previous.take() {
+                remove_previous_later(&directories, &name, time);
+            }
             Ok(())
         });
         Ok(path)
@@ -228,7 +241,8 @@ impl Migration {
         let from_format = self.old_format();
         round(&Round { from: &from, from_format, to: attempt.path(), is_last })?;
         self.rounds += 1;
-        directories::sync_tree(attempt.path()).map_err(Error::at("sync", attempt.path()))
+        directories::sync_tree(attempt.path(), &mut self.synced)
+            .map_err(Error::at("sync", attempt.path()))
     }
 
     fn moved(&self, now: Option<&str>) -> Error {
@@ -287,8 +301,9 @@ impl Round<'_> {
 
     /// Gives the new data a copy of a file, in the place of one from an earlier round: a reflink on a
     /// file system that has them (btrfs, XFS, bcachefs), which takes neither time nor room, and else
-    /// one byte by byte. Returns whether it is a reflink. A file that another process writes meanwhile
-    /// may be copied half old, half new.
+    /// one byte by byte: all of it in each round, also in the last one, for which clients wait. Returns
+    /// whether it is a reflink. A file that another process writes meanwhile may be copied half old, half
+    /// new.
     ///
     /// # Errors
     ///
@@ -307,7 +322,9 @@ impl Round<'_> {
     fn paths(&self, name: &Path) -> Result<(PathBuf, PathBuf)> {
         let to = self.to.join(name);
         let parent = to.parent().unwrap_or(self.to);
-        fs::create_dir_all(parent).map_err(Error::at("create", parent))?;
+        if !parent.is_dir() {
+            file::create_for_owner_of(self.to, parent).map_err(Error::at("create", parent))?;
+        }
         Ok((self.from.join(name), to))
     }
 }
@@ -319,31 +336,55 @@ impl Round<'_> {
 ///
 /// The error of the file system.
 pub fn discard_previous(data_dir: &Path) -> Result<()> {
-    let directories = Directories::in_(data_dir);
-    if let Some(current) = directories.current()? {
-        directories.forget_previous(&current)?;
+    let directories = Directories::in_(data_dir)?;
+    match directories.current()? {
+        Some(current) => directories.remove_previous_of(&current),
+        None => Ok(()),
     }
-    directories.sweep()
 }
 
-/// Once the process serves: removes what failed swaps have left, and later the format before.
-fn tidy_later(directories: &Directories, current: &str, keep_previous: Option<Duration>) {
+/// Goes back to the data of the format before, which lacks all that was written since, and notes that
+/// the data is of `format` again: for a command of the operator, while no daemon runs. The next start of
+/// a build that reads `format` opens that data. The newer data stays, as `given-up.format-N.ID`.
+///
+/// # Errors
+///
+/// A process serves the directory; no migration was made, or the data of the format before was removed;
+/// it has another format. Nothing is changed then.
+pub fn go_back(data_dir: &Path, format: u32) -> Result<()> {
+    let directories = Directories::in_(data_dir)?;
+    let lock = DataDirLock::acquire(data_dir)?;
+    directories.go_back(format)?;
+    drop(lock);
+    DataDirLock::restored(data_dir, format)
+}
+
+/// Whether the directory that was opened is of the format that the struct declares.
+pub(crate) fn check_format(lock: &DataDirLock, own: &Schema) -> Result<()> {
+    let opened = lock.place().opened().and_then(directories::format_of);
+    match opened {
+        Some(migrated) if migrated != own.formats.written => Err(Error::other(format!(
+            "the migration is to format {migrated}, and the struct declares format {0}: write `#[handoff(format = {migrated}, ...)]`, or let the migration be to {0}",
+            own.formats.written
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// While the process serves.
+fn remove_previous_later(directories: &Directories, current: &str, time: Duration) {
+    if !directories.has_previous(current) {
+        return;
+    }
     let (directories, current) = (directories.clone(), current.to_owned());
-    let tidy = move || {
-        let tidied = directories.sweep().and_then(|()| match keep_previous {
-            Some(time) if directories.has_previous(&current) => {
-                thread::sleep(time.saturating_sub(directories.age(&current)));
-                directories.forget_previous(&current)?;
-                directories.sweep()
-            }
-            _ => Ok(()),
-        });
-        if let Err(error) = tidied {
-            log::warn!(%error, "this daemon cannot remove data of another format, which takes up room and does no harm otherwise; its next start tries again");
+    let remove = move || {
+        thread::sleep(time.saturating_sub(directories.age(&current)));
+        if let Err(error) = directories.remove_previous_of(&current) {
+            log::warn!(%error, "this daemon cannot remove its data of the format before, which takes up room and does no harm otherwise; its next start tries again");
         }
     };
     // Without the thread the next start does it.
-    let _ = thread::Builder::new().name("handoff-tidy".into()).spawn(tidy);
+    let _ = thread::Builder::new().name("handoff-previous".into()).spawn(remove);
 }
 
 /// A round that is shorter has left next to nothing to the next one.

@@ -68,15 +68,6 @@ impl Data {
         names.sort();
         names
     }
-
-    /// Waits until that many directories are left.
-    fn has_directories(&self, count: usize) {
-        let deadline = Instant::now() + LONG;
-        while self.directories().len() != count {
-            assert!(Instant::now() < deadline, "{:?} are not {count}", self.directories());
-            thread::yield_now();
-        }
-    }
 }
 
 impl Opened {
@@ -117,7 +108,9 @@ fn data_goes_from_the_data_directory_to_one_of_its_own_and_on_from_there() {
     assert_eq!(fs::read_to_string(first.join("log")).expect("it stays"), "one,two,three,");
     let back = data.serve(2, "five,");
     assert_eq!(data.read("current/log"), "one,two,three,four,five,");
-    data.has_directories(2); // that one, and the one before
+    assert!(first.exists(), "the start after this one removes it");
+    drop(data.start(2));
+    assert_eq!(data.directories().len(), 2);
     assert!(second.exists() && back.exists() && !first.exists());
 }
 
@@ -147,7 +140,9 @@ fn until_the_commit_the_old_process_has_its_data_and_what_failed_is_removed() {
     let mut opened = data.open(other, 2).expect("it opens");
     assert_eq!(opened.log(), "one,two,", "what was written meanwhile is there");
     opened.commit();
-    data.has_directories(2);
+    drop(opened);
+    drop(data.start(2));
+    assert_eq!(data.directories().len(), 2);
 }
 
 #[test]
@@ -195,6 +190,7 @@ fn a_link_that_is_none_of_ours_is_told_and_left_as_it_is() {
         let told = data.ahead(2).expect_err("it is not ours").to_string();
         assert!(told.contains(&format!("`{target}`")) && told.contains("lead to"), "{told}");
         discard_previous(data.0.path()).expect_err("it is not ours");
+        go_back(data.0.path(), 1).expect_err("it is not ours");
         fs::remove_file(data.path("current")).expect("it is there");
     }
     data.write("current", "a file");
@@ -204,7 +200,97 @@ fn a_link_that_is_none_of_ours_is_told_and_left_as_it_is() {
 }
 
 #[test]
-fn a_pass_that_fails_ends_the_migration_and_names_its_error() {
+fn without_the_link_no_data_that_was_in_use_is_removed_or_overlooked() {
+    let data = Data::new();
+    data.write("log", "flat,");
+    let first = data.serve(1, "one,");
+    drop(data.start(2)); // one that did not commit
+    let attempt = data.directories().into_iter().find(|name| name.starts_with("format-2"));
+    fs::remove_file(data.path("current")).expect("it is there");
+    for format in [1, 2] {
+        let told = data.ahead(format).expect_err("it is gone").to_string();
+        let name = first.file_name().expect("it has one").to_string_lossy();
+        assert!(told.contains(&*name) && told.contains("ln -sfn"), "{told}");
+    }
+    discard_previous(data.0.path()).expect_err("it is gone");
+    assert!(first.exists() && data.path(&attempt.expect("it is there")).exists());
+    symlink(first.file_name().expect("it has one"), data.path("current")).expect("it is free");
+    data.serve(1, "two,");
+    assert_eq!(data.read("current/log"), "flat,one,two,");
+}
+
+#[test]
+fn an_operator_goes_back_to_the_data_of_the_format_before() {
+    let data = Data::new();
+    data.write("log", "flat,");
+    let refused = go_back(data.0.path(), 1).expect_err("nothing was migrated").to_string();
+    assert!(refused.contains("no migration"), "{refused}");
+    data.serve(2, "two,");
+    data.serve(3, "three,");
+    let lock = DataDirLock::acquire(data.0.path()).expect("it is free");
+    let held = go_back(data.0.path(), 2).expect_err("a process serves");
+    assert!(matches!(held, Error::LockHeld { .. }), "{held}");
+    drop(lock);
+    let other = go_back(data.0.path(), 1).expect_err("it is of another format").to_string();
+    assert!(other.contains("of another one"), "{other}");
+    assert_eq!(data.read("current/log"), "flat,two,three,");
+
+    go_back(data.0.path(), 2).expect("it is there");
+    assert_eq!(data.read("current/log"), "flat,two,");
+    let lock = DataDirLock::acquire(data.0.path()).expect("it is free");
+    lock.check_schema(&Schema::new().format(2, 1..=2)).expect("it is of format 2 again");
+    drop(lock);
+    data.serve(2, "again,");
+    go_back(data.0.path(), 1).expect("it is the data directory itself");
+    assert!(!data.path("current").is_symlink());
+    assert_eq!(data.read("log"), "flat,");
+    data.serve(2, "anew,");
+    assert_eq!(data.read("current/log"), "flat,anew,");
+    let given_up = fs::read_dir(data.0.path()).expect("it is there").filter(|entry| {
+        let name = entry.as_ref().expect("it is read").file_name();
+        name.to_string_lossy().starts_with("given-up.format-")
+    });
+    assert_eq!(given_up.count(), 2, "newer data stays until somebody removes it");
+    discard_previous(data.0.path()).expect("there is none");
+    let gone = go_back(data.0.path(), 1).expect_err("it was discarded").to_string();
+    assert!(gone.contains("was removed"), "{gone}");
+}
+
+#[test]
+fn what_a_commit_needs_is_there_before_it() {
+    let data = Data::new();
+    data.serve(1, "one,");
+    let migration = data.ahead(2).expect("it converts");
+    let attempt = data.directories().into_iter().find(|name| name.starts_with("format-2"));
+    let attempt = data.path(&attempt.expect("it is there"));
+    fs::create_dir(attempt.join(".handoff.current")).expect("it is free");
+    data.open(migration, 2).err().expect("something is in the way");
+    assert_eq!(data.read("current/log"), "one,");
+    Migration::ahead(data.0.path(), 0, |_| Ok(())).expect_err("there is no format 0");
+}
+
+#[test]
+fn only_files_that_have_changed_are_synced_again() {
+    let data = Data::new();
+    for name in ["old", "new"] {
+        data.write(name, "a");
+    }
+    let state = |name: &str| {
+        let metadata = fs::metadata(data.path(name)).expect("it is there");
+        (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+    };
+    let mut synced = Synced::new();
+    directories::sync_tree(data.0.path(), &mut synced).expect("it is synced");
+    // They were written just now: a change within the same tick would not show.
+    assert!(synced.is_empty());
+    synced.insert(data.path("old"), state("old"));
+    data.write("new", "b");
+    directories::sync_tree(data.0.path(), &mut synced).expect("it is synced");
+    assert_eq!(synced.get(&data.path("old")), Some(&state("old")));
+}
+
+#[test]
+fn a_round_that_fails_ends_the_migration_and_names_its_error() {
     let data = Data::new();
     data.serve(1, "one,");
     let refused = Migration::ahead(data.0.path(), 2, |_| Err(io::Error::other("no room").into()));
@@ -219,7 +305,7 @@ fn a_pass_that_fails_ends_the_migration_and_names_its_error() {
 }
 
 #[test]
-fn passes_end_when_they_are_short_or_no_longer_get_shorter() {
+fn rounds_end_when_they_are_short_or_no_longer_get_shorter() {
     let rounds = |takes: fn(u32) -> Duration| {
         let data = Data::new();
         let mut rounds = 0;
@@ -237,6 +323,8 @@ fn passes_end_when_they_are_short_or_no_longer_get_shorter() {
     };
     assert_eq!(rounds(|_| Duration::ZERO), 1);
     assert_eq!(rounds(|_| SHORT * 2), 2, "the second is no shorter");
+    let slowly = |round| (SHORT * 16).mul_f64(0.7_f64.powi(i32::try_from(round).unwrap_or(0)));
+    assert!(rounds(slowly) > 5, "each is shorter than the one before");
     assert_eq!(rounds(|round| if round == 0 { SHORT * 40 } else { Duration::ZERO }), 2);
 }
 
@@ -255,8 +343,12 @@ fn the_format_before_stays_until_its_time_is_over_or_it_is_discarded() {
     // The time counts from the commit, whatever process counts.
     let migration = data.ahead(3).expect("there is nothing to do").keep_previous(Duration::ZERO);
     data.open(migration, 3).expect("it opens").commit();
-    data.has_directories(1);
-    assert!(!kept.is_symlink());
+    let deadline = Instant::now() + LONG;
+    while kept.is_symlink() {
+        assert!(Instant::now() < deadline, "{:?}", data.directories());
+        thread::yield_now();
+    }
+    assert_eq!(data.directories().len(), 1);
     assert_eq!(data.read("current/log"), "one,two,three,");
 }
 
@@ -309,7 +401,7 @@ fn a_time_before_now_is_not_waited_for_again() {
     let data = Data::new();
     data.serve(1, "one,");
     data.serve(2, "two,");
-    let directories = Directories::in_(data.0.path());
+    let directories = Directories::in_(data.0.path()).expect("it is there");
     let current = directories.current().expect("it is read").expect("there is one");
     let link = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
     let times = rustix::fs::Timestamps { last_access: link, last_modification: link };

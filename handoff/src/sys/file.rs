@@ -165,7 +165,22 @@ pub(crate) fn clone_or_copy(from: &Path, to: &Path) -> io::Result<bool> {
         Err(errno) => return Err(errno.into()),
     };
     std::fs::set_permissions(to, source.metadata()?.permissions())?;
+    give_to_owner_of(open_directory(to.parent().unwrap_or(to))?, File::open(to)?)?;
     Ok(is_reflink)
+}
+
+/// Creates a folder and those above it, up to `base`, for the owner of that.
+pub(crate) fn create_for_owner_of(base: &Path, path: &Path) -> io::Result<()> {
+    if path == base || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        create_for_owner_of(base, above)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => give_to_owner_of(open_directory(base)?, open_directory(path)?),
+    }
 }
 
 /// Syncs a directory, so that the names in it survive a crash of the machine.

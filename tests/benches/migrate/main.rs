@@ -158,7 +158,8 @@ fn write_log(data: &Path, size: u64) -> io::Result<()> {
     fs::write(data.join("ledger.checkpoint"), digest.checkpoint().to_bytes())
 }
 
-/// Writes line after line, each one once more where the connection ends before the answer.
+/// Writes line after line, each with a number of its own, and each one once more where the connection
+/// ends before the answer.
 fn write_lines(address: SocketAddr, answered: &AtomicU64, stop: &AtomicBool) -> io::Result<Waits> {
     let mut waits = Waits::default();
     let mut last = None;
@@ -166,7 +167,11 @@ fn write_lines(address: SocketAddr, answered: &AtomicU64, stop: &AtomicBool) -> 
         let mut client = BufReader::new(TcpStream::connect(address)?);
         client.get_ref().set_read_timeout(Some(TIMEOUT))?;
         let (mut answer, mut is_first) = (String::new(), true);
-        while !stop.load(Ordering::SeqCst) && client.get_mut().write_all(LINE).is_ok() {
+        while !stop.load(Ordering::SeqCst) {
+            let line = format!("{}\n", answered.load(Ordering::SeqCst));
+            if client.get_mut().write_all(line.as_bytes()).is_err() {
+                break;
+            }
             answer.clear();
             match client.read_line(&mut answer) {
                 Ok(1..) => {}
@@ -194,28 +199,40 @@ fn wait_for_more(answered: &AtomicU64) -> io::Result<()> {
     Ok(())
 }
 
-/// All lines are there, and after a conversion each has its time.
+/// All lines are there, in their order, and after a conversion each has its time.
 fn check(data: &Path, size: u64, answered: u64, build: &str) -> io::Result<()> {
-    let (path, prefix) = match build {
-        "1" => (data.join("ledger.log"), &b""[..]),
-        _ => (data.join("current/ledger.log"), &b"0 "[..]),
+    let (path, is_converted) = match build {
+        "1" => (data.join("ledger.log"), false),
+        _ => (data.join("current/ledger.log"), true),
     };
-    let (converted, entry) = (size.div_ceil(LINE.len() as u64), prefix.len() + LINE.len());
+    let wrong = |line: u64, found: &[u8]| {
+        let found = String::from_utf8_lossy(found);
+        Err(io::Error::other(format!("line {line} of {} is {found:?}", bytes(size))))
+    };
+    let before = size.div_ceil(LINE.len() as u64);
     let mut log = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let mut lines = 0;
-    let mut line = Vec::new();
-    while log.read_until(b'\n', &mut line)? > 0 {
-        lines += 1;
-        if !line.ends_with(LINE) || lines <= converted && line.len() != entry {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            return Err(io::Error::other(format!("line {lines} of {} is {line:?}", bytes(size))));
+    let (mut lines, mut expected) = (0, 0);
+    let mut entry = Vec::new();
+    while log.read_until(b'\n', &mut entry)? > 0 {
+        let line = match entry.iter().position(|byte| *byte == b' ') {
+            Some(space) if is_converted => &entry[space + 1..],
+            _ => &entry[..],
+        };
+        if lines < before {
+            if line != LINE || is_converted && !entry.starts_with(b"0 ") {
+                return wrong(lines, &entry);
+            }
+        } else if line == format!("{expected}\n").as_bytes() {
+            expected += 1;
+        } else if expected == 0 || line != format!("{}\n", expected - 1).as_bytes() {
+            // Not one whose answer was lost with the connection, either.
+            return wrong(lines, &entry);
         }
-        line.clear();
+        lines += 1;
+        entry.clear();
     }
-    if lines < converted + answered {
-        return Err(io::Error::other(format!(
-            "{lines} lines are there, and {answered} were answered after {converted}"
-        )));
+    if lines < before || expected < answered {
+        return Err(io::Error::other(format!("{expected} of {answered} answered lines are there")));
     }
     Ok(())
 }
