@@ -37,6 +37,8 @@ struct Head {
     length: Option<u64>,
     is_chunked: bool,
     is_unusual: bool,
+    /// No request may follow: the connection changes its protocol.
+    is_last: bool,
 }
 
 impl Framer {
@@ -52,8 +54,8 @@ impl Framer {
     /// Begins the next request.
     pub(super) fn next(&mut self) {
         if self.place == Place::End {
-            *self = Self { line: std::mem::take(&mut self.line), ..Self::default() };
-            self.line.clear();
+            let place = if self.head.is_last { Place::Opaque } else { Place::Start };
+            *self = Self { line: std::mem::take(&mut self.line), place, head: Head::default() };
         }
     }
 
@@ -134,8 +136,8 @@ impl Head {
     fn line(&mut self, line: &[u8]) {
         if !self.has_request_line {
             self.has_request_line = true;
-            // HTTP/1.0 ends with the connection, CONNECT is no HTTP afterwards.
-            self.is_unusual |= !line.ends_with(b" HTTP/1.1") || line.starts_with(b"CONNECT ");
+            self.is_unusual |= !line.ends_with(b" HTTP/1.1") && !line.ends_with(b" HTTP/1.0");
+            self.is_last |= line.starts_with(b"CONNECT ");
             return;
         }
         let Some(colon) = line.iter().position(|byte| *byte == b':') else {
@@ -155,7 +157,7 @@ impl Head {
             self.is_unusual |= !value.eq_ignore_ascii_case(b"chunked") || self.is_chunked;
             self.is_chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.is_unusual = true;
+            self.is_last = true;
         }
     }
 
@@ -197,7 +199,8 @@ mod tests {
         (requests.collect(), framer.is_opaque())
     }
 
-    const WHOLE: [&str; 6] = [
+    const WHOLE: [&str; 7] = [
+        "POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na",
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab\r\nc",
         "POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
@@ -222,8 +225,8 @@ mod tests {
     #[test]
     fn what_is_unusual_is_opaque_from_there_on() {
         for head in [
-            "GET / HTTP/1.0\r\n",
-            "CONNECT a:1 HTTP/1.1\r\n",
+            "GET / HTTP/2.0\r\n",
+            "GET /\r\n",
             "GET / HTTP/1.1\nHost: a\n",
             "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
             "POST / HTTP/1.1\r\nContent-Length: +1\r\n",
@@ -231,7 +234,6 @@ mod tests {
             "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n continued\r\n",
             "GET / HTTP/1.1\r\nno colon\r\n",
             "GET / HTTP/1.1\r\nName : a\r\n",
@@ -249,6 +251,22 @@ mod tests {
         }
         let long = format!("GET / HTTP/1.1\r\nLong: {}\r\n\r\n", "x".repeat(MAX_LINE));
         assert!(requests(&long, 999).1);
+    }
+
+    #[test]
+    fn after_a_request_for_another_protocol_all_is_opaque() {
+        for request in [
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\nupgrade: h2c\r\nContent-Length: 1\r\n\r\na",
+        ] {
+            for piece in [1, 5, 1000] {
+                let stream = format!("{request}GET / HTTP/1.1\r\n\r\nand more");
+                let (requests, is_opaque) = requests(&stream, piece);
+                assert_eq!(requests, [request, "GET / HTTP/1.1\r\n\r\nand more"]);
+                assert!(is_opaque);
+            }
+        }
     }
 
     #[test]

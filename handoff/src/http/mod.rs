@@ -72,6 +72,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io as std_io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -117,6 +118,7 @@ pub struct Http(Arc<Serving>);
 struct Serving {
     gate: Arc<Gate>,
     connections: Arc<Connections<Unserved>>,
+    accepted: AtomicU64,
 }
 
 impl Server {
@@ -183,7 +185,8 @@ impl Server {
         }
         let Self { protocols, max_connections, leave_grace } = self;
         let connections = Arc::new(Connections::new().leave_grace(leave_grace));
-        let http = Http(Arc::new(Serving { gate: Arc::new(Gate::new()), connections }));
+        let (gate, accepted) = (Arc::new(Gate::new()), AtomicU64::new(0));
+        let http = Http(Arc::new(Serving { gate, connections, accepted }));
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let acceptor =
             Acceptor { http: http.clone(), protocols: Arc::new(protocols), permits, service };
@@ -215,6 +218,13 @@ impl Http {
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.0.connections.is_leaving()
+    }
+
+    /// The number of connections that this process has accepted. Those that came from the process before
+    /// are not among them.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.0.accepted.load(Ordering::Relaxed)
     }
 
     /// The number of connections that this process serves now.
@@ -254,7 +264,7 @@ struct Acceptor<S> {
 
 impl<S: HttpService> Acceptor<S> {
     async fn accept(self, listener: TcpListener) {
-        let Serving { gate, connections } = &*self.http.0;
+        let Serving { gate, connections, .. } = &*self.http.0;
         loop {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             gate.opened().await;
@@ -267,7 +277,10 @@ impl<S: HttpService> Acceptor<S> {
                 Poll::Ready(std_io::Result::Ok(Some(Arrival { descriptor, state, ticket })))
             });
             match accepted.await {
-                Ok(Some(arrival)) => self.spawn(arrival, Some(permit)),
+                Ok(Some(arrival)) => {
+                    self.http.0.accepted.fetch_add(1, Ordering::Relaxed);
+                    self.spawn(arrival, Some(permit));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     log::warn!(%error, "this daemon cannot accept a connection, and tries again");

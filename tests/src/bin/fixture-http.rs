@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ fn main() -> Result<()> {
     let [control, data, words @ ..] = &*Vec::from_iter(std::env::args().skip(1)) else {
         panic!("fixture-http CONTROL DATA [unhealthy]")
     };
+    // Asked by a request, and at the end of the process.
+    let accepted = Arc::new(OnceLock::new());
     let unhealthy = words.iter().any(|word| word == "unhealthy");
     Daemon::new(control, data).run_tokio(
         async |_warm| Ok(()),
@@ -77,15 +79,20 @@ fn main() -> Result<()> {
             if unhealthy {
                 opening.unhealthy();
             }
-            let http = handoff::http::serve(opening, "http", router(log.clone()))?;
-            Ok(App { http, log })
+            let router = router(log.clone(), Arc::clone(&accepted));
+            let http = handoff::http::serve(opening, "http", router)?;
+            Ok(App { http: accepted.get_or_init(|| http).clone(), log })
         },
     )?;
+    let count = accepted.get().map_or(0, Http::accepted);
+    fs::write(format!("{control}.accepted.{}", process::id()), count.to_string())?;
     Ok(())
 }
 
-fn router(log: Log) -> Router {
+fn router(log: Log, http: Arc<OnceLock<Http>>) -> Router {
+    let accepted = async move || http.get().map_or(0, Http::accepted).to_string();
     Router::new()
+        .route("/accepted", get(accepted))
         .route("/pid", get(async || process::id().to_string()))
         .route("/slow/{ms}", get(slow))
         .route("/echo", post(async |body: Bytes| body))

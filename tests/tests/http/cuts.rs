@@ -223,7 +223,7 @@ fn busy_clients_and_many_idle_ones_see_nothing_of_twenty_swaps() {
         busy.into_iter().flat_map(|busy| busy.join().expect("no request fails")).collect()
     });
     idle.iter_mut().for_each(|client| assert_eq!(client.pid(), service.pid()));
-    let log = std::fs::read_to_string(service.log()).expect("there is a log");
+    let log = std::fs::read_to_string(service.path("data/log")).expect("there is a log");
     let mut logged: Vec<_> = log.lines().map(str::to_owned).collect();
     let mut lines = lines;
     logged.sort();

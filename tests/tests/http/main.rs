@@ -3,3 +3,5 @@
 mod cuts;
 mod leaving;
 mod service;
+#[cfg(feature = "http-tools")]
+mod tools;

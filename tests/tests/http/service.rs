@@ -46,8 +46,8 @@ impl Service {
         self.serving.as_ref().expect("one serves").pid()
     }
 
-    pub(crate) fn log(&self) -> PathBuf {
-        self.directory.path().join("data/log")
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Swaps the service; the new process serves.
@@ -78,6 +78,21 @@ impl Service {
             let ended = process.wait_until(Instant::now() + TIMEOUT).expect("it is a child");
             assert!(ended.is_some_and(|status| status.success()), "it ends well");
         }
+    }
+
+    /// The connections that all processes of the service have accepted, but for the one that asks.
+    #[cfg(feature = "http-tools")]
+    pub(crate) fn accepted(&mut self) -> u64 {
+        self.wait_replaced();
+        let of = |text: &str| text.parse::<u64>().expect("it is a count");
+        let now = of(&self.connect().ask("GET /accepted HTTP/1.1\r\nHost: a\r\n\r\n").body) - 1;
+        let entries = std::fs::read_dir(self.directory.path()).expect("it is there");
+        let before = entries.filter_map(|entry| {
+            let path = entry.expect("it is read").path();
+            let is_count = path.to_string_lossy().contains(".accepted.");
+            is_count.then(|| of(&std::fs::read_to_string(path).expect("it is there")))
+        });
+        now + before.sum::<u64>()
     }
 
     pub(crate) fn connect(&self) -> Client {

@@ -1,0 +1,118 @@
+//! The tools by which services of HTTP are measured, as they are installed, through twenty swaps of
+//! which two are undone: no request fails, and no connection of HTTP/1.1 is closed.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::service::Service;
+
+/// Runs a tool for so long, with a number of swaps. Returns what it said, and the connections that the
+/// service has accepted.
+fn run(
+    program: &str,
+    length: Duration,
+    swaps: u32,
+    args: impl Fn(&Service, Duration) -> Vec<String>,
+) -> (String, u64) {
+    let mut service = Service::start();
+    let args = args(&service, length);
+    let mut tool = Command::new(program);
+    tool.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let tool = tool.spawn().unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
+    let tool = thread::spawn(move || tool.wait_with_output());
+    let begun = Instant::now();
+    for round in 1..=swaps {
+        // The load goes on between two swaps.
+        while begun.elapsed() < length * round / (swaps + 4) {
+            assert!(!tool.is_finished(), "{program} has ended before swap {round}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        if round % 10 == 7 {
+            service.roll_back();
+        } else {
+            service.swap();
+        }
+    }
+    let output: Output = tool.join().expect("it is waited for").expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success(), "{said}");
+    (said, service.accepted())
+}
+
+fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}
+
+/// As many connections as without a swap.
+fn through_swaps(program: &str, args: impl Fn(&Service, Duration) -> Vec<String>) -> String {
+    let (_, connections) = run(program, Duration::from_secs(1), 0, &args);
+    let (said, accepted) = run(program, LENGTH, 20, &args);
+    assert_eq!(accepted, connections, "connections were closed: {said}");
+    said
+}
+
+fn wrk(connections: &str, script: Option<&str>, path: &str) {
+    let said = through_swaps("wrk", |service, length| {
+        let length = format!("-d{}s", length.as_secs());
+        let mut args = strings(["-t2", &format!("-c{connections}"), &length, "--timeout", "30s"]);
+        if let Some(script) = script {
+            let file = service.path("script.lua");
+            fs::write(&file, script).expect("it is written");
+            args.extend(strings(["-s", &file.display().to_string()]));
+        }
+        args.push(format!("http://{}{path}", service.address));
+        args
+    });
+    assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+}
+
+#[test]
+fn wrk_with_64_connections() {
+    wrk("64", None, "/pid");
+}
+
+#[test]
+fn wrk_that_pipelines() {
+    let script = "init = function(args)\n  local requests = {}\n  for i = 1, 16 do requests[i] = wrk.format(nil, '/pid') end\n  batch = table.concat(requests)\nend\nrequest = function() return batch end\n";
+    wrk("32", Some(script), "/pid");
+}
+
+#[test]
+fn wrk_that_writes() {
+    wrk("16", Some("wrk.method = 'PUT'\nwrk.body = 'a line'\n"), "/line");
+}
+
+#[test]
+fn ab_with_keep_alive() {
+    let said = through_swaps("ab", |service, length| {
+        let length = length.as_secs().to_string();
+        let url = format!("http://{}/pid", service.address);
+        strings(["-k", "-c", "8", "-t", &length, "-n", "100000000", "-s", "30", "-l", &url])
+    });
+    assert!(said.contains("Failed requests:        0") && !said.contains("Non-2xx"), "{said}");
+}
+
+/// HTTP/2 leaves: its connections are others after each swap.
+#[test]
+fn h2load_with_8_connections() {
+    let (said, _) = run("h2load", LENGTH, 20, |service, length| {
+        let count = (8 * RATE * length.as_secs()).to_string();
+        let rate = format!("--rps={RATE}");
+        strings(["-c8", "-m8", "-n", &count, &rate, &format!("http://{}/pid", service.address)])
+    });
+    let requests = said.lines().find(|line| line.starts_with("requests:")).expect("it counts");
+    let count = 8 * RATE * LENGTH.as_secs();
+    assert!(
+        requests.contains(&format!(" {count} succeeded, 0 failed, 0 errored, 0 timeout")),
+        "{said}"
+    );
+}
+
+/// Requests a second, of each client of HTTP/2.
+const RATE: u64 = 250;
+/// Of one tool.
+const LENGTH: Duration = Duration::from_secs(12);
