@@ -7,14 +7,16 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use handoff::daemon::Daemon;
@@ -69,7 +71,7 @@ fn main() -> Result<()> {
         panic!("fixture-http CONTROL DATA [unhealthy]")
     };
     // Asked by a request, and at the end of the process.
-    let accepted = Arc::new(OnceLock::new());
+    let served = Arc::new(Served::default());
     let unhealthy = words.iter().any(|word| word == "unhealthy");
     Daemon::new(control, data).run_tokio(
         async |_warm| Ok(()),
@@ -79,20 +81,42 @@ fn main() -> Result<()> {
             if unhealthy {
                 opening.unhealthy();
             }
-            let router = router(log.clone(), Arc::clone(&accepted));
+            let router = router(log.clone(), Arc::clone(&served));
             let http = handoff::http::serve(opening, "http", router)?;
-            Ok(App { http: accepted.get_or_init(|| http).clone(), log })
+            Ok(App { http: served.http.get_or_init(|| http).clone(), log })
         },
     )?;
-    let count = accepted.get().map_or(0, Http::accepted);
-    fs::write(format!("{control}.accepted.{}", process::id()), count.to_string())?;
+    fs::write(format!("{control}.counts.{}", process::id()), served.counts())?;
     Ok(())
 }
 
-fn router(log: Log, http: Arc<OnceLock<Http>>) -> Router {
-    let accepted = async move || http.get().map_or(0, Http::accepted).to_string();
+/// What the tests count.
+#[derive(Default)]
+struct Served {
+    http: OnceLock<Http>,
+    begun: AtomicU64,
+}
+
+impl Served {
+    /// The connections that this process has accepted, and the requests that it has begun.
+    fn counts(&self) -> String {
+        let accepted = self.http.get().map_or(0, Http::accepted);
+        format!("{accepted} {}", self.begun.load(Ordering::SeqCst))
+    }
+}
+
+fn router(log: Log, served: Arc<Served>) -> Router {
+    let [of_counts, of_connections] = [&served, &served].map(Arc::clone);
+    let counts = async move || of_counts.counts();
+    let connections =
+        async move || of_connections.http.get().map_or(0, Http::connections).to_string();
+    let counted = move |request: Request, next: Next| {
+        served.begun.fetch_add(1, Ordering::SeqCst);
+        next.run(request)
+    };
     Router::new()
-        .route("/accepted", get(accepted))
+        .route("/counts", get(counts))
+        .route("/connections", get(connections))
         .route("/pid", get(async || process::id().to_string()))
         .route("/slow/{ms}", get(slow))
         .route("/echo", post(async |body: Bytes| body))
@@ -102,6 +126,7 @@ fn router(log: Log, http: Arc<OnceLock<Http>>) -> Router {
         .route("/events", get(events))
         .route("/line", put(line))
         .with_state(log)
+        .layer(from_fn(counted))
 }
 
 async fn slow(Path(ms): Path<u64>) -> String {

@@ -80,19 +80,29 @@ impl Service {
         }
     }
 
-    /// The connections that all processes of the service have accepted, but for the one that asks.
-    #[cfg(feature = "http-tools")]
-    pub(crate) fn accepted(&mut self) -> u64 {
+    /// The connections that all processes of the service have accepted, and the requests that they have
+    /// begun; but for those of a call of this.
+    pub(crate) fn counts(&mut self) -> [u64; 2] {
         self.wait_replaced();
-        let of = |text: &str| text.parse::<u64>().expect("it is a count");
-        let now = of(&self.connect().ask("GET /accepted HTTP/1.1\r\nHost: a\r\n\r\n").body) - 1;
+        let of = |text: &str| -> [u64; 2] {
+            let counts = text.split(' ').map(|count| count.parse().expect("it is a count"));
+            counts.collect::<Vec<_>>().try_into().expect("there are two")
+        };
+        let now = of(&self.connect().ask("GET /counts HTTP/1.1\r\nHost: a\r\n\r\n").body);
         let entries = std::fs::read_dir(self.directory.path()).expect("it is there");
         let before = entries.filter_map(|entry| {
             let path = entry.expect("it is read").path();
-            let is_count = path.to_string_lossy().contains(".accepted.");
+            let is_count = path.to_string_lossy().contains(".counts.");
             is_count.then(|| of(&std::fs::read_to_string(path).expect("it is there")))
         });
-        now + before.sum::<u64>()
+        before.fold([now[0] - 1, now[1] - 1], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
+    }
+
+    /// The connections that the service has now.
+    #[cfg(feature = "http-tools")]
+    pub(crate) fn connections(&self) -> u64 {
+        let ask = "GET /connections HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        self.connect().ask(ask).body.parse::<u64>().expect("it is a count") - 1
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -213,6 +223,15 @@ impl Client {
         let mut rest = Vec::new();
         let read = self.0.read_to_end(&mut rest).map_err(|error| error.kind());
         assert!(matches!(read, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{rest:?}");
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
