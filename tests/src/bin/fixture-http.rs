@@ -115,8 +115,6 @@ fn router(log: Log, served: Arc<Served>) -> Router {
         next.run(request)
     };
     Router::new()
-        .route("/counts", get(counts))
-        .route("/connections", get(connections))
         .route("/pid", get(async || process::id().to_string()))
         .route("/slow/{ms}", get(slow))
         .route("/echo", post(async |body: Bytes| body))
@@ -127,6 +125,9 @@ fn router(log: Log, served: Arc<Served>) -> Router {
         .route("/line", put(line))
         .with_state(log)
         .layer(from_fn(counted))
+        // Not counted.
+        .route("/counts", get(counts))
+        .route("/connections", get(connections))
 }
 
 async fn slow(Path(ms): Path<u64>) -> String {

@@ -95,7 +95,7 @@ impl Service {
             let is_count = path.to_string_lossy().contains(".counts.");
             is_count.then(|| of(&std::fs::read_to_string(path).expect("it is there")))
         });
-        before.fold([now[0] - 1, now[1] - 1], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
+        before.fold([now[0] - 1, now[1]], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
     }
 
     /// The connections that the service has now.

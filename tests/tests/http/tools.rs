@@ -96,11 +96,13 @@ fn ab_with_keep_alive() {
     assert!(said.contains("Failed requests:        0") && !said.contains("Non-2xx"), "{said}");
 }
 
-/// HTTP/2 leaves. h2load opens no other connection after a GOAWAY, so that each swap has its own; it
-/// counts the requests that it has not begun among the failed ones.
+/// HTTP/2 leaves. h2load opens no other connection after a GOAWAY, so that each swap has its own. It
+/// counts those requests among the failed ones, and among the started ones, that it has not sent: the
+/// service counts which it has begun.
 #[test]
 fn h2load_with_8_connections() {
     let mut service = Service::start();
+    let mut all_succeeded = 0;
     for swap in 1..=20 {
         let mut tool = Command::new("h2load");
         let url = format!("http://{}/pid", service.address);
@@ -117,12 +119,14 @@ fn h2load_with_8_connections() {
         let requests = said.lines().find_map(|line| line.strip_prefix("requests: "));
         println!("swap {swap}: {}", requests.unwrap_or_default());
         let counts = requests.into_iter().flat_map(|counts| counts.split(", "));
-        let counts: Vec<&str> = counts.filter_map(|count| count.split(' ').next()).collect();
-        let [_total, started, done, succeeded, ..] = counts[..] else { panic!("{said}") };
-        assert!(started == done && done == succeeded && started != "0", "{said}");
-        assert!(said.contains(" 0 3xx, 0 4xx, 0 5xx"), "{said}");
+        let count = |count: &str| count.split(' ').next().and_then(|count| count.parse().ok());
+        let counts: Vec<u64> = counts.filter_map(count).collect();
+        let [_total, _started, _done, succeeded, ..] = counts[..] else { panic!("{said}") };
+        assert!(succeeded > 0 && said.contains(" 0 3xx, 0 4xx, 0 5xx"), "{said}");
+        all_succeeded += succeeded;
     }
-    service.wait_replaced();
+    let [_, begun] = service.counts();
+    assert_eq!(begun, all_succeeded, "each request that was begun was answered");
 }
 
 /// Of one tool.
