@@ -44,6 +44,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `format = 3`, `reads = 1..=3` | the field's own formats, in place of the struct's |
 /// | `gate` | a `Gate`, an `Arc<Gate>`, or a `Vec` of either: a drain closes it, serving opens it |
 /// | `carry` | connections or memory: `handoff::carry::Carry`; the next build looks up `name` |
+/// | `serve` | a gate and connections that are carried, in one: `handoff::drainable::Serve` |
 /// | `skip` | nothing to seal or to carry, and no gate |
 ///
 /// # On the struct

@@ -8,7 +8,7 @@ fn each_example_is_short_and_is_quoted_by_the_readme() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(package.join("../README.md")).expect("there is a README");
     let blocks = rust_blocks(&readme);
-    for name in ["notes", "echo", "supervise", "adopt"] {
+    for name in ["todo/src/main", "notes", "echo", "supervise", "adopt"] {
         let file = format!("examples/{name}.rs");
         let example = fs::read_to_string(package.join(&file)).expect("there is the example");
         let lines = example.lines().count();
@@ -17,7 +17,8 @@ fn each_example_is_short_and_is_quoted_by_the_readme() {
         let quoted: Vec<_> = blocks.iter().filter(quotes).collect();
         assert_eq!(quoted.len(), 1, "README.md quotes {file} in one block, to the letter");
         assert!(quoted[0].lines().count() > 20, "README.md quotes too little of {file}");
-        assert!(readme.contains(&format!("`handoff/{file}`")), "README.md does not name {file}");
+        let named = file.strip_suffix("/src/main.rs").unwrap_or(&file);
+        assert!(readme.contains(&format!("`handoff/{named}`")), "README.md does not name {named}");
     }
 }
 

@@ -350,6 +350,19 @@ impl<S> Connections<S> {
         }
     }
 
+    /// Notes that a connection can be carried after all.
+    fn stays(&self, key: u64) {
+        let mut state = self.state();
+        if let Some(live) = state.live.get_mut(&key) {
+            live.leaves = false;
+        }
+        let is_awaited = state.mode == Mode::Leaving;
+        drop(state);
+        if is_awaited {
+            self.changed.notify(usize::MAX);
+        }
+    }
+
     /// Wakes every handler, which looks at the word again.
     fn wake_all(&self) {
         let live: Vec<_> =

@@ -159,7 +159,10 @@ async fn http1<S: HttpService>(
             }
         }
     });
-    match ended.await {
+    let ended = ended.await;
+    // An upgraded connection keeps what the request had.
+    drop(flight.take_pass());
+    match ended {
         ControlFlow::Break(served) => served.map(|()| End::Over).map_err(io::Error::other),
         ControlFlow::Continue(bytes) => match connection.into_parts() {
             Some(http1::Parts { io, read_buf, .. }) => {
@@ -186,7 +189,7 @@ struct Driver<'a> {
     to_park: Pin<Box<dyn Future<Output = ()> + Send>>,
     to_close: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     gate_opens: Option<Pin<Box<dyn Future<Output = OwnedPass> + Send>>>,
-    /// Until a handler is frozen that waits for its client.
+    /// Until a handler that waits for its client, or a reply, loses its pass.
     grace: Option<Pin<Box<Sleep>>>,
     /// The handler has lost its pass, and is not polled until it has another one.
     is_frozen: bool,
@@ -236,6 +239,7 @@ impl<'a> Driver<'a> {
     fn parks(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let flight = self.flight;
         if flight.take_served() && flight.is_idle() {
+            drop(flight.take_pass());
             flight.ticket().served();
         }
         if self.to_close.is_none() || self.to_park.as_mut().poll(context).is_pending() {
@@ -257,16 +261,19 @@ impl<'a> Driver<'a> {
                 return Poll::Ready(Some(Bytes::OfTheRequest));
             }
         }
-        if is_idle || !waits_for_client {
+        let is_replied = flight.stage() == Stage::Replied;
+        if is_idle || !waits_for_client && !is_replied {
             self.grace = None;
             return Poll::Pending;
         }
-        let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(UPLOAD_GRACE)));
-        if grace.as_mut().poll(context).is_pending() {
+        // A reply goes on without a pass, and a handler does not.
+        let is_blocked = is_replied && flight.is_write_blocked.load(Ordering::Relaxed);
+        let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(PASS_GRACE)));
+        if !is_blocked && grace.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
         self.grace = None;
-        self.is_frozen = flight.take_pass().is_some();
+        self.is_frozen = flight.take_pass().is_some() && !is_replied;
         if self.is_frozen { Poll::Ready(None) } else { Poll::Pending }
     }
 }
@@ -303,7 +310,7 @@ async fn http2<S: HttpService>(
 
 /// The first bytes of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// For the rest of a body that is too long to be handed to the next process anew.
-const UPLOAD_GRACE: Duration = Duration::from_millis(300);
+/// For the rest of a body that is too long to be handed to the next process anew, and for that of a reply.
+const PASS_GRACE: Duration = Duration::from_millis(300);
 /// For the replies of a connection of HTTP/2 that has not left, once another process serves.
 const LAST_GRACE: Duration = Duration::from_secs(5);

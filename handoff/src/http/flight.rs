@@ -228,11 +228,10 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
             let reply = service.call(request).await;
             flight.enter(Stage::Replied);
             drop(of_request);
-            if passes == Passes::OfConnection {
-                drop(flight.take_pass());
-            }
             let reply = reply.map_err(Into::into)?;
-            Ok(reply.map(|body| Reply { body, in_flight }))
+            let to_leave = are_events(&reply).then(|| flight.ticket().told_to_leave());
+            let to_leave = to_leave.map(|told| Box::pin(told) as Told);
+            Ok(reply.map(|body| Reply { body, to_leave, in_flight }))
         })
     }
 }
@@ -277,12 +276,22 @@ impl fmt::Debug for Body {
     }
 }
 
+type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Server-sent events never end by themselves, and their client opens them again, from the last one that
+/// it has seen.
+fn are_events<B>(reply: &Response<B>) -> bool {
+    let content_type = reply.headers().get(hyper::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
 pin_project_lite::pin_project! {
     /// The body of a reply; its request is in flight until it ends.
-    #[derive(Debug)]
     pub(super) struct Reply<B> {
         #[pin]
         body: B,
+        // The body ends where it is told to leave; no other one does.
+        to_leave: Option<Told>,
         in_flight: InFlight,
     }
 }
@@ -295,7 +304,14 @@ impl<B: http_body::Body> http_body::Body for Reply<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(context)
+        let this = self.project();
+        if let Some(to_leave) = this.to_leave
+            && to_leave.as_mut().poll(context).is_ready()
+        {
+            this.in_flight.0.ticket().stays();
+            return Poll::Ready(None);
+        }
+        this.body.poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -54,14 +54,17 @@
 //! | HTTP/1.1, a request is being answered | nothing: the old process answers it, and then gives the connection up |
 //! | HTTP/1.1, a request has come in part | nothing: the next process gets all its bytes. Where a handler already reads its body, it is cancelled, and begins anew in the next process; a body beyond 64 KiB has 300 ms to arrive and is cut else |
 //! | HTTP/2 | GOAWAY before the gate closes: the client opens another connection, as it does for any GOAWAY |
+//! | server-sent events | the reply ends before the gate closes, and the connection goes on: the client asks again, with `Last-Event-ID` |
+//! | a reply that takes long | the old process finishes it, and then closes the connection |
 //! | an upgraded connection | it stays with the old process, which ends |
 //!
 //! # Passes
 //!
-//! A handler holds a pass of the gate from its begin until it returns: a drain waits for that. The
-//! reply is written after the pass is given back; the connection is parked when it is. A reply that
-//! takes long (a download, events) stays behind, and the old process finishes it. Work that a handler
-//! leaves to another task holds a pass of its own: [`Http::gate`].
+//! A request of HTTP/1.1 holds a pass of the gate from the begin of its handler until its reply is
+//! written, and one of HTTP/2 until its handler returns: a drain waits for that. A reply that takes more
+//! than 300 ms of the drain, or whose client does not read, loses the pass: the old process finishes it
+//! after the commit, so that its body may read nothing that was sealed. Work that a handler leaves to
+//! another task holds a pass of its own: [`Http::gate`].
 
 mod connection;
 mod flight;

@@ -235,6 +235,8 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// The first bytes of HTTP/2.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const PID: &str = "GET /pid HTTP/1.1\r\nHost: a\r\n\r\n";
 /// What nothing takes longer than.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);

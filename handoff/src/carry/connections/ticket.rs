@@ -81,6 +81,12 @@ impl<S: Carried> Ticket<S> {
         Arc::clone(&self.served).wait(move |_| set.told.to_leave())
     }
 
+    /// Takes [`told_to_leave`](Self::told_to_leave) back: the connection can be parked from here on.
+    #[cfg(feature = "http")]
+    pub(crate) fn stays(&self) {
+        self.set.stays(self.key);
+    }
+
     /// Whether a connection that cannot be parked is to leave now. One that has not begun to speak
     /// may be parked instead, for the next process.
     #[must_use]
