@@ -95,7 +95,7 @@ pub(super) trait Set: Send + Sync {
     fn is_vacant(&self) -> bool;
 
     /// Tells connections that cannot be carried to leave.
-    fn leave(&self) {}
+    fn tell_to_leave(&self) {}
 
     /// Waits until they have left, at most until the deadline.
     fn wait_left(&self, _deadline: Instant) {}
@@ -296,7 +296,7 @@ impl<'a> Carriage<'a> {
     /// A drain is about to begin: connections that cannot be carried leave, while all are served. No
     /// gate has closed.
     pub(crate) fn leave(&self, deadline: Instant) {
-        self.sets().for_each(Set::leave);
+        self.sets().for_each(Set::tell_to_leave);
         self.sets().for_each(|set| set.wait_left(deadline));
     }
 

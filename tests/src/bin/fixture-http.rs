@@ -1,5 +1,6 @@
-//! A service of axum: `fixture-http CONTROL DATA [unhealthy]`. Its requests are as awkward as those of
-//! clients; each line that it is put is on the disk when it answers.
+//! A service of axum: `fixture-http CONTROL DATA [unhealthy] [inside] [starved]`. Its requests are as
+//! awkward as those of clients; each line that it is put is on the disk when it answers. `inside`: it
+//! runs inside a runtime of tokio, and `starved`: of one that has one thread.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -24,6 +25,7 @@ use handoff::drainable::digest_file;
 use handoff::http::Http;
 use handoff::{Result, Shard};
 use http_body::Frame;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Sleep, sleep};
 
 #[derive(handoff::Drainable)]
@@ -67,12 +69,22 @@ impl Shard for Log {
 }
 
 fn main() -> Result<()> {
-    let [control, data, words @ ..] = &*Vec::from_iter(std::env::args().skip(1)) else {
-        panic!("fixture-http CONTROL DATA [unhealthy]")
+    let words: Vec<String> = std::env::args().skip(3).collect();
+    let has = |word: &str| words.iter().any(|other| other == word);
+    let runtime = match (has("inside"), has("starved")) {
+        (true, _) => Runtime::new()?,
+        (_, true) => Builder::new_current_thread().enable_all().build()?,
+        _ => return serve(has("unhealthy")),
+    };
+    runtime.block_on(async { serve(has("unhealthy")) })
+}
+
+fn serve(unhealthy: bool) -> Result<()> {
+    let [_, control, data, ..] = &*Vec::from_iter(std::env::args()) else {
+        panic!("fixture-http CONTROL DATA [unhealthy] [inside] [starved]")
     };
     // Asked by a request, and at the end of the process.
     let served = Arc::new(Served::default());
-    let unhealthy = words.iter().any(|word| word == "unhealthy");
     Daemon::new(control, data).run_tokio(
         async |_warm| Ok(()),
         async |(), opening| {

@@ -1,6 +1,7 @@
 //! Clients of a service of axum, through its swaps: none notices one.
 
 mod cuts;
+mod daemon;
 mod http2;
 mod leaving;
 mod service;

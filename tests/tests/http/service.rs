@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use handoff::supervisor::{
@@ -22,6 +23,10 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(words: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let listener = TcpListener::bind("127.0.0.1:0").expect("it binds");
         listener.set_nonblocking(true).expect("it is a socket");
@@ -30,7 +35,7 @@ impl Service {
         let supervisor = supervisor.with_listener("http", listener);
         let (serving, replaced) = (None, Vec::new());
         let mut service = Self { supervisor, address, serving, replaced, directory };
-        let spec = service.spec(&[]);
+        let spec = service.spec(words);
         service.serving = Some(service.supervisor.start(&spec).expect("it starts"));
         service
     }
@@ -70,6 +75,13 @@ impl Service {
             }
             HandoffOutcome::Committed(_) => panic!("it is unhealthy"),
         }
+    }
+
+    /// Waits until the process that serves has ended.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let serving = self.serving.as_mut().expect("one serves");
+        let ended = serving.wait_until(Instant::now() + TIMEOUT).expect("it is a child");
+        ended.expect("it ends")
     }
 
     /// Waits until the processes that were replaced have ended.

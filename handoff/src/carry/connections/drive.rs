@@ -39,7 +39,7 @@ impl<S: Carried> Set for Connections<S> {
         state.live.is_empty() && state.waiting.is_empty() && state.unsent.is_empty()
     }
 
-    fn leave(&self) {
+    fn tell_to_leave(&self) {
         let told: Vec<Arc<Served>> = {
             let mut state = self.state();
             self.enter_mode(&mut state, Mode::Leaving);

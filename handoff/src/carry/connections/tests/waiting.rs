@@ -303,3 +303,88 @@ fn a_set_that_is_opened_gives_what_was_parked() {
     set.open();
     assert!(take_all(&set).into_iter().eq(parked));
 }
+
+#[test]
+fn a_drain_waits_for_those_that_leave_and_for_no_others() {
+    let set = serving::<Client>();
+    let (stays, leaves) = (set.enter("stays"), set.enter("leaves"));
+    let alarm = Arc::new(Alarm::default());
+    let waker = Waker::from(Arc::clone(&alarm));
+    let mut context = Context::from_waker(&waker);
+    let mut told = Box::pin(leaves.told_to_leave());
+    assert!(told.as_mut().poll(&mut context).is_pending());
+    assert!(!leaves.is_told_to_leave() && !set.is_leaving());
+
+    set.tell_to_leave();
+    assert_eq!(alarm.0.load(Ordering::SeqCst), 1);
+    assert!(told.as_mut().poll(&mut context).is_ready());
+    assert!(told.as_mut().poll(&mut context).is_ready(), "it may be polled again");
+    assert!(set.is_leaving() && !stays.is_told_to_park(), "requests are served");
+    let waiting = Arc::clone(&set);
+    let wait = thread::spawn(move || waiting.wait_left(soon()));
+    assert!(!wait.is_finished());
+    drop(leaves);
+    wait.join().expect("it is over");
+    assert_eq!(set.live(), 1);
+
+    // One that comes now, and cannot be carried once it has begun, is kept for the next process.
+    let new = set.enter("new");
+    assert!(new.is_told_to_leave());
+    new.park(socket(), Client::new(1, 0));
+    assert!(set.try_arrival().is_none());
+    set.take_back(true);
+    set.release();
+    assert!(!set.is_leaving() && !stays.is_told_to_leave());
+    assert_eq!(set.try_arrival().expect("it has come back").state.number, 1);
+}
+
+#[test]
+fn who_does_not_leave_is_waited_for_up_to_the_grace() {
+    let set = Arc::new(Connections::<Client>::new().leave_grace(Duration::from_millis(20)));
+    set.release();
+    let ticket = set.enter("hangs");
+    drop(ticket.told_to_leave());
+    set.tell_to_leave();
+    let begun = Instant::now();
+    set.wait_left(begun + LONG);
+    assert!(begun.elapsed() >= Duration::from_millis(20) && begun.elapsed() < LONG);
+    set.wait_left(Instant::now());
+    // An interrupt ends the wait, and so does the word that it can be carried after all.
+    let set = Arc::new(Connections::<Client>::new().leave_grace(LONG));
+    set.release();
+    let ticket = set.enter("hangs");
+    drop(ticket.told_to_leave());
+    set.tell_to_leave();
+    set.interrupt();
+    set.wait_left(Instant::now() + LONG);
+    set.release();
+    set.tell_to_leave();
+    #[cfg(feature = "http")]
+    ticket.stays();
+    #[cfg(not(feature = "http"))]
+    drop(ticket);
+    set.wait_left(Instant::now() + LONG);
+}
+
+#[test]
+fn a_handler_without_a_pass_is_waited_for_while_others_park() {
+    let set = serving::<Client>();
+    let (silent, first, second) = (set.enter("silent"), set.enter("first"), set.enter("second"));
+    set.collect(None);
+    let begun = Instant::now();
+    let waiting = Arc::clone(&set);
+    let wait = thread::spawn(move || waiting.wait_parked(begun + LONG));
+    first.park(socket(), Client::new(1, 0));
+    second.park(socket(), Client::new(2, 0));
+    assert_eq!(wait.join().expect("it is over"), ["silent"]);
+    assert!(begun.elapsed() < LONG, "not until the deadline");
+    drop(silent);
+    // At a stop it is waited for: nobody waits for this process.
+    let ticket = set.enter("busy");
+    let waiting = Arc::clone(&set);
+    let wait = thread::spawn(move || waiting.wait_over(Instant::now() + LONG));
+    drop(ticket);
+    wait.join().expect("it is over");
+}
+
+const LONG: Duration = Duration::from_secs(60);

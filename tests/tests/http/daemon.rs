@@ -1,0 +1,52 @@
+//! `Daemon::run_tokio`: the runtime, and the signals.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::service::{Service, eventually};
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("it is a process");
+    kill_process(pid, signal).expect("it is there");
+}
+
+#[test]
+fn a_signal_stops_it_cleanly_and_replies_are_finished() {
+    for how in [Signal::TERM, Signal::INT] {
+        let mut service = Service::start();
+        let mut idle = service.connect();
+        assert_eq!(idle.pid(), service.pid());
+        let mut busy = service.connect();
+        busy.send("GET /slow/300 HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("it is being answered", || service.connect().ask(BEGUN).body != "0 0");
+        signal(service.pid(), how);
+        assert_eq!(busy.reply().expect("it is answered").body, service.pid().to_string());
+        busy.assert_closed();
+        idle.assert_closed();
+        assert!(service.ended().success(), "it has sealed its data");
+        assert!(service.path("data/.handoff.manifest").exists());
+    }
+}
+
+#[test]
+fn it_runs_inside_a_runtime_of_several_threads_and_not_of_one() {
+    let mut service = Service::start_with(&["inside"]);
+    let mut client = service.connect();
+    assert_eq!(client.pid(), service.pid());
+    service.swap();
+    assert_eq!(client.pid(), service.pid());
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut starved = Command::new(env!("CARGO_BIN_EXE_fixture-http"));
+    starved.args([directory.path().join("control"), directory.path().join("data")]);
+    let mut starved = starved.arg("starved").stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut words = String::new();
+    starved.stderr.take().expect("it is piped").read_to_string(&mut words).expect("it is text");
+    assert!(!starved.wait().expect("it ends").success());
+    assert!(words.contains("has one thread") && words.contains("current_thread"), "{words}");
+    assert!(!directory.path().join("data").exists(), "nothing was begun");
+}
+
+const BEGUN: &str = "GET /counts HTTP/1.1\r\nHost: a\r\n\r\n";
