@@ -64,12 +64,14 @@
 //! written, and one of HTTP/2 until its handler returns: a drain waits for that. A reply that takes more
 //! than 300 ms of the drain, or whose client does not read, loses the pass: the old process finishes it
 //! after the commit, so that its body may read nothing that was sealed. Work that a handler leaves to
-//! another task holds a pass of its own: [`Http::gate`].
+//! another task holds a pass of its own: [`Http::gate`]. [`GateLayer`] holds one until the body of a reply
+//! has ended, however long that takes.
 
 mod connection;
 mod flight;
 mod framer;
 mod io;
+mod layer;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -94,6 +96,7 @@ use crate::log;
 use crate::sys::socket::listen_on;
 use connection::{Protocols, Unserved};
 pub use flight::{Body, HttpService};
+pub use layer::{GateLayer, Gated, GatedBody, GatedReply};
 
 /// Serves the sockets of that name with the defaults of a [`Server`]: [`Server::serve`].
 ///
