@@ -23,8 +23,11 @@ use axum::routing::{get, post, put};
 use handoff::daemon::Daemon;
 use handoff::drainable::digest_file;
 use handoff::http::Http;
-use handoff::{Result, Shard};
+use handoff::{Gate, Result, Shard};
 use http_body::Frame;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Sleep, sleep};
 
@@ -74,6 +77,7 @@ fn main() -> Result<()> {
     let runtime = match (has("inside"), has("starved")) {
         (true, _) => Runtime::new()?,
         (_, true) => Builder::new_current_thread().enable_all().build()?,
+        _ if has("plain") => return serve_plainly(),
         _ => return serve(has("unhealthy")),
     };
     runtime.block_on(async { serve(has("unhealthy")) })
@@ -99,6 +103,37 @@ fn serve(unhealthy: bool) -> Result<()> {
         },
     )?;
     fs::write(format!("{control}.counts.{}", process::id()), served.counts())?;
+    Ok(())
+}
+
+/// The same service with hyper alone, which the bench compares with.
+#[derive(handoff::Drainable)]
+struct Plain {
+    #[handoff(gate)]
+    gate: Arc<Gate>,
+    log: Log,
+}
+
+fn serve_plainly() -> Result<()> {
+    let [_, control, data, ..] = &*Vec::from_iter(std::env::args()) else { panic!("as above") };
+    Daemon::new(control, data).run_tokio(
+        async |_warm| Ok(()),
+        async |(), opening| {
+            let log = Log(Arc::new((opening.data_dir().join("log"), Mutex::default())));
+            log.resume()?;
+            let listener = opening.listeners().take_tokio_tcp("http")?;
+            let service = TowerToHyperService::new(router(log.clone(), Arc::default()));
+            tokio::spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let _ = tcp.set_nodelay(true);
+                    let mut http1 = http1::Builder::new();
+                    http1.timer(TokioTimer::new());
+                    tokio::spawn(http1.serve_connection(TokioIo::new(tcp), service.clone()));
+                }
+            });
+            Ok(Plain { gate: Arc::default(), log })
+        },
+    )?;
     Ok(())
 }
 
