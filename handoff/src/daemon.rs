@@ -53,7 +53,7 @@ use crate::incumbent::{Incumbent, OnCommit, StopHandle};
 use crate::log;
 use crate::migration;
 use crate::successor::{Arrived, ColdStart, OnLoss, Role, Successor, detect, memory_of};
-use crate::sys::signals::on_termination;
+use crate::sys::signals;
 
 /// A daemon that is about to start: as the successor of another process, or where none serves.
 #[derive(Debug, Clone)]
@@ -266,14 +266,25 @@ impl Daemon {
         let stop = StopHandle::new()?;
         if self.handles_signals {
             let stop = stop.clone();
-            on_termination(Box::new(move || stop.stop()))?;
+            signals::on_termination(Box::new(move || stop.stop()))?;
         }
+        let ended = self.run_until_stopped(&stop, warm, open);
+        signals::restore();
+        ended
+    }
+
+    fn run_until_stopped<W, D: Drainable + 'static>(
+        &self,
+        stop: &StopHandle,
+        warm: impl FnOnce(&Warm<'_>) -> Result<W>,
+        open: impl FnOnce(W, &mut Opening<'_>) -> Result<D>,
+    ) -> Result<(Ended, Arc<D>)> {
         let (incumbent, drainable) = match detect()? {
-            Role::ColdStart(start) => self.start_cold(start, &stop, warm, open)?,
-            Role::Successor(successor) => self.succeed(successor, &stop, warm, open)?,
+            Role::ColdStart(start) => self.start_cold(start, stop, warm, open)?,
+            Role::Successor(successor) => self.succeed(successor, stop, warm, open)?,
         };
         let state = Arc::new(drainable);
-        let ended = incumbent.with_stop_handle(stop).serve_shared(Arc::clone(&state))?;
+        let ended = incumbent.with_stop_handle(stop.clone()).serve_shared(Arc::clone(&state))?;
         Ok((ended, state))
     }
 

@@ -351,6 +351,7 @@ impl<S> Connections<S> {
     }
 
     /// Notes that a connection can be carried after all.
+    #[cfg(feature = "http")]
     fn stays(&self, key: u64) {
         let mut state = self.state();
         if let Some(live) = state.live.get_mut(&key) {

@@ -116,6 +116,7 @@ pub(super) trait Set: Send + Sync {
     }
 
     /// Waits until every connection is parked or over, at most until the deadline.
+    #[cfg(feature = "tokio")]
     fn wait_over(&self, _deadline: Instant) {}
 
     /// Of the connections that have a handler now, the first `max` by name; and how many more.
@@ -318,6 +319,7 @@ impl<'a> Carriage<'a> {
     }
 
     /// Waits until every connection is parked or over.
+    #[cfg(feature = "tokio")]
     pub(crate) fn wait_over(&self, deadline: Instant) {
         self.sets().for_each(|set| set.wait_over(deadline));
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::flight::{Flight, Handler, HttpService, Passes, Stage};
+use super::flight::{Flight, Handler, HttpService, PASS_GRACE, Passes, Stage};
 use super::io::Io;
 use crate::carry::{Arrival, Carried, Ticket};
 use crate::drainable::{Gate, OwnedPass};
@@ -38,6 +38,8 @@ impl Carried for Unserved {
 pub(super) struct Protocols {
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
+    /// Before the first byte.
+    pub(super) idle_timeout: Duration,
 }
 
 /// The end of a connection in this process.
@@ -61,7 +63,7 @@ pub(super) async fn serve<S: HttpService>(
         tcp.set_nodelay(true)?;
         let flight = Arc::new(Flight::new(gate, Arc::clone(&ticket)));
         let mut io = Io::new(tcp, &unread, Arc::clone(&flight));
-        match version(&mut io, &ticket).await? {
+        match version(&mut io, &ticket, protocols.idle_timeout).await? {
             Some(Version::Http1) => {
                 io.one_at_a_time();
                 http1(io, &flight, &protocols.http1, service).await
@@ -79,7 +81,7 @@ pub(super) async fn serve<S: HttpService>(
     let end: io::Result<End> = served.await;
     let name = ticket.name();
     match end {
-        Ok(End::Parks(tcp, unread)) => match (tcp.into_std(), Arc::into_inner(ticket)) {
+        Ok(End::Parks(tcp, unread)) => match (tcp.into_std(), alone(ticket).await) {
             (Ok(tcp), Some(ticket)) => ticket.park(tcp, Unserved { unread }),
             (parked, _) => {
                 let error = parked.err().map(|error| error.to_string());
@@ -97,6 +99,18 @@ pub(super) async fn serve<S: HttpService>(
     }
 }
 
+/// The ticket, once no other thread has it: one that has just ended a request may, for a moment.
+async fn alone(mut ticket: Arc<Ticket<Unserved>>) -> Option<Ticket<Unserved>> {
+    for _ in 0..1000 {
+        ticket = match Arc::try_unwrap(ticket) {
+            Ok(ticket) => return Some(ticket),
+            Err(shared) => shared,
+        };
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     Http1,
@@ -104,9 +118,17 @@ enum Version {
 }
 
 /// Tells the versions apart by the first bytes; none where the connection is to be parked before.
-async fn version(io: &mut Io, ticket: &Ticket<Unserved>) -> io::Result<Option<Version>> {
+async fn version(
+    io: &mut Io,
+    ticket: &Ticket<Unserved>,
+    timeout: Duration,
+) -> io::Result<Option<Version>> {
     let mut told = ticket.told_to_park();
+    let mut timer = pin!(sleep(timeout));
     poll_fn(|context| {
+        if timer.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         loop {
             let begin = &io.unread()[..io.unread().len().min(PREFACE.len())];
             if begin == PREFACE {
@@ -138,16 +160,14 @@ async fn http1<S: HttpService>(
     let mut connection = builder.serve_connection(io, handler).with_upgrades();
     let mut driver = Driver::new(flight);
     let ended = poll_fn(|context| {
+        flight.set_waker(None);
+        if driver.is_told_to_close(context) {
+            Pin::new(&mut connection).graceful_shutdown();
+            if !flight.is_idle() && flight.stage() == Stage::Waits {
+                return Poll::Ready(ControlFlow::Break(Ok(())));
+            }
+        }
         loop {
-            if driver.is_told_to_close(context) {
-                Pin::new(&mut connection).graceful_shutdown();
-                if driver.is_frozen || !flight.is_idle() && flight.stage() == Stage::Waits {
-                    return Poll::Ready(ControlFlow::Break(Ok(())));
-                }
-            }
-            if driver.is_frozen && !driver.thaws(context) {
-                return Poll::Pending;
-            }
             flight.reset();
             if let Poll::Ready(served) = Pin::new(&mut connection).poll(context) {
                 return Poll::Ready(ControlFlow::Break(served));
@@ -155,23 +175,34 @@ async fn http1<S: HttpService>(
             match driver.parks(context) {
                 Poll::Ready(Some(bytes)) => return Poll::Ready(ControlFlow::Continue(bytes)),
                 Poll::Ready(None) => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => break,
             }
         }
+        if !flight.is_idle() {
+            flight.set_waker(Some(context.waker().clone()));
+            // A request may have ended before that.
+            if flight.is_idle() {
+                context.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
     });
-    let ended = ended.await;
-    // An upgraded connection keeps what the request had.
-    drop(flight.take_pass());
-    match ended {
-        ControlFlow::Break(served) => served.map(|()| End::Over).map_err(io::Error::other),
-        ControlFlow::Continue(bytes) => match connection.into_parts() {
+    let end = match ended.await {
+        ControlFlow::Break(served) => {
+            drop(connection);
+            served.map(|()| End::Over).map_err(io::Error::other)
+        }
+        ControlFlow::Continue(bytes) => Ok(match connection.into_parts() {
             Some(http1::Parts { io, read_buf, .. }) => {
                 let (tcp, unread) = io.into_parts(bytes == Bytes::OfTheRequest, &read_buf);
-                Ok(End::Parks(tcp, unread))
+                End::Parks(tcp, unread)
             }
-            None => Ok(End::Over),
-        },
-    }
+            None => End::Over,
+        }),
+    };
+    // Behind the end of its handler. An upgraded connection keeps nothing of its request's.
+    drop(flight.take_pass());
+    end
 }
 
 /// The first bytes that the next process gets.
@@ -183,16 +214,14 @@ enum Bytes {
     OfTheRequest,
 }
 
-/// Decides when a connection of HTTP/1 is parked, frozen or closed.
+/// Decides when a connection of HTTP/1 is parked or closed.
 struct Driver<'a> {
     flight: &'a Arc<Flight>,
     to_park: Pin<Box<dyn Future<Output = ()> + Send>>,
     to_close: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     gate_opens: Option<Pin<Box<dyn Future<Output = OwnedPass> + Send>>>,
-    /// Until a handler that waits for its client, or a reply, loses its pass.
+    /// Until a reply goes on without a pass.
     grace: Option<Pin<Box<Sleep>>>,
-    /// The handler has lost its pass, and is not polled until it has another one.
-    is_frozen: bool,
 }
 
 impl<'a> Driver<'a> {
@@ -203,7 +232,6 @@ impl<'a> Driver<'a> {
             to_close: Some(Box::pin(flight.ticket().told_to_close())),
             gate_opens: None,
             grace: None,
-            is_frozen: false,
         }
     }
 
@@ -215,14 +243,6 @@ impl<'a> Driver<'a> {
             self.to_close = None;
         }
         is_told
-    }
-
-    /// Whether the handler has a pass again.
-    fn thaws(&mut self, context: &mut Context<'_>) -> bool {
-        let Poll::Ready(pass) = self.poll_gate(context) else { return false };
-        self.flight.give_pass(pass);
-        self.is_frozen = false;
-        true
     }
 
     fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<OwnedPass> {
@@ -250,31 +270,32 @@ impl<'a> Driver<'a> {
             }
             return Poll::Pending;
         }
-        let is_idle = flight.is_idle();
-        let waits_for_client = flight.stage() == Stage::Runs && flight.is_starved();
-        let waits = flight.stage() == Stage::Waits || waits_for_client;
-        if !flight.is_write_blocked.load(Ordering::Relaxed) {
-            if is_idle {
-                return Poll::Ready(Some(Bytes::LeftByHyper));
-            }
-            if waits && flight.can_hand_anew.load(Ordering::Relaxed) {
-                return Poll::Ready(Some(Bytes::OfTheRequest));
-            }
+        let (is_idle, stage) = (flight.is_idle(), flight.stage());
+        let is_blocked = flight.is_write_blocked.load(Ordering::Relaxed);
+        if is_idle {
+            // A body that is not whole is hyper's to read, or to close the connection.
+            let is_between = flight.is_between_bodies.load(Ordering::Relaxed) && self.is_whole();
+            let parks = !is_blocked && is_between;
+            return if parks { Poll::Ready(Some(Bytes::LeftByHyper)) } else { Poll::Pending };
         }
-        let is_replied = flight.stage() == Stage::Replied;
-        if is_idle || !waits_for_client && !is_replied {
-            self.grace = None;
-            return Poll::Pending;
-        }
-        // A reply goes on without a pass, and a handler does not.
-        let is_blocked = is_replied && flight.is_write_blocked.load(Ordering::Relaxed);
-        let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(PASS_GRACE)));
-        if !is_blocked && grace.as_mut().poll(context).is_pending() {
+        if stage == Stage::Replied {
+            let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(PASS_GRACE)));
+            if is_blocked || grace.as_mut().poll(context).is_ready() {
+                drop(flight.take_pass());
+            }
             return Poll::Pending;
         }
         self.grace = None;
-        self.is_frozen = flight.take_pass().is_some() && !is_replied;
-        if self.is_frozen { Poll::Ready(None) } else { Poll::Pending }
+        let waits = stage == Stage::Waits || flight.is_starved();
+        if waits && !is_blocked && flight.can_hand_anew.load(Ordering::Relaxed) {
+            return Poll::Ready(Some(Bytes::OfTheRequest));
+        }
+        Poll::Pending
+    }
+
+    /// Whether no rest of a body may be among the bytes that hyper has.
+    fn is_whole(&self) -> bool {
+        self.flight.can_hand_anew.load(Ordering::Relaxed) || !self.flight.is_body_cut()
     }
 }
 
@@ -310,7 +331,5 @@ async fn http2<S: HttpService>(
 
 /// The first bytes of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// For the rest of a body that is too long to be handed to the next process anew, and for that of a reply.
-const PASS_GRACE: Duration = Duration::from_millis(300);
 /// For the replies of a connection of HTTP/2 that has not left, once another process serves.
 const LAST_GRACE: Duration = Duration::from_secs(5);

@@ -6,12 +6,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::connection::Unserved;
@@ -35,6 +37,12 @@ pub(super) struct Flight {
     pub(super) is_write_blocked: AtomicBool,
     /// The bytes of the request that hyper has are all at hand.
     pub(super) can_hand_anew: AtomicBool,
+    /// hyper waits for no byte of a body.
+    pub(super) is_between_bodies: AtomicBool,
+    /// A handler has left a part of a body unread.
+    is_body_cut: AtomicBool,
+    /// Of the task that drives the connection, while it waits for the end of a request.
+    waker: Mutex<Option<Waker>>,
     /// A request was answered, since this was last taken.
     is_served: AtomicBool,
     /// Whose connection it is: also after it has changed its protocol.
@@ -60,6 +68,9 @@ impl Flight {
             gate,
             ticket,
             can_hand_anew: AtomicBool::new(false),
+            is_between_bodies: AtomicBool::new(true),
+            is_body_cut: AtomicBool::new(false),
+            waker: Mutex::new(None),
             is_served: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             stage: AtomicU8::new(Stage::Replied as u8),
@@ -108,12 +119,22 @@ impl Flight {
         &self.gate
     }
 
-    /// Takes the pass away from a handler that waits for its client, and is not polled without one.
+    /// Whether some handler has left a part of a body unread.
+    pub(super) fn is_body_cut(&self) -> bool {
+        self.is_body_cut.load(Ordering::Relaxed)
+    }
+
+    /// Whom the end of the last request wakes; none while the connection is polled.
+    pub(super) fn set_waker(&self, waker: Option<Waker>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = waker;
+    }
+
+    /// The pass of the request of HTTP/1.1, for whoever ends it.
     pub(super) fn take_pass(&self) -> Option<OwnedPass> {
         self.pass().take()
     }
 
-    pub(super) fn give_pass(&self, pass: OwnedPass) {
+    fn give_pass(&self, pass: OwnedPass) {
         *self.pass() = Some(pass);
     }
 
@@ -142,7 +163,12 @@ impl Clone for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.is_served.store(true, Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let waker = self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
     }
 }
 
@@ -210,11 +236,24 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
         flight.enter(Stage::Waits);
         let in_flight = InFlight::new(&flight);
         let of_body = in_flight.clone();
-        let request = request.map(|incoming| Body { incoming, in_flight: Some(of_body) });
+        let in_flight_of = Some(of_body);
+        let request = request.map(|incoming| Body {
+            is_whole: http_body::Body::is_end_stream(&incoming),
+            incoming,
+            in_flight: in_flight_of,
+            to_park: None,
+            grace: None,
+        });
         Box::pin(async move {
             let pass = match flight.gate.enter_owned() {
                 Ok(pass) => pass,
-                Err(_) => flight.gate.entered_owned().await,
+                Err(_) => {
+                    if passes == Passes::OfConnection {
+                        // Of the request before, whose reply is written.
+                        drop(flight.take_pass());
+                    }
+                    flight.gate.entered_owned().await
+                }
             };
             let of_request = match passes {
                 Passes::OfRequest => Some(pass),
@@ -229,9 +268,8 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
             flight.enter(Stage::Replied);
             drop(of_request);
             let reply = reply.map_err(Into::into)?;
-            let to_leave = are_events(&reply).then(|| flight.ticket().told_to_leave());
-            let to_leave = to_leave.map(|told| Box::pin(told) as Told);
-            Ok(reply.map(|body| Reply { body, to_leave, in_flight }))
+            let events = are_events(&reply).then(|| Events::new(&flight, passes));
+            Ok(reply.map(|body| Reply { body, events, has_ended: false, in_flight }))
         })
     }
 }
@@ -239,24 +277,46 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
 /// The body of a request, as the client sends it.
 pub struct Body {
     incoming: Incoming,
+    is_whole: bool,
     in_flight: Option<InFlight>,
+    to_park: Option<Told>,
+    grace: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body {
+    /// Whether a drain waits for a client that does not send the rest.
+    fn is_given_up(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(InFlight(flight)) = &self.in_flight else { return false };
+        flight.is_starved.store(true, Ordering::Relaxed);
+        let told = || Box::pin(flight.ticket().told_to_park()) as Told;
+        if self.to_park.get_or_insert_with(told).as_mut().poll(context).is_pending() {
+            self.grace = None;
+            return false;
+        }
+        let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(PASS_GRACE)));
+        grace.as_mut().poll(context).is_ready()
+    }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn StdError + Send + Sync>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(context);
-        match (&polled, &self.in_flight) {
-            (Poll::Pending, Some(InFlight(flight))) => {
-                flight.is_starved.store(true, Ordering::Relaxed);
-            }
-            (Poll::Ready(None | Some(Err(_))), _) => self.in_flight = None,
-            _ => {}
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = match Pin::new(&mut self.incoming).poll_frame(context) {
+            Poll::Pending if self.is_given_up(context) => Poll::Ready(Some(Err(
+                "the service is replaced, and the rest of the body does not come".into(),
+            ))),
+            polled => polled.map_err(BoxError::from),
+        };
+        match &polled {
+            Poll::Ready(None) => (self.is_whole, self.in_flight) = (true, None),
+            Poll::Ready(Some(Err(_))) => drop(self.as_mut().leave_rest()),
+            Poll::Ready(Some(Ok(_))) => self.is_whole = self.incoming.is_end_stream(),
+            Poll::Pending => {}
         }
         polled
     }
@@ -267,6 +327,23 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+impl Body {
+    /// No more of it is read.
+    fn leave_rest(&mut self) -> Option<InFlight> {
+        let in_flight = self.in_flight.take()?;
+        if !self.is_whole {
+            in_flight.0.is_body_cut.store(true, Ordering::Relaxed);
+        }
+        Some(in_flight)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.leave_rest();
     }
 }
 
@@ -285,13 +362,39 @@ fn are_events<B>(reply: &Response<B>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
+/// The end of such a reply, before the gate closes.
+struct Events {
+    told: Told,
+    /// The connection of HTTP/1.1 is told, and waited for, until the reply has ended; that of HTTP/2 leaves
+    /// anyway.
+    connection: Option<Arc<Flight>>,
+}
+
+impl Events {
+    fn new(flight: &Arc<Flight>, passes: Passes) -> Self {
+        let connection = (passes == Passes::OfConnection).then(|| Arc::clone(flight));
+        if let Some(flight) = &connection {
+            flight.ticket().set_leaves(true);
+        }
+        Self { told: Box::pin(flight.ticket().hears_of_leaving()), connection }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if let Some(flight) = &self.connection {
+            flight.ticket().set_leaves(false);
+        }
+    }
+}
+
 pin_project_lite::pin_project! {
     /// The body of a reply; its request is in flight until it ends.
     pub(super) struct Reply<B> {
         #[pin]
         body: B,
-        // The body ends where it is told to leave; no other one does.
-        to_leave: Option<Told>,
+        events: Option<Events>,
+        has_ended: bool,
         in_flight: InFlight,
     }
 }
@@ -305,10 +408,13 @@ impl<B: http_body::Body> http_body::Body for Reply<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        if let Some(to_leave) = this.to_leave
-            && to_leave.as_mut().poll(context).is_ready()
+        if let Some(events) = this.events
+            && events.told.as_mut().poll(context).is_ready()
         {
-            this.in_flight.0.ticket().stays();
+            *this.events = None;
+            *this.has_ended = true;
+        }
+        if *this.has_ended {
             return Poll::Ready(None);
         }
         this.body.poll_frame(context)
@@ -322,3 +428,7 @@ impl<B: http_body::Body> http_body::Body for Reply<B> {
         self.body.size_hint()
     }
 }
+
+/// Of a drain, for the rest of a body that is too long to be handed to the next process anew, and for
+/// that of a reply.
+pub(super) const PASS_GRACE: Duration = Duration::from_millis(300);

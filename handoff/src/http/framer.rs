@@ -67,6 +67,16 @@ impl Framer {
         self.place == Place::End
     }
 
+    /// Whether no byte of a body is to come: hyper has whole requests, and perhaps a part of a head.
+    pub(super) const fn is_between_bodies(&self) -> bool {
+        matches!(self.place, Place::Start | Place::Head | Place::End)
+    }
+
+    /// Whether the request is to change the protocol of its connection.
+    pub(super) const fn is_last(&self) -> bool {
+        self.head.is_last
+    }
+
     pub(super) const fn is_opaque(&self) -> bool {
         matches!(self.place, Place::Opaque)
     }

@@ -67,10 +67,16 @@ impl Io {
     }
 
     /// The socket, and the bytes for the next process: those of the request that hyper has, where it is
-    /// to be handed anew, and else those that hyper has left; then the unread ones.
+    /// to be handed anew; of one that was answered nothing, also where hyper has left a part of its body;
+    /// else those that hyper has left. Then the unread ones.
     pub(super) fn into_parts(self, anew: bool, left: &[u8]) -> (TcpStream, Vec<u8>) {
-        let handed = self.requests.and_then(|requests| requests.handed).filter(|_| anew);
-        let first = handed.as_deref().unwrap_or(left);
+        let first = match &self.requests {
+            Some(Requests { framer, handed }) if !framer.is_opaque() => {
+                let is_part = anew || !framer.is_at_start();
+                handed.as_deref().filter(|_| is_part).unwrap_or_default()
+            }
+            _ => left,
+        };
         (self.tcp, [first, &self.unread].concat())
     }
 
@@ -93,6 +99,8 @@ impl Io {
                 }
                 let is_known = !framer.is_opaque() && handed.is_some();
                 self.flight.can_hand_anew.store(is_known, Ordering::Relaxed);
+                let is_between = framer.is_opaque() || framer.is_between_bodies() && is_known;
+                self.flight.is_between_bodies.store(is_between, Ordering::Relaxed);
                 count
             }
         };
@@ -105,7 +113,8 @@ impl Io {
     fn may_begin(&self) -> bool {
         match &self.requests {
             Some(Requests { framer, .. }) if !framer.is_opaque() && framer.is_at_start() => {
-                self.flight.is_idle() && self.flight.gate().is_open()
+                framer.is_at_end() && framer.is_last()
+                    || self.flight.is_idle() && self.flight.gate().is_open()
             }
             _ => true,
         }

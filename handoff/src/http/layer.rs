@@ -13,10 +13,11 @@ use tower_service::Service;
 use crate::drainable::{Gate, OwnedPass};
 
 /// Lets each request pass the gate, and holds the pass until the body of its reply has ended or is
-/// dropped: for a daemon with an accept loop of its own, or for a part of a service whose replies read
-/// the data while they are written. A drain waits for them, as long as they take.
+/// dropped: for a daemon with an accept loop of its own. A drain waits for them, as long as they take. A
+/// request that finds the gate closed waits until it is open.
 ///
-/// A request that finds the gate closed waits until it is open.
+/// Not inside [`serve`](super::serve), whose handlers have a pass already: one that waited for a second
+/// one would keep a drain waiting for the first.
 ///
 /// ```
 /// # use std::sync::Arc;

@@ -52,7 +52,7 @@
 //! |---|---|
 //! | HTTP/1.1, idle or between two requests | nothing: the connection goes to the next process |
 //! | HTTP/1.1, a request is being answered | nothing: the old process answers it, and then gives the connection up |
-//! | HTTP/1.1, a request has come in part | nothing: the next process gets all its bytes. Where a handler already reads its body, it is cancelled, and begins anew in the next process; a body beyond 64 KiB has 300 ms to arrive and is cut else |
+//! | HTTP/1.1, a request has come in part | nothing: the next process gets all its bytes. Where a handler already reads its body, it is cancelled, and begins anew in the next process: work that it did before it has the whole body is done twice. A body beyond 64 KiB has 300 ms to go on, and ends with an error else |
 //! | HTTP/2 | GOAWAY before the gate closes: the client opens another connection, as it does for any GOAWAY |
 //! | server-sent events | the reply ends before the gate closes, and the connection goes on: the client asks again, with `Last-Event-ID` |
 //! | a reply that takes long | the old process finishes it, and then closes the connection |
@@ -64,8 +64,9 @@
 //! written, and one of HTTP/2 until its handler returns: a drain waits for that. A reply that takes more
 //! than 300 ms of the drain, or whose client does not read, loses the pass: the old process finishes it
 //! after the commit, so that its body may read nothing that was sealed. Work that a handler leaves to
-//! another task holds a pass of its own: [`Http::gate`]. [`GateLayer`] holds one until the body of a reply
-//! has ended, however long that takes.
+//! another task holds a pass of its own: [`Http::gate`]. A handler must not *wait* for a second pass: a
+//! drain that has closed the gate waits for its first one. [`GateLayer`] is for services that are not
+//! served by this module.
 
 mod connection;
 mod flight;
@@ -128,15 +129,15 @@ struct Serving {
 }
 
 impl Server {
-    /// With a timeout of 30 s for the head of a request, at most 65,536 connections at a time, and
-    /// the defaults of hyper.
+    /// With a timeout of 75 s for the head of the next request, idle connections included; at most
+    /// 65,536 connections at a time; and the defaults of hyper.
     pub fn new() -> Self {
         let mut http1 = http1::Builder::new();
         // A client that has said all may wait for its reply.
-        http1.half_close(true).timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        http1.half_close(true).timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new());
-        let protocols = Protocols { http1, http2 };
+        let protocols = Protocols { http1, http2, idle_timeout: IDLE_TIMEOUT };
         Self { protocols, max_connections: MAX_CONNECTIONS, leave_grace: LEAVE_GRACE }
     }
 
@@ -156,6 +157,8 @@ impl Server {
     /// Changes the settings of HTTP/1: the timeout for a head, the maxima of a head.
     pub fn http1(mut self, change: impl FnOnce(&mut http1::Builder)) -> Self {
         change(&mut self.protocols.http1);
+        // With it hyper keeps replies back, and does not say so.
+        self.protocols.http1.pipeline_flush(false);
         self
     }
 
@@ -314,7 +317,7 @@ impl<S: HttpService> Acceptor<S> {
     }
 }
 
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const LEAVE_GRACE: Duration = Duration::from_secs(2);
 const MAX_CONNECTIONS: usize = 65_536;
 const BACKLOG: i32 = 4096;

@@ -193,7 +193,7 @@ impl<D: Drainable> Work<'_, D> {
                     carriage.leave(deadline);
                     carriage.stop();
                     let report = fenced("drain", || self.drainable.drain(deadline));
-                    carriage.wait_over(deadline);
+                    carriage.wait_parked(deadline);
                     carriage.part();
                     report
                 }),

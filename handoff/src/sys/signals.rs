@@ -38,6 +38,22 @@ pub(crate) fn on_termination(wish: Wish) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the signals that this process handles so their default again: another one ends it at once.
+#[expect(unsafe_code, reason = "std installs no handlers of signals")]
+pub(crate) fn restore() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: as above.
+        unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, ptr::null(), &raw mut now) == 0
+                && now.sa_sigaction == handle as *const () as libc::sighandler_t
+            {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}
+
 #[expect(unsafe_code, reason = "it is called by the kernel, at any time")]
 extern "C" fn handle(signal: libc::c_int) {
     // SAFETY: `getpid`, `signal` and `raise` may be called in a handler. The wish was leaked before the

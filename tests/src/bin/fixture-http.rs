@@ -16,7 +16,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -169,6 +170,9 @@ fn router(log: Log, served: Arc<Served>) -> Router {
         .route("/chunks/{count}/{ms}", get(chunks))
         .route("/large/{bytes}", get(async |Path(bytes): Path<usize>| vec![b'x'; bytes]))
         .route("/events", get(events))
+        .route("/refuse/{ms}", post(refuse))
+        .route("/later/{ms}", post(later))
+        .route("/upgrade", get(upgrade))
         .route("/line", put(line))
         .with_state(log)
         .layer(from_fn(counted))
@@ -199,14 +203,39 @@ async fn count(body: Body) -> String {
 async fn line(State(log): State<Log>, line: String) -> Response {
     match tokio::task::block_in_place(|| log.append(&line)) {
         Ok(()) => process::id().to_string().into_response(),
-        Err(error) => {
-            (axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
-        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
     }
 }
 
 async fn chunks(Path((count, ms)): Path<(u32, u64)>) -> Body {
     Body::new(Chunks { left: count, pause: Duration::from_millis(ms), sleep: None })
+}
+
+/// Wants nothing of the body.
+async fn refuse(Path(ms): Path<u64>, _body: Body) -> StatusCode {
+    sleep(Duration::from_millis(ms)).await;
+    StatusCode::UNAUTHORIZED
+}
+
+/// Replies before the body is dropped.
+async fn later(Path(ms): Path<u64>, body: Body) -> StatusCode {
+    tokio::spawn(async move {
+        sleep(Duration::from_millis(ms)).await;
+        drop(body);
+    });
+    StatusCode::OK
+}
+
+/// Echoes, and keeps the request meanwhile.
+async fn upgrade(mut request: Request) -> Response {
+    tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        drop(request);
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, "echo")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 async fn events() -> impl IntoResponse {

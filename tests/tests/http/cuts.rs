@@ -1,6 +1,7 @@
 //! A request that a swap cuts in two, in each way in which it can be cut: the client has its reply, on
 //! the same connection, after swaps that commit and after those that are undone.
 
+use std::io::Write;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -231,4 +232,75 @@ fn busy_clients_and_many_idle_ones_see_nothing_of_twenty_swaps() {
     assert_eq!(logged, lines, "each line is there once");
     service.wait_replaced();
     assert_eq!(service.connect().ask(PID).body, service.pid().to_string());
+}
+
+/// The rest of a body that a handler did not want is no request, in whatever process it is read.
+#[test]
+fn a_reply_before_the_body_has_come() {
+    let mut service = Service::start();
+    let smuggled = "PUT /line HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nsmuggled";
+    let head = |rest: &str| {
+        format!("POST /refuse/200 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", rest.len())
+    };
+    let mut clients = Vec::new();
+    for (sent, chunked) in [(0, false), (10, false), (smuggled.len(), false), (0, true)] {
+        let mut client = service.connect();
+        if chunked {
+            client
+                .send("POST /refuse/200 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        } else {
+            client.send(&head(smuggled));
+            client.send(&smuggled[..sent]);
+        }
+        clients.push((client, sent));
+    }
+    // All handlers have begun.
+    assert_eq!(service.connect().pid(), service.pid());
+    service.swap();
+    for (client, sent) in &mut clients {
+        let reply = client.reply().expect("it is answered");
+        assert_eq!(reply.status, 401);
+        // The connection may be closed by now.
+        let _ = client.tcp().write_all(smuggled[*sent..].as_bytes());
+        let _ = client.tcp().write_all(PID.as_bytes());
+        if let Ok(next) = client.reply() {
+            assert_eq!(next, ok(service.pid().to_string()), "the rest was no request");
+        }
+    }
+    let log = std::fs::read_to_string(service.path("data/log")).unwrap_or_default();
+    assert_eq!(log, "", "nothing was smuggled");
+}
+
+/// A task goes on with the body when the reply has been sent.
+#[test]
+fn a_body_that_outlives_its_reply() {
+    let mut service = Service::start();
+    let mut client = service.connect();
+    for _ in 0..3 {
+        client.send("POST /later/50 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+        assert_eq!(client.reply().expect("it is answered").status, 200);
+        // The next request waits for the end of the body, and does not hang.
+        assert_eq!(client.pid(), service.pid());
+    }
+    client.send("POST /later/50 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(client.reply().expect("it is answered").status, 200);
+    service.swap();
+    assert_eq!(client.pid(), service.pid());
+}
+
+#[test]
+fn an_upgraded_connection_speaks_its_own_protocol() {
+    let mut service = Service::start();
+    let mut client = service.connect();
+    client.send("GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(client.line().expect("it is answered"), "HTTP/1.1 101 Switching Protocols");
+    while !client.line().expect("there is a head").is_empty() {}
+    client.send("GET / no HTTP\n");
+    assert_eq!(client.line().expect("it is echoed"), "GET / no HTTP");
+    service.roll_back();
+    client.send("still\n");
+    assert_eq!(client.line().expect("it is echoed"), "still");
+    let (carried, _) = service.swap();
+    assert_eq!(carried.late.connections.len(), 1, "it is named");
+    assert_eq!(service.connect().pid(), service.pid());
 }

@@ -121,7 +121,7 @@ impl<S: Carried> Set for Connections<S> {
     }
 
     fn wait_parked(&self, deadline: Instant) -> Vec<String> {
-        let mut left = usize::MAX;
+        let mut left = self.live();
         loop {
             // A drain waits for passes; for handlers without one it waits while others park.
             let turn = deadline.min(Instant::now() + PARK_GRACE);
@@ -136,6 +136,7 @@ impl<S: Carried> Set for Connections<S> {
         }
     }
 
+    #[cfg(feature = "tokio")]
     fn wait_over(&self, deadline: Instant) {
         let _ = self.over_by(deadline);
     }

@@ -81,10 +81,22 @@ impl<S: Carried> Ticket<S> {
         Arc::clone(&self.served).wait(move |_| set.told.to_leave())
     }
 
-    /// Takes [`told_to_leave`](Self::told_to_leave) back: the connection can be parked from here on.
+    /// Waits for the word of [`told_to_leave`](Self::told_to_leave), and does not say that the connection
+    /// cannot be parked.
     #[cfg(feature = "http")]
-    pub(crate) fn stays(&self) {
-        self.set.stays(self.key);
+    pub(crate) fn hears_of_leaving(&self) -> impl Future<Output = ()> + Send + Unpin + use<S> {
+        let set = Arc::clone(&self.set);
+        Arc::clone(&self.served).wait(move |_| set.told.to_leave())
+    }
+
+    /// Whether the connection has to end by itself from here on.
+    #[cfg(feature = "http")]
+    pub(crate) fn set_leaves(&self, leaves: bool) {
+        if leaves {
+            self.set.leaves(self.key);
+        } else {
+            self.set.stays(self.key);
+        }
     }
 
     /// Whether a connection that cannot be parked is to leave now. One that has not begun to speak

@@ -360,7 +360,7 @@ fn who_does_not_leave_is_waited_for_up_to_the_grace() {
     set.release();
     set.tell_to_leave();
     #[cfg(feature = "http")]
-    ticket.stays();
+    ticket.set_leaves(false);
     #[cfg(not(feature = "http"))]
     drop(ticket);
     set.wait_left(Instant::now() + LONG);
@@ -379,9 +379,15 @@ fn a_handler_without_a_pass_is_waited_for_while_others_park() {
     assert_eq!(wait.join().expect("it is over"), ["silent"]);
     assert!(begun.elapsed() < LONG, "not until the deadline");
     drop(silent);
-    // At a stop it is waited for: nobody waits for this process.
+    #[cfg(feature = "tokio")]
+    assert_waits_over(&set);
+}
+
+/// Once another process serves, nobody waits for this one.
+#[cfg(feature = "tokio")]
+fn assert_waits_over(set: &Arc<Connections<Client>>) {
     let ticket = set.enter("busy");
-    let waiting = Arc::clone(&set);
+    let waiting = Arc::clone(set);
     let wait = thread::spawn(move || waiting.wait_over(Instant::now() + LONG));
     drop(ticket);
     wait.join().expect("it is over");
