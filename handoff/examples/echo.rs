@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Clone, Default, handoff::Drainable)]
 struct Echo {
@@ -82,10 +81,8 @@ async fn accept(echo: Echo, listener: TcpListener) {
 
 fn open(runtime: Handle, opening: &mut Opening<'_>) -> handoff::Result<Echo> {
     let _inside = runtime.enter();
-    let (echo, stop) = (Echo::default(), opening.stop_handle());
+    let echo = Echo::default();
     let listener = TcpListener::from_std(opening.listeners().take_tcp("echo")?)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move { terminate.recv().await.map(|()| stop.stop()) });
     tokio::spawn(accept(echo.clone(), listener));
     tokio::spawn(echo.clone().serve_arrivals());
     Ok(echo)

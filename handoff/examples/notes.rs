@@ -8,7 +8,6 @@ use std::{sync::Arc, sync::Mutex, thread, time::Duration};
 
 use handoff::{Drainable, Gate, Shard, daemon::Daemon, daemon::Opening, drainable::digest_file};
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::{consts::SIGTERM, iterator::Signals};
 
 #[derive(Clone, Drainable)]
 struct Notes {
@@ -54,8 +53,6 @@ fn open((): (), opening: &mut Opening<'_>) -> handoff::Result<Notes> {
     let notes = Notes { gate: Arc::default(), log: Arc::new(log) };
     let (server, listener) = (notes.clone(), opening.listeners().take_tcp("notes")?);
     thread::spawn(move || server.accept(&listener)); // the gate opens after the commit
-    let (stop, mut signals) = (opening.stop_handle(), Signals::new([SIGTERM])?);
-    thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
     Ok(notes)
 }
 

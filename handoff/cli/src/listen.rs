@@ -39,10 +39,11 @@ pub(crate) fn inherited(
 /// Binds the listener.
 pub(crate) fn bind(config: &ListenerConfig) -> anyhow::Result<OwnedFd> {
     let bound = match &config.address {
-        Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
+        Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from).and_then(listening),
         Address::Udp(address) => UdpSocket::bind(address).map(OwnedFd::from),
         Address::Unix(path) => {
-            clear(path).and_then(|()| UnixListener::bind(path)).map(OwnedFd::from)
+            let bound = clear(path).and_then(|()| UnixListener::bind(path));
+            bound.map(OwnedFd::from).and_then(listening)
         }
         Address::UnixDatagram(path) => {
             clear(path).and_then(|()| UnixDatagram::bind(path)).map(OwnedFd::from)
@@ -81,6 +82,12 @@ fn advice(kind: io::ErrorKind, address: &Address) -> String {
     }
 }
 
+/// With room for the clients that come during a swap: std's listeners have room for 128.
+fn listening(socket: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
 /// The address of a socket, if it is not the configured one.
 pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     let (Address::Tcp(wanted) | Address::Udp(wanted)) = address else { return None };
@@ -111,8 +118,12 @@ pub(crate) fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The kernel's own maximum, `net.core.somaxconn`, is 4096 where nobody has changed it.
+const BACKLOG: i32 = 4096;
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -132,6 +143,15 @@ mod tests {
         let begin = format!("cannot listen on {address} for \"resp\": Address already in use");
         assert!(words.starts_with(&begin), "{words}");
         assert!(words.ends_with(&format!("ss -ltnp 'sport = :{}'", address.port())), "{words}");
+    }
+
+    #[test]
+    fn clients_wait_in_the_queue_while_nobody_accepts() {
+        let listener = bind(&tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, TIMEOUT).unwrap();
+        let clients: Vec<_> = (0..400).map(connect).collect();
+        assert_eq!(clients.len(), 400);
     }
 
     #[test]

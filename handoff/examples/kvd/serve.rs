@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use handoff::Gate;
 use handoff::carry::{Connections, Memory, Reads};
 use handoff::daemon::{Daemon, Ended, Opening};
 use handoff::error::ListenerError;
-use handoff::{Gate, StopHandle};
 use rustix::fs::{OFlags, fcntl_getfl};
 use tokio::runtime::{Handle, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::BoxError;
 use crate::cli::ServeOptions;
@@ -114,14 +113,7 @@ fn open(
     let server = Arc::new(Server { build: options.build, gate, store, clients });
     runtime.spawn(Arc::clone(&server).accept(listener));
     runtime.spawn(server.serve_arrivals());
-    runtime.spawn(stop_on(signal(SignalKind::terminate())?, opening.stop_handle()));
     Ok(kv)
-}
-
-async fn stop_on(mut signal: Signal, stop: StopHandle) {
-    if signal.recv().await.is_some() {
-        stop.stop();
-    }
 }
 
 /// An inherited listener shares its file status flags with the process that still accepts on

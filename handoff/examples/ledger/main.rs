@@ -12,7 +12,6 @@ use handoff::migration::Migration;
 use handoff::{Drainable, Gate};
 use log::{Import, Log};
 use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::{consts::SIGTERM, iterator::Signals};
 
 #[derive(Drainable)]
 #[handoff(format = 2, reads = 1..=2)]
@@ -70,8 +69,6 @@ fn serve(opening: &mut Opening<'_>, log: &Arc<Log>) -> handoff::Result<Arc<Gate>
     let (gate, listener) = (Arc::new(Gate::new()), opening.listeners().take_tcp("ledger")?);
     let (inside, log) = (Arc::clone(&gate), Arc::clone(log));
     thread::spawn(move || accept(&inside, &listener, &log));
-    let (stop, mut signals) = (opening.stop_handle(), Signals::new([SIGTERM])?);
-    thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
     Ok(gate)
 }
 

@@ -1,5 +1,8 @@
 //! The gate that each request passes, so that a drain can keep new ones out and count the rest.
 
+#[cfg(feature = "tokio")]
+mod work;
+
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +11,8 @@ use std::time::Instant;
 
 use crate::sys::sync::{AtomicU8, AtomicU64, AtomicUsize, Event, global, thread_local};
 use crate::wait;
+#[cfg(feature = "tokio")]
+pub use work::Work;
 
 /// The gate in a daemon's request path: a drain closes it and waits for the requests inside.
 ///

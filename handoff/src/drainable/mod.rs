@@ -11,6 +11,8 @@ mod shard;
 mod shard_list;
 
 pub use fingerprint::{Fingerprint, digest_file, digest_reader};
+#[cfg(feature = "tokio")]
+pub use gate::Work;
 pub use gate::{Gate, GateClosed, OwnedPass, Pass};
 pub(crate) use hooks::check;
 pub use hooks::{Drainable, Gating};

@@ -261,7 +261,7 @@ fn a_reply_before_the_body_has_come() {
         let reply = client.reply().expect("it is answered");
         assert_eq!(reply.status, 401);
         // The connection may be closed by now.
-        let _ = client.tcp().write_all(smuggled[*sent..].as_bytes());
+        let _ = client.tcp().write_all(&smuggled.as_bytes()[*sent..]);
         let _ = client.tcp().write_all(PID.as_bytes());
         if let Ok(next) = client.reply() {
             assert_eq!(next, ok(service.pid().to_string()), "the rest was no request");
