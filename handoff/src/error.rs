@@ -316,10 +316,13 @@ impl Error {
     ///
     /// ```
     /// # use handoff::Error;
-    /// # fn parse(_: &str) -> Result<u32, std::num::ParseIntError> { "x".parse() }
-    /// let error = parse("x").map_err(Error::other).expect_err("it is no number");
-    /// assert_eq!(error.to_string(), "invalid digit found in string");
-    /// assert_eq!(Error::other("no table `users`").to_string(), "no table `users`");
+    /// fn workers(of: &str) -> handoff::Result<u32> {
+    ///     let count = of.parse()?; // the usual errors of std need no word
+    ///     if count == 0 { Err(Error::other("no worker")) } else { Ok(count) }
+    /// }
+    /// assert_eq!(workers("0").expect_err("too few").to_string(), "no worker");
+    /// let error = workers("x").expect_err("no number").to_string();
+    /// assert_eq!(error, "invalid digit found in string");
     /// ```
     pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Io(std::io::Error::other(error))
@@ -332,6 +335,32 @@ impl Error {
         move |error| Self::Path { action, path: path.to_owned(), source: error.into() }
     }
 }
+
+/// Errors that code beside the library meets, so that a hook and a closure of
+/// [`Daemon::run`](crate::daemon::Daemon::run) may use `?`. For others there is [`Error::other`].
+macro_rules! from_usual {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::other(error)
+            }
+        }
+    )*};
+}
+
+from_usual!(
+    Box<dyn std::error::Error + Send + Sync>,
+    std::env::VarError,
+    std::net::AddrParseError,
+    std::num::ParseFloatError,
+    std::num::ParseIntError,
+    std::num::TryFromIntError,
+    std::str::Utf8Error,
+    std::string::FromUtf8Error,
+    std::time::SystemTimeError,
+);
+#[cfg(feature = "tokio")]
+from_usual!(tokio::task::JoinError);
 
 /// The holder of a lock; its record may name none.
 fn accept(mismatch: &Mismatch) -> &'static str {

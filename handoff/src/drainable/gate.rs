@@ -31,6 +31,15 @@ pub use work::Work;
 /// }
 /// ```
 ///
+/// `let _ = gate.enter()` gives the pass back at once, and guards nothing; bind it to a name, such as
+/// `_pass`. A lint of the compiler, which is not on by default, tells the two apart:
+///
+/// ```compile_fail
+/// #![deny(let_underscore_drop)]
+/// # let gate = handoff::Gate::new();
+/// let _ = gate.enter();
+/// ```
+///
 /// To enter and leave costs two uncontended atomic operations: no lock, no allocation. Hold
 /// a pass for one request, reply included; a connection that is idle waits on
 /// [`closed`](Self::closed) beside its socket.

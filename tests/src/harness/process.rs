@@ -92,7 +92,7 @@ pub fn processes_in(directory: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// The program `handoff`, or the example `kvd` or `ledger`, as an operator has it: without failpoints.
+/// The program `handoff`, or the example `kvd`, `ledger` or `todo`, as an operator has it: without failpoints.
 /// They are built beside this test with the same profile.
 ///
 /// # Panics
@@ -106,7 +106,10 @@ pub fn program(name: &str) -> &'static Path {
         LazyLock::new(|| built(&["--example", "kvd"]).join("examples/kvd"));
     static LEDGER: LazyLock<PathBuf> =
         LazyLock::new(|| built(&["--example", "ledger"]).join("examples/ledger"));
+    static TODO: LazyLock<PathBuf> =
+        LazyLock::new(|| built(&["--package", "handoff-todo", "--bin", "todo"]).join("todo"));
     match name {
+        "todo" => &TODO,
         "kvd" => &KVD,
         "ledger" => &LEDGER,
         _ => &HANDOFF,

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 
+use handoff_tests::harness::program;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::service::{Service, eventually};
@@ -47,6 +48,29 @@ fn it_runs_inside_a_runtime_of_several_threads_and_not_of_one() {
     assert!(!starved.wait().expect("it ends").success());
     assert!(words.contains("has one thread") && words.contains("current_thread"), "{words}");
     assert!(!directory.path().join("data").exists(), "nothing was begun");
+}
+
+#[test]
+fn the_example_todo_keeps_its_todos_and_its_clients() {
+    let mut service = Service::start_binary(program("todo"), &[]);
+    let mut client = service.connect();
+    let mut ask = |method: &str, path: &str, json: &str| {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
+        let length = json.len();
+        let reply = client.ask(&format!("{head}Content-Length: {length}\r\n\r\n{json}"));
+        assert!(!reply.closes);
+        (reply.status, reply.body)
+    };
+    let todo = |is_done: bool| format!(r#"{{"id":1,"text":"a test","is_done":{is_done}}}"#);
+    assert_eq!(ask("POST", "/todos", r#""a test""#), (200, todo(false)));
+    service.swap();
+    assert_eq!(ask("PUT", "/todos/1", "true"), (200, todo(true)));
+    service.swap();
+    assert_eq!(ask("GET", "/todos", ""), (200, format!("[{}]", todo(true))));
+    assert_eq!(ask("DELETE", "/todos/1", ""), (200, todo(true)));
+    assert_eq!(ask("DELETE", "/todos/1", "").0, 404);
+    service.wait_replaced();
 }
 
 const BEGUN: &str = "GET /counts HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     serving: Option<ChildProcess>,
     replaced: Vec<ChildProcess>,
+    binary: PathBuf,
     directory: tempfile::TempDir,
 }
 
@@ -27,6 +28,10 @@ impl Service {
     }
 
     pub(crate) fn start_with(words: &[&str]) -> Self {
+        Self::start_binary(env!("CARGO_BIN_EXE_fixture-http").as_ref(), words)
+    }
+
+    pub(crate) fn start_binary(binary: &Path, words: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let listener = TcpListener::bind("127.0.0.1:0").expect("it binds");
         listener.set_nonblocking(true).expect("it is a socket");
@@ -34,7 +39,8 @@ impl Service {
         let supervisor = Supervisor::new(&directory.path().join("control")).expect("it binds");
         let supervisor = supervisor.with_listener("http", listener);
         let (serving, replaced) = (None, Vec::new());
-        let mut service = Self { supervisor, address, serving, replaced, directory };
+        let binary = binary.to_owned();
+        let mut service = Self { supervisor, address, serving, replaced, binary, directory };
         let spec = service.spec(words);
         service.serving = Some(service.supervisor.start(&spec).expect("it starts"));
         service
@@ -44,7 +50,7 @@ impl Service {
         let path = |name: &str| self.directory.path().join(name).display().to_string();
         let mut args = vec![path("control"), path("data")];
         args.extend(words.iter().map(|word| (*word).to_owned()));
-        SpawnSpec { args, ..SpawnSpec::new(env!("CARGO_BIN_EXE_fixture-http")) }
+        SpawnSpec { args, ..SpawnSpec::new(&self.binary) }
     }
 
     pub(crate) fn pid(&self) -> u32 {
