@@ -273,8 +273,12 @@ impl<'a> Driver<'a> {
         let (is_idle, stage) = (flight.is_idle(), flight.stage());
         let is_blocked = flight.is_write_blocked.load(Ordering::Relaxed);
         if is_idle {
-            // A body that is not whole is hyper's to read, or to close the connection.
-            let is_between = flight.is_between_bodies.load(Ordering::Relaxed) && self.is_whole();
+            // The rest of a body is hyper's to read, or to close the connection.
+            let is_between = if flight.is_opaque.load(Ordering::Relaxed) {
+                !flight.is_body_cut()
+            } else {
+                flight.is_between_bodies.load(Ordering::Relaxed)
+            };
             let parks = !is_blocked && is_between;
             return if parks { Poll::Ready(Some(Bytes::LeftByHyper)) } else { Poll::Pending };
         }
@@ -291,11 +295,6 @@ impl<'a> Driver<'a> {
             return Poll::Ready(Some(Bytes::OfTheRequest));
         }
         Poll::Pending
-    }
-
-    /// Whether no rest of a body may be among the bytes that hyper has.
-    fn is_whole(&self) -> bool {
-        self.flight.can_hand_anew.load(Ordering::Relaxed) || !self.flight.is_body_cut()
     }
 }
 

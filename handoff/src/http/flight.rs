@@ -37,8 +37,10 @@ pub(super) struct Flight {
     pub(super) is_write_blocked: AtomicBool,
     /// The bytes of the request that hyper has are all at hand.
     pub(super) can_hand_anew: AtomicBool,
-    /// hyper waits for no byte of a body.
+    /// hyper waits for no byte of a body, as far as the requests are known.
     pub(super) is_between_bodies: AtomicBool,
+    /// Where the requests begin and end is not known.
+    pub(super) is_opaque: AtomicBool,
     /// A handler has left a part of a body unread.
     is_body_cut: AtomicBool,
     /// Of the task that drives the connection, while it waits for the end of a request.
@@ -69,6 +71,7 @@ impl Flight {
             ticket,
             can_hand_anew: AtomicBool::new(false),
             is_between_bodies: AtomicBool::new(true),
+            is_opaque: AtomicBool::new(false),
             is_body_cut: AtomicBool::new(false),
             waker: Mutex::new(None),
             is_served: AtomicBool::new(false),

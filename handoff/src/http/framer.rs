@@ -59,6 +59,7 @@ impl Framer {
         }
     }
 
+    /// Whether no byte of a request has come, or all of them have.
     pub(super) fn is_at_start(&self) -> bool {
         matches!(self.place, Place::Start | Place::End)
     }
@@ -67,9 +68,9 @@ impl Framer {
         self.place == Place::End
     }
 
-    /// Whether no byte of a body is to come: hyper has whole requests, and perhaps a part of a head.
-    pub(super) const fn is_between_bodies(&self) -> bool {
-        matches!(self.place, Place::Start | Place::Head | Place::End)
+    /// Whether the rest of a head is to come.
+    pub(super) const fn is_in_head(&self) -> bool {
+        matches!(self.place, Place::Head)
     }
 
     /// Whether the request is to change the protocol of its connection.

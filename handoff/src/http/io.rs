@@ -99,8 +99,10 @@ impl Io {
                 }
                 let is_known = !framer.is_opaque() && handed.is_some();
                 self.flight.can_hand_anew.store(is_known, Ordering::Relaxed);
-                let is_between = framer.is_opaque() || framer.is_between_bodies() && is_known;
+                // Of a whole request nothing goes along, and of a part of a head all of it.
+                let is_between = framer.is_at_start() || framer.is_in_head() && is_known;
                 self.flight.is_between_bodies.store(is_between, Ordering::Relaxed);
+                self.flight.is_opaque.store(framer.is_opaque(), Ordering::Relaxed);
                 count
             }
         };

@@ -271,6 +271,20 @@ fn a_reply_before_the_body_has_come() {
     assert_eq!(log, "", "nothing was smuggled");
 }
 
+#[test]
+fn a_connection_that_has_sent_much_is_like_any_other() {
+    let mut service = Service::start();
+    let mut client = service.connect();
+    for length in [200_000, 1 << 20] {
+        let head = format!("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(client.ask(&format!("{head}{}", "x".repeat(length))), ok(length.to_string()));
+        service.roll_back();
+        let (carried, _) = service.swap();
+        assert_eq!(carried.late.connections, [""; 0]);
+        assert_eq!(client.pid(), service.pid());
+    }
+}
+
 /// A task goes on with the body when the reply has been sent.
 #[test]
 fn a_body_that_outlives_its_reply() {
