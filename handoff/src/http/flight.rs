@@ -309,6 +309,10 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.in_flight.is_none() {
+            // It has ended, or has failed.
+            return Poll::Ready(None);
+        }
         let polled = match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Pending if self.is_given_up(context) => Poll::Ready(Some(Err(
                 "the service is replaced, and the rest of the body does not come".into(),
