@@ -78,10 +78,11 @@ use told::{Served, Told, Word};
 /// }
 /// ```
 ///
-/// A handler that is still busy when the grace of the drain is over is named in the report. It
-/// may park until the shards are sealed; after that it may finish its request in the old process
-/// if [`Late::Finish`] was chosen, and is told to close otherwise. Either way `main` gives it the
-/// time, with [`wait_ended`](Self::wait_ended): the old process ends when `main` returns.
+/// A drain waits for the passes of the gate, for the length of its grace, and then for handlers, for as
+/// long as one parks within 300 ms of another. A handler that is still busy then is named in the
+/// report. It may park until the shards are sealed; after that it may finish its request in the old
+/// process if [`Late::Finish`] was chosen, and is told to close otherwise. Either way `main` gives it
+/// the time, with [`wait_ended`](Self::wait_ended): the old process ends when `main` returns.
 ///
 /// While a swap is under way two processes have each connection. A handler that ends one
 /// meanwhile has to shut it down: a descriptor that it merely drops is not the last one.

@@ -9,6 +9,7 @@
 mod service;
 
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use handoff_tests::figures::{Spread, ms};
@@ -83,8 +84,11 @@ fn pause(service: &mut Service) -> Duration {
     let address = service.address;
     let old = service.pid();
     std::thread::scope(|scope| {
+        let (tell, is_at_work) = mpsc::channel();
         let client = scope.spawn(move || {
             let mut client = Client::connect(address);
+            client.pid();
+            tell.send(()).expect("the bench listens");
             let (mut longest, mut after) = (Duration::ZERO, 0);
             while after < 50 {
                 let begun = Instant::now();
@@ -93,7 +97,7 @@ fn pause(service: &mut Service) -> Duration {
             }
             longest
         });
-        std::thread::sleep(Duration::from_millis(50)); // the client is at work
+        is_at_work.recv().expect("it is answered");
         service.swap();
         client.join().expect("no request fails")
     })
