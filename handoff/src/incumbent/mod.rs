@@ -19,5 +19,5 @@ pub(crate) use admit::{Commit, First, OnCommit, Settling};
 pub use bind::Incumbent;
 pub(crate) use handover::{MAX_RETRY_PAUSE, RETRY_PAUSE};
 #[cfg(test)]
-pub(crate) use standing::{ROLLBACK_PATIENCE, Standing};
+pub(crate) use standing::Standing;
 pub use stop::{Ended, StopHandle};

@@ -19,8 +19,7 @@ impl Standing {
     /// how the swap ended: it may be ending the very successor that the record names. A supervisor
     /// that died may have killed that successor just before: then the lock is free soon.
     pub(crate) fn goes_by_the_record(self, writer_is_ending: bool) -> bool {
-        let has_the_word =
-            self.is_supervised(ROLLBACK_PATIENCE) && stands(Guard::SupervisorHasTheWord);
+        let has_the_word = self.is_supervised() && stands(Guard::SupervisorHasTheWord);
         let is_ending = writer_is_ending && stands(Guard::KilledIsNotServing);
         !has_the_word && !is_ending
     }
@@ -28,16 +27,12 @@ impl Standing {
     /// Whether the incumbent ends an undecided successor: it is hung, with no supervisor to end it.
     pub(crate) fn ends_the_successor(self) -> bool {
         let is_overdue = self.overdue.is_some_and(|overdue| !overdue.is_zero());
-        is_overdue && !self.is_supervised(LIVENESS_TIMEOUT) && stands(Guard::HungIsEnded)
+        is_overdue && !self.is_supervised() && stands(Guard::HungIsEnded)
     }
 
     /// Whether a supervisor may still end this swap by its word: it is connected, and the
-    /// deadline has not passed for so long that it must be hung.
-    fn is_supervised(self, patience: Duration) -> bool {
-        self.is_connected && self.overdue.is_none_or(|overdue| overdue < patience)
+    /// deadline, at which it kills a successor, has not passed for so long that it must be hung.
+    fn is_supervised(self) -> bool {
+        self.is_connected && self.overdue.is_none_or(|overdue| overdue < LIVENESS_TIMEOUT)
     }
 }
-
-/// The maximum time that a supervisor takes to end a successor: a successor with very much memory
-/// frees its lock late.
-pub(crate) const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);

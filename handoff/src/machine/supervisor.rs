@@ -70,7 +70,7 @@ pub(crate) struct Machine {
 /// The supervisor's knowledge of the incumbent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Incumbent {
-    /// It waits for this supervisor's word, also for 60 s past its deadline (invariant 3).
+    /// It waits for this supervisor's word, also for 5 s past its deadline (invariant 3).
     Connected,
     /// It may live; once sealed, it goes by the lock and the owner record alone.
     Disconnected,

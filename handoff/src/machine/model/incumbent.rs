@@ -141,8 +141,8 @@ pub(super) fn moves(world: &World, moves: &mut Vec<Move>) {
     let passes = match incumbent.lease {
         Lease::Runs => has_swap,
         // Only an incumbent that waits for the lock looks at how long the deadline has passed.
-        Lease::Passed | Lease::LongPassed => waits,
-        Lease::Over => false,
+        Lease::Passed => waits,
+        Lease::LongPassed => false,
     };
     if passes {
         moves.push(Move::TimePasses);
@@ -162,8 +162,7 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
         Move::TimePasses => {
             world.incumbent.lease = match world.incumbent.lease {
                 Lease::Runs => Lease::Passed,
-                Lease::Passed => Lease::LongPassed,
-                Lease::LongPassed | Lease::Over => Lease::Over,
+                Lease::Passed | Lease::LongPassed => Lease::LongPassed,
             };
             if world.incumbent.lease == Lease::Passed {
                 feed(world, Event::DeadlinePassed, None, witness);

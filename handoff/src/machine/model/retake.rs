@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::incumbent::{Incumbent, feed, leave};
 use super::witness::{Sight, Witness};
 use super::world::{Life, RecordPhase, Who, World};
+use crate::control::LIVENESS_TIMEOUT;
 use crate::datadir::Decision;
 use crate::guard::{Guard, stands};
-use crate::incumbent::{ROLLBACK_PATIENCE, Standing};
+use crate::incumbent::Standing;
 use crate::machine::incumbent::Event;
 use crate::machine::successor;
 
@@ -17,10 +18,8 @@ use crate::machine::successor;
 pub(super) enum Lease {
     Runs,
     Passed,
-    /// By more than the liveness timeout.
+    /// By the liveness timeout.
     LongPassed,
-    /// By more than a supervisor takes to end a successor.
-    Over,
 }
 
 /// Takes the lock, or learns that it is lost for good, or tries again a little later.
@@ -51,7 +50,7 @@ pub(super) fn try_lock(world: &mut World, witness: &Witness) {
                 let is_watched =
                     world.lines.iter().skip(1).any(|line| line.is_greeted && !line.is_hung_up());
                 world.incumbent.has_left_early = is_watched
-                    && world.incumbent.lease < Lease::Over
+                    && world.incumbent.lease < Lease::LongPassed
                     && world.lock == Some(Who::Successor)
                     && world.successor.state != successor::State::Serving;
                 feed(world, Event::Superseded, None, witness);
@@ -74,8 +73,7 @@ fn standing(incumbent: &Incumbent) -> Standing {
     let overdue = match incumbent.lease {
         Lease::Runs => None,
         Lease::Passed => Some(Duration::from_millis(1)),
-        Lease::LongPassed => Some(ROLLBACK_PATIENCE / 2),
-        Lease::Over => Some(ROLLBACK_PATIENCE),
+        Lease::LongPassed => Some(LIVENESS_TIMEOUT),
     };
     Standing { is_connected: incumbent.holder.is_some(), overdue }
 }

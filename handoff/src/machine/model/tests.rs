@@ -12,40 +12,40 @@ use super::witness::Sight;
 
 #[test]
 fn a_swap_without_a_fault() {
-    assert_eq!(explore(SwapModel::first(0), false), 221_985);
+    assert_eq!(explore(SwapModel::first(0), false), 216_043);
 }
 
 #[test]
 fn a_swap_with_one_fault() {
-    assert_eq!(explore(SwapModel::first(1), true), 1_662_650);
+    assert_eq!(explore(SwapModel::first(1), true), 1_610_884);
 }
 
 #[test]
 #[ignore = "it takes long: --include-ignored"]
 fn a_swap_with_two_faults() {
-    assert_eq!(explore(SwapModel::first(2), true), 5_043_408);
+    assert_eq!(explore(SwapModel::first(2), true), 4_864_042);
 }
 
 #[test]
 fn a_one_way_swap() {
-    assert_eq!(explore(SwapModel::one_way(0), false), 223_198);
+    assert_eq!(explore(SwapModel::one_way(0), false), 217_542);
 }
 
 #[test]
 #[ignore = "it takes long: --include-ignored"]
 fn a_one_way_swap_with_one_fault() {
-    assert_eq!(explore(SwapModel::one_way(1), false), 1_674_669);
+    assert_eq!(explore(SwapModel::one_way(1), false), 1_625_664);
 }
 
 #[test]
 fn a_second_swap_beside_the_successor_of_the_first() {
-    assert_eq!(explore(second(0), false), 2_220_300);
+    assert_eq!(explore(second(0), false), 2_177_654);
 }
 
 #[test]
 #[ignore = "it takes long: --include-ignored"]
 fn a_second_swap_with_one_fault() {
-    assert_eq!(explore(second(1), false), 16_925_045);
+    assert_eq!(explore(second(1), false), 16_512_537);
 }
 
 /// The unique states; everything that is looked for was found, and nothing else. Without a fault
