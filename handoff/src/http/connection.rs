@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::flight::{Flight, Handler, HttpService, PASS_GRACE, Passes, Stage};
+use super::flight::{Flight, Handler, HttpService, PASS_GRACE, Passes, Permit, Stage};
 use super::io::Io;
+use super::sockets::Sockets;
 use crate::carry::{Arrival, Carried, Ticket};
 use crate::drainable::{Gate, OwnedPass};
 use crate::log;
@@ -42,6 +43,14 @@ pub(super) struct Protocols {
     pub(super) idle_timeout: Duration,
 }
 
+/// What all connections of a service share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) gate: Arc<Gate>,
+    pub(super) protocols: Protocols,
+    pub(super) sockets: Arc<[Arc<dyn Sockets>]>,
+}
+
 /// The end of a connection in this process.
 enum End {
     /// It is over.
@@ -52,16 +61,18 @@ enum End {
 
 pub(super) async fn serve<S: HttpService>(
     arrival: Arrival<Unserved>,
-    gate: Arc<Gate>,
-    protocols: Arc<Protocols>,
+    permit: Permit,
+    shared: &Shared,
     service: S,
 ) {
+    let Shared { gate, protocols, sockets } = shared;
     let Arrival { descriptor, state: Unserved { unread }, ticket } = arrival;
     let ticket = Arc::new(ticket);
     let served = async {
         let tcp = TcpStream::from_std(descriptor.into())?;
         tcp.set_nodelay(true)?;
-        let flight = Arc::new(Flight::new(gate, Arc::clone(&ticket)));
+        let (gate, sockets) = (Arc::clone(gate), Arc::clone(sockets));
+        let flight = Arc::new(Flight::new(gate, Arc::clone(&ticket), permit, sockets));
         let mut io = Io::new(tcp, &unread, Arc::clone(&flight));
         match version(&mut io, &ticket, protocols.idle_timeout).await? {
             Some(Version::Http1) => {
@@ -130,7 +141,8 @@ async fn version(
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         loop {
-            let begin = &io.unread()[..io.unread().len().min(PREFACE.len())];
+            let unread = &io.inbound.unread;
+            let begin = &unread[..unread.len().min(PREFACE.len())];
             if begin == PREFACE {
                 // It could not be carried once it has begun.
                 let leaves = ticket.is_told_to_leave();
@@ -139,7 +151,7 @@ async fn version(
             if !PREFACE.starts_with(begin) {
                 return Poll::Ready(Ok(Some(Version::Http1)));
             }
-            match io.poll_fill(context)? {
+            match io.inbound.poll_fill(context)? {
                 Poll::Ready(true) => {}
                 // hyper tells the client what is wrong, or nothing where it has sent nothing.
                 Poll::Ready(false) => return Poll::Ready(Ok(Some(Version::Http1))),

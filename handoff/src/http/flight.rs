@@ -12,11 +12,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::header::UPGRADE;
 use hyper::{Request, Response};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::connection::Unserved;
+use super::sockets::Sockets;
 use crate::carry::Ticket;
 use crate::drainable::{Gate, OwnedPass};
 
@@ -51,6 +54,33 @@ pub(super) struct Flight {
     ticket: Arc<Ticket<Unserved>>,
     /// The pass of a handler, on HTTP/1.1.
     pass: Mutex<Option<OwnedPass>>,
+    permit: Permit,
+    sockets: Arc<[Arc<dyn Sockets>]>,
+}
+
+/// Counts a connection, also one that becomes another's.
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(not(feature = "ws"), expect(dead_code, reason = "it is held"))]
+pub(super) struct Permit(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Permit {
+    pub(super) fn new(permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self(Arc::new(Mutex::new(permit)))
+    }
+
+    /// For whoever serves the connection next.
+    #[cfg(feature = "ws")]
+    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What a request that changes the protocol needs of its connection.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "ws"), expect(dead_code, reason = "WebSockets need it"))]
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) permit: Permit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +95,17 @@ pub(super) enum Stage {
 }
 
 impl Flight {
-    pub(super) const fn new(gate: Arc<Gate>, ticket: Arc<Ticket<Unserved>>) -> Self {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        ticket: Arc<Ticket<Unserved>>,
+        permit: Permit,
+        sockets: Arc<[Arc<dyn Sockets>]>,
+    ) -> Self {
         Self {
             gate,
             ticket,
+            permit,
+            sockets,
             can_hand_anew: AtomicBool::new(false),
             is_between_bodies: AtomicBool::new(true),
             is_opaque: AtomicBool::new(false),
@@ -112,6 +149,18 @@ impl Flight {
     /// Whether a request was answered since the last call.
     pub(super) fn take_served(&self) -> bool {
         self.is_served.swap(false, Ordering::Relaxed)
+    }
+
+    /// Lets a request that asks for it become one of the service's other connections.
+    fn offer_sockets<B>(&self, request: &mut Request<B>) {
+        if self.sockets.is_empty() || !request.headers().contains_key(UPGRADE) {
+            return;
+        }
+        let client = Client { name: self.ticket.name(), permit: self.permit.clone() };
+        request.extensions_mut().insert(client);
+        for sockets in &*self.sockets {
+            Arc::clone(sockets).offer(request.extensions_mut());
+        }
     }
 
     pub(super) fn ticket(&self) -> &Ticket<Unserved> {
@@ -240,13 +289,14 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
         let in_flight = InFlight::new(&flight);
         let of_body = in_flight.clone();
         let in_flight_of = Some(of_body);
-        let request = request.map(|incoming| Body {
+        let mut request = request.map(|incoming| Body {
             is_whole: http_body::Body::is_end_stream(&incoming),
             incoming,
             in_flight: in_flight_of,
             to_park: None,
             grace: None,
         });
+        flight.offer_sockets(&mut request);
         Box::pin(async move {
             let pass = match flight.gate.enter_owned() {
                 Ok(pass) => pass,

@@ -14,13 +14,19 @@ use tokio::net::TcpStream;
 use super::flight::Flight;
 use super::framer::Framer;
 
+/// A socket, and what was read of it.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) tcp: TcpStream,
+    /// Read, and not handed on.
+    pub(super) unread: BytesMut,
+    is_at_end: bool,
+}
+
 /// A socket whose unhandled bytes can go to another process.
 #[derive(Debug)]
 pub(super) struct Io {
-    tcp: TcpStream,
-    /// Read, and not handed to hyper.
-    unread: BytesMut,
-    is_at_end: bool,
+    pub(super) inbound: Inbound,
     flight: Arc<Flight>,
     requests: Option<Requests>,
 }
@@ -33,20 +39,10 @@ struct Requests {
     handed: Option<BytesMut>,
 }
 
-impl Io {
+impl Inbound {
     /// With the bytes of it that were read before.
-    pub(super) fn new(tcp: TcpStream, unread: &[u8], flight: Arc<Flight>) -> Self {
-        Self { tcp, unread: unread.into(), is_at_end: false, flight, requests: None }
-    }
-
-    /// From here on hyper gets one request of HTTP/1 at a time.
-    pub(super) fn one_at_a_time(&mut self) {
-        let handed = Some(BytesMut::new());
-        self.requests = Some(Requests { framer: Framer::default(), handed });
-    }
-
-    pub(super) fn unread(&self) -> &[u8] {
-        &self.unread
+    pub(super) fn new(tcp: TcpStream, unread: &[u8]) -> Self {
+        Self { tcp, unread: unread.into(), is_at_end: false }
     }
 
     /// Reads more; `false` at the end of the stream.
@@ -66,6 +62,23 @@ impl Io {
         }
     }
 
+    pub(super) fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.tcp, self.unread)
+    }
+}
+
+impl Io {
+    /// With the bytes of it that were read before.
+    pub(super) fn new(tcp: TcpStream, unread: &[u8], flight: Arc<Flight>) -> Self {
+        Self { inbound: Inbound::new(tcp, unread), flight, requests: None }
+    }
+
+    /// From here on hyper gets one request of HTTP/1 at a time.
+    pub(super) fn one_at_a_time(&mut self) {
+        let handed = Some(BytesMut::new());
+        self.requests = Some(Requests { framer: Framer::default(), handed });
+    }
+
     /// The socket, and the bytes for the next process: those of the request that hyper has, where it is
     /// to be handed anew; of one that was answered nothing, also where hyper has left a part of its body;
     /// else those that hyper has left. Then the unread ones.
@@ -77,11 +90,12 @@ impl Io {
             }
             _ => left,
         };
-        (self.tcp, [first, &self.unread].concat())
+        let (tcp, unread) = self.inbound.into_parts();
+        (tcp, [first, &unread].concat())
     }
 
     fn hand(&mut self, buffer: &mut ReadBufCursor<'_>) {
-        let room = buffer.remaining().min(self.unread.len());
+        let room = buffer.remaining().min(self.inbound.unread.len());
         let count = match &mut self.requests {
             None => room,
             Some(Requests { framer, handed }) => {
@@ -92,10 +106,10 @@ impl Io {
                         bytes
                     }));
                 }
-                let count = framer.take(&self.unread[..room]);
+                let count = framer.take(&self.inbound.unread[..room]);
                 *handed = handed.take().filter(|bytes| bytes.len() + count <= MAX_HANDED);
                 if let Some(bytes) = handed {
-                    bytes.extend_from_slice(&self.unread[..count]);
+                    bytes.extend_from_slice(&self.inbound.unread[..count]);
                 }
                 let is_known = !framer.is_opaque() && handed.is_some();
                 self.flight.can_hand_anew.store(is_known, Ordering::Relaxed);
@@ -106,8 +120,8 @@ impl Io {
                 count
             }
         };
-        buffer.put_slice(&self.unread[..count]);
-        self.unread.advance(count);
+        buffer.put_slice(&self.inbound.unread[..count]);
+        self.inbound.unread.advance(count);
     }
 
     /// Whether hyper may have bytes of the next request now: the one before has ended, and this one
@@ -134,18 +148,18 @@ impl Read for Io {
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if !self.unread.is_empty() {
+            if !self.inbound.unread.is_empty() {
                 if self.may_begin() {
                     self.hand(&mut buffer);
                     return Poll::Ready(Ok(()));
                 }
                 // The end of the request before polls again, and so does the opened gate. A client that
                 // sends on has to wait.
-                if self.unread.len() >= MAX_UNREAD || self.is_at_end {
+                if self.inbound.unread.len() >= MAX_UNREAD || self.inbound.is_at_end {
                     return Poll::Pending;
                 }
             }
-            if !ready!(self.poll_fill(context))? && self.unread.is_empty() {
+            if !ready!(self.inbound.poll_fill(context))? && self.inbound.unread.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -158,17 +172,17 @@ impl Write for Io {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        let written = Pin::new(&mut self.inbound.tcp).poll_write(context, bytes);
         self.note_blocked(&written);
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(context)
+        Pin::new(&mut self.inbound.tcp).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        Pin::new(&mut self.inbound.tcp).poll_shutdown(context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,7 +194,7 @@ impl Write for Io {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(context, bytes);
+        let written = Pin::new(&mut self.inbound.tcp).poll_write_vectored(context, bytes);
         self.note_blocked(&written);
         written
     }

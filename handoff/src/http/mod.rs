@@ -56,7 +56,8 @@
 //! | HTTP/2 | GOAWAY before the gate closes: the client opens another connection, as it does for any GOAWAY |
 //! | server-sent events | the reply ends before the gate closes, and the connection goes on: the client asks again, with `Last-Event-ID` |
 //! | a reply that takes long | the old process finishes it, and then closes the connection |
-//! | an upgraded connection | it stays with the old process, which ends |
+//! | a WebSocket (feature `ws`) | nothing: the connection goes to the next process, with the message that has come in part and a state of the daemon's own |
+//! | another upgraded connection | it stays with the old process, which ends |
 //!
 //! # Passes
 //!
@@ -73,6 +74,9 @@ mod flight;
 mod framer;
 mod io;
 mod layer;
+mod sockets;
+#[cfg(feature = "ws")]
+pub mod ws;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -89,15 +93,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
-use crate::carry::{Arrival, Carry, Connections};
+use crate::carry::{AnySet, Arrival, Carry, Connections};
 use crate::daemon::Opening;
 use crate::drainable::{Gate, Serve};
 use crate::error::Result;
 use crate::log;
 use crate::sys::socket::listen_on;
-use connection::{Protocols, Unserved};
+use connection::{Protocols, Shared, Unserved};
+use flight::Permit;
 pub use flight::{Body, HttpService};
 pub use layer::{GateLayer, Gated, GatedBody, GatedReply};
+use sockets::{Plan, Sockets};
 
 /// Serves the sockets of that name with the defaults of a [`Server`]: [`Server::serve`].
 ///
@@ -109,12 +115,13 @@ pub fn serve(opening: &mut Opening<'_>, name: &str, service: impl HttpService) -
 }
 
 /// The settings of a service of HTTP.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "a server does nothing until it serves"]
 pub struct Server {
     protocols: Protocols,
     max_connections: usize,
     leave_grace: Duration,
+    sockets: Vec<Box<dyn Plan>>,
 }
 
 /// A service of HTTP that runs: the gate that its requests pass, and its connections. A field of the
@@ -125,6 +132,7 @@ pub struct Http(Arc<Serving>);
 struct Serving {
     gate: Arc<Gate>,
     connections: Arc<Connections<Unserved>>,
+    sockets: Arc<[Arc<dyn Sockets>]>,
     accepted: AtomicU64,
 }
 
@@ -138,7 +146,26 @@ impl Server {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new());
         let protocols = Protocols { http1, http2, idle_timeout: IDLE_TIMEOUT };
-        Self { protocols, max_connections: MAX_CONNECTIONS, leave_grace: LEAVE_GRACE }
+        Self {
+            protocols,
+            max_connections: MAX_CONNECTIONS,
+            leave_grace: LEAVE_GRACE,
+            sockets: Vec::new(),
+        }
+    }
+
+    /// Lets requests become WebSockets, which are carried with a state of the daemon's own: see
+    /// [`ws`]. A service may have several kinds, each with a state type of its own.
+    ///
+    /// # Panics
+    ///
+    /// It has WebSockets with a state of that name already.
+    #[cfg(feature = "ws")]
+    pub fn websockets<S: crate::carry::Carried>(mut self, sockets: ws::WebSockets<S>) -> Self {
+        let is_new = self.sockets.iter().all(|other| other.name() != S::NAME);
+        assert!(is_new, "each kind of WebSocket has a state with a name of its own: {}", S::NAME);
+        self.sockets.push(Box::new(sockets));
+        self
     }
 
     /// The maximum number of connections. Others wait in the listener's queue.
@@ -192,14 +219,17 @@ impl Server {
         while opening.listeners().names().iter().any(|other| other == name) {
             listeners.push(opening.listeners().take_tokio_tcp(name)?);
         }
-        let Self { protocols, max_connections, leave_grace } = self;
-        let connections = Arc::new(Connections::new().leave_grace(leave_grace));
-        let (gate, accepted) = (Arc::new(Gate::new()), AtomicU64::new(0));
-        let http = Http(Arc::new(Serving { gate, connections, accepted }));
-        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        let acceptor =
-            Acceptor { http: http.clone(), protocols: Arc::new(protocols), permits, service };
+        let Self { protocols, max_connections, leave_grace, sockets } = self;
         let runtime = Handle::current();
+        let gate = Arc::new(Gate::new());
+        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let begin = |plan: Box<dyn Plan>| plan.begin(&gate, &permits, &runtime);
+        let sockets: Arc<[_]> = sockets.into_iter().map(begin).collect();
+        let connections = Arc::new(Connections::new().leave_grace(leave_grace));
+        let shared = Shared { gate: Arc::clone(&gate), protocols, sockets: Arc::clone(&sockets) };
+        let accepted = AtomicU64::new(0);
+        let http = Http(Arc::new(Serving { gate, connections, sockets, accepted }));
+        let acceptor = Acceptor { http: http.clone(), permits, shared: Arc::new(shared), service };
         for listener in listeners {
             listen_on(&listener, BACKLOG)?;
             runtime.spawn(acceptor.clone().accept(listener));
@@ -236,10 +266,11 @@ impl Http {
         self.0.accepted.load(Ordering::Relaxed)
     }
 
-    /// The number of connections that this process serves now.
+    /// The number of connections that this process serves now, WebSockets included.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.0.connections.live()
+        let sockets = self.0.sockets.iter().map(|sockets| sockets.live());
+        self.0.connections.live() + sockets.sum::<usize>()
     }
 }
 
@@ -249,7 +280,16 @@ impl Serve for Http {
     }
 
     fn connections(&self) -> &dyn Carry {
-        &self.0.connections
+        &*self.0
+    }
+}
+
+impl Carry for Serving {
+    fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
+        self.connections.each_set(name, visit);
+        for sockets in &*self.sockets {
+            sockets.each_set(name, visit);
+        }
     }
 }
 
@@ -266,8 +306,8 @@ impl fmt::Debug for Http {
 #[derive(Clone)]
 struct Acceptor<S> {
     http: Http,
-    protocols: Arc<Protocols>,
     permits: Arc<Semaphore>,
+    shared: Arc<Shared>,
     service: S,
 }
 
@@ -308,11 +348,9 @@ impl<S: HttpService> Acceptor<S> {
     }
 
     fn spawn(&self, arrival: Arrival<Unserved>, permit: Option<OwnedSemaphorePermit>) {
-        let gate = Arc::clone(&self.http.0.gate);
-        let (protocols, service) = (Arc::clone(&self.protocols), self.service.clone());
+        let (shared, service) = (Arc::clone(&self.shared), self.service.clone());
         tokio::spawn(async move {
-            connection::serve(arrival, gate, protocols, service).await;
-            drop(permit);
+            connection::serve(arrival, Permit::new(permit), &shared, service).await;
         });
     }
 }

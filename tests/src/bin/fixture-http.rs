@@ -21,14 +21,17 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use handoff::carry::Carried;
 use handoff::daemon::Daemon;
 use handoff::drainable::digest_file;
-use handoff::http::Http;
+use handoff::http::ws::{Message, Upgrade, WebSocket, WebSockets};
+use handoff::http::{Http, Server};
 use handoff::{Gate, Result, Shard};
 use http_body::Frame;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Sleep, sleep};
 
@@ -99,7 +102,8 @@ fn serve(unhealthy: bool) -> Result<()> {
                 opening.unhealthy();
             }
             let router = router(log.clone(), Arc::clone(&served));
-            let http = handoff::http::serve(opening, "http", router)?;
+            let chats = WebSockets::new(chat).max_message(MAX_MESSAGE);
+            let http = Server::new().websockets(chats).serve(opening, "http", router)?;
             Ok(App { http: served.http.get_or_init(|| http).clone(), log })
         },
     )?;
@@ -173,6 +177,8 @@ fn router(log: Log, served: Arc<Served>) -> Router {
         .route("/refuse/{ms}", post(refuse))
         .route("/later/{ms}", post(later))
         .route("/upgrade", get(upgrade))
+        .route("/chat", get(async |upgrade: Upgrade<Chat>| upgrade.accept(Chat::default())))
+        .route("/stray", get(async |upgrade: Upgrade<Stray>| upgrade.accept(Stray)))
         .route("/line", put(line))
         .with_state(log)
         .layer(from_fn(counted))
@@ -237,6 +243,68 @@ async fn upgrade(mut request: Request) -> Response {
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, "echo")];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
+
+/// How many messages this client has sent, to whichever process.
+#[derive(Default, Serialize, Deserialize)]
+struct Chat(u64);
+
+impl Carried for Chat {
+    const NAME: &'static str = "chat";
+    const VERSION: u32 = 1;
+}
+
+/// The service has no WebSockets of this kind.
+#[derive(Serialize, Deserialize)]
+struct Stray;
+
+impl Carried for Stray {
+    const NAME: &'static str = "stray";
+    const VERSION: u32 = 1;
+}
+
+/// Numbers the messages. `large N` is answered with so many bytes, `slow N` after so many milliseconds;
+/// after `deaf N` nothing is heard for as long. `leave` and `close` end the connection.
+async fn chat(mut socket: WebSocket<Chat>) {
+    let mut deaf = None;
+    while let Some(message) = recv(&mut socket, deaf.take()).await {
+        socket.state_mut().0 += 1;
+        let count = socket.state().0;
+        let reply: Message = match message {
+            Message::Text(text) => match text.split_once(' ') {
+                Some(("large", length)) => "x".repeat(length.parse().unwrap_or_default()).into(),
+                Some(("slow", ms)) => {
+                    sleep(Duration::from_millis(ms.parse().unwrap_or_default())).await;
+                    format!("{count} {text}").into()
+                }
+                Some(("deaf", ms)) => {
+                    deaf = Some(Duration::from_millis(ms.parse().unwrap_or_default()));
+                    format!("{count} {text}").into()
+                }
+                _ if text == "leave" => return,
+                _ if text == "close" => return socket.close(),
+                _ => format!("{count} {text}").into(),
+            },
+            Message::Binary(bytes) => bytes.into(),
+        };
+        if socket.send(reply).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The next message; after so long in which it does something else.
+async fn recv(socket: &mut WebSocket<Chat>, deaf: Option<Duration>) -> Option<Message> {
+    if let Some(deaf) = deaf {
+        tokio::select! {
+            biased;
+            message = socket.recv() => return message,
+            () = std::future::ready(()) => sleep(deaf).await,
+        }
+    }
+    socket.recv().await
+}
+
+const MAX_MESSAGE: usize = 256 << 10;
 
 async fn events() -> impl IntoResponse {
     let events = Chunks { left: u32::MAX, pause: Duration::from_millis(20), sleep: None };

@@ -7,3 +7,4 @@ mod leaving;
 mod service;
 #[cfg(feature = "http-tools")]
 mod tools;
+mod ws;

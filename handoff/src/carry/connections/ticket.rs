@@ -4,6 +4,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+#[cfg(feature = "ws")]
+use super::Mode;
 use super::told::Served;
 use super::{Connections, Late};
 use crate::carry::format::Carried;
@@ -118,6 +120,12 @@ impl<S: Carried> Ticket<S> {
     #[must_use]
     pub fn is_told_to_close(&self) -> bool {
         self.set.late == Late::Close && self.set.told.to_close()
+    }
+
+    /// Whether it is to be parked since the daemon is being stopped: it is closed then.
+    #[cfg(feature = "ws")]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.set.state().mode == Mode::Stopping
     }
 
     /// Its name in the report of a drain.
