@@ -13,11 +13,16 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+#[cfg(feature = "tls")]
+use tokio::time::timeout;
 use tokio::time::{Sleep, sleep};
 
 use super::flight::{Flight, Handler, HttpService, PASS_GRACE, Passes, Permit, Stage};
 use super::io::Io;
 use super::sockets::Sockets;
+#[cfg(feature = "tls")]
+use super::tls::Tls;
+use super::transport::Transport;
 use crate::carry::{Arrival, Carried, Ticket};
 use crate::drainable::{Gate, OwnedPass};
 use crate::log;
@@ -49,6 +54,8 @@ pub(super) struct Shared {
     pub(super) gate: Arc<Gate>,
     pub(super) protocols: Protocols,
     pub(super) sockets: Arc<[Arc<dyn Sockets>]>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// The end of a connection in this process.
@@ -59,21 +66,34 @@ enum End {
     Parks(TcpStream, Vec<u8>),
 }
 
+impl End {
+    /// Parks, if it can go to another process.
+    fn parks((transport, unread): (Transport, Vec<u8>)) -> Self {
+        transport.into_carried().map_or(Self::Over, |tcp| Self::Parks(tcp, unread))
+    }
+}
+
 pub(super) async fn serve<S: HttpService>(
     arrival: Arrival<Unserved>,
     permit: Permit,
     shared: &Shared,
     service: S,
 ) {
-    let Shared { gate, protocols, sockets } = shared;
+    let Shared { gate, protocols, sockets, .. } = shared;
     let Arrival { descriptor, state: Unserved { unread }, ticket } = arrival;
     let ticket = Arc::new(ticket);
     let served = async {
         let tcp = TcpStream::from_std(descriptor.into())?;
         tcp.set_nodelay(true)?;
+        let transport = match handshake(tcp, &ticket, shared).await? {
+            ControlFlow::Continue(transport) => transport,
+            ControlFlow::Break(tcp) => return Ok(End::Parks(tcp, unread)),
+        };
         let (gate, sockets) = (Arc::clone(gate), Arc::clone(sockets));
-        let flight = Arc::new(Flight::new(gate, Arc::clone(&ticket), permit, sockets));
-        let mut io = Io::new(tcp, &unread, Arc::clone(&flight));
+        let is_carried = transport.is_carried();
+        let flight = Flight::new(gate, Arc::clone(&ticket), permit, sockets, is_carried);
+        let flight = Arc::new(flight);
+        let mut io = Io::new(transport, &unread, Arc::clone(&flight));
         match version(&mut io, &ticket, protocols.idle_timeout).await? {
             Some(Version::Http1) => {
                 io.one_at_a_time();
@@ -83,10 +103,7 @@ pub(super) async fn serve<S: HttpService>(
                 http2(io, &flight, &protocols.http2, service).await?;
                 Ok(End::Over)
             }
-            None => {
-                let (tcp, unread) = io.into_parts(false, &[]);
-                Ok(End::Parks(tcp, unread))
-            }
+            None => Ok(End::parks(io.into_parts(false, &[]))),
         }
     };
     let end: io::Result<End> = served.await;
@@ -122,6 +139,44 @@ async fn alone(mut ticket: Arc<Ticket<Unserved>>) -> Option<Ticket<Unserved>> {
     None
 }
 
+/// Speaks TLS, where the service does; breaks where the connection is to be parked before.
+#[cfg(feature = "tls")]
+async fn handshake(
+    tcp: TcpStream,
+    ticket: &Ticket<Unserved>,
+    shared: &Shared,
+) -> io::Result<ControlFlow<TcpStream, Transport>> {
+    let Some(tls) = &shared.tls else { return Ok(ControlFlow::Continue(Transport::Tcp(tcp))) };
+    let mut told = ticket.told_to_park();
+    let begins = poll_fn(|context| {
+        let readable = tcp.poll_read_ready(context).map(|ready| ready.map(|()| true));
+        if readable.is_ready() && !ticket.is_told_to_leave() {
+            return readable;
+        }
+        Pin::new(&mut told).poll(context).map(|()| Ok(false))
+    });
+    if !timeout(shared.protocols.idle_timeout, begins).await?? {
+        return Ok(ControlFlow::Break(tcp));
+    }
+    // From here on it has to leave.
+    ticket.set_leaves(true);
+    let (mut accepted, mut to_close) = (pin!(tls.accept(tcp)), ticket.told_to_close());
+    let tls = poll_fn(|context| match Pin::new(&mut to_close).poll(context) {
+        Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => accepted.as_mut().poll(context),
+    });
+    Ok(ControlFlow::Continue(Transport::Tls(Box::new(tls.await?))))
+}
+
+#[cfg(not(feature = "tls"))]
+async fn handshake(
+    tcp: TcpStream,
+    _: &Ticket<Unserved>,
+    _: &Shared,
+) -> io::Result<ControlFlow<TcpStream, Transport>> {
+    Ok(ControlFlow::Continue(Transport::Tcp(tcp)))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     Http1,
@@ -132,10 +187,10 @@ enum Version {
 async fn version(
     io: &mut Io,
     ticket: &Ticket<Unserved>,
-    timeout: Duration,
+    idle_timeout: Duration,
 ) -> io::Result<Option<Version>> {
-    let mut told = ticket.told_to_park();
-    let mut timer = pin!(sleep(timeout));
+    let mut leaves = Leaves::new(ticket, io.inbound.transport.is_carried());
+    let mut timer = pin!(sleep(idle_timeout));
     poll_fn(|context| {
         if timer.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -145,8 +200,8 @@ async fn version(
             let begin = &unread[..unread.len().min(PREFACE.len())];
             if begin == PREFACE {
                 // It could not be carried once it has begun.
-                let leaves = ticket.is_told_to_leave();
-                return Poll::Ready(Ok(if leaves { None } else { Some(Version::Http2) }));
+                let is_parked = leaves.is_carried && ticket.is_told_to_leave();
+                return Poll::Ready(Ok(if is_parked { None } else { Some(Version::Http2) }));
             }
             if !PREFACE.starts_with(begin) {
                 return Poll::Ready(Ok(Some(Version::Http1)));
@@ -155,11 +210,43 @@ async fn version(
                 Poll::Ready(true) => {}
                 // hyper tells the client what is wrong, or nothing where it has sent nothing.
                 Poll::Ready(false) => return Poll::Ready(Ok(Some(Version::Http1))),
-                Poll::Pending => return Pin::new(&mut told).poll(context).map(|()| Ok(None)),
+                Poll::Pending => return leaves.poll(context, ticket).map(|()| Ok(None)),
             }
         }
     })
     .await
+}
+
+/// When a connection between two requests is given up.
+struct Leaves {
+    /// To park, or else to leave.
+    told: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_carried: bool,
+    /// Of one that cannot be carried: its client may be about to ask.
+    grace: Option<Pin<Box<Sleep>>>,
+}
+
+impl Leaves {
+    fn new(ticket: &Ticket<Unserved>, is_carried: bool) -> Self {
+        let told: Pin<Box<dyn Future<Output = ()> + Send>> = if is_carried {
+            Box::pin(ticket.told_to_park())
+        } else {
+            Box::pin(ticket.told_to_leave())
+        };
+        Self { told, is_carried, grace: None }
+    }
+
+    /// Polled while it stands between two requests.
+    fn poll(&mut self, context: &mut Context<'_>, ticket: &Ticket<Unserved>) -> Poll<()> {
+        if self.told.as_mut().poll(context).is_pending() {
+            self.grace = None;
+            return Poll::Pending;
+        }
+        if self.is_carried || ticket.is_told_to_park() {
+            return Poll::Ready(());
+        }
+        self.grace.get_or_insert_with(|| Box::pin(sleep(IDLE_GRACE))).as_mut().poll(context)
+    }
 }
 
 async fn http1<S: HttpService>(
@@ -171,8 +258,18 @@ async fn http1<S: HttpService>(
     let handler = Handler::new(service, Arc::clone(flight), Passes::OfConnection);
     let mut connection = builder.serve_connection(io, handler).with_upgrades();
     let mut driver = Driver::new(flight);
+    let mut leaves = (!flight.is_carried).then(|| Leaves::new(flight.ticket(), false));
     let ended = poll_fn(|context| {
         flight.set_waker(None);
+        if let Some(leaving) = &mut leaves {
+            let is_idle = flight.is_idle() && flight.is_at_start.load(Ordering::Relaxed);
+            if !is_idle {
+                leaving.grace = None;
+            } else if leaving.poll(context, flight.ticket()).is_ready() {
+                leaves = None;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
         if driver.is_told_to_close(context) {
             Pin::new(&mut connection).graceful_shutdown();
             if !flight.is_idle() && flight.stage() == Stage::Waits {
@@ -206,8 +303,7 @@ async fn http1<S: HttpService>(
         }
         ControlFlow::Continue(bytes) => Ok(match connection.into_parts() {
             Some(http1::Parts { io, read_buf, .. }) => {
-                let (tcp, unread) = io.into_parts(bytes == Bytes::OfTheRequest, &read_buf);
-                End::Parks(tcp, unread)
+                End::parks(io.into_parts(bytes == Bytes::OfTheRequest, &read_buf))
             }
             None => End::Over,
         }),
@@ -291,7 +387,7 @@ impl<'a> Driver<'a> {
             } else {
                 flight.is_between_bodies.load(Ordering::Relaxed)
             };
-            let parks = !is_blocked && is_between;
+            let parks = flight.is_carried && !is_blocked && is_between;
             return if parks { Poll::Ready(Some(Bytes::LeftByHyper)) } else { Poll::Pending };
         }
         if stage == Stage::Replied {
@@ -303,7 +399,8 @@ impl<'a> Driver<'a> {
         }
         self.grace = None;
         let waits = stage == Stage::Waits || flight.is_starved();
-        if waits && !is_blocked && flight.can_hand_anew.load(Ordering::Relaxed) {
+        if waits && flight.is_carried && !is_blocked && flight.can_hand_anew.load(Ordering::Relaxed)
+        {
             return Poll::Ready(Some(Bytes::OfTheRequest));
         }
         Poll::Pending
@@ -342,5 +439,7 @@ async fn http2<S: HttpService>(
 
 /// The first bytes of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Of a connection that has to leave, between two requests.
+const IDLE_GRACE: Duration = Duration::from_millis(300);
 /// For the replies of a connection of HTTP/2 that has not left, once another process serves.
 const LAST_GRACE: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::header::UPGRADE;
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{Request, Response};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
@@ -56,6 +56,10 @@ pub(super) struct Flight {
     pass: Mutex<Option<OwnedPass>>,
     permit: Permit,
     sockets: Arc<[Arc<dyn Sockets>]>,
+    /// Whether the connection can go to another process between two requests.
+    pub(super) is_carried: bool,
+    /// No byte of a request is with hyper.
+    pub(super) is_at_start: AtomicBool,
 }
 
 /// Counts a connection, also one that becomes another's.
@@ -100,8 +104,11 @@ impl Flight {
         ticket: Arc<Ticket<Unserved>>,
         permit: Permit,
         sockets: Arc<[Arc<dyn Sockets>]>,
+        is_carried: bool,
     ) -> Self {
         Self {
+            is_carried,
+            is_at_start: AtomicBool::new(true),
             gate,
             ticket,
             permit,
@@ -320,7 +327,11 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
             let reply = service.call(request).await;
             flight.enter(Stage::Replied);
             drop(of_request);
-            let reply = reply.map_err(Into::into)?;
+            let mut reply = reply.map_err(Into::into)?;
+            let leaves = !flight.is_carried && flight.ticket().is_told_to_leave();
+            if leaves && passes == Passes::OfConnection && !reply.status().is_informational() {
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             let events = are_events(&reply).then(|| Events::new(&flight, passes));
             Ok(reply.map(|body| Reply { body, events, has_ended: false, in_flight }))
         })

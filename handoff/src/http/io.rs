@@ -9,15 +9,15 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::flight::Flight;
 use super::framer::Framer;
+use super::transport::Transport;
 
-/// A socket, and what was read of it.
+/// A transport, and what was read of it.
 #[derive(Debug)]
 pub(super) struct Inbound {
-    pub(super) tcp: TcpStream,
+    pub(super) transport: Transport,
     /// Read, and not handed on.
     pub(super) unread: BytesMut,
     is_at_end: bool,
@@ -41,36 +41,27 @@ struct Requests {
 
 impl Inbound {
     /// With the bytes of it that were read before.
-    pub(super) fn new(tcp: TcpStream, unread: &[u8]) -> Self {
-        Self { tcp, unread: unread.into(), is_at_end: false }
+    pub(super) fn new(transport: Transport, unread: &[u8]) -> Self {
+        Self { transport, unread: unread.into(), is_at_end: false }
     }
 
     /// Reads more; `false` at the end of the stream.
     pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        loop {
-            if self.is_at_end {
-                return Poll::Ready(Ok(false));
-            }
-            ready!(self.tcp.poll_read_ready(context))?;
-            self.unread.reserve(READ_AT_ONCE);
-            match self.tcp.try_read_buf(&mut self.unread) {
-                Ok(0) => self.is_at_end = true,
-                Ok(_) => return Poll::Ready(Ok(true)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        if !self.is_at_end {
+            self.is_at_end = ready!(self.transport.poll_read(context, &mut self.unread))? == 0;
         }
+        Poll::Ready(Ok(!self.is_at_end))
     }
 
-    pub(super) fn into_parts(self) -> (TcpStream, BytesMut) {
-        (self.tcp, self.unread)
+    pub(super) fn into_parts(self) -> (Transport, BytesMut) {
+        (self.transport, self.unread)
     }
 }
 
 impl Io {
     /// With the bytes of it that were read before.
-    pub(super) fn new(tcp: TcpStream, unread: &[u8], flight: Arc<Flight>) -> Self {
-        Self { inbound: Inbound::new(tcp, unread), flight, requests: None }
+    pub(super) fn new(transport: Transport, unread: &[u8], flight: Arc<Flight>) -> Self {
+        Self { inbound: Inbound::new(transport, unread), flight, requests: None }
     }
 
     /// From here on hyper gets one request of HTTP/1 at a time.
@@ -82,7 +73,7 @@ impl Io {
     /// The socket, and the bytes for the next process: those of the request that hyper has, where it is
     /// to be handed anew; of one that was answered nothing, also where hyper has left a part of its body;
     /// else those that hyper has left. Then the unread ones.
-    pub(super) fn into_parts(self, anew: bool, left: &[u8]) -> (TcpStream, Vec<u8>) {
+    pub(super) fn into_parts(self, anew: bool, left: &[u8]) -> (Transport, Vec<u8>) {
         let first = match &self.requests {
             Some(Requests { framer, handed }) if !framer.is_opaque() => {
                 let is_part = anew || !framer.is_at_start();
@@ -90,8 +81,8 @@ impl Io {
             }
             _ => left,
         };
-        let (tcp, unread) = self.inbound.into_parts();
-        (tcp, [first, &unread].concat())
+        let (transport, unread) = self.inbound.into_parts();
+        (transport, [first, &unread].concat())
     }
 
     fn hand(&mut self, buffer: &mut ReadBufCursor<'_>) {
@@ -116,6 +107,7 @@ impl Io {
                 // Of a whole request nothing goes along, and of a part of a head all of it.
                 let is_between = framer.is_at_start() || framer.is_in_head() && is_known;
                 self.flight.is_between_bodies.store(is_between, Ordering::Relaxed);
+                self.flight.is_at_start.store(framer.is_at_start(), Ordering::Relaxed);
                 self.flight.is_opaque.store(framer.is_opaque(), Ordering::Relaxed);
                 count
             }
@@ -172,17 +164,17 @@ impl Write for Io {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inbound.tcp).poll_write(context, bytes);
+        let written = Pin::new(&mut self.inbound.transport).poll_write(context, bytes);
         self.note_blocked(&written);
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inbound.tcp).poll_flush(context)
+        Pin::new(&mut self.inbound.transport).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inbound.tcp).poll_shutdown(context)
+        Pin::new(&mut self.inbound.transport).poll_shutdown(context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -194,13 +186,12 @@ impl Write for Io {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inbound.tcp).poll_write_vectored(context, bytes);
+        let written = Pin::new(&mut self.inbound.transport).poll_write_vectored(context, bytes);
         self.note_blocked(&written);
         written
     }
 }
 
-const READ_AT_ONCE: usize = 8 << 10;
 /// Of a request that is handed anew to the next process.
 const MAX_HANDED: usize = 64 << 10;
 /// Of the requests behind the one that is answered.

@@ -75,6 +75,9 @@ mod framer;
 mod io;
 mod layer;
 mod sockets;
+#[cfg(feature = "tls")]
+mod tls;
+mod transport;
 #[cfg(feature = "ws")]
 pub mod ws;
 
@@ -103,7 +106,7 @@ use connection::{Protocols, Shared, Unserved};
 use flight::Permit;
 pub use flight::{Body, HttpService};
 pub use layer::{GateLayer, Gated, GatedBody, GatedReply};
-use sockets::{Plan, Sockets};
+use sockets::Plan;
 
 /// Serves the sockets of that name with the defaults of a [`Server`]: [`Server::serve`].
 ///
@@ -122,6 +125,8 @@ pub struct Server {
     max_connections: usize,
     leave_grace: Duration,
     sockets: Vec<Box<dyn Plan>>,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Tls>,
 }
 
 /// A service of HTTP that runs: the gate that its requests pass, and its connections. A field of the
@@ -130,10 +135,9 @@ pub struct Server {
 pub struct Http(Arc<Serving>);
 
 struct Serving {
-    gate: Arc<Gate>,
     connections: Arc<Connections<Unserved>>,
-    sockets: Arc<[Arc<dyn Sockets>]>,
     accepted: AtomicU64,
+    shared: Arc<Shared>,
 }
 
 impl Server {
@@ -151,7 +155,23 @@ impl Server {
             max_connections: MAX_CONNECTIONS,
             leave_grace: LEAVE_GRACE,
             sockets: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
+    }
+
+    /// Speaks TLS on all connections, with a configuration of rustls. The library adds two things where
+    /// they are not set: tickets, whose keys go to the next process, so that a client comes back without a
+    /// full handshake; and ALPN for HTTP/2 and HTTP/1.1.
+    ///
+    /// A connection of TLS is not carried: it leaves before the gate closes, while requests are still
+    /// served. HTTP/1.1 closes after the next reply (`Connection: close`), or once no request has come
+    /// for 300 ms. A connection that comes meanwhile, or has not begun to speak, goes to the next process,
+    /// which answers its handshake.
+    #[cfg(feature = "tls")]
+    pub fn with_tls(mut self, config: rustls::ServerConfig) -> Self {
+        self.tls = Some(tls::Tls::new(config));
+        self
     }
 
     /// Lets requests become WebSockets, which are carried with a state of the daemon's own: see
@@ -219,17 +239,26 @@ impl Server {
         while opening.listeners().names().iter().any(|other| other == name) {
             listeners.push(opening.listeners().take_tokio_tcp(name)?);
         }
-        let Self { protocols, max_connections, leave_grace, sockets } = self;
+        let Self { protocols, max_connections, leave_grace, sockets, .. } = self;
+        #[cfg(feature = "tls")]
+        let tls = self.tls.map(Arc::new);
         let runtime = Handle::current();
         let gate = Arc::new(Gate::new());
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let begin = |plan: Box<dyn Plan>| plan.begin(&gate, &permits, &runtime);
         let sockets: Arc<[_]> = sockets.into_iter().map(begin).collect();
         let connections = Arc::new(Connections::new().leave_grace(leave_grace));
-        let shared = Shared { gate: Arc::clone(&gate), protocols, sockets: Arc::clone(&sockets) };
+        let shared = Arc::new(Shared {
+            gate,
+            protocols,
+            sockets,
+            #[cfg(feature = "tls")]
+            tls,
+        });
         let accepted = AtomicU64::new(0);
-        let http = Http(Arc::new(Serving { gate, connections, sockets, accepted }));
-        let acceptor = Acceptor { http: http.clone(), permits, shared: Arc::new(shared), service };
+        let serving = Serving { connections, accepted, shared: Arc::clone(&shared) };
+        let http = Http(Arc::new(serving));
+        let acceptor = Acceptor { http: http.clone(), permits, shared, service };
         for listener in listeners {
             listen_on(&listener, BACKLOG)?;
             runtime.spawn(acceptor.clone().accept(listener));
@@ -249,7 +278,21 @@ impl Http {
     /// The gate that each request passes. Work beside the requests holds a pass of it while it writes.
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
-        &self.0.gate
+        &self.0.shared.gate
+    }
+
+    /// New connections of TLS get that configuration: with other certificates, say, without a swap. Those
+    /// that are open keep theirs, and the keys of the tickets stay.
+    ///
+    /// # Errors
+    ///
+    /// The service was not begun [with TLS](Server::with_tls).
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, config: rustls::ServerConfig) -> Result<()> {
+        let none = "this service speaks no TLS: give its first configuration to `Server::with_tls`";
+        let tls = self.0.shared.tls.as_ref().ok_or_else(|| crate::Error::other(none))?;
+        tls.set(config);
+        Ok(())
     }
 
     /// Whether this process is about to give its connections up, or has: the answer of a readiness
@@ -269,14 +312,14 @@ impl Http {
     /// The number of connections that this process serves now, WebSockets included.
     #[must_use]
     pub fn connections(&self) -> usize {
-        let sockets = self.0.sockets.iter().map(|sockets| sockets.live());
+        let sockets = self.0.shared.sockets.iter().map(|sockets| sockets.live());
         self.0.connections.live() + sockets.sum::<usize>()
     }
 }
 
 impl Serve for Http {
     fn gate(&self) -> &Gate {
-        &self.0.gate
+        &self.0.shared.gate
     }
 
     fn connections(&self) -> &dyn Carry {
@@ -287,8 +330,12 @@ impl Serve for Http {
 impl Carry for Serving {
     fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
         self.connections.each_set(name, visit);
-        for sockets in &*self.sockets {
+        for sockets in &*self.shared.sockets {
             sockets.each_set(name, visit);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.shared.tls {
+            tls.keys().each_set(&format!("{name}.tls"), visit);
         }
     }
 }
@@ -296,7 +343,7 @@ impl Carry for Serving {
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http")
-            .field("gate", &self.0.gate)
+            .field("gate", &self.0.shared.gate)
             .field("connections", &self.0.connections)
             .finish()
     }
@@ -313,7 +360,8 @@ struct Acceptor<S> {
 
 impl<S: HttpService> Acceptor<S> {
     async fn accept(self, listener: TcpListener) {
-        let Serving { gate, connections, .. } = &*self.http.0;
+        let Serving { connections, shared, .. } = &*self.http.0;
+        let gate = &shared.gate;
         loop {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             gate.opened().await;

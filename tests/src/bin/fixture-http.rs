@@ -26,11 +26,13 @@ use handoff::daemon::Daemon;
 use handoff::drainable::digest_file;
 use handoff::http::ws::{Message, Upgrade, WebSocket, WebSockets};
 use handoff::http::{Http, Server};
-use handoff::{Gate, Result, Shard};
+use handoff::{Error, Gate, Result, Shard};
 use http_body::Frame;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Sleep, sleep};
@@ -76,18 +78,20 @@ impl Shard for Log {
 }
 
 fn main() -> Result<()> {
-    let words: Vec<String> = std::env::args().skip(3).collect();
-    let has = |word: &str| words.iter().any(|other| other == word);
     let runtime = match (has("inside"), has("starved")) {
         (true, _) => Runtime::new()?,
         (_, true) => Builder::new_current_thread().enable_all().build()?,
         _ if has("plain") => return serve_plainly(),
-        _ => return serve(has("unhealthy")),
+        _ => return serve(),
     };
-    runtime.block_on(async { serve(has("unhealthy")) })
+    runtime.block_on(async { serve() })
 }
 
-fn serve(unhealthy: bool) -> Result<()> {
+fn has(word: &str) -> bool {
+    std::env::args().skip(3).any(|other| other == word)
+}
+
+fn serve() -> Result<()> {
     let [_, control, data, ..] = &*Vec::from_iter(std::env::args()) else {
         panic!("fixture-http CONTROL DATA [unhealthy] [inside] [starved]")
     };
@@ -98,17 +102,36 @@ fn serve(unhealthy: bool) -> Result<()> {
         async |(), opening| {
             let log = Log(Arc::new((opening.data_dir().join("log"), Mutex::default())));
             log.resume()?;
-            if unhealthy {
+            if has("unhealthy") {
                 opening.unhealthy();
             }
-            let router = router(log.clone(), Arc::clone(&served));
+            let (of_tls, of_reload) = (Arc::clone(&served), control.clone());
+            let reload = async move || {
+                let http = of_tls.http.get().expect("it serves");
+                let reloaded = tls(&of_reload).and_then(|config| http.set_tls(config));
+                reloaded.map_err(|error| error.to_string())
+            };
+            let router = router(log.clone(), Arc::clone(&served)).route("/reload", post(reload));
             let chats = WebSockets::new(chat).max_message(MAX_MESSAGE);
-            let http = Server::new().websockets(chats).serve(opening, "http", router)?;
+            let mut server = Server::new().websockets(chats);
+            if has("tls") {
+                server = server.with_tls(tls(control)?);
+            }
+            let http = server.serve(opening, "http", router)?;
             Ok(App { http: served.http.get_or_init(|| http).clone(), log })
         },
     )?;
     fs::write(format!("{control}.counts.{}", process::id()), served.counts())?;
     Ok(())
+}
+
+/// With the certificate and the key that lie beside the control socket.
+fn tls(control: &str) -> Result<ServerConfig> {
+    let certificate = CertificateDer::from(fs::read(format!("{control}.cert"))?);
+    let key = fs::read(format!("{control}.key"))?;
+    let key = PrivateKeyDer::try_from(key).map_err(Error::other)?;
+    let config = ServerConfig::builder().with_no_client_auth();
+    config.with_single_cert(vec![certificate], key).map_err(Error::other)
 }
 
 /// The same service with hyper alone, which the bench compares with.

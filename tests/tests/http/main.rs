@@ -5,6 +5,7 @@ mod daemon;
 mod http2;
 mod leaving;
 mod service;
+mod tls;
 #[cfg(feature = "http-tools")]
 mod tools;
 mod ws;

@@ -12,6 +12,8 @@ use handoff::supervisor::{
 };
 use handoff::{SpawnSpec, Supervisor};
 
+pub(crate) type Certificate = rcgen::CertifiedKey<rcgen::KeyPair>;
+
 /// A service that runs, in a directory of its own.
 pub(crate) struct Service {
     supervisor: Supervisor,
@@ -19,6 +21,8 @@ pub(crate) struct Service {
     serving: Option<ChildProcess>,
     replaced: Vec<ChildProcess>,
     binary: PathBuf,
+    /// Of each process.
+    words: Vec<String>,
     directory: tempfile::TempDir,
 }
 
@@ -33,6 +37,29 @@ impl Service {
 
     pub(crate) fn start_binary(binary: &Path, words: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut service = Self::new(binary, directory, &[]);
+        service.begin(words);
+        service
+    }
+
+    /// One that speaks TLS, with that certificate.
+    pub(crate) fn start_tls(certificate: &Certificate) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut service =
+            Self::new(env!("CARGO_BIN_EXE_fixture-http").as_ref(), directory, &["tls"]);
+        service.place(certificate);
+        service.begin(&[]);
+        service
+    }
+
+    /// Puts a certificate in its place.
+    pub(crate) fn place(&self, certificate: &Certificate) {
+        std::fs::write(self.path("control.cert"), certificate.cert.der()).expect("it is written");
+        let key = certificate.signing_key.serialize_der();
+        std::fs::write(self.path("control.key"), key).expect("it is written");
+    }
+
+    fn new(binary: &Path, directory: tempfile::TempDir, words: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("it binds");
         listener.set_nonblocking(true).expect("it is a socket");
         let address = listener.local_addr().expect("it is bound");
@@ -40,15 +67,19 @@ impl Service {
         let supervisor = supervisor.with_listener("http", listener);
         let (serving, replaced) = (None, Vec::new());
         let binary = binary.to_owned();
-        let mut service = Self { supervisor, address, serving, replaced, binary, directory };
-        let spec = service.spec(words);
-        service.serving = Some(service.supervisor.start(&spec).expect("it starts"));
-        service
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Self { supervisor, address, serving, replaced, binary, words, directory }
+    }
+
+    fn begin(&mut self, words: &[&str]) {
+        let spec = self.spec(words);
+        self.serving = Some(self.supervisor.start(&spec).expect("it starts"));
     }
 
     fn spec(&self, words: &[&str]) -> SpawnSpec {
         let path = |name: &str| self.directory.path().join(name).display().to_string();
         let mut args = vec![path("control"), path("data")];
+        args.extend(self.words.iter().cloned());
         args.extend(words.iter().map(|word| (*word).to_owned()));
         SpawnSpec { args, ..SpawnSpec::new(&self.binary) }
     }
@@ -138,7 +169,7 @@ impl Drop for Service {
 }
 
 /// A connection of HTTP/1.1 whose bytes the test writes.
-pub(crate) struct Client(BufReader<TcpStream>);
+pub(crate) struct Client<T = TcpStream>(BufReader<T>);
 
 /// A reply.
 #[derive(Debug, PartialEq, Eq)]
@@ -157,6 +188,16 @@ impl Client {
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
+        self.0.get_ref()
+    }
+}
+
+impl<T: Read + Write> Client<T> {
+    pub(crate) fn over(transport: T) -> Self {
+        Self(BufReader::new(transport))
+    }
+
+    pub(crate) fn transport(&self) -> &T {
         self.0.get_ref()
     }
 

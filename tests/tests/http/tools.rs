@@ -17,7 +17,18 @@ fn run(
     args: impl Fn(&Service, Duration) -> Vec<String>,
 ) -> (String, u64) {
     let mut service = Service::start();
-    let args = args(&service, length);
+    let said = run_with(&mut service, program, length, swaps, args);
+    (said, service.counts()[0])
+}
+
+fn run_with(
+    service: &mut Service,
+    program: &str,
+    length: Duration,
+    swaps: u32,
+    args: impl Fn(&Service, Duration) -> Vec<String>,
+) -> String {
+    let args = args(service, length);
     let mut tool = Command::new(program);
     tool.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     let tool = tool.spawn().unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
@@ -40,7 +51,7 @@ fn run(
         + &String::from_utf8_lossy(&output.stderr);
     println!("{said}");
     assert!(output.status.success(), "{said}");
-    (said, service.counts()[0])
+    said
 }
 
 fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
@@ -84,6 +95,19 @@ fn wrk_that_pipelines() {
 #[test]
 fn wrk_that_writes() {
     wrk("16", Some("wrk.method = 'PUT'\nwrk.body = 'a line'\n"), "/line");
+}
+
+/// Its connections leave, and it opens others.
+#[test]
+fn wrk_over_tls() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+    let mut service = Service::start_tls(&certificate.expect("it is made"));
+    let said = run_with(&mut service, "wrk", LENGTH, 20, |service, length| {
+        let length = format!("-d{}s", length.as_secs());
+        let url = format!("https://{}/pid", service.address);
+        strings(["-t2", "-c64", &length, "--timeout", "30s", &url])
+    });
+    assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::http::io::Inbound;
+use crate::http::transport::Transport;
 
 /// Hands out whole frames, and keeps those of the message that has not ended, so that the next process
 /// can begin the message anew. Control frames, which may come between, are done with at once.
@@ -28,9 +28,14 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(tcp: TcpStream, unread: &[u8], unsent: &[u8], max_message: usize) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        unread: &[u8],
+        unsent: &[u8],
+        max_message: usize,
+    ) -> Self {
         Self {
-            inbound: Inbound::new(tcp, unread),
+            inbound: Inbound::new(transport, unread),
             message: Vec::new(),
             headers: 0,
             left: 0,
@@ -51,11 +56,15 @@ impl Frames {
         self.keeps_unsent = keeps;
     }
 
-    /// The socket, the bytes from the beginning of the message that has not ended, and those that were not
-    /// written.
-    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>, Vec<u8>) {
-        let (tcp, unread) = self.inbound.into_parts();
-        (tcp, [&self.message[..], &unread].concat(), self.unsent.into())
+    pub(super) const fn is_carried(&self) -> bool {
+        self.inbound.transport.is_carried()
+    }
+
+    /// The transport, the bytes from the beginning of the message that has not ended, and those that were
+    /// not written.
+    pub(super) fn into_parts(self) -> (Transport, Vec<u8>, Vec<u8>) {
+        let (transport, unread) = self.inbound.into_parts();
+        (transport, [&self.message[..], &unread].concat(), self.unsent.into())
     }
 
     fn hand(&mut self, buffer: &mut ReadBuf<'_>) {
@@ -70,7 +79,7 @@ impl Frames {
     /// Writes what was not written before.
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
-            match ready!(Pin::new(&mut self.inbound.tcp).poll_write(context, &self.unsent)) {
+            match ready!(Pin::new(&mut self.inbound.transport).poll_write(context, &self.unsent)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(count) => self.unsent.advance(count),
                 Err(error) => return Poll::Ready(Err(error)),
@@ -131,7 +140,7 @@ impl AsyncWrite for Frames {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = match self.poll_drain(context) {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.inbound.tcp).poll_write(context, bytes),
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inbound.transport).poll_write(context, bytes),
             blocked => blocked.map_ok(|()| 0),
         };
         if written.is_pending() && self.keeps_unsent {
@@ -147,7 +156,7 @@ impl AsyncWrite for Frames {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inbound.tcp).poll_shutdown(context)
+        Pin::new(&mut self.inbound.transport).poll_shutdown(context)
     }
 }
 

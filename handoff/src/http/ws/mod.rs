@@ -75,10 +75,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::carry::{AnySet, Arrival, Carried, Carry, Connections};
+use crate::carry::{AnySet, Arrival, Carried, Carry, Connections, Ticket};
 use crate::drainable::Gate;
 use crate::http::sockets::{Plan, Sockets};
+use crate::http::transport::Transport;
 use crate::log;
+use frames::Frames;
 pub use socket::WebSocket;
 pub use upgrade::{NoWebSocket, Upgrade};
 
@@ -215,19 +217,20 @@ struct Running<S: Carried> {
 }
 
 impl<S: Carried> Running<S> {
-    async fn serve(self: Arc<Self>, arrival: Arrival<Open<S>>) {
-        let Arrival { descriptor, state: Open::V1 { state, unread, unsent }, ticket } = arrival;
-        let tcp = match TcpStream::from_std(descriptor.into()) {
-            Ok(tcp) => tcp,
-            Err(error) => {
-                log::error!(
-                    connection = ticket.name(), %error,
-                    "this daemon cannot take up a WebSocket, and closes it"
-                );
-                return;
-            }
-        };
-        let frames = frames::Frames::new(tcp, &unread, &unsent, self.max_message);
+    async fn take_up(self: Arc<Self>, arrival: Arrival<Open<S>>) {
+        let Arrival { descriptor, state, ticket } = arrival;
+        match TcpStream::from_std(descriptor.into()) {
+            Ok(tcp) => self.serve(Transport::Tcp(tcp), state, ticket).await,
+            Err(error) => log::error!(
+                connection = ticket.name(), %error,
+                "this daemon cannot take up a WebSocket, and closes it"
+            ),
+        }
+    }
+
+    async fn serve(self: Arc<Self>, transport: Transport, open: Open<S>, ticket: Ticket<Open<S>>) {
+        let Open::V1 { state, unread, unsent } = open;
+        let frames = Frames::new(transport, &unread, &unsent, self.max_message);
         let socket = WebSocket::new(frames, state, ticket, &self.gate, self.max_message).await;
         (self.handler)(socket).await;
     }
@@ -249,7 +252,7 @@ impl<S: Carried> Plan for WebSockets<S> {
             loop {
                 let arrival = takes_up.connections.arrival().await;
                 let permit = Arc::clone(&permits).try_acquire_owned().ok();
-                let served = Arc::clone(&takes_up).serve(arrival);
+                let served = Arc::clone(&takes_up).take_up(arrival);
                 tokio::spawn(hold(permit, served));
             }
         });

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
 use futures_sink::Sink;
+use tokio::io::AsyncWrite;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -67,7 +67,12 @@ impl<S: Carried> WebSocket<S> {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let stream = WebSocketStream::from_raw_socket(frames, Role::Server, Some(config)).await;
-        let told_to_park: Told = Box::new(ticket.told_to_park());
+        let is_carried = stream.get_ref().is_carried();
+        let told_to_park: Told = if is_carried {
+            Box::new(ticket.told_to_park())
+        } else {
+            Box::new(ticket.told_to_leave())
+        };
         let told_to_close: Told = Box::new(ticket.told_to_close());
         Self {
             connection: Some(Connection { stream, state, ticket }),
@@ -142,6 +147,10 @@ impl<S: Carried> WebSocket<S> {
             if self.is_told_to_park(context) {
                 if self.connection.as_ref().is_some_and(|open| open.ticket.is_stopping()) {
                     self.end = Some(End::Closes(CloseCode::Away));
+                    return Poll::Ready(None);
+                }
+                if !self.stream().get_mut().get_mut().is_carried() {
+                    self.end = Some(End::Closes(CloseCode::Restart));
                     return Poll::Ready(None);
                 }
                 let flushed = ready!(self.stream().poll_flush(context));
@@ -279,15 +288,17 @@ impl<S: Carried> Drop for WebSocket<S> {
             let _ = Pin::new(&mut stream).poll_flush(context);
         }
         let name = ticket.name();
-        let (tcp, unread, unsent) = stream.into_inner().into_parts();
-        match tcp.into_std() {
-            Ok(tcp) if self.goes_on() => ticket.park(tcp, Open::V1 { state, unread, unsent }),
-            Ok(tcp) => drop(tcp.shutdown(Shutdown::Both)),
-            Err(error) => {
-                log::warn!(
+        let (mut transport, unread, unsent) = stream.into_inner().into_parts();
+        if !self.goes_on() {
+            let context = &mut Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut transport).poll_shutdown(context);
+        } else if let Some(tcp) = transport.into_carried() {
+            match tcp.into_std() {
+                Ok(tcp) => ticket.park(tcp, Open::V1 { state, unread, unsent }),
+                Err(error) => log::warn!(
                     connection = name, %error,
                     "this daemon cannot give up a WebSocket for a swap, and closes it"
-                );
+                ),
             }
         }
         // Behind that: a drain waits for the pass.

@@ -17,7 +17,7 @@ use hyper::{Method, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Open, Running, hold};
-use crate::carry::{Arrival, Carried};
+use crate::carry::Carried;
 use crate::http::flight::Client;
 use crate::http::io::Io;
 use crate::log;
@@ -54,12 +54,9 @@ impl<S: Carried> Upgrade<S> {
                 }
             };
             let Ok(parts) = upgraded.downcast::<Io>() else { return };
-            let (tcp, unread) = parts.io.into_parts(false, &parts.read_buf);
-            let Ok(tcp) = tcp.into_std() else { return };
+            let (transport, unread) = parts.io.into_parts(false, &parts.read_buf);
             let state = Open::V1 { state, unread, unsent: Vec::new() };
-            let permit = client.permit.take();
-            let arrival = Arrival { descriptor: tcp.into(), state, ticket };
-            hold(permit, running.serve(arrival)).await;
+            hold(client.permit.take(), running.serve(transport, state, ticket)).await;
         });
         let mut reply = Response::new(Body::empty());
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
