@@ -43,6 +43,18 @@ pub trait Carried: Serialize + DeserializeOwned + Send + 'static {
     const VERSION: u32;
 }
 
+/// For a connection that needs no state.
+impl Carried for () {
+    const NAME: &'static str = "nothing";
+    const VERSION: u32 = 1;
+}
+
+/// For a connection that needs no more than a place: the last change that its client has seen, say.
+impl Carried for u64 {
+    const NAME: &'static str = "u64";
+    const VERSION: u32 = 1;
+}
+
 /// A format's name and version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Format {

@@ -7,6 +7,7 @@ use handoff_tests::harness::program;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::service::{Service, eventually};
+use crate::ws::Socket;
 
 fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("it is a process");
@@ -54,6 +55,7 @@ fn it_runs_inside_a_runtime_of_several_threads_and_not_of_one() {
 fn the_example_todo_keeps_its_todos_and_its_clients() {
     let mut service = Service::start_binary(program("todo"), &[]);
     let mut client = service.connect();
+    let mut live = Socket::open_at(&service, "/live");
     let mut ask = |method: &str, path: &str, json: &str| {
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
@@ -64,11 +66,14 @@ fn the_example_todo_keeps_its_todos_and_its_clients() {
     };
     let todo = |is_done: bool| format!(r#"{{"id":1,"text":"a test","is_done":{is_done}}}"#);
     assert_eq!(ask("POST", "/todos", r#""a test""#), (200, todo(false)));
+    assert_eq!(live.text(), format!("[{}]", todo(false)));
     service.swap();
     assert_eq!(ask("PUT", "/todos/1", "true"), (200, todo(true)));
+    assert_eq!(live.text(), format!("[{}]", todo(true)), "no list twice");
     service.swap();
     assert_eq!(ask("GET", "/todos", ""), (200, format!("[{}]", todo(true))));
     assert_eq!(ask("DELETE", "/todos/1", ""), (200, todo(true)));
+    assert_eq!(live.text(), "[]");
     assert_eq!(ask("DELETE", "/todos/1", "").0, 404);
     service.wait_replaced();
 }

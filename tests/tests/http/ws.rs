@@ -25,12 +25,16 @@ const PONG: u8 = 0xa;
 const LAST: u8 = 0x80;
 
 /// A client whose frames the test writes.
-struct Socket(Client);
+pub(crate) struct Socket(Client);
 
 impl Socket {
     fn open(service: &Service) -> Self {
+        Self::open_at(service, "/chat")
+    }
+
+    pub(crate) fn open_at(service: &Service, path: &str) -> Self {
         let mut client = service.connect();
-        client.send(ASK);
+        client.send(&ASK.replace("/chat", path));
         assert_eq!(client.line().expect("it is answered"), "HTTP/1.1 101 Switching Protocols");
         let mut is_accepted = false;
         loop {
@@ -75,7 +79,7 @@ impl Socket {
         Ok((head[0], payload))
     }
 
-    fn text(&mut self) -> String {
+    pub(crate) fn text(&mut self) -> String {
         let (first, payload) = self.frame().expect("it is answered");
         assert_eq!(first, LAST | TEXT, "{}", String::from_utf8_lossy(&payload));
         String::from_utf8(payload).expect("it is text")

@@ -1,4 +1,5 @@
-//! A list of things to do, over HTTP: axum, with a database on the disk. A swap closes no connection.
+//! A list of things to do, over HTTP and WebSocket: axum, with a database on the disk. A swap closes no
+//! connection.
 
 mod store;
 
@@ -9,7 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use handoff::daemon::Daemon;
-use handoff::http::Http;
+use handoff::http::{Http, Server, ws};
 use store::{Store, Todo};
 
 #[derive(handoff::Drainable)]
@@ -25,7 +26,9 @@ fn main() -> handoff::Result<()> {
         async |_warm| Ok(()),
         async |(), opening| {
             let store = Store::open(&opening.data_dir().join("todo.redb"))?;
-            let http = handoff::http::serve(opening, "http", router(store.clone()))?;
+            let (of_lives, router) = (store.clone(), router(store.clone()));
+            let lives = ws::WebSockets::new(move |socket| live(socket, of_lives.clone()));
+            let http = Server::new().websockets(lives).serve(opening, "http", router)?;
             Ok(App { http, store })
         },
     )?;
@@ -36,7 +39,30 @@ fn router(store: Store) -> Router {
     Router::new()
         .route("/todos", get(list).post(add))
         .route("/todos/{id}", put(change).delete(remove))
+        .route("/live", get(async |upgrade: ws::Upgrade<u64>| upgrade.accept(0)))
         .with_state(store)
+}
+
+/// Sends the list after each change. The number of the last one goes to the next process with the
+/// connection.
+async fn live(mut socket: ws::WebSocket<u64>, store: Store) {
+    let mut changes = store.changes();
+    loop {
+        let count = *changes.borrow_and_update();
+        if *socket.state() < count
+            && let Ok(todos) = store.list()
+        {
+            let todos = serde_json::to_string(&todos).expect("it is JSON");
+            *socket.state_mut() = count;
+            if socket.send(todos).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            message = socket.recv() => if message.is_none() { return }, // over, or goes on elsewhere
+            _ = changes.changed() => {}
+        }
+    }
 }
 
 type Reply<T> = Result<Json<T>, (StatusCode, String)>;
