@@ -9,5 +9,6 @@ pub mod arena;
 pub mod books;
 pub mod figures;
 pub mod fixture;
+pub mod grpc;
 pub mod harness;
 pub mod log;

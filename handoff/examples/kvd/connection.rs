@@ -2,12 +2,10 @@
 //! and parks them between two requests when a drain begins. The process that serves next takes
 //! them up where they stood.
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -55,56 +53,24 @@ impl Server {
     /// process serves again.
     pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener) {
         loop {
-            self.gate.opened().await;
-            let mut closed = pin!(self.gate.closed());
-            loop {
-                let accepted = tokio::select! {
-                    biased;
-                    () = &mut closed => break,
-                    accepted = self.accept_inside(&listener) => accepted,
-                };
-                match accepted {
-                    Ok((stream, ticket)) => {
-                        // Without it replies are only slower.
-                        let _ = stream.set_nodelay(true);
-                        let connection = Connection::new(stream, Client::default());
-                        tokio::spawn(Arc::clone(&self).serve(connection, ticket));
-                    }
-                    // Out of descriptors, most likely: some come back as clients leave.
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                }
-            }
+            self.spawn(self.clients.accept(&self.gate, &listener).await);
         }
-    }
-
-    /// An accepted connection gets its ticket inside the gate, so that a drain finds the gate empty
-    /// only after that: no drain overlooks it.
-    async fn accept_inside(
-        &self,
-        listener: &TcpListener,
-    ) -> io::Result<(TcpStream, Ticket<Client>)> {
-        poll_fn(|context| match self.gate.enter() {
-            Ok(_pass) => listener.poll_accept(context).map_ok(|(stream, address)| {
-                let ticket = self.clients.enter(address.to_string());
-                (stream, ticket)
-            }),
-            // The gate wakes the accept loop.
-            Err(_) => Poll::Pending,
-        })
-        .await
     }
 
     /// Takes up the connections of another process, and this process's own after a swap that was
     /// given up.
     pub(crate) async fn serve_arrivals(self: Arc<Self>) {
         loop {
-            let Arrival { descriptor, state, ticket } = self.clients.arrival().await;
-            match Connection::arrived(descriptor, state) {
-                Ok(connection) => {
-                    tokio::spawn(Arc::clone(&self).serve(connection, ticket));
-                }
-                Err(error) => eprintln!("kvd: a connection is closed: {error}"),
+            self.spawn(self.clients.arrival().await);
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, Arrival { descriptor, state, ticket }: Arrival<Client>) {
+        match Connection::arrived(descriptor, state) {
+            Ok(connection) => {
+                tokio::spawn(Arc::clone(self).serve(connection, ticket));
             }
+            Err(error) => eprintln!("kvd: a connection is closed: {error}"),
         }
     }
 
@@ -214,7 +180,10 @@ impl Connection {
     }
 
     fn arrived(descriptor: OwnedFd, client: Client) -> io::Result<Self> {
-        Ok(Self::new(TcpStream::from_std(descriptor.into())?, client))
+        let stream = TcpStream::from_std(descriptor.into())?;
+        // Without it replies are only slower.
+        let _ = stream.set_nodelay(true);
+        Ok(Self::new(stream, client))
     }
 
     /// Gives it up, for the process that serves next.
@@ -248,7 +217,6 @@ async fn leave(stream: &mut TcpStream) -> io::Result<()> {
 
 /// A read has room for at least that many bytes.
 const CHUNK: usize = 4 << 10;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client is given to read its last replies and to close.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 

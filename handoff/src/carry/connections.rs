@@ -1,5 +1,7 @@
 //! Connections that outlive the process that serves them.
 
+#[cfg(feature = "tokio")]
+mod accept;
 mod drive;
 mod ticket;
 mod told;
@@ -21,6 +23,8 @@ use crate::sys::rights::MAX_DESCRIPTORS;
 use crate::sys::socket::part_from;
 use crate::sys::sync::{Event, IntoNotification};
 use crate::wait;
+#[cfg(feature = "tokio")]
+pub use accept::Listens;
 pub use ticket::{Arrival, Ticket};
 use told::{Served, Told, Word};
 

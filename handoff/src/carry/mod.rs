@@ -30,6 +30,8 @@ pub(crate) mod wire;
 pub(crate) use claim::Claim;
 #[cfg(test)]
 pub(crate) use claim::{End, Held, Usable};
+#[cfg(feature = "tokio")]
+pub use connections::Listens;
 pub use connections::{Arrival, Connections, Late, Ticket};
 #[cfg(feature = "fuzzing")]
 pub(crate) use format::Format;

@@ -82,25 +82,19 @@ mod transport;
 pub mod ws;
 
 use std::fmt;
-use std::future::poll_fn;
-use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
 
-use crate::carry::{AnySet, Arrival, Carry, Connections};
+use crate::carry::{AnySet, Arrival, Carry, Connections, Listens};
 use crate::daemon::Opening;
 use crate::drainable::{Gate, Serve};
 use crate::error::Result;
-use crate::log;
 use crate::sys::socket::listen_on;
 use connection::{Protocols, Shared, Unserved};
 use flight::Permit;
@@ -359,31 +353,12 @@ struct Acceptor<S> {
 }
 
 impl<S: HttpService> Acceptor<S> {
-    async fn accept(self, listener: TcpListener) {
-        let Serving { connections, shared, .. } = &*self.http.0;
-        let gate = &shared.gate;
-        loop {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
-            gate.opened().await;
-            let accepted = poll_fn(|context| {
-                // Accepts and counts inside the gate, so that no drain overlooks the connection.
-                let Ok(_pass) = gate.enter() else { return Poll::Ready(Ok(None)) };
-                let (tcp, address) = ready!(listener.poll_accept(context))?;
-                let (descriptor, state) = (tcp.into_std()?.into(), Unserved::default());
-                let ticket = connections.enter(address.to_string());
-                Poll::Ready(std_io::Result::Ok(Some(Arrival { descriptor, state, ticket })))
-            });
-            match accepted.await {
-                Ok(Some(arrival)) => {
-                    self.http.0.accepted.fetch_add(1, Ordering::Relaxed);
-                    self.spawn(arrival, Some(permit));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    log::warn!(%error, "this daemon cannot accept a connection, and tries again");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+    async fn accept(self, listener: impl Listens) {
+        let Serving { connections, accepted, shared } = &*self.http.0;
+        while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            let arrival = connections.accept(&shared.gate, &listener).await;
+            accepted.fetch_add(1, Ordering::Relaxed);
+            self.spawn(arrival, Some(permit));
         }
     }
 
@@ -407,5 +382,3 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const LEAVE_GRACE: Duration = Duration::from_secs(2);
 const MAX_CONNECTIONS: usize = 65_536;
 const BACKLOG: i32 = 4096;
-/// Most likely no descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);

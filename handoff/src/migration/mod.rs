@@ -161,7 +161,7 @@ impl Migration {
             let begun = Instant::now();
             migration.run(&mut round, false)?;
             let took = begun.elapsed();
-            if took < SHORT || took > before / 10 * 9 {
+            if !is_worth_another(before, took) {
                 break;
             }
             before = took;
@@ -388,6 +388,11 @@ fn remove_previous_later(directories: &Directories, current: &str, time: Duratio
 }
 
 /// A round that is shorter has left next to nothing to the next one.
+/// Whether another round would take clearly less time than this one, which counts in the pause.
+fn is_worth_another(before: Duration, took: Duration) -> bool {
+    took >= SHORT && took <= before / 10 * 9
+}
+
 const SHORT: Duration = Duration::from_millis(50);
 const MAX_ROUNDS: u32 = 16;
 const HALF: &str = "handoff-half";

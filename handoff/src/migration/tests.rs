@@ -306,26 +306,26 @@ fn a_round_that_fails_ends_the_migration_and_names_its_error() {
 
 #[test]
 fn rounds_end_when_they_are_short_or_no_longer_get_shorter() {
-    let rounds = |takes: fn(u32) -> Duration| {
-        let data = Data::new();
-        let mut rounds = 0;
-        let migration = Migration::ahead(data.0.path(), 2, |round| {
-            assert!(!round.is_last());
-            let until = Instant::now() + takes(rounds);
+    /// How many rounds there are that take so long.
+    fn rounds(takes: impl Fn(u32) -> Duration) -> u32 {
+        let (mut before, mut rounds) = (Duration::MAX, 0);
+        while rounds < MAX_ROUNDS {
+            let took = takes(rounds);
             rounds += 1;
-            while Instant::now() < until {
-                thread::yield_now();
+            if !is_worth_another(before, took) {
+                break;
             }
-            Ok(())
-        });
-        drop(migration.expect("it works"));
+            before = took;
+        }
         rounds
-    };
+    }
     assert_eq!(rounds(|_| Duration::ZERO), 1);
     assert_eq!(rounds(|_| SHORT * 2), 2, "the second is no shorter");
     let slowly = |round| (SHORT * 16).mul_f64(0.7_f64.powi(i32::try_from(round).unwrap_or(0)));
-    assert!(rounds(slowly) > 5, "each is shorter than the one before");
+    assert_eq!(rounds(slowly), 9, "each is shorter than the one before");
     assert_eq!(rounds(|round| if round == 0 { SHORT * 40 } else { Duration::ZERO }), 2);
+    assert_eq!(rounds(|round| SHORT * 1000 / 2_u32.pow(round.min(9))), 10);
+    assert_eq!(rounds(|round| Duration::from_secs(1 << (20 - round))), MAX_ROUNDS);
 }
 
 #[test]

@@ -27,6 +27,7 @@ use handoff::drainable::digest_file;
 use handoff::http::ws::{Message, Upgrade, WebSocket, WebSockets};
 use handoff::http::{Http, Server};
 use handoff::{Error, Gate, Result, Shard};
+use handoff_tests::grpc::Texts;
 use http_body::Frame;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -97,6 +98,7 @@ fn serve() -> Result<()> {
     };
     // Asked by a request, and at the end of the process.
     let served = Arc::new(Served::default());
+    let texts = Texts { begun: Arc::clone(&served.begun) };
     Daemon::new(control, data).run_tokio(
         async |_warm| Ok(()),
         async |(), opening| {
@@ -117,7 +119,11 @@ fn serve() -> Result<()> {
             if has("tls") {
                 server = server.with_tls(tls(control)?);
             }
-            let http = server.serve(opening, "http", router)?;
+            let http = if has("grpc") {
+                server.serve(opening, "http", texts.clone())?
+            } else {
+                server.serve(opening, "http", router)?
+            };
             Ok(App { http: served.http.get_or_init(|| http).clone(), log })
         },
     )?;
@@ -169,7 +175,7 @@ fn serve_plainly() -> Result<()> {
 #[derive(Default)]
 struct Served {
     http: OnceLock<Http>,
-    begun: AtomicU64,
+    begun: Arc<AtomicU64>,
 }
 
 impl Served {

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod daemon;
+mod grpc;
 mod http2;
 mod leaving;
 mod service;

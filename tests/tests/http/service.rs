@@ -11,6 +11,7 @@ use handoff::supervisor::{
     CarryReport, ChildProcess, Committed, Failed, HandoffOutcome, IncumbentFate, Timings,
 };
 use handoff::{SpawnSpec, Supervisor};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) type Certificate = rcgen::CertifiedKey<rcgen::KeyPair>;
 
@@ -48,6 +49,14 @@ impl Service {
         let mut service =
             Self::new(env!("CARGO_BIN_EXE_fixture-http").as_ref(), directory, &["tls"]);
         service.place(certificate);
+        service.begin(&[]);
+        service
+    }
+
+    /// One of which each process gets these words.
+    pub(crate) fn start_always(words: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut service = Self::new(env!("CARGO_BIN_EXE_fixture-http").as_ref(), directory, words);
         service.begin(&[]);
         service
     }
@@ -133,18 +142,29 @@ impl Service {
     /// begun; but for those of a call of this.
     pub(crate) fn counts(&mut self) -> [u64; 2] {
         self.wait_replaced();
-        let of = |text: &str| -> [u64; 2] {
-            let counts = text.split(' ').map(|count| count.parse().expect("it is a count"));
-            counts.collect::<Vec<_>>().try_into().expect("there are two")
-        };
-        let now = of(&self.connect().ask("GET /counts HTTP/1.1\r\nHost: a\r\n\r\n").body);
+        let now = self.connect().ask("GET /counts HTTP/1.1\r\nHost: a\r\n\r\n");
+        let (now, before) = (counts_of(&now.body), self.written_counts());
+        [now[0] - 1 + before[0], now[1] + before[1]]
+    }
+
+    /// The same, of a service that is stopped for it.
+    pub(crate) fn counts_at_the_end(&mut self) -> [u64; 2] {
+        self.wait_replaced();
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("it is a process");
+        kill_process(pid, Signal::TERM).expect("it is there");
+        assert!(self.ended().success());
+        self.written_counts()
+    }
+
+    /// Of the processes that have ended.
+    fn written_counts(&self) -> [u64; 2] {
         let entries = std::fs::read_dir(self.directory.path()).expect("it is there");
         let before = entries.filter_map(|entry| {
             let path = entry.expect("it is read").path();
             let is_count = path.to_string_lossy().contains(".counts.");
-            is_count.then(|| of(&std::fs::read_to_string(path).expect("it is there")))
+            is_count.then(|| counts_of(&std::fs::read_to_string(path).expect("it is there")))
         });
-        before.fold([now[0] - 1, now[1]], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
+        before.fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
     }
 
     /// The connections that the service has now.
@@ -283,6 +303,11 @@ impl<T: Read + Write> Client<T> {
         let read = self.0.read_to_end(&mut rest).map_err(|error| error.kind());
         assert!(matches!(read, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "{rest:?}");
     }
+}
+
+fn counts_of(text: &str) -> [u64; 2] {
+    let counts = text.split(' ').map(|count| count.parse().expect("it is a count"));
+    counts.collect::<Vec<_>>().try_into().expect("there are two")
 }
 
 /// Waits until it is so.
