@@ -97,8 +97,8 @@ pub(super) trait Set: Send + Sync {
     /// Tells connections that cannot be carried to leave.
     fn tell_to_leave(&self) {}
 
-    /// Waits until they have left, at most until the deadline.
-    fn wait_left(&self, _deadline: Instant) {}
+    /// Waits until those have left that were told so then, at most until the deadline.
+    fn wait_left(&self, _told: Instant, _deadline: Instant) {}
 
     /// A drain is about to begin: idle connections park, while the others are still served.
     fn collect_idle(&self, _carrier: &Thread) {}
@@ -298,7 +298,8 @@ impl<'a> Carriage<'a> {
     /// gate has closed.
     pub(crate) fn leave(&self, deadline: Instant) {
         self.sets().for_each(Set::tell_to_leave);
-        self.sets().for_each(|set| set.wait_left(deadline));
+        let told = Instant::now();
+        self.sets().for_each(|set| set.wait_left(told, deadline));
     }
 
     /// A drain is about to begin: idle connections go ahead, while the rest are still served.

@@ -5,8 +5,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -69,7 +69,13 @@ enum End {
 impl End {
     /// Parks, if it can go to another process.
     fn parks((transport, unread): (Transport, Vec<u8>)) -> Self {
-        transport.into_carried().map_or(Self::Over, |tcp| Self::Parks(tcp, unread))
+        match transport.into_carried() {
+            Ok(tcp) => Self::Parks(tcp, unread),
+            Err(mut transport) => {
+                transport.end();
+                Self::Over
+            }
+        }
     }
 }
 
@@ -85,6 +91,11 @@ pub(super) async fn serve<S: HttpService>(
     let served = async {
         let tcp = TcpStream::from_std(descriptor.into())?;
         tcp.set_nodelay(true)?;
+        #[cfg(feature = "tls")]
+        if shared.tls.is_some() && !unread.is_empty() {
+            // The process before spoke no TLS. What it has read must not become a part of what comes by TLS.
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let transport = match handshake(tcp, &ticket, shared).await? {
             ControlFlow::Continue(transport) => transport,
             ControlFlow::Break(tcp) => return Ok(End::Parks(tcp, unread)),
@@ -149,21 +160,26 @@ async fn handshake(
     let Some(tls) = &shared.tls else { return Ok(ControlFlow::Continue(Transport::Tcp(tcp))) };
     let mut told = ticket.told_to_park();
     let begins = poll_fn(|context| {
-        let readable = tcp.poll_read_ready(context).map(|ready| ready.map(|()| true));
-        if readable.is_ready() && !ticket.is_told_to_leave() {
-            return readable;
+        if tcp.poll_read_ready(context)?.is_ready() {
+            // In this order: a drain that tells it to leave waits for it.
+            ticket.set_leaves(true);
+            if !ticket.is_told_to_leave() {
+                return Poll::Ready(io::Result::Ok(true));
+            }
+            ticket.set_leaves(false);
         }
         Pin::new(&mut told).poll(context).map(|()| Ok(false))
     });
     if !timeout(shared.protocols.idle_timeout, begins).await?? {
         return Ok(ControlFlow::Break(tcp));
     }
-    // From here on it has to leave.
-    ticket.set_leaves(true);
-    let (mut accepted, mut to_close) = (pin!(tls.accept(tcp)), ticket.told_to_close());
-    let tls = poll_fn(|context| match Pin::new(&mut to_close).poll(context) {
-        Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-        Poll::Pending => accepted.as_mut().poll(context),
+    let mut accepted = pin!(tls.accept(tcp));
+    let tls = poll_fn(|context| match accepted.as_mut().poll(context) {
+        // Its requests could not be answered any more.
+        Poll::Pending => {
+            Pin::new(&mut told).poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        }
+        accepted => accepted,
     });
     Ok(ControlFlow::Continue(Transport::Tls(Box::new(tls.await?))))
 }
@@ -249,6 +265,33 @@ impl Leaves {
     }
 }
 
+/// How a connection of HTTP/1 leaves that cannot be carried.
+enum Leaving {
+    /// It stands between two requests.
+    Shut,
+    /// A part of a head has come, which nobody could answer any more.
+    Cut,
+}
+
+impl Leaves {
+    /// After a poll of the connection.
+    fn poll_idle(&mut self, context: &mut Context<'_>, flight: &Flight) -> Poll<Leaving> {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let is_between = is(&flight.is_at_start) || is(&flight.is_opaque);
+        let (is_idle, is_last) = (flight.is_idle(), flight.ticket().is_told_to_park());
+        // Where the swap is undone, the request is answered after all.
+        let waits = is_last && is(&flight.is_held_back);
+        if !is_idle || waits || !is_between && !is_last {
+            self.grace = None;
+            // For its waker: it is told again when the swap is undone.
+            let _ = self.told.as_mut().poll(context);
+            return Poll::Pending;
+        }
+        ready!(self.poll(context, flight.ticket()));
+        Poll::Ready(if is_between { Leaving::Shut } else { Leaving::Cut })
+    }
+}
+
 async fn http1<S: HttpService>(
     io: Io,
     flight: &Arc<Flight>,
@@ -261,25 +304,27 @@ async fn http1<S: HttpService>(
     let mut leaves = (!flight.is_carried).then(|| Leaves::new(flight.ticket(), false));
     let ended = poll_fn(|context| {
         flight.set_waker(None);
-        if let Some(leaving) = &mut leaves {
-            let is_idle = flight.is_idle() && flight.is_at_start.load(Ordering::Relaxed);
-            if !is_idle {
-                leaving.grace = None;
-            } else if leaving.poll(context, flight.ticket()).is_ready() {
-                leaves = None;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-        }
         if driver.is_told_to_close(context) {
             Pin::new(&mut connection).graceful_shutdown();
-            if !flight.is_idle() && flight.stage() == Stage::Waits {
-                return Poll::Ready(ControlFlow::Break(Ok(())));
-            }
         }
         loop {
             flight.reset();
             if let Poll::Ready(served) = Pin::new(&mut connection).poll(context) {
                 return Poll::Ready(ControlFlow::Break(served));
+            }
+            if driver.is_too_late() {
+                return Poll::Ready(ControlFlow::Break(Ok(())));
+            }
+            match leaves.as_mut().map(|leaving| leaving.poll_idle(context, flight)) {
+                Some(Poll::Ready(Leaving::Cut)) => {
+                    return Poll::Ready(ControlFlow::Break(Ok(())));
+                }
+                Some(Poll::Ready(Leaving::Shut)) => {
+                    leaves = None;
+                    Pin::new(&mut connection).graceful_shutdown();
+                    continue;
+                }
+                Some(Poll::Pending) | None => {}
             }
             match driver.parks(context) {
                 Poll::Ready(Some(bytes)) => return Poll::Ready(ControlFlow::Continue(bytes)),
@@ -351,6 +396,11 @@ impl<'a> Driver<'a> {
             self.to_close = None;
         }
         is_told
+    }
+
+    /// Whether the handler of its request can begin no more: another process serves.
+    fn is_too_late(&self) -> bool {
+        self.to_close.is_none() && !self.flight.is_idle() && self.flight.stage() == Stage::Waits
     }
 
     fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<OwnedPass> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
@@ -60,6 +60,10 @@ pub(super) struct Flight {
     pub(super) is_carried: bool,
     /// No byte of a request is with hyper.
     pub(super) is_at_start: AtomicBool,
+    /// A request waits in front of hyper for the gate.
+    pub(super) is_held_back: AtomicBool,
+    /// A reply has said that the protocol changes.
+    pub(super) is_switched: AtomicBool,
 }
 
 /// Counts a connection, also one that becomes another's.
@@ -109,6 +113,8 @@ impl Flight {
         Self {
             is_carried,
             is_at_start: AtomicBool::new(true),
+            is_held_back: AtomicBool::new(false),
+            is_switched: AtomicBool::new(false),
             gate,
             ticket,
             permit,
@@ -328,6 +334,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
             flight.enter(Stage::Replied);
             drop(of_request);
             let mut reply = reply.map_err(Into::into)?;
+            if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
+                flight.is_switched.store(true, Ordering::Release);
+            }
             let leaves = !flight.is_carried && flight.ticket().is_told_to_leave();
             if leaves && passes == Passes::OfConnection && !reply.status().is_informational() {
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -433,14 +442,15 @@ fn are_events<B>(reply: &Response<B>) -> bool {
 /// The end of such a reply, before the gate closes.
 struct Events {
     told: Told,
-    /// The connection of HTTP/1.1 is told, and waited for, until the reply has ended; that of HTTP/2 leaves
-    /// anyway.
+    /// A connection of HTTP/1.1 is told, and waited for, until the reply has ended; one that cannot be
+    /// carried leaves anyway.
     connection: Option<Arc<Flight>>,
 }
 
 impl Events {
     fn new(flight: &Arc<Flight>, passes: Passes) -> Self {
-        let connection = (passes == Passes::OfConnection).then(|| Arc::clone(flight));
+        let is_told = passes == Passes::OfConnection && flight.is_carried;
+        let connection = is_told.then(|| Arc::clone(flight));
         if let Some(flight) = &connection {
             flight.ticket().set_leaves(true);
         }

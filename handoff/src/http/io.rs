@@ -64,6 +64,12 @@ impl Io {
         Self { inbound: Inbound::new(transport, unread), flight, requests: None }
     }
 
+    /// Whether a reply has said that the protocol changes.
+    #[cfg(feature = "ws")]
+    pub(super) fn is_switched(&self) -> bool {
+        self.flight.is_switched.load(Ordering::Acquire)
+    }
+
     /// From here on hyper gets one request of HTTP/1 at a time.
     pub(super) fn one_at_a_time(&mut self) {
         let handed = Some(BytesMut::new());
@@ -141,7 +147,9 @@ impl Read for Io {
     ) -> Poll<io::Result<()>> {
         loop {
             if !self.inbound.unread.is_empty() {
-                if self.may_begin() {
+                let begins = self.may_begin();
+                self.flight.is_held_back.store(!begins, Ordering::Relaxed);
+                if begins {
                     self.hand(&mut buffer);
                     return Poll::Ready(Ok(()));
                 }

@@ -155,13 +155,19 @@ impl Server {
     }
 
     /// Speaks TLS on all connections, with a configuration of rustls. The library adds two things where
-    /// they are not set: tickets, whose keys go to the next process, so that a client comes back without a
-    /// full handshake; and ALPN for HTTP/2 and HTTP/1.1.
+    /// they are not set: ALPN for HTTP/2 and HTTP/1.1; and tickets, whose keys go to the next process, so
+    /// that a client comes back without a full handshake. It adds no tickets to a configuration that asks
+    /// its clients for certificates, since a ticket stands for the certificate that was taken before, nor
+    /// to one that keeps no sessions.
     ///
     /// A connection of TLS is not carried: it leaves before the gate closes, while requests are still
     /// served. HTTP/1.1 closes after the next reply (`Connection: close`), or once no request has come
-    /// for 300 ms. A connection that comes meanwhile, or has not begun to speak, goes to the next process,
-    /// which answers its handshake.
+    /// for 300 ms; as with any server that closes an idle connection, a request that its client sends in
+    /// that moment fails. A connection that comes meanwhile, or has not begun to speak, goes to the next
+    /// process, which answers its handshake: it waits for as long as the others take to leave,
+    /// [`leave_grace`](Self::leave_grace) at most. What has not ended by then: a handshake or a head that
+    /// has come in part is closed, an upload that does not go on ends with an error, and a reply goes on
+    /// in the old process.
     #[cfg(feature = "tls")]
     pub fn with_tls(mut self, config: rustls::ServerConfig) -> Self {
         self.tls = Some(tls::Tls::new(config));
@@ -239,7 +245,7 @@ impl Server {
         let runtime = Handle::current();
         let gate = Arc::new(Gate::new());
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        let begin = |plan: Box<dyn Plan>| plan.begin(&gate, &permits, &runtime);
+        let begin = |plan: Box<dyn Plan>| plan.begin(&gate, leave_grace, &permits, &runtime);
         let sockets: Arc<[_]> = sockets.into_iter().map(begin).collect();
         let connections = Arc::new(Connections::new().leave_grace(leave_grace));
         let shared = Arc::new(Shared {

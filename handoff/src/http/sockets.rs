@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::http::Extensions;
 use tokio::runtime::Handle;
@@ -16,6 +17,7 @@ pub(super) trait Plan: fmt::Debug + Send + Sync {
     fn begin(
         self: Box<Self>,
         gate: &Arc<Gate>,
+        leave_grace: Duration,
         permits: &Arc<Semaphore>,
         runtime: &Handle,
     ) -> Arc<dyn Sockets>;

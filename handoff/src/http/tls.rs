@@ -85,9 +85,11 @@ impl Carried for Keys {
 }
 
 impl Tickets {
-    /// Lets that configuration make tickets with these keys, unless it makes some of its own.
+    /// Lets that configuration make tickets with these keys, unless it makes some of its own, or wants no
+    /// client to come back.
     fn serve(self: &Arc<Self>, mut config: ServerConfig) -> ServerConfig {
-        if !config.ticketer.enabled() {
+        let resumes = config.session_storage.can_cache() && config.send_tls13_tickets > 0;
+        if resumes && !config.ticketer.enabled() && asks_no_client(&config) {
             config.ticketer = Arc::<Self>::clone(self);
         }
         if config.alpn_protocols.is_empty() {
@@ -161,6 +163,13 @@ impl Key {
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(&self.secret.into())
     }
+}
+
+/// Whether it wants no certificates of its clients. By a ticket a client comes back with whatever it has
+/// shown before, or has not: also to a configuration that would not take it. rustls says what a
+/// configuration wants in its debug output alone; where that says something else, there are no tickets.
+fn asks_no_client(config: &ServerConfig) -> bool {
+    format!("{config:?}").contains("verifier: NoClientAuth,")
 }
 
 /// In seconds since 1970.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
@@ -52,12 +52,17 @@ impl Transport {
     }
 
     /// The socket, if it can go to another process.
-    pub(super) fn into_carried(self) -> Option<TcpStream> {
+    pub(super) fn into_carried(self) -> Result<TcpStream, Self> {
         match self {
-            Self::Tcp(tcp) => Some(tcp),
+            Self::Tcp(tcp) => Ok(tcp),
             #[cfg(feature = "tls")]
-            Self::Tls(_) => None,
+            Self::Tls(_) => Err(self),
         }
+    }
+
+    /// Says that it ends, as far as the client takes it without a wait.
+    pub(super) fn end(&mut self) {
+        let _ = Pin::new(self).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 
     pub(super) const fn is_carried(&self) -> bool {

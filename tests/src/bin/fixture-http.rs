@@ -32,8 +32,9 @@ use http_body::Frame;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Sleep, sleep};
@@ -136,7 +137,15 @@ fn tls(control: &str) -> Result<ServerConfig> {
     let certificate = CertificateDer::from(fs::read(format!("{control}.cert"))?);
     let key = fs::read(format!("{control}.key"))?;
     let key = PrivateKeyDer::try_from(key).map_err(Error::other)?;
-    let config = ServerConfig::builder().with_no_client_auth();
+    let config = ServerConfig::builder();
+    let config = if has("clients") {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).map_err(Error::other)?;
+        let verifier = WebPkiClientVerifier::builder(roots.into()).build();
+        config.with_client_cert_verifier(verifier.map_err(Error::other)?)
+    } else {
+        config.with_no_client_auth()
+    };
     config.with_single_cert(vec![certificate], key).map_err(Error::other)
 }
 
@@ -202,11 +211,13 @@ fn router(log: Log, served: Arc<Served>) -> Router {
         .route("/count", post(count))
         .route("/chunks/{count}/{ms}", get(chunks))
         .route("/large/{bytes}", get(async |Path(bytes): Path<usize>| vec![b'x'; bytes]))
-        .route("/events", get(events))
+        .route("/events", get(|| events(u32::MAX)))
+        .route("/few-events", get(|| events(2)))
         .route("/refuse/{ms}", post(refuse))
         .route("/later/{ms}", post(later))
         .route("/upgrade", get(upgrade))
         .route("/chat", get(async |upgrade: Upgrade<Chat>| upgrade.accept(Chat::default())))
+        .route("/refused", get(refused))
         .route("/stray", get(async |upgrade: Upgrade<Stray>| upgrade.accept(Stray)))
         .route("/line", put(line))
         .with_state(log)
@@ -282,6 +293,12 @@ impl Carried for Chat {
     const VERSION: u32 = 1;
 }
 
+/// Another reply takes the place of the one that is accepted.
+async fn refused(upgrade: Upgrade<Chat>) -> StatusCode {
+    let _reply = upgrade.accept(Chat::default());
+    StatusCode::FORBIDDEN
+}
+
 /// The service has no WebSockets of this kind.
 #[derive(Serialize, Deserialize)]
 struct Stray;
@@ -292,7 +309,7 @@ impl Carried for Stray {
 }
 
 /// Numbers the messages. `large N` is answered with so many bytes, `slow N` after so many milliseconds;
-/// after `deaf N` nothing is heard for as long. `leave` and `close` end the connection.
+/// after `deaf N` nothing is heard for as long. `leave`, `close` and `panic` end the connection.
 async fn chat(mut socket: WebSocket<Chat>) {
     let mut deaf = None;
     while let Some(message) = recv(&mut socket, deaf.take()).await {
@@ -310,6 +327,7 @@ async fn chat(mut socket: WebSocket<Chat>) {
                     format!("{count} {text}").into()
                 }
                 _ if text == "leave" => return,
+                _ if text == "panic" => panic!("as it was told"),
                 _ if text == "close" => return socket.close(),
                 _ => format!("{count} {text}").into(),
             },
@@ -335,8 +353,8 @@ async fn recv(socket: &mut WebSocket<Chat>, deaf: Option<Duration>) -> Option<Me
 
 const MAX_MESSAGE: usize = 256 << 10;
 
-async fn events() -> impl IntoResponse {
-    let events = Chunks { left: u32::MAX, pause: Duration::from_millis(20), sleep: None };
+async fn events(count: u32) -> impl IntoResponse {
+    let events = Chunks { left: count, pause: Duration::from_millis(20), sleep: None };
     ([(CONTENT_TYPE, "text/event-stream")], Body::new(events))
 }
 

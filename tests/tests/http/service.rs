@@ -103,7 +103,12 @@ impl Service {
 
     /// Swaps the service; the new process serves.
     pub(crate) fn swap(&mut self) -> (CarryReport, Timings) {
-        match self.supervisor.perform_handoff(self.spec(&[])).expect("it begins") {
+        self.swap_to(&[])
+    }
+
+    /// The same, to a process that gets these words as well.
+    pub(crate) fn swap_to(&mut self, words: &[&str]) -> (CarryReport, Timings) {
+        match self.supervisor.perform_handoff(self.spec(words)).expect("it begins") {
             HandoffOutcome::Committed(Committed { successor, carried, timings, .. }) => {
                 self.replaced.extend(self.serving.replace(successor));
                 (carried, timings)
@@ -121,6 +126,16 @@ impl Service {
             }
             HandoffOutcome::Committed(_) => panic!("it is unhealthy"),
         }
+    }
+
+    /// A swap that leaves no connection behind.
+    pub(crate) fn swap_all(&mut self) {
+        let (carried, _) = self.swap();
+        assert_eq!(carried.late.connections, [""; 0]);
+    }
+
+    pub(crate) fn roll_back_all(&mut self) {
+        drop(self.roll_back());
     }
 
     /// Waits until the process that serves has ended.
@@ -217,6 +232,10 @@ impl<T: Read + Write> Client<T> {
         Self(BufReader::new(transport))
     }
 
+    pub(crate) fn transport_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+
     pub(crate) fn transport(&self) -> &T {
         self.0.get_ref()
     }
@@ -226,7 +245,11 @@ impl<T: Read + Write> Client<T> {
     }
 
     pub(crate) fn send(&mut self, bytes: &str) {
-        self.0.get_mut().write_all(bytes.as_bytes()).expect("the connection is open");
+        self.send_bytes(bytes.as_bytes());
+    }
+
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).expect("the connection is open");
     }
 
     pub(crate) fn ask(&mut self, request: &str) -> Reply {

@@ -10,12 +10,14 @@ use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::{AddressFamily, SocketType};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 
-use crate::service::{Certificate, Client, PID, Service, eventually};
+use crate::service::{Certificate, Client, PID, Service, TIMEOUT, eventually};
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
@@ -42,6 +44,12 @@ fn connect_to(address: SocketAddr, config: &Arc<ClientConfig>) -> Client<Tls> {
     let tcp = Client::connect(address).tcp().try_clone().expect("a descriptor is left");
     let tls = ClientConnection::new(Arc::clone(config), name()).expect("it is a name");
     Client::over(StreamOwned::new(tls, tcp))
+}
+
+fn kind_of(service: &Service, config: &Arc<ClientConfig>) -> Option<HandshakeKind> {
+    let mut client = connect(service, config);
+    client.pid();
+    kind(&client)
 }
 
 fn kind(client: &Client<Tls>) -> Option<HandshakeKind> {
@@ -71,6 +79,21 @@ fn a_client_comes_back_by_resumption_after_each_swap() {
         assert_eq!(client.pid(), service.pid());
         assert_eq!(kind(&client), Some(HandshakeKind::Resumed), "in round {round}");
     }
+}
+
+/// A ticket stands for what its client has shown before: nothing, here.
+#[test]
+fn a_ticket_is_worth_nothing_to_a_build_that_asks_for_certificates() {
+    let certificate = certificate();
+    let mut service = Service::start_tls(&certificate);
+    let config = config(&certificate);
+    assert_eq!(connect(&service, &config).pid(), service.pid());
+    assert_eq!(kind_of(&service, &config), Some(HandshakeKind::Resumed));
+    service.swap_to(&["clients"]);
+    let mut client = connect(&service, &config);
+    let asked = client.transport_mut().write_all(PID.as_bytes());
+    let refused = asked.and_then(|()| client.reply().map(drop)).expect_err("it has no certificate");
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{refused}");
 }
 
 #[test]
@@ -214,6 +237,68 @@ fn what_is_no_tls_is_closed_and_a_handshake_that_stops_holds_nobody() {
     assert!(carried.late.connections.len() <= 1, "{carried:?}");
     assert_eq!(connect(&service, &config).pid(), service.pid());
     service.wait_replaced();
+}
+
+#[test]
+fn events_end_and_so_does_their_connection() {
+    let certificate = certificate();
+    let mut service = Service::start_tls(&certificate);
+    let config = config(&certificate);
+    for swap in [Service::roll_back_all, Service::swap_all] {
+        let before = service.pid();
+        let mut client = connect(&service, &config);
+        client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.line().expect("it is answered"), "HTTP/1.1 200 OK");
+        while !client.line().expect("there is a head").is_empty() {}
+        assert!(client.chunk().expect("there are events").is_some());
+        thread::scope(|scope| {
+            scope.spawn(|| swap(&mut service));
+            while client.chunk().expect("the events end well").is_some() {}
+            // It asks again at once, and is told that the connection ends.
+            let reply = client.ask(PID);
+            assert!(reply.closes && reply.body == before.to_string(), "{reply:?}");
+        });
+    }
+    // One whose events have ended before leaves like any other.
+    let mut client = connect(&service, &config);
+    assert_eq!(client.ask("GET /few-events HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    client.send("GET /slow/1000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    service.swap_all();
+    assert!(client.reply().expect("it is answered").closes);
+}
+
+/// Its last bytes go out also where the client has read none when the service writes them.
+#[test]
+fn a_message_goes_to_its_end_over_tls_whatever_its_length() {
+    let certificate = certificate();
+    let service = Service::start_tls(&certificate);
+    let config = config(&certificate);
+    let lengths = (0..40).map(|count| 1_000_000 + count * 60_000);
+    let mut clients: Vec<_> = lengths
+        .map(|length: usize| {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
+            let socket = socket.expect("a descriptor is left");
+            // So that the service is blocked soon.
+            set_socket_recv_buffer_size(&socket, 4096).expect("it is a socket");
+            rustix::net::connect(&socket, &service.address).expect("it listens");
+            let tcp = TcpStream::from(socket);
+            tcp.set_read_timeout(Some(TIMEOUT)).expect("it is a socket");
+            let tls = ClientConnection::new(Arc::clone(&config), name()).expect("it is a name");
+            let mut client = Client::over(StreamOwned::new(tls, tcp));
+            client.send(crate::ws::ASK);
+            while !client.line().expect("there is a head").is_empty() {}
+            client.send_bytes(&crate::ws::frame(0x81, format!("large {length}").as_bytes()));
+            (length, client)
+        })
+        .collect();
+    for _ in 0..10 {
+        assert_eq!(connect(&service, &config).pid(), service.pid());
+    }
+    for (length, client) in &mut clients {
+        let header = if u16::try_from(*length).is_ok() { 4 } else { 10 };
+        let mut bytes = vec![0; header + *length];
+        client.reader().read_exact(&mut bytes).expect("it comes to its end");
+    }
 }
 
 #[test]

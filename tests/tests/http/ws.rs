@@ -101,7 +101,7 @@ impl Socket {
 }
 
 /// A frame of a client.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![first];
     match u16::try_from(payload.len()) {
@@ -241,6 +241,52 @@ fn a_client_that_does_not_read_is_carried_and_loses_nothing() {
     assert_eq!(socket.text(), "2 next");
 }
 
+/// Also where the handler that gets it ends it at once.
+#[test]
+fn what_was_sent_comes_before_the_end() {
+    let mut service = Service::start();
+    for swaps in [0, 2] {
+        let mut socket = Socket::open(&service);
+        let length = 12 << 20;
+        socket.send(&frame(LAST | TEXT, format!("large {length}").as_bytes()));
+        socket.send(&frame(LAST | TEXT, b"leave"));
+        socket.tcp().peek(&mut [0]).expect("it is answered");
+        for _ in 0..swaps {
+            service.swap();
+        }
+        let (_, payload) = socket.frame().expect("it is answered");
+        assert_eq!(payload.len(), length);
+        assert_eq!(socket.closed(), 1000);
+    }
+}
+
+#[test]
+fn a_client_that_pings_and_does_not_read_is_not_read_from() {
+    let service = Service::start();
+    let socket = Socket::open(&service);
+    let pings = frame(LAST | PING, &[b'x'; 125]).repeat(1000);
+    socket.tcp().set_write_timeout(Some(Duration::from_secs(1))).expect("it is a socket");
+    let mut sent = 0;
+    let error = loop {
+        match socket.tcp().write(&pings) {
+            Ok(count) => sent += count,
+            Err(error) => break error,
+        }
+        assert!(sent < 1 << 30, "it is read without end");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_request_that_is_refused_after_all_becomes_no_websocket() {
+    let service = Service::start();
+    let ask = ASK.replace("/chat", "/refused").replace("n: Upgrade", "n: Upgrade, close");
+    let mut client = service.connect();
+    assert_eq!(client.ask(&ask).status, 403);
+    let _ = client.tcp().write_all(&frame(LAST | TEXT, b"anyone?"));
+    client.assert_closed();
+}
+
 #[test]
 fn a_client_that_floods_is_bounded_and_disturbs_nobody() {
     let mut service = Service::start();
@@ -302,7 +348,7 @@ fn what_is_no_message_ends_the_connection_with_its_code() {
         let _ = socket.tcp().write_all(&bytes);
         assert_eq!(socket.closed(), code, "{:?}", &bytes[..2]);
     }
-    for (words, code) in [("leave", 1000), ("close", 1000)] {
+    for (words, code) in [("leave", 1000), ("close", 1000), ("panic", 1011)] {
         let mut socket = Socket::open(&service);
         socket.send(&frame(LAST | TEXT, words.as_bytes()));
         assert_eq!(socket.closed(), code);

@@ -49,13 +49,13 @@ impl<S: Carried> Set for Connections<S> {
         told.iter().for_each(|served| served.wake());
     }
 
-    fn wait_left(&self, deadline: Instant) {
+    fn wait_left(&self, told: Instant, deadline: Instant) {
+        let deadline = deadline.min(told + self.leave_grace);
         let over = || {
             let state = self.state();
             let is_over = state.interrupted || !state.live.values().any(|live| live.leaves);
             is_over.then_some(())
         };
-        let deadline = deadline.min(Instant::now() + self.leave_grace);
         let _ = wait::blocking(&self.changed, Some(deadline), over);
     }
 
@@ -125,7 +125,9 @@ impl<S: Carried> Set for Connections<S> {
         loop {
             // A drain waits for passes; for handlers without one it waits while others park.
             let turn = deadline.min(Instant::now() + PARK_GRACE);
-            if let Some(names) = self.over_by(turn) {
+            // One that had to leave and has not cannot park either.
+            let can_none_park = |state: &Inner<S>| state.live.values().all(|live| live.leaves);
+            if let Some(names) = self.over_by(turn, can_none_park) {
                 return names;
             }
             let live = self.live();
@@ -138,7 +140,7 @@ impl<S: Carried> Set for Connections<S> {
 
     #[cfg(feature = "tokio")]
     fn wait_over(&self, deadline: Instant) {
-        let _ = self.over_by(deadline);
+        let _ = self.over_by(deadline, |state| state.live.is_empty());
     }
 
     fn not_parked(&self, max: usize) -> (Vec<String>, usize) {
@@ -251,6 +253,8 @@ impl<S: Carried> Set for Connections<S> {
             state.interrupted = false;
         }
         self.arrived.notify(usize::MAX);
+        // Those that were told to leave, and to nothing more.
+        self.wake_all();
     }
 
     fn part(&self) {
@@ -291,12 +295,12 @@ impl<S: Carried> Set for Connections<S> {
 }
 
 impl<S: Carried> Connections<S> {
-    /// Waits until no connection has a handler, or the wait is interrupted: the names of those that
-    /// still have one.
-    fn over_by(&self, deadline: Instant) -> Option<Vec<String>> {
+    /// Waits until it is so, or the wait is interrupted: the names of the connections that still have a
+    /// handler.
+    fn over_by(&self, deadline: Instant, is_so: impl Fn(&Inner<S>) -> bool) -> Option<Vec<String>> {
         let over = || {
             let state = self.state();
-            (state.live.is_empty() || state.interrupted).then(|| state.names())
+            (is_so(&state) || state.interrupted).then(|| state.names())
         };
         wait::blocking(&self.changed, Some(deadline), over)
     }
@@ -375,7 +379,7 @@ impl<S> Drop for Taken<'_, S> {
 }
 
 /// For a handler that is told to park, and for as long again as others park.
-const PARK_GRACE: Duration = Duration::from_millis(300);
+pub(super) const PARK_GRACE: Duration = Duration::from_millis(300);
 /// From one wake-up of a few to the next, if they have not parked before.
 const A_FEW_PARK: Duration = Duration::from_micros(500);
 /// After so many turns in which nobody parks, the rest are busy with long requests.

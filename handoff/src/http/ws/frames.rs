@@ -1,5 +1,6 @@
 //! The socket of a WebSocket, as tungstenite reads and writes it.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -51,9 +52,13 @@ impl Frames {
         self.headers = 0;
     }
 
-    /// Whether a flush waits for no client.
+    /// Whether what is written is kept for the next process, where the client does not take it.
     pub(super) const fn keep_unsent(&mut self, keeps: bool) {
         self.keeps_unsent = keeps;
+    }
+
+    fn keeps_more(&self) -> bool {
+        self.keeps_unsent && self.unsent.len() < MAX_UNSENT
     }
 
     pub(super) const fn is_carried(&self) -> bool {
@@ -65,6 +70,13 @@ impl Frames {
     pub(super) fn into_parts(self) -> (Transport, Vec<u8>, Vec<u8>) {
         let (transport, unread) = self.inbound.into_parts();
         (transport, [&self.message[..], &unread].concat(), self.unsent.into())
+    }
+
+    /// Reads whatever comes until the client has ended.
+    pub(super) async fn read_out(&mut self) {
+        while let Ok(true) = poll_fn(|context| self.inbound.poll_fill(context)).await {
+            self.inbound.unread.clear();
+        }
     }
 
     fn hand(&mut self, buffer: &mut ReadBuf<'_>) {
@@ -143,7 +155,7 @@ impl AsyncWrite for Frames {
             Poll::Ready(Ok(())) => Pin::new(&mut self.inbound.transport).poll_write(context, bytes),
             blocked => blocked.map_ok(|()| 0),
         };
-        if written.is_pending() && self.keeps_unsent {
+        if written.is_pending() && self.keeps_more() {
             self.unsent.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -151,8 +163,11 @@ impl AsyncWrite for Frames {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let drained = self.poll_drain(context);
-        if drained.is_pending() && self.keeps_unsent { Poll::Ready(Ok(())) } else { drained }
+        match self.poll_drain(context) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inbound.transport).poll_flush(context),
+            Poll::Pending if self.keeps_unsent => Poll::Ready(Ok(())),
+            drained => drained,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -187,6 +202,8 @@ impl Header {
     }
 }
 
+/// Beyond it a message waits for the client.
+const MAX_UNSENT: usize = 256 << 10;
 /// Of the headers of one message.
 const MAX_HEADERS: u64 = 16 << 10;
 

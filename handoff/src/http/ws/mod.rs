@@ -57,7 +57,7 @@
 //! waits for other things too does so beside `recv`, with `tokio::select!`.
 //!
 //! A connection that was not carried, since its handler has not returned in time, is closed with code 1012
-//! ("service restart"); all of them with 1001 when the daemon is stopped.
+//! ("service restart"), and so is each one over TLS; with 1001 when the daemon is stopped.
 
 mod frames;
 mod socket;
@@ -67,6 +67,7 @@ use std::any::type_name;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::http::Extensions;
@@ -240,11 +241,12 @@ impl<S: Carried> Plan for WebSockets<S> {
     fn begin(
         self: Box<Self>,
         gate: &Arc<Gate>,
+        leave_grace: Duration,
         permits: &Arc<Semaphore>,
         runtime: &Handle,
     ) -> Arc<dyn Sockets> {
         let Self { connections, handler, max_message } = *self;
-        let connections = Arc::new(connections);
+        let connections = Arc::new(connections.leave_grace(leave_grace));
         let running =
             Arc::new(Running { connections, handler, max_message, gate: Arc::clone(gate) });
         let (takes_up, permits) = (Arc::clone(&running), Arc::clone(permits));

@@ -6,10 +6,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::thread;
+use std::time::Duration;
 
 use futures_core::Stream;
 use futures_sink::Sink;
-use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -160,6 +165,11 @@ impl<S: Carried> WebSocket<S> {
                 });
                 return Poll::Ready(None);
             }
+            // A client that takes no replies, pongs included, is not read from.
+            if let Err(error) = ready!(self.stream().poll_flush(context)) {
+                self.end = Some(self.code_of(&error));
+                return Poll::Ready(None);
+            }
             // No message is handed out that the daemon could not act upon.
             let pass = match self.gate.enter_owned() {
                 Ok(pass) => pass,
@@ -171,16 +181,10 @@ impl<S: Carried> WebSocket<S> {
                         self.pass = Some(pass);
                         return Poll::Ready(Some(message));
                     }
-                    drop(pass);
-                    let _ = self.stream().poll_flush(context);
                 }
                 Poll::Ready(Some(Err(error))) => self.end = Some(self.code_of(&error)),
                 Poll::Ready(None) => self.end = Some(End::Over),
-                Poll::Pending => {
-                    drop(pass);
-                    let _ = self.stream().poll_flush(context);
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             }
         }
         context.waker().wake_by_ref();
@@ -244,7 +248,10 @@ impl<S: Carried> WebSocket<S> {
 
     fn is_told_to_park(&mut self, context: &mut Context<'_>) -> bool {
         let is_told = Pin::new(&mut self.told_to_park).poll(context).is_ready();
-        self.stream().get_mut().get_mut().keep_unsent(is_told);
+        if let Some(Connection { stream, ticket, .. }) = &mut self.connection {
+            let frames = stream.get_mut();
+            frames.keep_unsent(is_told && frames.is_carried() && !ticket.is_stopping());
+        }
         is_told
     }
 
@@ -272,37 +279,64 @@ impl<S: Carried> WebSocket<S> {
 
 impl<S: Carried> Drop for WebSocket<S> {
     fn drop(&mut self) {
-        let Some(Connection { mut stream, state, ticket }) = self.connection.take() else { return };
-        let code = match self.end {
-            Some(End::GoesOn) => None,
+        let Some(mut connection) = self.connection.take() else { return };
+        // A handler may have sent something since.
+        if !self.goes_on() || !connection.keeps_all() {
+            connection.close(self.end);
+            return;
+        }
+        let Connection { stream, state, ticket } = connection;
+        let (transport, unread, unsent) = stream.into_inner().into_parts();
+        match transport.into_carried().map(TcpStream::into_std) {
+            Ok(Ok(tcp)) => ticket.park(tcp, Open::V1 { state, unread, unsent }),
+            Ok(Err(error)) => log::warn!(
+                connection = ticket.name(), %error,
+                "this daemon cannot give up a WebSocket for a swap, and closes it"
+            ),
+            // Nobody tells it that it goes on.
+            Err(mut transport) => transport.end(),
+        }
+    }
+}
+
+impl<S: Carried> Connection<S> {
+    /// Whether all that was written is on its way, or kept for the next process.
+    fn keeps_all(&mut self) -> bool {
+        self.stream.get_mut().keep_unsent(true);
+        let context = &mut Context::from_waker(Waker::noop());
+        matches!(Pin::new(&mut self.stream).poll_flush(context), Poll::Ready(Ok(())))
+    }
+
+    /// Tells the client why it is closed, and gives it a while to read that.
+    fn close(self, end: Option<End>) {
+        let Self { mut stream, ticket, .. } = self;
+        stream.get_mut().keep_unsent(false);
+        let code = match end {
             Some(End::Closes(code)) => Some(code),
-            // Its handler has returned.
-            None => Some(CloseCode::Normal),
             Some(End::Over) => None,
+            // Its handler has returned, or cannot go on.
+            Some(End::GoesOn) | None if thread::panicking() => Some(CloseCode::Error),
+            Some(End::GoesOn) | None if ticket.is_stopping() => Some(CloseCode::Away),
+            Some(End::GoesOn) | None if ticket.is_told_to_close() => Some(CloseCode::Restart),
+            Some(End::GoesOn) | None => Some(CloseCode::Normal),
         };
         if let Some(code) = code {
-            // As far as the client takes it without a wait.
-            let context = &mut Context::from_waker(Waker::noop());
             let frame = Frame::Close(Some(CloseFrame { code, reason: "".into() }));
             let _ = Pin::new(&mut stream).start_send(frame);
-            let _ = Pin::new(&mut stream).poll_flush(context);
         }
-        let name = ticket.name();
-        let (mut transport, unread, unsent) = stream.into_inner().into_parts();
-        if !self.goes_on() {
-            let context = &mut Context::from_waker(Waker::noop());
-            let _ = Pin::new(&mut transport).poll_shutdown(context);
-        } else if let Some(tcp) = transport.into_carried() {
-            match tcp.into_std() {
-                Ok(tcp) => ticket.park(tcp, Open::V1 { state, unread, unsent }),
-                Err(error) => log::warn!(
-                    connection = name, %error,
-                    "this daemon cannot give up a WebSocket for a swap, and closes it"
-                ),
-            }
+        let flushed = async move {
+            let _ = poll_fn(|context| Pin::new(&mut stream).poll_flush(context)).await;
+            let mut frames = stream.into_inner();
+            let _ = frames.shutdown().await;
+            // What it had to be told, it has been told.
+            drop(ticket);
+            // With unread bytes the operating system would reset the connection, and drop what was sent.
+            frames.read_out().await;
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(timeout(LINGER, flushed))),
+            Err(_) => drop(flushed),
         }
-        // Behind that: a drain waits for the pass.
-        self.pass = None;
     }
 }
 
@@ -315,3 +349,5 @@ impl<S: Carried> fmt::Debug for WebSocket<S> {
 const HERE: &str = "the connection is here until the drop";
 const READ_BUFFER: usize = 4 << 10;
 const FRAMES_AT_ONCE: usize = 32;
+/// For a client to read the end.
+const LINGER: Duration = Duration::from_secs(2);

@@ -54,6 +54,10 @@ impl<S: Carried> Upgrade<S> {
                 }
             };
             let Ok(parts) = upgraded.downcast::<Io>() else { return };
+            // Another reply may have taken the place of this one.
+            if !parts.io.is_switched() {
+                return;
+            }
             let (transport, unread) = parts.io.into_parts(false, &parts.read_buf);
             let state = Open::V1 { state, unread, unsent: Vec::new() };
             hold(client.permit.take(), running.serve(transport, state, ticket)).await;

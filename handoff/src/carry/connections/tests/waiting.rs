@@ -1,6 +1,6 @@
 //! Who waits for what.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
@@ -321,7 +321,7 @@ fn a_drain_waits_for_those_that_leave_and_for_no_others() {
     assert!(told.as_mut().poll(&mut context).is_ready(), "it may be polled again");
     assert!(set.is_leaving() && !stays.is_told_to_park(), "requests are served");
     let waiting = Arc::clone(&set);
-    let wait = thread::spawn(move || waiting.wait_left(soon()));
+    let wait = thread::spawn(move || waiting.wait_left(Instant::now(), soon()));
     assert!(!wait.is_finished());
     drop(leaves);
     wait.join().expect("it is over");
@@ -346,9 +346,9 @@ fn who_does_not_leave_is_waited_for_up_to_the_grace() {
     drop(ticket.told_to_leave());
     set.tell_to_leave();
     let begun = Instant::now();
-    set.wait_left(begun + LONG);
+    set.wait_left(Instant::now(), begun + LONG);
     assert!(begun.elapsed() >= Duration::from_millis(20) && begun.elapsed() < LONG);
-    set.wait_left(Instant::now());
+    set.wait_left(Instant::now(), Instant::now());
     // An interrupt ends the wait, and so does the word that it can be carried after all.
     let set = Arc::new(Connections::<Client>::new().leave_grace(LONG));
     set.release();
@@ -356,14 +356,14 @@ fn who_does_not_leave_is_waited_for_up_to_the_grace() {
     drop(ticket.told_to_leave());
     set.tell_to_leave();
     set.interrupt();
-    set.wait_left(Instant::now() + LONG);
+    set.wait_left(Instant::now(), Instant::now() + LONG);
     set.release();
     set.tell_to_leave();
     #[cfg(feature = "http")]
     ticket.set_leaves(false);
     #[cfg(not(feature = "http"))]
     drop(ticket);
-    set.wait_left(Instant::now() + LONG);
+    set.wait_left(Instant::now(), Instant::now() + LONG);
 }
 
 #[test]
@@ -394,3 +394,34 @@ fn assert_waits_over(set: &Arc<Connections<Client>>) {
 }
 
 const LONG: Duration = Duration::from_secs(60);
+
+/// Such a handler may wait for nothing else: its client has said all that it says.
+#[test]
+fn a_handler_that_was_told_to_leave_is_woken_when_the_swap_is_undone() {
+    let set = serving::<Client>();
+    let ticket = set.enter("client");
+    let (alarm, mut told) = (Arc::new(Alarm::default()), ticket.told_to_park());
+    let waker = Waker::from(Arc::clone(&alarm));
+    set.tell_to_leave();
+    assert!(Pin::new(&mut told).poll(&mut Context::from_waker(&waker)).is_pending());
+    assert_eq!(alarm.0.load(Ordering::SeqCst), 0);
+    set.take_back(true);
+    set.release();
+    assert_eq!(alarm.0.load(Ordering::SeqCst), 1);
+    assert!(!ticket.is_told_to_leave());
+}
+
+#[test]
+fn a_drain_waits_for_no_connection_that_had_to_leave_and_has_not() {
+    let set = serving::<Client>();
+    let leaving = set.enter("leaving");
+    let _told = leaving.told_to_leave();
+    set.collect(None);
+    // One of them is not interrupted by other processes.
+    let waits = (0..5).map(|_| {
+        let begun = Instant::now();
+        assert_eq!(set.wait_parked(begun + LONG), ["leaving"]);
+        begun.elapsed()
+    });
+    assert!(waits.min() < Some(drive::PARK_GRACE), "it was waited for");
+}
