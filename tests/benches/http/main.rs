@@ -20,7 +20,7 @@ fn main() {
     if is_measured {
         throughput();
     }
-    pauses(if is_measured { 21 } else { 1 });
+    pauses(if is_measured { 61 } else { 1 });
 }
 
 /// Requests a second.

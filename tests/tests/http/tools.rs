@@ -6,7 +6,9 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::service::{Service, eventually};
+use handoff_tests::harness::program;
+
+use crate::service::{Client, Service, eventually};
 
 /// Runs a tool for so long, with a number of swaps. Returns what it said, and the connections that the
 /// service has accepted.
@@ -87,6 +89,24 @@ fn wrk(connections: &str, script: Option<&str>, path: &str) {
 #[test]
 fn wrk_with_64_connections() {
     wrk("64", None, "/pid");
+}
+
+/// The example has no words that make it count, or be unwell: a swap fails since it is started wrongly.
+#[test]
+fn wrk_against_the_example() {
+    let mut service = Service::start_binary(program("todo"), &[]);
+    let ask = |client: &mut Client| client.ask("GET /todos HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut idle: Vec<_> = (0..IDLE).map(|_| service.connect()).collect();
+    let said = run_with(&mut service, "wrk", LENGTH, 20, |service, length| {
+        let length = format!("-d{}s", length.as_secs());
+        let url = format!("http://{}/todos", service.address);
+        strings(["-t2", "-c64", &length, "--timeout", "30s", &url])
+    });
+    assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+    for client in &mut idle {
+        let reply = ask(client);
+        assert!(reply.status == 200 && !reply.closes, "{reply:?}");
+    }
 }
 
 #[test]
