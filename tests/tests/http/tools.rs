@@ -45,10 +45,9 @@ fn run_with(
             assert!(!tool.is_finished(), "{program} has ended before swap {round}");
             thread::sleep(Duration::from_millis(5));
         }
-        if round % 10 == 7 {
-            service.roll_back();
-        } else {
-            service.swap();
+        match round % 10 {
+            7 => service.undo(),
+            _ => drop(service.swap()),
         }
     }
     let output: Output = tool.join().expect("it is waited for").expect("it ends");
@@ -91,7 +90,6 @@ fn wrk_with_64_connections() {
     wrk("64", None, "/pid");
 }
 
-/// The example has no words that make it count, or be unwell: a swap fails since it is started wrongly.
 #[test]
 fn wrk_against_the_example() {
     let mut service = Service::start_binary(program("todo"), &[]);
