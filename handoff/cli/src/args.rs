@@ -18,7 +18,7 @@ use crate::trigger::SwapRequest;
     version,
     max_term_width = 100,
     disable_help_subcommand = true,
-    after_help = "More: `handoff help TOPIC`, with errors, config, exit-codes, metrics or signals.\n\nExit codes: 0 done, 1 an error, 2 a wrong command line, 3 rolled back (the old process serves,\nand has confirmed it), 4 no process has confirmed that it serves, 5 refused or not begun."
+    after_help = "More: `handoff help TOPIC`, with errors, config, exit-codes, metrics or signals.\n\nExit codes: 0 done, 1 an error, 2 a wrong command line, 3 rolled back (the old process serves,\nand has confirmed it), 4 no process has confirmed that it serves, 5 refused or not begun,\n6 committed, and swapped back on probation. `status` and `is-active`: 0 serving, 3 not, 4 unknown."
 )]
 pub(crate) struct Args {
     /// The configuration of the supervisor and its daemon
@@ -55,9 +55,9 @@ pub(crate) enum Command {
     },
     /// Replace the daemon by another binary, while its clients stay connected
     ///
-    /// Without --wait it returns once the swap has begun. With --wait it shows each phase, and its
-    /// exit code tells the outcome of the swap. Ending it with Ctrl-C does not end the swap: see
-    /// `handoff abort`.
+    /// Without --wait it returns once the swap has begun. With --wait it shows each phase, and waits
+    /// for the end of the probation, if the configuration has one; its exit code tells the outcome.
+    /// Ending it with Ctrl-C does not end the swap: see `handoff abort`.
     Swap {
         #[command(flatten)]
         request: SwapRequest,
@@ -66,6 +66,8 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Show the daemon that serves, since when, and the phase of a swap
+    ///
+    /// Its exit code is 0 if a daemon serves, 3 if none does, and 4 if that is not known.
     Status {
         /// Wait until a daemon serves, for a supervisor that was just started
         #[arg(long)]
@@ -74,6 +76,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell by the exit code alone whether a daemon serves: 0, or 3, or 4 where that is not known
+    IsActive,
     /// List past swaps, and the events of daemons, newest last
     ///
     /// Works without a supervisor, too.

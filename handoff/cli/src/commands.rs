@@ -14,25 +14,29 @@ use serde::{Deserialize, Serialize};
 use crate::binary::Binary;
 use crate::config::Config;
 use crate::history::{self, Entry};
-use crate::record::{Outcome, SwapRecord};
+use crate::record::{Outcome, Probation, SwapRecord};
 use crate::show::{self, Live};
 use crate::status::DaemonState;
 use crate::timeline;
-use crate::trigger::{Client, ClientError, Reply, Request, SwapRequest};
+use crate::trigger::{Client, ClientError, Judged, Reply, Request, SwapRequest};
 
 type Outcoming = anyhow::Result<ExitCode>;
 
 pub(crate) fn swap(config: &Config, mut request: SwapRequest, json: bool) -> Outcoming {
     // The supervisor may run in another directory.
     request.binary = request.binary.map(std::path::absolute).transpose()?;
-    let to_its_end = request.follow;
+    let until = match (request.follow, request.no_probation_wait) {
+        (false, _) => Until::Begun,
+        (true, true) => Until::Ended,
+        (true, false) => Until::Judged,
+    };
     let client = Client::ask(&config.socket, &Request::Swap(request))?;
-    Ok(follow(client, to_its_end, json)?.code())
+    Ok(follow(client, until, json)?.code())
 }
 
 pub(crate) fn abort(config: &Config, reason: String, json: bool) -> Outcoming {
     let client = Client::ask(&config.socket, &Request::Abort { reason })?;
-    Ok(match follow(client, true, json)? {
+    Ok(match follow(client, Until::Ended, json)? {
         // The operator wants it undone; a swap that has not begun needs no undo.
         Followed::Ended(Outcome::RolledBack | Outcome::NotBegun) => ExitCode::SUCCESS,
         Followed::Ended(Outcome::Committed | Outcome::Promoted) => ExitCode::from(TOO_LATE),
@@ -40,11 +44,22 @@ pub(crate) fn abort(config: &Config, reason: String, json: bool) -> Outcoming {
     })
 }
 
+/// How far a swap is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Begun,
+    Ended,
+    /// To the end of its probation, if it has one.
+    Judged,
+}
+
 /// The last news of a swap that was followed.
 enum Followed {
     Begun,
     Refused,
     Ended(Outcome),
+    /// It has committed, and its probation is over.
+    Judged(Box<Judged>),
 }
 
 impl Followed {
@@ -58,26 +73,44 @@ impl Followed {
                 Outcome::NotBegun => ExitCode::from(REFUSED),
                 _ => ExitCode::from(UNCONFIRMED),
             },
+            Self::Judged(judged) => match judged.swap.probation {
+                Some(Probation::Passed) | None => ExitCode::SUCCESS,
+                Some(Probation::Failed { .. }) if judged.is_back() => ExitCode::from(SWAPPED_BACK),
+                Some(Probation::Failed { .. } | Probation::Ended { .. }) => ExitCode::FAILURE,
+            },
         }
     }
 }
 
 /// Shows a swap as it goes on.
-fn follow(mut client: Client, to_its_end: bool, json: bool) -> anyhow::Result<Followed> {
+fn follow(mut client: Client, until: Until, json: bool) -> anyhow::Result<Followed> {
     let mut live = Live::new(json);
+    let mut ended = None;
     loop {
-        let Some(reply) = client.next()? else { return Err(client.cut().into()) };
+        let reply = match (client.next()?, ended) {
+            (Some(reply), _) => reply,
+            // There is no probation.
+            (None, Some(outcome)) => return Ok(Followed::Ended(outcome)),
+            (None, None) => return Err(client.cut().into()),
+        };
         live.hear(&reply)?;
         match reply {
-            Reply::Begun { id, .. } if !to_its_end => {
+            Reply::Begun { id, .. } if until == Until::Begun => {
                 if !json {
                     print(&format!("follow it with: handoff status, handoff show {id:.8}"))?;
                 }
                 return Ok(Followed::Begun);
             }
             Reply::Ended(record) => {
-                return Ok(Followed::Ended(record.outcome().unwrap_or(Outcome::Unknown)));
+                let outcome = record.outcome().unwrap_or(Outcome::Unknown);
+                if until == Until::Ended {
+                    return Ok(Followed::Ended(outcome));
+                }
+                ended = Some(outcome);
             }
+            // Its end is awaited from here on.
+            Reply::OnProbation { .. } => ended = None,
+            Reply::Judged(judged) => return Ok(Followed::Judged(judged)),
             Reply::Refused { .. } => return Ok(Followed::Refused),
             _ => {}
         }
@@ -94,13 +127,34 @@ pub(crate) fn status(config: &Config, wait: bool, json: bool) -> Outcoming {
             Ok(Reply::Status(_)) => {}
             Ok(other) => return unexpected(&other),
             Err(ClientError::Nobody { .. }) if wait && Instant::now() < patience => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                crate::complain(&error.to_string());
+                return Ok(ExitCode::from(UNCONFIRMED));
+            }
         }
         thread::sleep(RETRY_PAUSE);
     };
     let text = if json { serde_json::to_string(&status)? } else { show::status(&status) };
     print(text.trim_end())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(serving(status.daemon.state))
+}
+
+/// The exit code of `handoff status`, without a word.
+pub(crate) fn is_active(config: &Config) -> ExitCode {
+    match ask(config, &Request::Status) {
+        Ok(Reply::Status(status)) => serving(status.daemon.state),
+        _ => ExitCode::from(UNCONFIRMED),
+    }
+}
+
+fn serving(state: DaemonState) -> ExitCode {
+    match state {
+        DaemonState::Serving => ExitCode::SUCCESS,
+        DaemonState::Starting | DaemonState::Dead | DaemonState::Stopping => {
+            ExitCode::from(NOT_SERVING)
+        }
+        DaemonState::Adopting => ExitCode::from(UNCONFIRMED),
+    }
 }
 
 /// Sends a request that has one answer.
@@ -276,8 +330,11 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// An abort that came too late: the successor serves.
 const TOO_LATE: u8 = 1;
 const ROLLED_BACK: u8 = 3;
+const NOT_SERVING: u8 = 3;
 const UNCONFIRMED: u8 = 4;
 const REFUSED: u8 = 5;
+/// It has committed, and failed its probation: what served before serves again.
+const SWAPPED_BACK: u8 = 6;
 /// The timeout for a supervisor that was just started to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);

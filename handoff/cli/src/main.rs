@@ -68,6 +68,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Swap { request, json } => commands::swap(&load()?, request, json),
         Command::Status { wait, json } => commands::status(&load()?, wait, json),
+        Command::IsActive => Ok(commands::is_active(&load()?)),
         Command::History { last, json } => commands::history(&load()?, last, json),
         Command::Show { id, json } => commands::show(&load()?, &id, json),
         Command::Timeline { id, output } => commands::timeline(&load()?, &id, &output),

@@ -177,7 +177,7 @@ impl Runner {
         if self.jobs.running().is_none() {
             children::reap(self.service.pid());
         }
-        self.swaps.end_probation_on_time();
+        self.end_probation_on_time();
         self.start_on_time()?;
         self.stop_on_time();
         Ok(())

@@ -8,7 +8,8 @@ pub(crate) use live::Live;
 
 use crate::history::{DaemonEvent, DaemonEventKind, Entry};
 use crate::record::{Outcome, Party, Probation, SwapEventKind, SwapRecord, Trigger};
-use crate::status::{Status, SupervisorStatus};
+use crate::status::{Status, SupervisorStatus, Undone};
+use crate::trigger::Judged;
 use crate::units::{coarse, exact, time};
 
 /// `handoff status`.
@@ -57,6 +58,9 @@ pub(crate) fn status(status: &Status) -> String {
             let (id, begun) = (&last.id, time(last.begun_ms));
             let outcome = format!("{}{}", last.outcome.name(), one_way(last.one_way));
             line("last swap", &format!("{id:.8} at {begun}: {outcome}{cause}"));
+            if let Some(Undone { swap, why }) = &last.undid {
+                line("", &format!("it undid swap {swap:.8}, which failed its probation: {why}"));
+            }
         }
         (None, None) => line("last swap", "none yet"),
     }
@@ -157,6 +161,26 @@ pub(crate) fn record(record: &SwapRecord) -> String {
         line(&format!("{:>10}", exact(step.at_us)), &what(&step.what));
     }
     text
+}
+
+/// The end of a probation.
+fn judged(judged: &Judged) -> String {
+    let Judged { swap, back, serves } = judged;
+    let serves = serves.as_ref().map_or_else(|| "no process serves".to_owned(), party);
+    match &swap.probation {
+        Some(Probation::Failed { why }) if judged.is_back() => {
+            let by = back.as_ref().map(|back| format!(", by swap {:.8}", back.id));
+            let by = by.unwrap_or_default();
+            format!("probation failed: {why}\nwhat served before serves again{by}: {serves}")
+        }
+        Some(Probation::Failed { why }) => {
+            let cause = back.as_ref().and_then(|back| back.end.as_ref()?.cause.clone());
+            let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+            format!("probation failed: {why}\nthere was no swap back{cause}: {serves}")
+        }
+        Some(Probation::Ended { why }) => format!("probation not finished: {why}: {serves}"),
+        Some(Probation::Passed) | None => "probation passed".to_owned(),
+    }
 }
 
 /// A step in words.

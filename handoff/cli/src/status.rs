@@ -101,4 +101,14 @@ pub(crate) struct LastSwap {
     pub(crate) one_way: bool,
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<String>,
+    /// The swap that it undid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) undid: Option<Undone>,
+}
+
+/// A swap whose successor failed its probation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Undone {
+    pub(crate) swap: String,
+    pub(crate) why: String,
 }

@@ -13,7 +13,7 @@ pub(crate) use client::{Client, ClientError};
 pub(crate) use server::{Asked, Asker, Trigger};
 
 use crate::history::Entry;
-use crate::record::{SwapEvent, SwapRecord};
+use crate::record::{Party, SwapEvent, SwapRecord};
 use crate::status::Status;
 
 /// One line from a client. Each connection asks once.
@@ -53,6 +53,11 @@ pub(crate) struct SwapRequest {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Not::not")]
     pub(crate) one_way: bool,
+    /// With --wait: do not wait for the end of the probation, but for the commit alone
+    // The supervisor tells both: the client leaves.
+    #[arg(long, requires = "follow")]
+    #[serde(skip)]
+    pub(crate) no_probation_wait: bool,
 }
 
 /// One line to a client; the last one before the connection is closed is the answer.
@@ -71,6 +76,12 @@ pub(crate) enum Reply {
     },
     Step(SwapEvent),
     Ended(Box<SwapRecord>),
+    /// Behind the end: the successor is on probation, and one more reply comes.
+    OnProbation {
+        left_ms: u64,
+    },
+    /// The probation is over.
+    Judged(Box<Judged>),
     /// The supervisor did not do it.
     Refused {
         why: String,
@@ -83,6 +94,24 @@ pub(crate) enum Reply {
         /// Whether the daemon ended cleanly.
         clean: bool,
     },
+}
+
+/// The end of a probation, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Judged {
+    pub(crate) swap: SwapRecord,
+    /// The swap back, where one was made or tried.
+    pub(crate) back: Option<SwapRecord>,
+    /// The process that serves now.
+    pub(crate) serves: Option<Party>,
+}
+
+impl Judged {
+    /// Whether the binary serves again that served before the swap.
+    pub(crate) fn is_back(&self) -> bool {
+        let Party { binary, blake3, .. } = &self.swap.from;
+        self.serves.as_ref().is_some_and(|it| (&it.binary, &it.blake3) == (binary, blake3))
+    }
 }
 
 impl Reply {

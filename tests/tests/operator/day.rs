@@ -69,7 +69,7 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
     world.kill_supervisor();
     clients.wait_for_progress();
     let (code, words) = world.refused(&["status"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 4);
     assert!(words.contains("start one: handoff run"), "{words}");
     assert!(world.said(&["history"]).contains("DIED (killed by SIGKILL)"));
     world.configure(check);
@@ -80,14 +80,17 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
 
     // A successor that is not well after its commit.
     world.write("unwell", "");
-    let said = world.said(&["swap", "--binary", &v2, "--wait", "--json"]);
-    let begun = said.lines().next().expect("its id is said first");
-    let begun: serde_json::Value = serde_json::from_str(begun).expect("it is JSON");
-    // By now the swap that undoes it may be the last one.
+    let told = world.run(&["swap", "--binary", &v2, "--wait", "--json"]);
+    assert_eq!(told.status.code(), Some(6), "{told:?}");
+    let said = String::from_utf8(told.stdout).expect("it is text");
+    let told = |line: Option<&str>| -> serde_json::Value {
+        serde_json::from_str(line.expect("it says something")).expect("it is JSON")
+    };
+    let (begun, judged) = (told(said.lines().next()), told(said.lines().last()));
     let unproven = begun["begun"]["id"].clone();
-    world.wait_for_last_swap(|record| {
-        record["trigger"]["probation"]["of"] == unproven && record["end"]["outcome"] == "committed"
-    });
+    assert_eq!(judged["judged"]["swap"]["id"], unproven);
+    assert_eq!(judged["judged"]["back"]["end"]["outcome"], "committed");
+    assert_eq!(judged["judged"]["serves"]["build"], "1");
     assert_eq!(world.build(), "1");
     let failed = &world.record(unproven.as_str().expect("an id"))["probation"]["failed"]["why"];
     assert!(failed.as_str().is_some_and(|why| why.contains("exit status: 1")), "{failed}");
@@ -103,7 +106,7 @@ fn a_daemon_is_run_swapped_undone_killed_adopted_upgraded_and_stopped() {
     assert_ne!(after["supervisor"]["since_ms"], since);
     assert_eq!(after["daemon"]["party"]["pid"], daemon);
     clients.wait_for_progress();
-    let (code, shown) = world.at_terminal(&["swap", "--wait"]);
+    let (code, shown) = world.at_terminal(&["swap", "--wait", "--no-probation-wait"]);
     assert_eq!(code, Some(0), "{shown}");
     clients.wait_for_progress();
 
@@ -165,13 +168,101 @@ fn a_successor_that_dies_in_its_probation_is_replaced_by_what_served_before() {
     world.configure("[probation]\nfor = \"1h\"\ncommand = [\"true\"]\n");
     world.supervise();
     let v2 = world.path("v2").display().to_string();
-    world.said(&["swap", "--binary", &v2, "--wait"]);
+    let mut swap = world.terminal(&["swap", "--binary", &v2, "--wait"]);
+    swap.wait_to_show("on probation for 1h");
     let (_, shown) = world.at_terminal(&["status"]);
     assert!(shown.contains("probation   of swap "), "{shown}");
     world.kill_daemon();
+    let (code, shown) = swap.finish();
+    assert_eq!(code, Some(6), "{shown}");
+    assert!(shown.contains("probation failed: it died: killed by SIGKILL"), "{shown}");
+    assert!(shown.contains("what served before serves again: "), "{shown}");
     assert_eq!(world.build(), "1");
     let failed = &world.record("last")["probation"]["failed"]["why"];
     assert_eq!(failed, "it died: killed by SIGKILL");
+}
+
+/// One exit code is the truth: also where what committed did not last.
+#[test]
+fn a_swap_that_is_waited_for_tells_how_its_probation_ended() {
+    let mut world = World::new();
+    let probation = |length: &str, more: &str| {
+        format!(
+            "[probation]\nfor = \"{length}\"\nevery = \"20ms\"\nfailures = 2\ncommand = [\"test\", \"!\", \"-e\", \"unwell\"]\n{more}"
+        )
+    };
+    world.configure(&probation("200ms", ""));
+    let codes = |world: &World| {
+        let codes = ["status", "is-active"].map(|command| world.run(&[command]));
+        assert!(codes[1].stdout.is_empty() && codes[1].stderr.is_empty(), "{codes:?}");
+        codes.map(|output| output.status.code().expect("it exits"))
+    };
+    assert_eq!(codes(&world), [4, 4], "no supervisor runs");
+    world.supervise();
+    assert_eq!(codes(&world), [0, 0]);
+    let v2 = world.path("v2").display().to_string();
+
+    let (code, shown) = world.at_terminal(&["swap", "--binary", &v2, "--wait"]);
+    assert_eq!(code, Some(0), "{shown}");
+    for words in ["committed: the new process serves", "on probation for ", "probation passed"] {
+        assert!(shown.contains(words), "{words} is not in {shown}");
+    }
+
+    // It is unwell from the first check on.
+    world.write("unwell", "");
+    world.configure(&probation("1h", ""));
+    let (code, shown) = world.at_terminal(&["swap", "--wait"]);
+    assert_eq!(code, Some(6), "{shown}");
+    for words in
+        ["probation failed: ", "exit status: 1", "what served before serves again, by swap "]
+    {
+        assert!(shown.contains(words), "{words} is not in {shown}");
+    }
+    assert_eq!(world.build(), "2");
+    let (_, shown) = world.at_terminal(&["status"]);
+    assert!(shown.contains("it undid swap ") && shown.contains("exit status: 1"), "{shown}");
+    assert!(shown.contains("WARNING     swap "), "{shown}");
+
+    // The commit alone is of interest.
+    let (code, shown) = world.at_terminal(&["swap", "--wait", "--no-probation-wait"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains("probation"), "{shown}");
+    world.wait_for_last_swap(|record| {
+        record["trigger"]["probation"]["of"].is_string() && record["end"]["outcome"] == "committed"
+    });
+
+    // Another swap comes first.
+    std::fs::remove_file(world.path("unwell")).expect("it is there");
+    let mut first = world.terminal(&["swap", "--wait"]);
+    first.wait_to_show("on probation for 1h");
+    let mut second = world.terminal(&["swap", "--binary", &v2, "--wait"]);
+    let (code, shown) = first.finish();
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("probation not finished: another swap committed: "), "{shown}");
+    second.wait_to_show("on probation for 1h");
+    // The supervisor stops.
+    world.said(&["stop"]);
+    let (code, shown) = second.finish();
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("the supervisor was stopped"), "{shown}");
+    let (code, words) = world.refused(&["swap", "--no-probation-wait"]);
+    assert!(code == 2 && words.contains("--wait"), "{words}");
+}
+
+/// A daemon that does not come to serve is told by the exit code.
+#[test]
+fn a_daemon_that_is_dead_is_not_active() {
+    let mut world = World::new();
+    world.configure("[restart]\npause = \"1h\"\n");
+    world.supervise();
+    let daemon = world.daemon_pid();
+    world.kill_daemon();
+    // The second death in a row is followed by a pause.
+    kill(world.daemon_pid(), Signal::KILL);
+    let shown = world.wait_for_daemon("dead");
+    assert_ne!(shown["daemon"]["party"]["pid"], daemon);
+    assert_eq!(world.refused(&["status"]).0, 3);
+    assert_eq!(world.refused(&["is-active"]), (3, String::new()));
 }
 
 /// A daemon that keeps dying gives its place to the binary that served before.

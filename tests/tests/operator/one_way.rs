@@ -11,7 +11,8 @@ use crate::world::World;
 /// `handoff swap --wait` to a build: exit code and output.
 fn swap(world: &World, build: &str, more: &[&str]) -> (Option<i32>, String) {
     let path = world.path(build).display().to_string();
-    world.at_terminal(&[&["swap", "--wait", "--binary", &path], more].concat())
+    let words = ["swap", "--wait", "--no-probation-wait", "--binary", &path];
+    world.at_terminal(&[&words[..], more].concat())
 }
 
 fn assert_words(shown: &str, words: &[&str]) {

@@ -130,7 +130,7 @@ fn help_completions_and_a_manual_page_are_there() {
     let (code, words) = world.refused(&["dance"]);
     assert_eq!(code, 2, "{words}");
     let (code, words) = world.refused(&["status"]);
-    assert_eq!((code, words.contains("no supervisor answers at")), (1, true), "{words}");
+    assert_eq!((code, words.contains("no supervisor answers at")), (4, true), "{words}");
 }
 
 /// Who has just started a supervisor can wait for it.

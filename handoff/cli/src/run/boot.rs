@@ -81,7 +81,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         jobs: Jobs::new(supervisor, launcher, sender),
         trigger,
         service: Service { restarts: Restarts::new(config.restart), ..Service::default() },
-        swaps: Swaps { history, in_flight: None, watch: None },
+        swaps: Swaps { history, in_flight: None, watch: None, judging: None },
         journal,
         stopping: None,
         elsewhere: Vec::new(),

@@ -116,11 +116,15 @@ impl Runner {
     /// This daemon serves from here on.
     pub(super) fn serve(&mut self, daemon: Daemon, kind: DaemonEventKind) {
         metrics::serves(daemon.said.generation);
-        self.note_daemon(kind, daemon.party(), &daemon.binary);
+        self.note_daemon(kind.clone(), daemon.party(), &daemon.binary);
         daemon.watch(self.jobs.tell());
         let (path, pid) = (daemon.binary.path.display(), daemon.pid());
         notify::tell(News::Ready(format!("{path} serves as process {pid}")));
         self.service.serve(daemon);
+        // What died in its probation has given its place to this one.
+        if kind == DaemonEventKind::Started {
+            self.judge(None);
+        }
     }
 
     pub(super) fn note_daemon(&mut self, kind: DaemonEventKind, daemon: Party, binary: &Binary) {
@@ -165,7 +169,10 @@ impl Runner {
         let probation = Probation::Failed { why: format!("it died: {status}") };
         match self.swaps.end_probation(probation).and_then(|_| self.service.previous.clone()) {
             Some(previous) => self.service.fall_back_to(previous, daemon.binary),
-            None => self.service.plan_start(daemon.binary, served),
+            None => {
+                self.judge(None);
+                self.service.plan_start(daemon.binary, served);
+            }
         }
         Ok(None)
     }

@@ -1,6 +1,7 @@
 //! Probation: for a while after a commit the supervisor checks the health of the successor. If the
 //! checks fail, it swaps back to the binary that served before.
 
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Runner;
@@ -11,8 +12,8 @@ use crate::config::ProbationConfig;
 use crate::history::Line;
 use crate::metrics;
 use crate::record::{Outcome, Probation, SwapRecord, Trigger};
-use crate::trigger::SwapRequest;
-use crate::units::from_ms;
+use crate::trigger::{Judged, Reply, SwapRequest};
+use crate::units::{duration_ms, from_ms};
 
 /// The probation of a successor.
 #[derive(Debug)]
@@ -29,15 +30,45 @@ pub(super) struct Watch {
     _prober: Prober,
 }
 
+/// Those who wait for the end of a probation.
+#[derive(Debug)]
+pub(super) struct Judging {
+    swap: String,
+    followers: Vec<Sender<Reply>>,
+}
+
 impl Runner {
     /// A successor whose swap undoes another one is not watched: its binary served before, and to
     /// swap back and forth helps no client.
-    pub(super) fn begin_probation(&mut self, swap: &str, trigger: &Trigger) {
+    pub(super) fn begin_probation(
+        &mut self,
+        swap: &str,
+        trigger: &Trigger,
+        followers: Vec<Sender<Reply>>,
+    ) {
         if trigger.undoes() {
             return;
         }
-        if let Some(config) = self.config.probation.clone() {
-            self.watch_for(swap.to_owned(), &config, config.length);
+        let Some(config) = self.config.probation.clone() else { return };
+        self.watch_for(swap.to_owned(), &config, config.length);
+        if self.swaps.watch.is_some() {
+            let told = Reply::OnProbation { left_ms: duration_ms(config.length) };
+            let tell = |follower: &Sender<Reply>| follower.send(told.clone()).is_ok();
+            let followers = followers.into_iter().filter(tell).collect();
+            self.swaps.judging = Some(Judging { swap: swap.to_owned(), followers });
+        }
+    }
+
+    /// Tells those who have waited for it how the probation ended, and what serves; `back` is the swap
+    /// that undid its swap, or was to.
+    pub(super) fn judge(&mut self, back: Option<&str>) {
+        let Some(Judging { swap, followers }) = self.swaps.judging.take() else { return };
+        let record = |id: &str| self.swaps.history.swap(id).cloned();
+        let Some(swap) = record(&swap) else { return };
+        let back = back.and_then(record);
+        let judged = Judged { swap, back, serves: self.service.party() };
+        for follower in followers {
+            let _ = follower.send(Reply::Judged(Box::new(judged.clone())));
         }
     }
 
@@ -96,11 +127,12 @@ impl Runner {
         let probation = Probation::Failed { why: why.clone() };
         let Some(of) = self.swaps.end_probation(probation) else { return };
         let Some(previous) = self.service.previous.clone() else {
-            return tracing::error!(
+            tracing::error!(
                 swap = of,
                 error = why,
                 "the successor failed its probation, and the binary that served before is not at hand: swap to a good one (handoff swap --binary PATH)"
             );
+            return self.judge(None);
         };
         let Previous { binary, one_way } = previous;
         let path = binary.path.display().to_string();
@@ -117,6 +149,13 @@ impl Runner {
                 path, %error,
                 "this supervisor cannot swap back: swap by hand (handoff swap --binary PATH)"
             );
+            self.judge(None);
+        }
+    }
+
+    pub(super) fn end_probation_on_time(&mut self) {
+        if self.swaps.end_probation_on_time() {
+            self.judge(None);
         }
     }
 }
@@ -149,9 +188,10 @@ impl Swaps {
         Some(swap)
     }
 
-    pub(super) fn end_probation_on_time(&mut self) {
+    /// Whether it has ended now.
+    fn end_probation_on_time(&mut self) -> bool {
         let Some(watch) = self.watch.as_ref().filter(|watch| watch.until <= Instant::now()) else {
-            return;
+            return false;
         };
         let probation = if watch.is_well {
             tracing::info!(swap = watch.swap, "the successor passed its probation");
@@ -167,6 +207,6 @@ impl Swaps {
                 why: format!("its time was over, and the last check was not passed: {why}"),
             }
         };
-        self.end_probation(probation);
+        self.end_probation(probation).is_some()
     }
 }

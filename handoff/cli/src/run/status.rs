@@ -7,9 +7,10 @@ use handoff::supervisor::JournalState;
 use super::Runner;
 use super::job::Job;
 use super::swap::Swaps;
-use crate::record::Outcome;
+use crate::record::{Outcome, Probation, SwapRecord, Trigger};
 use crate::status::{
     DaemonState, DaemonStatus, LastSwap, ProbationStatus, Status, SupervisorStatus, SwapStatus,
+    Undone,
 };
 use crate::units::{duration_ms, to_ms};
 
@@ -24,7 +25,7 @@ fn fault(journal: &JournalState) -> Option<String> {
 
 impl Runner {
     pub(super) fn status(&self) -> Status {
-        let Swaps { history, in_flight, watch } = &self.swaps;
+        let Swaps { history, in_flight, watch, .. } = &self.swaps;
         Status {
             supervisor: SupervisorStatus {
                 pid: std::process::id(),
@@ -86,8 +87,17 @@ impl Runner {
         self.swaps.history.swaps().rev().find_map(|record| {
             let end = record.end.clone()?;
             let (id, begun_ms, one_way) = (record.id.clone(), record.begun_ms, record.one_way);
-            Some(LastSwap { id, begun_ms, one_way, outcome: end.outcome, cause: end.cause })
+            let (outcome, cause, undid) = (end.outcome, end.cause, self.undone_by(record));
+            Some(LastSwap { id, begun_ms, one_way, outcome, cause, undid })
         })
+    }
+
+    fn undone_by(&self, record: &SwapRecord) -> Option<Undone> {
+        let Trigger::Probation { of } = &record.trigger else { return None };
+        match &self.swaps.history.swap(of)?.probation {
+            Some(Probation::Failed { why }) => Some(Undone { swap: of.clone(), why: why.clone() }),
+            _ => None,
+        }
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -96,7 +106,14 @@ impl Runner {
         warnings.extend(self.swaps.history.fault());
         warnings.extend(self.journal.as_ref().and_then(fault));
         warnings.extend(crate::log::fault());
-        if let Some(last) = self.last_swap().filter(|last| last.outcome == Outcome::Unknown) {
+        let last = self.last_swap();
+        let undid = last.as_ref().filter(|last| last.outcome == Outcome::Committed);
+        if let Some(Undone { swap, why }) = undid.and_then(|last| last.undid.as_ref()) {
+            warnings.push(format!(
+                "swap {swap:.8} was undone, and what served before it serves again: the new process failed its probation: {why}"
+            ));
+        }
+        if let Some(last) = last.filter(|last| last.outcome == Outcome::Unknown) {
             warnings.push(format!(
                 "swap {} was given up, and the old process has not confirmed that it serves: look whether it answers its clients",
                 last.id

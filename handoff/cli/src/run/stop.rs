@@ -57,6 +57,7 @@ impl Runner {
             askers: asker.into_iter().collect(),
         });
         self.swaps.end_probation(Probation::Ended { why: "the supervisor was stopped".into() });
+        self.judge(None);
         self.service.next_start = None;
         // A daemon that an adoption finds is told to stop then.
         if self.jobs.running() != Some(Job::Adopt) {

@@ -11,7 +11,7 @@ use handoff::{HandoffId, SpawnSpec};
 
 use super::daemon::Daemon;
 use super::job::{self, Job, Said, Swapped};
-use super::probation::Watch;
+use super::probation::{Judging, Watch};
 use super::service::Previous;
 use super::{Runner, party_of};
 use crate::binary::Binary;
@@ -69,6 +69,8 @@ pub(super) struct Swaps {
     pub(super) history: History,
     pub(super) in_flight: Option<InFlight>,
     pub(super) watch: Option<Watch>,
+    /// Who waits for the end of the probation, and for what becomes of it.
+    pub(super) judging: Option<Judging>,
 }
 
 impl Swaps {
@@ -135,9 +137,14 @@ impl Swaps {
         self.history.add(Line::Known { id: id.to_owned(), from, to });
     }
 
-    /// Writes the end into the history, and tells the followers.
-    fn end(&mut self, outcome: Outcome, cause: Option<String>, carried: Vec<String>) {
-        let Some(swap) = self.in_flight.take() else { return };
+    /// Writes the end into the history, and tells the followers, which it returns.
+    fn end(
+        &mut self,
+        outcome: Outcome,
+        cause: Option<String>,
+        carried: Vec<String>,
+    ) -> Vec<Sender<Reply>> {
+        let Some(swap) = self.in_flight.take() else { return Vec::new() };
         let took_us = duration_us(swap.begun.elapsed());
         let end = End { outcome, took_us, admitted_us: swap.admitted_us, cause, carried };
         match outcome {
@@ -159,11 +166,12 @@ impl Swaps {
             ),
         }
         self.history.add(Line::Ended { id: swap.id.clone(), end });
-        let Some(record) = self.history.swap(&swap.id) else { return };
+        let Some(record) = self.history.swap(&swap.id) else { return Vec::new() };
         metrics::swap_ended(record, outcome);
-        for follower in swap.followers {
-            let _ = follower.send(Reply::Ended(Box::new(record.clone())));
-        }
+        let tell = |follower: &Sender<Reply>| {
+            follower.send(Reply::Ended(Box::new(record.clone()))).is_ok()
+        };
+        swap.followers.into_iter().filter(tell).collect()
     }
 }
 
@@ -336,6 +344,7 @@ impl Runner {
     pub(super) fn on_swapped(&mut self, swapped: Swapped) {
         let Some(swap) = &self.swaps.in_flight else { return };
         let (binary, trigger) = (Arc::clone(&swap.binary), swap.trigger.clone());
+        let undoing = swap.id.clone();
         match swapped {
             Swapped::NotBegun(error) => {
                 let why = self.explain_pair(&error);
@@ -345,13 +354,14 @@ impl Runner {
             Swapped::Committed(committed) => {
                 let id = committed.handoff_id.to_string();
                 let carried = self.succeed(*committed, binary);
-                self.swaps.end(Outcome::Committed, None, carried);
-                self.begin_probation(&id, &trigger);
+                let followers = self.swaps.end(Outcome::Committed, None, carried);
+                self.begin_probation(&id, &trigger, followers);
             }
             Swapped::Failed(failed, said) => self.on_failed(*failed, said, binary),
         }
         if trigger.undoes() {
             self.service.stay();
+            self.judge(Some(&undoing));
         }
     }
 
@@ -372,7 +382,8 @@ impl Runner {
         let (outcome, cause) = (failed.outcome(), Some(failed.cause.to_string()));
         if let Some(committed) = failed.promoted {
             let carried = self.succeed(*committed, binary);
-            return self.swaps.end(outcome, cause, carried);
+            self.swaps.end(outcome, cause, carried);
+            return;
         }
         if let (Some(daemon), Some(generation)) = (&mut self.service.daemon, said.generation) {
             daemon.said.generation = Some(generation);
@@ -398,9 +409,13 @@ impl Runner {
             swap.admitted_us = admitted_us;
         }
         self.service.replace(&binary, one_way, undoes);
-        self.swaps.end_probation(Probation::Ended { why: "another swap committed".into() });
+        let ended = Probation::Ended { why: "another swap committed".into() };
+        let is_ended = self.swaps.end_probation(ended).is_some();
         let daemon = Daemon::new(committed.successor, binary, said, SystemTime::now());
         self.serve(daemon, DaemonEventKind::Succeeded);
+        if is_ended {
+            self.judge(None);
+        }
         carried.lines().map(str::to_owned).collect()
     }
 

@@ -9,7 +9,7 @@ use super::{meaning, what};
 use crate::commands::print;
 use crate::record::{Outcome, SwapEventKind};
 use crate::trigger::Reply;
-use crate::units::exact;
+use crate::units::{coarse, exact};
 
 /// Prints a line for each step, and shows the current step on a terminal.
 pub(crate) struct Live {
@@ -51,7 +51,7 @@ impl Live {
                 Ok(())
             }
             Reply::Ended(record) => {
-                self.spinner.finish_and_clear();
+                self.spinner.set_message("");
                 let outcome = record.outcome();
                 let name = outcome.map_or("in flight", Outcome::name);
                 let mut text = format!("{name}{}", meaning(outcome));
@@ -67,7 +67,19 @@ impl Live {
                         "{text}\nway back: none is promised; the build before may not read the data any more, and a restore of the data leads back"
                     );
                 }
-                print(&text)
+                self.line(&text)
+            }
+            Reply::OnProbation { left_ms } => {
+                self.line(&format!(
+                    "on probation for {}: its health is checked; Ctrl-C ends this command alone",
+                    coarse(*left_ms)
+                ))?;
+                self.spinner.set_message("on probation");
+                Ok(())
+            }
+            Reply::Judged(judged) => {
+                self.spinner.finish_and_clear();
+                print(&super::judged(judged))
             }
             Reply::Refused { why, .. } => {
                 self.spinner.finish_and_clear();
