@@ -305,6 +305,7 @@ impl Daemon {
         let mut opening = Opening::new(incumbent.lock(), &mut listeners, false, None, stop);
         let drainable = open(warmed, &mut opening)?;
         let (_, on_commit) = opening.finish();
+        tell_untaken(&listeners.names());
         migration::check_format(incumbent.lock(), &D::schema())?;
         try_failpoint!(ColdStartOpened)?;
         if let Some(manifest) = manifest {
@@ -339,6 +340,7 @@ impl Daemon {
         let mut opening = Opening::new(lock, listeners, true, arrivals, stop);
         let opened = open(warmed, &mut opening);
         let (healthy, on_commit) = opening.finish();
+        tell_untaken(&successor.inherited_names());
         let verified = opened.and_then(|drainable| {
             migration::check_format(successor.at_hand().0, &D::schema())?;
             successor.verify(&drainable)?;
@@ -365,6 +367,16 @@ impl Daemon {
 
 #[cfg(feature = "tokio")]
 const LATE_GRACE: Duration = Duration::from_secs(10);
+
+/// Warns of the sockets that the daemon has left: the kernel accepts connections on them all the same.
+fn tell_untaken(names: &[String]) {
+    for name in names {
+        log::warn!(
+            listener = name,
+            "this daemon was passed a listener, and does not take it: who connects to it waits for ever; take it, or remove it from where it is configured"
+        );
+    }
+}
 
 /// The names in `passed` that are not in `left`, each as often as it was taken.
 fn taken(mut passed: Vec<String>, left: &[String]) -> Vec<String> {

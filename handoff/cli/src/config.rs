@@ -61,6 +61,18 @@ pub(crate) struct ListenerConfig {
     pub(crate) address: Address,
     /// Whether `accept` on it waits; all processes that have the socket share the flag.
     pub(crate) blocking: bool,
+    /// How many connections may wait to be accepted.
+    pub(crate) backlog: i32,
+    /// Who may connect to a socket with a path; what the umask leaves where none is given.
+    pub(crate) access: Access,
+}
+
+/// Of the file of a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) mode: Option<u32>,
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
 }
 
 /// How long things may take.
@@ -293,6 +305,10 @@ struct RawListener {
     address: Spanned<String>,
     #[serde(default)]
     blocking: bool,
+    backlog: Option<Spanned<i32>>,
+    mode: Option<Spanned<String>>,
+    owner: Option<Spanned<String>>,
+    group: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -385,7 +401,7 @@ impl Raw {
 
 fn listeners_of(raw: Vec<RawListener>, base: &Path) -> Result<Vec<ListenerConfig>, Fault> {
     let mut listeners: Vec<ListenerConfig> = Vec::with_capacity(raw.len());
-    for RawListener { name, address, blocking } in raw {
+    for RawListener { name, address, blocking, backlog, mode, owner, group } in raw {
         let is_bad = |character: char| character == ':' || character.is_control();
         if name.get_ref().is_empty() || name.get_ref().contains(is_bad) {
             let words = "a listener's name may not be empty, nor contain ':' or control characters";
@@ -399,10 +415,56 @@ fn listeners_of(raw: Vec<RawListener>, base: &Path) -> Result<Vec<ListenerConfig
         if listeners.iter().any(|other| other.address == parsed && !parsed.is_any_port()) {
             return Err(Fault::at(&address, format!("{parsed} is listed twice")));
         }
+        let named = [mode.as_ref(), owner.as_ref(), group.as_ref()].into_iter().flatten().next();
+        if let Some(named) = named.filter(|_| !parsed.has_file()) {
+            let words =
+                "`mode`, `owner` and `group` are of sockets with a path: unix:/run/demo.sock";
+            return Err(Fault::at(named, words));
+        }
+        if let Some(backlog) = backlog.as_ref().filter(|backlog| *backlog.get_ref() < 1) {
+            return Err(Fault::at(backlog, "`backlog` is a number from 1 on"));
+        }
+        let access = Access {
+            mode: mode.map(checked_mode).transpose()?,
+            owner: owner.map(|owner| checked_id(owner, "user", user_id)).transpose()?,
+            group: group.map(|group| checked_id(group, "group", group_id)).transpose()?,
+        };
+        let backlog = backlog.map_or(DEFAULT_BACKLOG, Spanned::into_inner);
         let name = name.into_inner();
-        listeners.push(ListenerConfig { name, address: parsed, blocking });
+        listeners.push(ListenerConfig { name, address: parsed, blocking, backlog, access });
     }
     Ok(listeners)
+}
+
+fn checked_mode(mode: Spanned<String>) -> Result<u32, Fault> {
+    let parsed = u32::from_str_radix(mode.get_ref().trim_start_matches("0o"), 8);
+    parsed.ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
+        Fault::at(&mode, "`mode` is a text of octal digits, as chmod takes it: \"0660\"")
+    })
+}
+
+/// A name, or a number.
+fn checked_id(
+    name: Spanned<String>,
+    kind: &str,
+    look_up: fn(&str) -> nix::Result<Option<u32>>,
+) -> Result<u32, Fault> {
+    if let Ok(id) = name.get_ref().parse() {
+        return Ok(id);
+    }
+    match look_up(name.get_ref()) {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(Fault::at(&name, format!("there is no {kind} {:?}", name.get_ref()))),
+        Err(error) => Err(Fault::at(&name, format!("cannot look the {kind} up: {error}"))),
+    }
+}
+
+fn user_id(name: &str) -> nix::Result<Option<u32>> {
+    Ok(nix::unistd::User::from_name(name)?.map(|user| user.uid.as_raw()))
+}
+
+fn group_id(name: &str) -> nix::Result<Option<u32>> {
+    Ok(nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
 fn checked_hash(hash: Spanned<String>) -> Result<String, Fault> {
@@ -454,6 +516,9 @@ fn check_length(path: &Path) -> Result<(), String> {
     ))
 }
 
+/// The kernel's own maximum, `net.core.somaxconn`, is 4096 where nobody has changed it. Clients wait
+/// there during a swap: std's listeners have room for 128.
+const DEFAULT_BACKLOG: i32 = 4096;
 /// The maximum that the kernel takes, without the zero byte at the end.
 const MAX_SOCKET_PATH: usize = 107;
 /// The maximum that is read of a file, in bytes.

@@ -66,7 +66,7 @@ mod tests {
         let begin = CONFIG.find("# Required").unwrap();
         let config = Config::parse(&CONFIG[begin..], Path::new("/etc/notes.toml")).unwrap();
         assert_eq!(config.programs.len(), 2);
-        assert_eq!(config.listeners.len(), 1);
+        assert_eq!(config.listeners.len(), 2);
         assert_eq!(config.limits, crate::config::Limits::default());
         assert_eq!(config.restart, crate::config::Restart::default());
         assert_eq!(config.swap, crate::config::SwapConfig::default());

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::net::{self, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::anyhow;
 use handoff::error::ListenerError;
 use handoff::successor::Listeners;
 
-use crate::config::{Address, ListenerConfig};
+use crate::config::{Access, Address, ListenerConfig};
 
 /// The name under which a supervisor that is upgraded passes its own socket on.
 pub(crate) const OWN: &str = "handoff.supervisor";
@@ -26,7 +27,7 @@ pub(crate) fn inherited(
     let taken = match config.address {
         Address::Tcp(_) => listeners.take_tcp(name).map(OwnedFd::from),
         Address::Udp(_) => listeners.take_udp(name).map(OwnedFd::from),
-        Address::Unix(_) => listeners.take_unix(name).map(OwnedFd::from),
+        Address::Unix(_) | Address::Abstract(_) => listeners.take_unix(name).map(OwnedFd::from),
         Address::UnixDatagram(_) => listeners.take_unix_datagram(name).map(OwnedFd::from),
     };
     match taken {
@@ -39,18 +40,21 @@ pub(crate) fn inherited(
 /// Binds the listener.
 pub(crate) fn bind(config: &ListenerConfig) -> anyhow::Result<OwnedFd> {
     let bound = match &config.address {
-        Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from).and_then(listening),
+        Address::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
         Address::Udp(address) => UdpSocket::bind(address).map(OwnedFd::from),
         Address::Unix(path) => {
-            let bound = clear(path).and_then(|()| UnixListener::bind(path));
-            bound.map(OwnedFd::from).and_then(listening)
+            clear(path).and_then(|()| UnixListener::bind(path)).map(OwnedFd::from)
         }
+        Address::Abstract(name) => SocketAddr::from_abstract_name(name)
+            .and_then(|address| UnixListener::bind_addr(&address))
+            .map(OwnedFd::from),
         Address::UnixDatagram(path) => {
             clear(path).and_then(|()| UnixDatagram::bind(path)).map(OwnedFd::from)
         }
     };
     let bound = bound.and_then(|socket| {
-        rustix::io::ioctl_fionbio(&socket, !config.blocking)?;
+        open_to(config)?;
+        set_up(config, &socket)?;
         Ok(socket)
     });
     bound.map_err(|error| {
@@ -82,14 +86,32 @@ fn advice(kind: io::ErrorKind, address: &Address) -> String {
     }
 }
 
-/// With room for the clients that come during a swap: std's listeners have room for 128.
-fn listening(socket: OwnedFd) -> io::Result<OwnedFd> {
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
+/// Before a daemon has the socket: all processes that have it share these.
+pub(crate) fn set_up(config: &ListenerConfig, socket: impl AsFd) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(&socket, !config.blocking)?;
+    if matches!(config.address, Address::Tcp(_) | Address::Unix(_) | Address::Abstract(_)) {
+        rustix::net::listen(&socket, config.backlog)?;
+    }
+    Ok(())
+}
+
+/// Lets those connect that the configuration names.
+fn open_to(config: &ListenerConfig) -> io::Result<()> {
+    let (Address::Unix(path) | Address::UnixDatagram(path)) = &config.address else {
+        return Ok(());
+    };
+    let Access { mode, owner, group } = config.access;
+    if owner.is_some() || group.is_some() {
+        std::os::unix::fs::lchown(path, owner, group)?;
+    }
+    if let Some(mode) = mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// The address of a socket, if it is not the configured one.
-pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+pub(crate) fn differs(address: &Address, socket: BorrowedFd<'_>) -> Option<net::SocketAddr> {
     let (Address::Tcp(wanted) | Address::Udp(wanted)) = address else { return None };
     // The kernel is asked the same of every kind of socket.
     let at = TcpListener::from(socket.try_clone_to_owned().ok()?).local_addr().ok()?;
@@ -118,9 +140,6 @@ pub(crate) fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The kernel's own maximum, `net.core.somaxconn`, is 4096 where nobody has changed it.
-const BACKLOG: i32 = 4096;
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -131,8 +150,13 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    fn tcp(address: std::net::SocketAddr) -> ListenerConfig {
-        ListenerConfig { name: "resp".into(), address: Address::Tcp(address), blocking: false }
+    fn config(address: Address) -> ListenerConfig {
+        let access = Access::default();
+        ListenerConfig { name: "resp".into(), address, blocking: false, backlog: 4096, access }
+    }
+
+    fn tcp(address: net::SocketAddr) -> ListenerConfig {
+        config(Address::Tcp(address))
     }
 
     #[test]
@@ -155,12 +179,46 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_for_whom_the_configuration_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("daemon.sock");
+        let access = Access { mode: Some(0o620), owner: None, group: None };
+        let config = ListenerConfig { access, ..config(Address::Unix(path.clone())) };
+        let _bound = bind(&config).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
+        let nobody = Access { owner: Some(u32::MAX - 1), ..access };
+        let other = directory.path().join("other.sock");
+        let config =
+            ListenerConfig { access: nobody, ..super::tests::config(Address::Unix(other)) };
+        // Who is not root may not give it away, and is told so.
+        assert_eq!(bind(&config).is_ok(), rustix::process::geteuid().is_root());
+    }
+
+    #[test]
+    fn an_abstract_name_has_no_file() {
+        let name = format!("handoff-test-{}", std::process::id());
+        let address = Address::Abstract(name.clone());
+        let bound = bind(&config(address.clone())).unwrap();
+        UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let words = bind(&config(address)).unwrap_err().to_string();
+        assert!(words.contains(&format!("unix:@{name}")) && words.contains("in use"), "{words}");
+        drop(bound);
+    }
+
+    #[test]
+    fn a_socket_that_is_inherited_is_set_up_like_one_that_is_bound() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = ListenerConfig { backlog: 1, ..tcp(listener.local_addr().unwrap()) };
+        set_up(&config, &listener).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
     fn a_socket_that_nobody_listens_on_is_replaced_and_one_in_use_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("daemon.sock");
         for kind in [Address::Unix, Address::UnixDatagram] {
-            let config =
-                ListenerConfig { name: "own".into(), address: kind(path.clone()), blocking: false };
+            let config = config(kind(path.clone()));
             let bound = bind(&config).unwrap();
             let words = bind(&config).unwrap_err().to_string();
             assert!(words.contains("use; who has it says: ss -lxp src "), "{words}");

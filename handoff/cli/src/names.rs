@@ -73,7 +73,7 @@ struct Linked {
 pub(crate) fn of_listeners(listeners: &[ListenerConfig]) -> Vec<Box<dyn Kept>> {
     let paths = listeners.iter().filter_map(|listener| match &listener.address {
         Address::Unix(path) | Address::UnixDatagram(path) => Some(path),
-        Address::Tcp(_) | Address::Udp(_) => None,
+        Address::Tcp(_) | Address::Udp(_) | Address::Abstract(_) => None,
     });
     paths
         .map(|path| {

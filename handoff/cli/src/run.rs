@@ -95,6 +95,8 @@ struct Runner {
     stopping: Option<Stopping>,
     /// Listeners that are held at another address than the configuration has.
     elsewhere: Vec<String>,
+    /// A warning for each listener that the daemon has not taken in the swap by which it came.
+    untaken: Vec<String>,
     /// Occupied descriptors, at the numbers where an upgraded supervisor inherits its sockets.
     places: Vec<OwnedFd>,
     /// The lock of the state directory.

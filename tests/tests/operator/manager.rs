@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 
 use command_fds::{CommandFdExt, FdMapping};
 use handoff_tests::harness::{TIMEOUT, kill};
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::process::Signal;
 
 use crate::clients::{Clients, Connection};
@@ -15,7 +16,10 @@ fn a_socket_that_is_inherited_is_passed_on_also_through_an_upgrade() {
     let world = World::new();
     // As the manager does: bound before there is anybody to serve it.
     let listener = TcpListener::bind(("127.0.0.1", world.port)).expect("it was free");
-    listener.set_nonblocking(true).expect("it can be set");
+    assert!(
+        !fcntl_getfl(&listener).expect("it is open").contains(OFlags::NONBLOCK),
+        "it is blocking"
+    );
     let mut command = world.command(&["run"]);
     command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "resp");
     command

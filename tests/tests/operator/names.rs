@@ -103,3 +103,19 @@ fn a_listener_s_name_comes_back_and_leads_to_the_socket_that_the_daemon_has() {
     world.supervise();
     assert_reached(&world);
 }
+
+/// The kernel accepts connections on it all the same, and nobody serves them.
+#[test]
+fn a_listener_that_the_daemon_does_not_take_is_told() {
+    let mut world = World::new();
+    let more = "[[listeners]]\nname = \"admin\"\naddress = \"unix:admin.sock\"\nmode = \"0600\"\nbacklog = 7\n";
+    world.configure(more);
+    world.supervise();
+    let metadata = fs::metadata(world.path("admin.sock")).expect("it is bound");
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    world.said(&["swap", "--wait"]);
+    let words = "the daemon has not taken the listener admin at unix:";
+    world.supervisor().wait_to_show(words);
+    let warnings = world.status()["warnings"].to_string();
+    assert!(warnings.contains(words) && !warnings.contains("listener resp"), "{warnings}");
+}

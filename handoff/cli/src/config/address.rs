@@ -13,6 +13,8 @@ pub(crate) enum Address {
     Udp(SocketAddr),
     /// `unix:/run/demo.sock`
     Unix(PathBuf),
+    /// `unix:@demo`, which has no file
+    Abstract(String),
     /// `unix-datagram:/run/demo.sock`
     UnixDatagram(PathBuf),
 }
@@ -27,17 +29,31 @@ impl Address {
         let inet = |text: &str| {
             text.parse::<SocketAddr>().map_err(|_| {
                 format!(
-                    "{text:?} is no address; write \"127.0.0.1:6380\", \"[::]:6380\", \"udp:127.0.0.1:53\", \"unix:/run/demo.sock\" or \"unix-datagram:/run/demo.sock\""
+                    "{text:?} is no address; write \"127.0.0.1:6380\", \"[::]:6380\", \"udp:127.0.0.1:53\", \"unix:/run/demo.sock\", \"unix:@demo\" or \"unix-datagram:/run/demo.sock\". The name of a host is not looked up: for localhost list \"127.0.0.1:PORT\", and \"[::1]:PORT\" beside it under the same name"
                 )
             })
         };
         match text.split_once(':') {
+            Some(("unix", name)) if name.starts_with('@') => match &name[1..] {
+                name if name.is_empty() || name.len() > super::MAX_SOCKET_PATH => {
+                    Err(format!("an abstract name has 1 to {} bytes", super::MAX_SOCKET_PATH))
+                }
+                name => Ok(Self::Abstract(name.to_owned())),
+            },
+            Some(("unix-datagram", name)) if name.starts_with('@') => {
+                Err("an abstract name is for unix:, not for unix-datagram:".to_owned())
+            }
             Some(("unix", path)) => Ok(Self::Unix(unix(path)?)),
             Some(("unix-datagram", path)) => Ok(Self::UnixDatagram(unix(path)?)),
             Some(("udp", address)) => Ok(Self::Udp(inet(address)?)),
             Some(("tcp", address)) => Ok(Self::Tcp(inet(address)?)),
             _ => Ok(Self::Tcp(inet(text)?)),
         }
+    }
+
+    /// Whether the socket has a file.
+    pub(crate) const fn has_file(&self) -> bool {
+        matches!(self, Self::Unix(_) | Self::UnixDatagram(_))
     }
 
     /// Whether the kernel chooses the port, so that two listeners may have this address.
@@ -52,6 +68,7 @@ impl fmt::Display for Address {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Udp(address) => write!(f, "udp:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
             Self::UnixDatagram(path) => write!(f, "unix-datagram:{}", path.display()),
         }
     }

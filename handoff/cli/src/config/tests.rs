@@ -100,6 +100,32 @@ fn values_that_cannot_be_are_told_with_their_line() {
             "[::]:1 is listed twice",
         ),
         ("[[listeners]]\nname = \"handoff.supervisor\"\naddress = \"[::]:1\"\n", 7, "is taken"),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\nmode = \"0660\"\n",
+            9,
+            "of sockets with a path",
+        ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"unix:a\"\nmode = \"rw\"\n",
+            9,
+            "octal digits, as chmod takes it",
+        ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"unix:a\"\nowner = \"nobody-of-that-name\"\n",
+            9,
+            "there is no user",
+        ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\nbacklog = 0\n",
+            9,
+            "a number from 1 on",
+        ),
+        ("[[listeners]]\nname = \"a\"\naddress = \"unix:@\"\n", 8, "an abstract name has"),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"localhost:80\"\n",
+            8,
+            "for localhost list \"127.0.0.1:PORT\"",
+        ),
         ("[[binaries]]\npath = \"bin/notesd\"\n", 6, "/etc/notes/bin/notesd is listed twice"),
         ("[[binaries]]\npath = \"b\"\nblake3 = \"12\"\n", 8, "64 hexadecimal digits"),
         ("[probation]\nfor = \"1s\"\n", 6, "a probation needs one check"),
@@ -133,9 +159,14 @@ fn a_path_that_no_socket_can_have_is_told() {
 
 #[test]
 fn each_kind_of_address_is_shown_as_it_is_written() {
-    for text in
-        ["127.0.0.1:80", "[::]:80", "udp:127.0.0.1:53", "unix:/run/a", "unix-datagram:/run/a"]
-    {
+    for text in [
+        "127.0.0.1:80",
+        "[::]:80",
+        "udp:127.0.0.1:53",
+        "unix:/run/a",
+        "unix:@a",
+        "unix-datagram:/run/a",
+    ] {
         let parsed = Address::parse(text, Path::new("/etc")).unwrap();
         assert_eq!(parsed.to_string(), text);
     }

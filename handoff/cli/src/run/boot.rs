@@ -85,6 +85,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         journal,
         stopping: None,
         elsewhere: Vec::new(),
+        untaken: Vec::new(),
         places,
         _lock: lock,
         config,
@@ -202,7 +203,7 @@ impl Runner {
             self.jobs.end(supervisor);
             return Ok(()); // there is nobody to stop
         }
-        self.elsewhere = self.bind_missing(&mut supervisor)?;
+        self.elsewhere = self.bind_missing(&mut supervisor, serves.is_some())?;
         names::keep(names::of_listeners(&self.config.listeners));
         for warning in &self.elsewhere {
             tracing::warn!("{warning}");
@@ -238,8 +239,13 @@ impl Runner {
     }
 
     /// Binds each configured listener that the supervisor does not hold yet. A listener that it
-    /// inherited keeps its address: returns a warning for each at another than the configured one.
-    fn bind_missing(&self, supervisor: &mut Supervisor) -> anyhow::Result<Vec<String>> {
+    /// inherited keeps its address: returns a warning for each at another than the configured one. It
+    /// is set up as configured, unless a daemon has it: a service manager passes blocking sockets.
+    fn bind_missing(
+        &self,
+        supervisor: &mut Supervisor,
+        serves: bool,
+    ) -> anyhow::Result<Vec<String>> {
         let mut held: Vec<_> = supervisor.listeners().collect();
         let (mut bound, mut elsewhere) = (Vec::new(), Vec::new());
         for listener in &self.config.listeners {
@@ -249,7 +255,11 @@ impl Runner {
                 tracing::info!(name, %address, "this supervisor bound a listener for the daemon");
                 continue;
             };
-            if let Some(at) = listen::differs(address, held.remove(index).1) {
+            let socket = held.remove(index).1;
+            if !serves {
+                listen::set_up(listener, socket).map_err(cannot("set up the listener", name))?;
+            }
+            if let Some(at) = listen::differs(address, socket) {
                 elsewhere.push(format!(
                     "listener {name} is held at {at}, and not at {address} as configured: it was inherited; to move it, stop the daemon and start it anew"
                 ));

@@ -102,7 +102,7 @@ impl Runner {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.service.fell_back.iter().cloned().collect();
-        warnings.extend(self.elsewhere.iter().cloned());
+        warnings.extend(self.elsewhere.iter().chain(&self.untaken).cloned());
         warnings.extend(self.swaps.history.fault());
         warnings.extend(self.journal.as_ref().and_then(fault));
         warnings.extend(crate::log::fault());

@@ -15,7 +15,7 @@ use super::probation::{Judging, Watch};
 use super::service::Previous;
 use super::{Runner, party_of};
 use crate::binary::Binary;
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
 use crate::history::{DaemonEventKind, History, Line};
 use crate::metrics;
 use crate::record::{
@@ -395,6 +395,7 @@ impl Runner {
     /// The successor is the daemon from here on. Returns the carried sets, a line each.
     fn succeed(&mut self, committed: Committed, binary: Arc<Binary>) -> Vec<String> {
         let carried = committed.carried.to_string();
+        self.look_for_untaken(&committed.ready.listening_on);
         let generation = Some(committed.generation);
         let id = committed.handoff_id.to_string();
         self.swaps.note_known(&id, |_, to| to.generation = generation);
@@ -417,6 +418,22 @@ impl Runner {
             self.judge(None);
         }
         carried.lines().map(str::to_owned).collect()
+    }
+
+    /// Warns of listeners that the successor has not taken, as it says. One that says nothing of any
+    /// may not be of this library's `Daemon`.
+    fn look_for_untaken(&mut self, taken: &[String]) {
+        let listeners = self.config.listeners.iter().filter(|_| !taken.is_empty());
+        let untaken = listeners.filter(|listener| !taken.contains(&listener.name));
+        let warn = |ListenerConfig { name, address, .. }: &ListenerConfig| {
+            format!(
+                "the daemon has not taken the listener {name} at {address}: who connects to it waits for ever; use it in the daemon, or remove it from the configuration and start the daemon anew"
+            )
+        };
+        self.untaken = untaken.map(warn).collect();
+        for warning in &self.untaken {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// The cause of a swap that did not begin, with the operator's remedy.

@@ -131,6 +131,7 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
         one_way: true,
         outcome: Outcome::Lost,
         cause: Some("it died".into()),
+        undid: None,
     });
     shown.probation = Some(ProbationStatus {
         swap: "0123456789abcdef".into(),
