@@ -86,6 +86,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         stopping: None,
         elsewhere: Vec::new(),
         untaken: Vec::new(),
+        has_terminal: signals::has_terminal(),
         places,
         _lock: lock,
         config,
