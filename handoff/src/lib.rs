@@ -27,6 +27,8 @@
 //! - `derive` (default): `#[derive(Drainable)]`.
 //! - `tokio`: [`Daemon::run_tokio`](daemon::Daemon::run_tokio), and inherited sockets for tokio.
 //! - `http`: services of axum, tonic and tower whose clients notice no swap ([`http`]).
+//! - `ws`: WebSockets of axum that go through swaps; `tls`: TLS by rustls for such services. Both include
+//!   `http`.
 //! - `fuzzing`: for the project's own fuzz targets; not part of the API.
 //! - `faults`: failpoints, for tests that kill, stop or hinder a process at any step of a swap.
 //!   Never in production.

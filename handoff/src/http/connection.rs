@@ -91,9 +91,14 @@ pub(super) async fn serve<S: HttpService>(
     let served = async {
         let tcp = TcpStream::from_std(descriptor.into())?;
         tcp.set_nodelay(true)?;
+        let peer = tcp.peer_addr().ok();
         #[cfg(feature = "tls")]
         if shared.tls.is_some() && !unread.is_empty() {
-            // The process before spoke no TLS. What it has read must not become a part of what comes by TLS.
+            // What it has read must not become a part of what comes by TLS.
+            log::warn!(
+                connection = ticket.name(),
+                "the process before this one spoke no TLS on this listener: this one closes its connection"
+            );
             return Err(io::ErrorKind::InvalidData.into());
         }
         let transport = match handshake(tcp, &ticket, shared).await? {
@@ -102,7 +107,7 @@ pub(super) async fn serve<S: HttpService>(
         };
         let (gate, sockets) = (Arc::clone(gate), Arc::clone(sockets));
         let is_carried = transport.is_carried();
-        let flight = Flight::new(gate, Arc::clone(&ticket), permit, sockets, is_carried);
+        let flight = Flight::new(gate, Arc::clone(&ticket), permit, sockets, is_carried, peer);
         let flight = Arc::new(flight);
         let mut io = Io::new(transport, &unread, Arc::clone(&flight));
         match version(&mut io, &ticket, protocols.idle_timeout).await? {

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,6 +57,7 @@ pub(super) struct Flight {
     pass: Mutex<Option<OwnedPass>>,
     permit: Permit,
     sockets: Arc<[Arc<dyn Sockets>]>,
+    peer: Option<Peer>,
     /// Whether the connection can go to another process between two requests.
     pub(super) is_carried: bool,
     /// No byte of a request is with hyper.
@@ -83,6 +85,13 @@ impl Permit {
     }
 }
 
+/// The address of the client: an extension of each request. It is what the operating system says of the
+/// socket, behind a proxy the proxy's.
+///
+/// With axum: `Extension(Peer(address)): Extension<Peer>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
 /// What a request that changes the protocol needs of its connection.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "ws"), expect(dead_code, reason = "WebSockets need it"))]
@@ -109,8 +118,10 @@ impl Flight {
         permit: Permit,
         sockets: Arc<[Arc<dyn Sockets>]>,
         is_carried: bool,
+        peer: Option<SocketAddr>,
     ) -> Self {
         Self {
+            peer: peer.map(Peer),
             is_carried,
             is_at_start: AtomicBool::new(true),
             is_held_back: AtomicBool::new(false),
@@ -309,6 +320,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for Handler<S> {
             to_park: None,
             grace: None,
         });
+        if let Some(peer) = flight.peer {
+            request.extensions_mut().insert(peer);
+        }
         flight.offer_sockets(&mut request);
         Box::pin(async move {
             let pass = match flight.gate.enter_owned() {

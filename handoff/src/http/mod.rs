@@ -52,20 +52,24 @@
 //! |---|---|
 //! | HTTP/1.1, idle or between two requests | nothing: the connection goes to the next process |
 //! | HTTP/1.1, a request is being answered | nothing: the old process answers it, and then gives the connection up |
-//! | HTTP/1.1, a request has come in part | nothing: the next process gets all its bytes. Where a handler already reads its body, it is cancelled, and begins anew in the next process: work that it did before it has the whole body is done twice. A body beyond 64 KiB has 300 ms to go on, and ends with an error else |
+//! | HTTP/1.1, a request has come in part | nothing: the next process gets all its bytes. Where a handler already reads its body, it is cancelled, and begins anew in the next process: work that it did before it has the whole body is done twice. A body beyond 64 KiB has to end within 300 ms: its handler reads an error else |
 //! | HTTP/2 | GOAWAY before the gate closes: the client opens another connection, as it does for any GOAWAY |
-//! | server-sent events | the reply ends before the gate closes, and the connection goes on: the client asks again, with `Last-Event-ID` |
-//! | a reply that takes long | the old process finishes it, and then closes the connection |
-//! | a WebSocket (feature `ws`) | nothing: the connection goes to the next process, with the message that has come in part and a state of the daemon's own |
-//! | another upgraded connection | it stays with the old process, which ends |
+//! | server-sent events (`text/event-stream`) | the reply ends before the gate closes, and the connection goes on. A browser asks again after its `retry` time, with `Last-Event-ID`: number the events, and begin behind that one |
+//! | a reply that takes long | the old process finishes it, for as long as [`late_grace`](crate::daemon::Daemon::late_grace) lets it (10 s by default), and then closes the connection; on HTTP/2 for 5 s |
+//! | a WebSocket (feature `ws`), without TLS | nothing: the connection goes to the next process, with the message that has come in part and a state of the daemon's own |
+//! | TLS in the daemon's own process (feature `tls`) | the connection leaves before the gate closes, and the client comes back without a full handshake (`Server::with_tls`). A WebSocket is closed with code 1012, and its state is not carried: where that counts, end TLS in a proxy |
+//! | another upgraded connection | the old process keeps it, and closes it when it ends |
+//!
+//! When the daemon is stopped the same requests are finished, for 30 s at most, and nothing is carried.
 //!
 //! # Passes
 //!
 //! A request of HTTP/1.1 holds a pass of the gate from the begin of its handler until its reply is
 //! written, and one of HTTP/2 until its handler returns: a drain waits for that. A reply that takes more
 //! than 300 ms of the drain, or whose client does not read, loses the pass: the old process finishes it
-//! after the commit, so that its body may read nothing that was sealed. Work that a handler leaves to
-//! another task holds a pass of its own: [`Http::gate`]. A handler must not *wait* for a second pass: a
+//! after the commit. The body of such a reply must not read the data then: the new process writes it. Work
+//! that a handler leaves to another task holds a pass of its own: [`Server::gate`] is there before the
+//! service is served. A handler must not *wait* for a second pass: a
 //! drain that has closed the gate waits for its first one. [`GateLayer`] is for services that are not
 //! served by this module.
 
@@ -98,8 +102,10 @@ use crate::error::Result;
 use crate::sys::socket::listen_on;
 use connection::{Protocols, Shared, Unserved};
 use flight::Permit;
-pub use flight::{Body, HttpService};
+pub use flight::{Body, HttpService, Peer};
 pub use layer::{GateLayer, Gated, GatedBody, GatedReply};
+#[cfg(feature = "tls")]
+pub use rustls;
 use sockets::Plan;
 
 /// Serves the sockets of that name with the defaults of a [`Server`]: [`Server::serve`].
@@ -115,6 +121,7 @@ pub fn serve(opening: &mut Opening<'_>, name: &str, service: impl HttpService) -
 #[derive(Debug)]
 #[must_use = "a server does nothing until it serves"]
 pub struct Server {
+    gate: Arc<Gate>,
     protocols: Protocols,
     max_connections: usize,
     leave_grace: Duration,
@@ -145,6 +152,7 @@ impl Server {
         http2.timer(TokioTimer::new());
         let protocols = Protocols { http1, http2, idle_timeout: IDLE_TIMEOUT };
         Self {
+            gate: Arc::new(Gate::new()),
             protocols,
             max_connections: MAX_CONNECTIONS,
             leave_grace: LEAVE_GRACE,
@@ -154,7 +162,8 @@ impl Server {
         }
     }
 
-    /// Speaks TLS on all connections, with a configuration of rustls. The library adds two things where
+    /// Speaks TLS on all connections, with a configuration of [`rustls`], which this module re-exports: a
+    /// daemon turns one of its providers of cryptography on, `ring` say. The library adds two things where
     /// they are not set: ALPN for HTTP/2 and HTTP/1.1; and tickets, whose keys go to the next process, so
     /// that a client comes back without a full handshake. It adds no tickets to a configuration that asks
     /// its clients for certificates, since a ticket stands for the certificate that was taken before, nor
@@ -168,10 +177,21 @@ impl Server {
     /// [`leave_grace`](Self::leave_grace) at most. What has not ended by then: a handshake or a head that
     /// has come in part is closed, an upload that does not go on ends with an error, and a reply goes on
     /// in the old process.
+    ///
+    /// TLS has a listener and a field of its own: connections of a build that spoke plain HTTP on the same
+    /// listener are closed in the swap that introduces it. A struct may have several fields with
+    /// `#[handoff(serve)]`, each with a gate of its own.
     #[cfg(feature = "tls")]
     pub fn with_tls(mut self, config: rustls::ServerConfig) -> Self {
         self.tls = Some(tls::Tls::new(config));
         self
+    }
+
+    /// The gate that each request will pass, for handlers and tasks that need it: the same as
+    /// [`Http::gate`].
+    #[must_use]
+    pub const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Lets requests become WebSockets, which are carried with a state of the daemon's own: see
@@ -179,12 +199,19 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// It has WebSockets with a state of that name already.
+    /// It has WebSockets with a state of that type, or of that name, already.
     #[cfg(feature = "ws")]
     pub fn websockets<S: crate::carry::Carried>(mut self, sockets: ws::WebSockets<S>) -> Self {
-        let is_new = self.sockets.iter().all(|other| other.name() != S::NAME);
-        assert!(is_new, "each kind of WebSocket has a state with a name of its own: {}", S::NAME);
-        self.sockets.push(Box::new(sockets));
+        let plan: Box<dyn Plan> = Box::new(sockets);
+        let mut others = self.sockets.iter();
+        let is_new =
+            others.all(|other| other.name() != plan.name() && other.state() != plan.state());
+        assert!(
+            is_new,
+            "each kind of WebSocket has a state and a name of its own: {}",
+            plan.name()
+        );
+        self.sockets.push(plan);
         self
     }
 
@@ -215,7 +242,7 @@ impl Server {
         self
     }
 
-    /// Serves all inherited TCP sockets of that name, and the connections that come from the process
+    /// Serves all inherited TCP sockets of that name (no Unix sockets), and the connections that come from the process
     /// before, once the gate is open. Call it in the second closure of
     /// [`Daemon::run_tokio`](crate::daemon::Daemon::run_tokio), or elsewhere inside a runtime of tokio
     /// that has more than one thread.
@@ -239,11 +266,10 @@ impl Server {
         while opening.listeners().names().iter().any(|other| other == name) {
             listeners.push(opening.listeners().take_tokio_tcp(name)?);
         }
-        let Self { protocols, max_connections, leave_grace, sockets, .. } = self;
+        let Self { gate, protocols, max_connections, leave_grace, sockets, .. } = self;
         #[cfg(feature = "tls")]
         let tls = self.tls.map(Arc::new);
         let runtime = Handle::current();
-        let gate = Arc::new(Gate::new());
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let begin = |plan: Box<dyn Plan>| plan.begin(&gate, leave_grace, &permits, &runtime);
         let sockets: Arc<[_]> = sockets.into_iter().map(begin).collect();
@@ -295,8 +321,9 @@ impl Http {
         Ok(())
     }
 
-    /// Whether this process is about to give its connections up, or has: the answer of a readiness
-    /// probe, for a load balancer that sends no new connections then.
+    /// Whether this process is about to give its connections up, or has: for the log of a service, or for a
+    /// readiness probe. A swap needs no probe that fails: new connections wait, and the next process
+    /// answers them. A probe is a request, and waits with the others while the gate is closed.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.0.connections.is_leaving()

@@ -22,6 +22,10 @@ pub(super) trait Plan: fmt::Debug + Send + Sync {
         runtime: &Handle,
     ) -> Arc<dyn Sockets>;
 
+    /// The type of their state.
+    #[cfg(feature = "ws")]
+    fn state(&self) -> std::any::TypeId;
+
     /// Of their set.
     #[cfg(feature = "ws")]
     fn name(&self) -> &'static str;

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -21,11 +20,12 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use axum::{Extension, Router};
 use handoff::carry::Carried;
 use handoff::daemon::Daemon;
 use handoff::drainable::digest_file;
 use handoff::http::ws::{Message, Upgrade, WebSocket, WebSockets};
-use handoff::http::{Http, Server};
+use handoff::http::{Http, Peer, Server};
 use handoff::{Error, Gate, Result, Shard};
 use handoff_tests::grpc::Texts;
 use http_body::Frame;
@@ -217,6 +217,7 @@ fn router(log: Log, served: Arc<Served>) -> Router {
         .route("/later/{ms}", post(later))
         .route("/upgrade", get(upgrade))
         .route("/chat", get(async |upgrade: Upgrade<Chat>| upgrade.accept(Chat::default())))
+        .route("/peer", get(async |Extension(Peer(peer)): Extension<Peer>| peer.to_string()))
         .route("/refused", get(refused))
         .route("/stray", get(async |upgrade: Upgrade<Stray>| upgrade.accept(Stray)))
         .route("/line", put(line))

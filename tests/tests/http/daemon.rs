@@ -33,6 +33,17 @@ fn a_signal_stops_it_cleanly_and_replies_are_finished() {
 }
 
 #[test]
+fn a_request_has_the_address_of_its_client_in_each_process() {
+    let mut service = Service::start();
+    let mut client = service.connect();
+    let own = client.tcp().local_addr().expect("it is connected").to_string();
+    for _ in 0..2 {
+        assert_eq!(client.ask("GET /peer HTTP/1.1\r\nHost: a\r\n\r\n").body, own);
+        service.swap();
+    }
+}
+
+#[test]
 fn it_runs_inside_a_runtime_of_several_threads_and_not_of_one() {
     let mut service = Service::start_with(&["inside"]);
     let mut client = service.connect();

@@ -131,8 +131,8 @@ impl Service {
     /// A swap that the supervisor undoes once the new process has opened the data.
     pub(crate) fn undo(&mut self) {
         let session = self.supervisor.pair(self.spec(&[])).expect("it begins");
-        let ready = session.warm().and_then(|warmed| warmed.prepare_and_seal());
-        let ready = ready.and_then(|sealed| sealed.begin()).expect("it opens the data");
+        let ready = || session.warm()?.prepare_and_seal()?.begin();
+        let ready = ready().expect("it opens the data");
         assert_eq!(ready.abort("a test").incumbent, IncumbentFate::Serving);
     }
 

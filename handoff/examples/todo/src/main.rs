@@ -50,6 +50,7 @@ async fn live(mut socket: ws::WebSocket<u64>, store: Store) {
     loop {
         let count = *changes.borrow_and_update();
         if *socket.state() < count
+            && let Ok(_pass) = socket.enter() // else `recv` tells what to do
             && let Ok(todos) = store.list()
         {
             let todos = serde_json::to_string(&todos).expect("it is JSON");

@@ -39,13 +39,19 @@ impl Gate {
     /// ```no_run
     /// # use std::{sync::Arc, time::Duration};
     /// # use handoff::Gate;
-    /// # async fn compact() {}
-    /// # fn start(gate: &Arc<Gate>) {
-    /// gate.spawn(async |work| {
-    ///     loop {
-    ///         tokio::select! {
-    ///             () = work.told_to_stop() => return,
-    ///             () = tokio::time::sleep(Duration::from_secs(60)) => compact().await,
+    /// # #[derive(Clone)] struct Store;
+    /// # impl Store { async fn compact_a_little(&self) -> bool { false } }
+    /// # fn start(gate: &Arc<Gate>, store: Store) {
+    /// gate.spawn(move |work| {
+    ///     let store = store.clone(); // for each run
+    ///     async move {
+    ///         loop {
+    ///             tokio::select! {
+    ///                 () = work.told_to_stop() => return,
+    ///                 () = tokio::time::sleep(Duration::from_secs(60)) => {}
+    ///             }
+    ///             // In small steps: all clients wait while a drain waits for one.
+    ///             while !work.is_told_to_stop() && store.compact_a_little().await {}
     ///         }
     ///     }
     /// });

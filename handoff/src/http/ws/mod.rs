@@ -8,7 +8,7 @@
 //! use serde::{Deserialize, Serialize};
 //!
 //! /// Goes to the next process with the connection.
-//! #[derive(Default, Serialize, Deserialize)]
+//! #[derive(Serialize, Deserialize)]
 //! struct Chat {
 //!     name: String,
 //!     count: u64,
@@ -27,14 +27,14 @@
 //!             return;
 //!         }
 //!     }
-//!     if !socket.goes_on() {
+//!     if socket.has_left() {
 //!         println!("{} has left after {} messages", socket.state().name, socket.state().count);
 //!     }
 //! }
 //!
-//! /// The handler of a route of axum: `.route("/chat/{name}", get(join))`.
+//! /// The handler of a route of axum: `.route("/chat", get(join))`. Other extractors may stand beside it.
 //! async fn join(upgrade: Upgrade<Chat>) -> Response {
-//!     upgrade.accept(Chat::default())
+//!     upgrade.accept(Chat { name: "somebody".to_owned(), count: 0 })
 //! }
 //!
 //! # fn open(opening: &mut handoff::daemon::Opening<'_>, router: impl handoff::http::HttpService) -> handoff::Result<()> {
@@ -45,25 +45,66 @@
 //! # }
 //! ```
 //!
+//! # Over a swap
+//!
 //! A handler holds a pass of the gate from the moment at which [`recv`](WebSocket::recv) returns a message
 //! until it asks for the next one. When the connection is to be carried, `recv` returns none and
 //! [`goes_on`](WebSocket::goes_on) is true: the handler returns, and another one begins in the next process
-//! with the same state. A message that has come in part, a frame cut in two included, goes along, and so
-//! does what the client has not taken of the replies. What else the handler has is gone with it: a
-//! subscription that it had is to be made anew, from a place that is noted in the state. After a swap that
-//! was undone the same happens in the old process.
+//! with the same state. If the swap is undone, the old process begins a new handler with that state. A
+//! message that has come in part, a frame cut in two included, goes along, and so does what the client has
+//! not taken of the replies.
 //!
-//! A handler that does something else than wait in `recv` or [`send`](WebSocket::send) is not told. One that
-//! waits for other things too does so beside `recv`, with `tokio::select!`.
+//! After the commit the old process closes, with code 1012 ("service restart"), a connection whose handler
+//! has not returned. Over TLS in the daemon's own process it closes each one with 1012, before the gate
+//! closes. When the daemon is stopped the code is 1001.
 //!
-//! A connection that was not carried, since its handler has not returned in time, is closed with code 1012
-//! ("service restart"), and so is each one over TLS; with 1001 when the daemon is stopped.
+//! # A handler that sends of its own accord
+//!
+//! The local variables of a handler do not go along, a subscription included. One that also waits for
+//! events calls `recv` in the same `select!`, and notes in the state how far it has come. In each process it
+//! subscribes first and then sends what lies between its state and now, so that nothing is missed. What it
+//! reads of the data it reads with a pass of [`enter`](WebSocket::enter): where there is none, `recv` is about
+//! to return none.
+//!
+//! ```
+//! # use handoff::http::ws::WebSocket;
+//! # #[derive(Clone)] struct Store;
+//! # impl Store { fn latest(&self) -> (u64, String) { (0, String::new()) } }
+//! # struct Changes; impl Changes { async fn next(&mut self) {} }
+//! # fn subscribe(_: &Store) -> Changes { Changes }
+//! async fn live(mut socket: WebSocket<u64>, store: Store) {
+//!     let mut changes = subscribe(&store);
+//!     loop {
+//!         if let Ok(_pass) = socket.enter() {
+//!             let (number, text) = store.latest();
+//!             if *socket.state() < number {
+//!                 *socket.state_mut() = number;
+//!                 if socket.send(text).await.is_err() {
+//!                     return;
+//!                 }
+//!             }
+//!         }
+//!         tokio::select! {
+//!             message = socket.recv() => if message.is_none() { return },
+//!             () = changes.next() => {}
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! # Two builds
+//!
+//! | the next build | a swap to it | the swap back |
+//! |---|---|---|
+//! | has WebSockets that this one has not | has nothing to carry | is undone while a client is connected, unless the next build says [`may_be_lost`](WebSockets::may_be_lost) |
+//! | has another version of the state | wants `from::<Old>()` in the next build | wants `from::<New>()` in this build, which has shipped by then, or `may_be_lost` in the next one |
+//! | has none of that name any more | is undone while a client is connected, unless this build says `may_be_lost` | has nothing to carry |
 
 mod frames;
 mod socket;
 mod upgrade;
 
-use std::any::type_name;
+use std::any::{TypeId, type_name};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,9 +127,11 @@ pub use socket::WebSocket;
 pub use upgrade::{NoWebSocket, Upgrade};
 
 /// The WebSockets of a service, each with a state `S` of the daemon's own: for
-/// [`Server::websockets`](crate::http::Server::websockets). They are carried as the set `S::NAME` beside the connections of
-/// the service: `http.chat`, for the field `http`.
+/// [`Server::websockets`](crate::http::Server::websockets). They are a set beside the connections of the
+/// service, which the next build finds by its name: `http.chat`, for the field `http` and a state of the
+/// name `chat`.
 pub struct WebSockets<S: Carried> {
+    name: &'static str,
     connections: Connections<Open<S>>,
     handler: Handler<S>,
     max_message: usize,
@@ -104,10 +147,20 @@ impl<S: Carried> WebSockets<S> {
         F: Future<Output = ()> + Send + 'static,
     {
         let handler: Handler<S> = Box::new(move |socket| Box::pin(handler(socket)));
-        Self { connections: Connections::new(), handler, max_message: MAX_MESSAGE }
+        let (name, connections) = (S::NAME, Connections::new());
+        Self { name, connections, handler, max_message: MAX_MESSAGE }
     }
 
-    /// Also reads the states of another build: [`Connections::from`].
+    /// Gives the set a name of its own, which is that of the state else: where the state may get another
+    /// name in a later build, or is a plain number.
+    #[must_use]
+    pub const fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Also reads the states of another build: of an older one, or of the next one, so that a swap back
+    /// from that keeps the connections ([`Connections::from`]).
     #[must_use]
     pub fn from<O: Carried>(mut self) -> Self
     where
@@ -117,7 +170,9 @@ impl<S: Carried> WebSockets<S> {
         self
     }
 
-    /// A swap may do without them: [`Connections::may_be_lost`].
+    /// A swap from this build may do without them: where the next one has no WebSockets of that name, or
+    /// cannot read their states, it commits, and the old process closes them. Without this, such a swap is
+    /// undone as long as a client is connected, a swap back included.
     #[must_use]
     pub fn may_be_lost(mut self) -> Self {
         self.connections = self.connections.may_be_lost();
@@ -211,6 +266,7 @@ where
 
 /// The WebSockets of a service that runs.
 struct Running<S: Carried> {
+    name: &'static str,
     connections: Arc<Connections<Open<S>>>,
     handler: Handler<S>,
     max_message: usize,
@@ -245,10 +301,10 @@ impl<S: Carried> Plan for WebSockets<S> {
         permits: &Arc<Semaphore>,
         runtime: &Handle,
     ) -> Arc<dyn Sockets> {
-        let Self { connections, handler, max_message } = *self;
+        let Self { name, connections, handler, max_message } = *self;
         let connections = Arc::new(connections.leave_grace(leave_grace));
         let running =
-            Arc::new(Running { connections, handler, max_message, gate: Arc::clone(gate) });
+            Arc::new(Running { name, connections, handler, max_message, gate: Arc::clone(gate) });
         let (takes_up, permits) = (Arc::clone(&running), Arc::clone(permits));
         runtime.spawn(async move {
             loop {
@@ -261,8 +317,12 @@ impl<S: Carried> Plan for WebSockets<S> {
         running
     }
 
+    fn state(&self) -> TypeId {
+        TypeId::of::<S>()
+    }
+
     fn name(&self) -> &'static str {
-        S::NAME
+        self.name
     }
 }
 
@@ -288,7 +348,7 @@ impl<S: Carried> Sockets for Running<S> {
     }
 
     fn each_set<'a>(&'a self, name: &str, visit: &mut dyn FnMut(String, AnySet<'a>)) {
-        self.connections.each_set(&format!("{name}.{}", S::NAME), visit);
+        self.connections.each_set(&format!("{name}.{}", self.name), visit);
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use super::frames::Frames;
 use super::{Message, Open};
 use crate::carry::{Carried, Ticket};
-use crate::drainable::{Gate, OwnedPass};
+use crate::drainable::{Gate, GateClosed, OwnedPass};
 use crate::log;
 
 /// A WebSocket of a client: see [the module](super). Dropping it closes the connection, or gives it to the
@@ -101,8 +101,8 @@ impl<S: Carried> WebSocket<S> {
     }
 
     /// Sends a message, and waits until the operating system has taken it, for as long as the client takes
-    /// no more. Where the connection is to be carried it waits no longer: what the client has not taken goes
-    /// along. If it is dropped while it waits, the message may have been sent or not.
+    /// no more. Where the connection is to be carried it waits no longer, up to 256 KiB: what the client has
+    /// not taken goes along. If it is dropped while it waits, the message may have been sent or not.
     ///
     /// # Errors
     ///
@@ -121,10 +121,27 @@ impl<S: Carried> WebSocket<S> {
     }
 
     /// Whether the connection goes on with a handler of its own, most likely in the next process, when this
-    /// one is dropped. If not, and [`recv`](Self::recv) has returned none, the client has left.
+    /// one is dropped. If not, and [`recv`](Self::recv) has returned none, the client
+    /// [has left](Self::has_left), or this process closes the connection.
     #[must_use]
     pub fn goes_on(&self) -> bool {
         self.end == Some(End::GoesOn)
+    }
+
+    /// Whether the client has ended the connection, or has broken it.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.end == Some(End::Over)
+    }
+
+    /// A pass of the gate, for work that no message of the client has brought. It comes at once or not at
+    /// all: where the gate is closed, [`recv`](Self::recv) tells what to do.
+    ///
+    /// # Errors
+    ///
+    /// The gate is closed.
+    pub fn enter(&self) -> Result<OwnedPass, GateClosed> {
+        self.gate.enter_owned()
     }
 
     /// What goes along with the connection.
