@@ -67,6 +67,7 @@ fn the_example_todo_keeps_its_todos_and_its_clients() {
     let mut service = Service::start_binary(program("todo"), &[]);
     let mut client = service.connect();
     let mut live = Socket::open_at(&service, "/live");
+    assert_eq!(live.text(), "[]");
     let mut ask = |method: &str, path: &str, json: &str| {
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n");
@@ -79,9 +80,11 @@ fn the_example_todo_keeps_its_todos_and_its_clients() {
     assert_eq!(ask("POST", "/todos", r#""a test""#), (200, todo(false)));
     assert_eq!(live.text(), format!("[{}]", todo(false)));
     service.swap();
+    assert_eq!(live.text(), format!("[{}]", todo(false)), "of the next process");
     assert_eq!(ask("PUT", "/todos/1", "true"), (200, todo(true)));
-    assert_eq!(live.text(), format!("[{}]", todo(true)), "no list twice");
+    assert_eq!(live.text(), format!("[{}]", todo(true)));
     service.swap();
+    assert_eq!(live.text(), format!("[{}]", todo(true)));
     assert_eq!(ask("GET", "/todos", ""), (200, format!("[{}]", todo(true))));
     assert_eq!(ask("DELETE", "/todos/1", ""), (200, todo(true)));
     assert_eq!(live.text(), "[]");

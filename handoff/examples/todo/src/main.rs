@@ -39,22 +39,18 @@ fn router(store: Store) -> Router {
     Router::new()
         .route("/todos", get(list).post(add))
         .route("/todos/{id}", put(change).delete(remove))
-        .route("/live", get(async |upgrade: ws::Upgrade<u64>| upgrade.accept(0)))
+        .route("/live", get(async |upgrade: ws::Upgrade<()>| upgrade.accept(())))
         .with_state(store)
 }
 
-/// Sends the list after each change. The number of the last one goes to the next process with the
-/// connection.
-async fn live(mut socket: ws::WebSocket<u64>, store: Store) {
+/// Sends the list at once, in each process that gets the connection, and after each change.
+async fn live(mut socket: ws::WebSocket<()>, store: Store) {
     let mut changes = store.changes();
     loop {
-        let count = *changes.borrow_and_update();
-        if *socket.state() < count
-            && let Ok(_pass) = socket.enter() // else `recv` tells what to do
-            && let Ok(todos) = store.list()
-        {
+        changes.mark_unchanged();
+        // While the store is sealed there is no list, and `recv` is about to return none.
+        if let Ok(todos) = store.list() {
             let todos = serde_json::to_string(&todos).expect("it is JSON");
-            *socket.state_mut() = count;
             if socket.send(todos).await.is_err() {
                 return;
             }

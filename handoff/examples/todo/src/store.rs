@@ -20,7 +20,7 @@ struct Opened {
     database: RwLock<Option<Database>>, // none while it is sealed
     /// The number of changes, and a digest of the todos, when it was last opened or sealed.
     mark: Mutex<(u64, [u8; 32])>,
-    changes: watch::Sender<u64>,
+    changes: watch::Sender<()>,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,13 +33,14 @@ pub(crate) struct Todo {
 impl Store {
     pub(crate) fn open(path: &Path) -> handoff::Result<Self> {
         let (path, database, mark) = (path.to_owned(), RwLock::default(), Mutex::default());
-        let store = Self(Arc::new(Opened { path, database, mark, changes: watch::Sender::new(0) }));
+        let store =
+            Self(Arc::new(Opened { path, database, mark, changes: watch::Sender::new(()) }));
         store.resume()?;
         Ok(store)
     }
 
-    /// The number of changes, whenever it grows.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    /// Tells of each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.0.changes.subscribe()
     }
 
@@ -77,9 +78,9 @@ impl Store {
         self.with(|database| {
             let transaction = database.begin_write()?;
             let changed = change(&mut transaction.open_table(TODOS)?)?;
-            let count = count_change(&mut transaction.open_table(CHANGES)?)?;
+            count_change(&mut transaction.open_table(CHANGES)?)?;
             transaction.commit()?; // syncs the file
-            self.0.changes.send_replace(count);
+            self.0.changes.send_replace(());
             Ok(changed)
         })
     }
@@ -107,10 +108,10 @@ fn todo_of(id: u64, (text, is_done): (&str, bool)) -> Todo {
     Todo { id, text: text.to_owned(), is_done }
 }
 
-fn count_change(changes: &mut Table<'_, (), u64>) -> Result<u64, redb::Error> {
-    let count = changes.get(())?.map_or(0, |count| count.value()) + 1;
-    changes.insert((), count)?;
-    Ok(count)
+fn count_change(changes: &mut Table<'_, (), u64>) -> Result<(), redb::Error> {
+    let count = changes.get(())?.map_or(0, |count| count.value());
+    changes.insert((), count + 1)?;
+    Ok(())
 }
 
 fn mark_of(database: &Database) -> handoff::Result<(u64, [u8; 32])> {
@@ -148,7 +149,7 @@ impl Shard for Store {
             create_tables(&database).map_err(Error::other)?;
             let mark = mark_of(&database)?;
             *self.0.mark.lock().unwrap_or_else(PoisonError::into_inner) = mark;
-            self.0.changes.send_replace(mark.0);
+            self.0.changes.send_replace(());
             *opened = Some(database);
         }
         Ok(())
