@@ -97,8 +97,6 @@ struct Runner {
     elsewhere: Vec<String>,
     /// A warning for each listener that the daemon has not taken in the swap by which it came.
     untaken: Vec<String>,
-    /// Whether it has a terminal that may be closed.
-    has_terminal: bool,
     /// Occupied descriptors, at the numbers where an upgraded supervisor inherits its sockets.
     places: Vec<OwnedFd>,
     /// The lock of the state directory.

@@ -7,8 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use handoff_tests::harness::{TIMEOUT, eventually, kill};
-use rustix::process::Signal;
+use handoff_tests::harness::{TIMEOUT, eventually};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::world::World;
@@ -158,17 +157,7 @@ fn a_terminal_that_is_closed_ends_no_supervisor() {
     command.stdin(copy()).stdout(copy()).stderr(copy()).env_remove("HANDOFF_CONFIG");
     let mut supervisor = Supervisor::serving(&world, &mut command);
     drop((command, line, terminal));
-    // The kernel tells of it by SIGHUP, which asks for a swap only where somebody sends it.
-    let pid = supervisor.0.id();
-    let status = format!("/proc/{pid}/status");
-    eventually("it has heard of it", TIMEOUT, || {
-        let status = fs::read_to_string(&status).expect("it runs");
-        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-        (pending?.trim().trim_start_matches('0').is_empty()).then_some(())
-    });
-    world.wait_for_daemon("serving");
-    assert!(!world.said(&["history"]).contains("swap"), "nobody has asked for one");
-    kill(pid, Signal::HUP);
+    // SIGHUP asks for a swap.
     world.wait_for_last_swap(|record| record["end"]["outcome"] == "committed");
     world.wait_for_daemon("serving");
     assert_supervised(&world, &mut supervisor);

@@ -86,7 +86,6 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         stopping: None,
         elsewhere: Vec::new(),
         untaken: Vec::new(),
-        has_terminal: signals::has_terminal(),
         places,
         _lock: lock,
         config,

@@ -23,11 +23,6 @@ pub(super) fn listen(tell: impl Fn(i32) -> bool + Send + 'static) -> io::Result<
     Ok(())
 }
 
-/// Whether this process has a terminal, which its end would tell by `SIGHUP`.
-pub(super) fn has_terminal() -> bool {
-    fs::File::open("/dev/tty").is_ok()
-}
-
 /// Whether a process handles or ignores a signal. One that does neither would die of it.
 pub(super) fn is_handled(pid: u32, signal: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

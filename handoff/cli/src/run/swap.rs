@@ -13,7 +13,7 @@ use super::daemon::Daemon;
 use super::job::{self, Job, Said, Swapped};
 use super::probation::{Judging, Watch};
 use super::service::Previous;
-use super::{Runner, party_of, signals};
+use super::{Runner, party_of};
 use crate::binary::Binary;
 use crate::config::{Config, ListenerConfig};
 use crate::history::{DaemonEventKind, History, Line};
@@ -197,12 +197,6 @@ impl Runner {
 
     /// `SIGHUP`.
     pub(super) fn swap_on_hangup(&mut self) {
-        if self.has_terminal && !signals::has_terminal() {
-            self.has_terminal = false;
-            return tracing::warn!(
-                "the terminal of this supervisor was closed: the SIGHUP that tells so asks for no swap"
-            );
-        }
         let begun = self.begin_if_free(&SwapRequest::default(), Trigger::Hangup);
         if let Err(Reply::Refused { why, .. }) = begun {
             tracing::error!(error = why, "this supervisor refuses the swap that SIGHUP asks for");
