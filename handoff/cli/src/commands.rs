@@ -75,7 +75,8 @@ impl Followed {
             },
             Self::Judged(judged) => match judged.swap.probation {
                 Some(Probation::Passed) | None => ExitCode::SUCCESS,
-                Some(Probation::Failed { .. }) if judged.is_back() => ExitCode::from(SWAPPED_BACK),
+                Some(Probation::Failed { .. }) if judged.is_back => ExitCode::from(SWAPPED_BACK),
+                Some(_) if judged.serves.is_none() => ExitCode::from(UNCONFIRMED),
                 Some(Probation::Failed { .. } | Probation::Ended { .. }) => ExitCode::FAILURE,
             },
         }

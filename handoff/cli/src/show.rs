@@ -165,10 +165,10 @@ pub(crate) fn record(record: &SwapRecord) -> String {
 
 /// The end of a probation.
 fn judged(judged: &Judged) -> String {
-    let Judged { swap, back, serves } = judged;
+    let Judged { swap, back, serves, .. } = judged;
     let serves = serves.as_ref().map_or_else(|| "no process serves".to_owned(), party);
     match &swap.probation {
-        Some(Probation::Failed { why }) if judged.is_back() => {
+        Some(Probation::Failed { why }) if judged.is_back => {
             let by = back.as_ref().map(|back| format!(", by swap {:.8}", back.id));
             let by = by.unwrap_or_default();
             format!("probation failed: {why}\nwhat served before serves again{by}: {serves}")

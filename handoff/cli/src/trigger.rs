@@ -104,14 +104,8 @@ pub(crate) struct Judged {
     pub(crate) back: Option<SwapRecord>,
     /// The process that serves now.
     pub(crate) serves: Option<Party>,
-}
-
-impl Judged {
-    /// Whether the binary serves again that served before the swap.
-    pub(crate) fn is_back(&self) -> bool {
-        let Party { binary, blake3, .. } = &self.swap.from;
-        self.serves.as_ref().is_some_and(|it| (&it.binary, &it.blake3) == (binary, blake3))
-    }
+    /// Whether what served before serves again.
+    pub(crate) is_back: bool,
 }
 
 impl Reply {

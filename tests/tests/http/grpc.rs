@@ -87,6 +87,6 @@ fn no_call_fails_through_twenty_swaps_unary_or_streaming() {
     let unsent = clients.into_iter().map(|client| runtime.block_on(client).expect("it ends"));
     let (unsent, all) = (unsent.sum::<u64>(), all.load(Ordering::SeqCst));
     println!("{all} calls, {unsent} that the client did not send");
-    assert!(unsent * 100 <= all, "{unsent} of {all}");
+    assert!(unsent <= 8 * 20, "{unsent} of {all}: more than one for each client and swap");
     assert_eq!(service.counts_at_the_end()[1], all, "each call that was begun was answered");
 }

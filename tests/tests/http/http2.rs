@@ -161,7 +161,7 @@ fn through_swaps(path: &'static str) {
     let (lost, [accepted, begun]) = (seen.lost.load(Ordering::SeqCst), service.counts());
     assert_eq!(accepted, opened);
     assert!((answered..=answered + lost).contains(&begun), "{begun} begun, {answered} answered");
-    assert!(lost < answered / 100, "{lost} lost");
+    assert!(lost <= 8 * 20, "{lost} lost: more than one for each connection and swap");
 }
 
 #[test]

@@ -200,6 +200,13 @@ fn a_swap_that_is_waited_for_tells_how_its_probation_ended() {
     assert_eq!(codes(&world), [4, 4], "no supervisor runs");
     world.supervise();
     assert_eq!(codes(&world), [0, 0]);
+
+    // To the same binary: there is no other one to go back to.
+    world.write("unwell", "");
+    let (code, shown) = world.at_terminal(&["swap", "--wait"]);
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("there was no swap back: "), "{shown}");
+    std::fs::remove_file(world.path("unwell")).expect("it is there");
     let v2 = world.path("v2").display().to_string();
 
     let (code, shown) = world.at_terminal(&["swap", "--binary", &v2, "--wait"]);

@@ -122,7 +122,7 @@ impl Runner {
         notify::tell(News::Ready(format!("{path} serves as process {pid}")));
         self.service.serve(daemon);
         // What died in its probation has given its place to this one.
-        if kind == DaemonEventKind::Started {
+        if matches!(kind, DaemonEventKind::Started | DaemonEventKind::Adopted) {
             self.judge(None);
         }
     }
@@ -248,6 +248,7 @@ impl Runner {
                     bail!(why);
                 }
                 tracing::error!("{why}");
+                self.judge(None);
                 self.service.plan_start(binary, Duration::ZERO);
                 Ok(())
             }

@@ -1,13 +1,16 @@
 //! Probation: for a while after a commit the supervisor checks the health of the successor. If the
 //! checks fail, it swaps back to the binary that served before.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Runner;
 use super::check::Prober;
+use super::daemon::Daemon;
 use super::service::Previous;
 use super::swap::Swaps;
+use crate::binary::Binary;
 use crate::config::ProbationConfig;
 use crate::history::Line;
 use crate::metrics;
@@ -35,6 +38,8 @@ pub(super) struct Watch {
 pub(super) struct Judging {
     swap: String,
     followers: Vec<Sender<Reply>>,
+    /// What served before it, if that is another binary.
+    previous: Option<Arc<Binary>>,
 }
 
 impl Runner {
@@ -49,24 +54,38 @@ impl Runner {
         if trigger.undoes() {
             return;
         }
+        if self.stopping.is_some() {
+            return;
+        }
         let Some(config) = self.config.probation.clone() else { return };
         self.watch_for(swap.to_owned(), &config, config.length);
         if self.swaps.watch.is_some() {
             let told = Reply::OnProbation { left_ms: duration_ms(config.length) };
             let tell = |follower: &Sender<Reply>| follower.send(told.clone()).is_ok();
             let followers = followers.into_iter().filter(tell).collect();
-            self.swaps.judging = Some(Judging { swap: swap.to_owned(), followers });
+            let previous = self.service.previous.as_ref().map(|it| Arc::clone(&it.binary));
+            self.swaps.judging = Some(Judging { swap: swap.to_owned(), followers, previous });
         }
     }
 
     /// Tells those who have waited for it how the probation ended, and what serves; `back` is the swap
     /// that undid its swap, or was to.
     pub(super) fn judge(&mut self, back: Option<&str>) {
-        let Some(Judging { swap, followers }) = self.swaps.judging.take() else { return };
+        let Some(Judging { swap, followers, previous }) = self.swaps.judging.take() else { return };
         let record = |id: &str| self.swaps.history.swap(id).cloned();
         let Some(swap) = record(&swap) else { return };
         let back = back.and_then(record);
-        let judged = Judged { swap, back, serves: self.service.party() };
+        let outcome = back.as_ref().and_then(SwapRecord::outcome);
+        let daemon = self.service.daemon.as_ref().filter(|daemon| {
+            !daemon.has_ended() && !matches!(outcome, Some(Outcome::Lost | Outcome::Unknown))
+        });
+        let is_back = match outcome {
+            Some(outcome) => matches!(outcome, Outcome::Committed | Outcome::Promoted),
+            // It has died, and another one was started.
+            None => daemon
+                .is_some_and(|daemon| previous.is_some_and(|previous| daemon.binary.is(&previous))),
+        };
+        let judged = Judged { swap, back, serves: daemon.map(Daemon::party), is_back };
         for follower in followers {
             let _ = follower.send(Reply::Judged(Box::new(judged.clone())));
         }
@@ -118,7 +137,8 @@ impl Runner {
     pub(super) fn on_checked(&mut self, swap: &str, result: Result<(), String>) {
         let failed = self.swaps.on_checked(swap, result);
         // A job that runs, a dry run or a start, ends first; the next check decides.
-        if let Some(why) = failed.filter(|_| self.jobs.running().is_none()) {
+        let is_free = self.jobs.running().is_none() && self.stopping.is_none();
+        if let Some(why) = failed.filter(|_| is_free) {
             self.swap_back(why);
         }
     }
