@@ -63,7 +63,7 @@ pub(crate) struct ListenerConfig {
     pub(crate) blocking: bool,
     /// How many connections may wait to be accepted.
     pub(crate) backlog: i32,
-    /// Who may connect to a socket with a path; what the umask leaves where none is given.
+    /// Of the file of a socket with a path, where this supervisor binds it.
     pub(crate) access: Access,
 }
 

@@ -86,7 +86,7 @@ fn advice(kind: io::ErrorKind, address: &Address) -> String {
     }
 }
 
-/// Before a daemon has the socket: all processes that have it share these.
+/// The settings that all processes share that have the socket: before a daemon has it.
 pub(crate) fn set_up(config: &ListenerConfig, socket: impl AsFd) -> io::Result<()> {
     rustix::io::ioctl_fionbio(&socket, !config.blocking)?;
     if matches!(config.address, Address::Tcp(_) | Address::Unix(_) | Address::Abstract(_)) {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_inherited_is_set_up_like_one_that_is_bound() {
+    fn a_socket_that_is_inherited_blocks_no_more() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let config = ListenerConfig { backlog: 1, ..tcp(listener.local_addr().unwrap()) };
         set_up(&config, &listener).unwrap();
