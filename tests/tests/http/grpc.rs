@@ -10,7 +10,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::service::{Service, TIMEOUT, eventually};
+use crate::service::{Service, TIMEOUT};
 
 fn channel(service: &Service, runtime: &Runtime) -> Channel {
     let _inside = runtime.enter();
@@ -73,16 +73,7 @@ fn no_call_fails_through_twenty_swaps_unary_or_streaming() {
             })
         })
         .collect();
-    for swap in 1..=20_u64 {
-        let before = all.load(Ordering::SeqCst);
-        eventually("calls are answered", || all.load(Ordering::SeqCst) > before + 50);
-        if swap % 10 == 7 {
-            service.roll_back();
-        } else {
-            let (carried, _) = service.swap();
-            assert_eq!(carried.late.connections, [""; 0]);
-        }
-    }
+    service.twenty_swaps(&all, 50, |_| ());
     stop.store(true, Ordering::Relaxed);
     let unsent = clients.into_iter().map(|client| runtime.block_on(client).expect("it ends"));
     let (unsent, all) = (unsent.sum::<u64>(), all.load(Ordering::SeqCst));

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use handoff::supervisor::{
@@ -134,6 +135,28 @@ impl Service {
         let ready = || session.warm()?.prepare_and_seal()?.begin();
         let ready = ready().expect("it opens the data");
         assert_eq!(ready.abort("a test").incumbent, IncumbentFate::Serving);
+    }
+
+    /// Twenty swaps of which two are rolled back and none leaves a connection behind; so many more replies
+    /// have come before each.
+    pub(crate) fn twenty_swaps(
+        &mut self,
+        replies: &AtomicU64,
+        more: u64,
+        mut look: impl FnMut(&CarryReport),
+    ) {
+        for swap in 1..=20 {
+            let before = replies.load(Ordering::SeqCst);
+            let are_more = || replies.load(Ordering::SeqCst) > before + more;
+            eventually("the clients are answered", are_more);
+            if swap % 10 == 7 {
+                self.roll_back();
+            } else {
+                let (carried, _) = self.swap();
+                assert_eq!(carried.late.connections, [""; 0]);
+                look(&carried);
+            }
+        }
     }
 
     /// A swap that leaves no connection behind.

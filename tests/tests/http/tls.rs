@@ -17,7 +17,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 
-use crate::service::{Certificate, Client, PID, Service, TIMEOUT, eventually};
+use crate::service::{Certificate, Client, PID, Service, TIMEOUT};
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
@@ -120,16 +120,7 @@ fn no_request_fails_through_twenty_swaps() {
                 }
             });
         }
-        for swap in 1..=20_u64 {
-            let before = all.load(Ordering::Relaxed);
-            eventually("requests are answered", || all.load(Ordering::Relaxed) > before + 100);
-            if swap % 10 == 7 {
-                service.roll_back();
-            } else {
-                let (carried, _) = service.swap();
-                assert_eq!(carried.late.connections, [""; 0]);
-            }
-        }
+        service.twenty_swaps(&all, 100, |_| ());
         stop.store(true, Ordering::Relaxed);
     });
     println!("{} requests, {} full handshakes", all.into_inner(), full.load(Ordering::Relaxed));

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::service::{Client, Service, TIMEOUT, eventually};
+use crate::service::{Client, Service, TIMEOUT};
 
 pub(crate) const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const TEXT: u8 = 0x1;
@@ -152,18 +152,10 @@ fn twenty_clients_have_every_message_once_and_in_order_through_twenty_swaps() {
             })
         })
         .collect();
-    for swap in 1..=20_u64 {
-        let before = all.load(Ordering::Relaxed);
-        eventually("the clients are answered", || all.load(Ordering::Relaxed) > before + 100);
-        if swap % 10 == 7 {
-            service.roll_back();
-        } else {
-            let (carried, _) = service.swap();
-            assert_eq!(carried.late.connections, [""; 0]);
-            let sockets = carried.sets.iter().find(|set| set.name == "http.chat");
-            assert!(sockets.is_some_and(|set| set.count == 20), "{carried:?}");
-        }
-    }
+    service.twenty_swaps(&all, 100, |carried| {
+        let sockets = carried.sets.iter().find(|set| set.name == "http.chat");
+        assert!(sockets.is_some_and(|set| set.count == 20), "{carried:?}");
+    });
     stop.store(true, Ordering::Relaxed);
     let messages = clients.into_iter().map(|client| runtime.block_on(client).expect("it ends"));
     println!("{} messages", messages.sum::<u64>());
