@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail, ensure};
 use handoff::supervisor::{Launch, LaunchRequest};
 
-use crate::config::{Config, Program};
+use crate::config::{Config, ListenerConfig, Program};
 use crate::files;
 
 /// An open file to execute, and its arguments.
@@ -26,6 +26,8 @@ pub(crate) struct Binary {
     pub(crate) args: Vec<String>,
     /// 64 hexadecimal digits.
     pub(crate) blake3: String,
+    /// The sockets that its process is passed.
+    pub(crate) listeners: Vec<ListenerConfig>,
     file: File,
 }
 
@@ -67,11 +69,13 @@ impl Binary {
                 "the binary {path} is not the one that was configured: its BLAKE3 is {found}, and {wanted} is wanted; if it was replaced on purpose, write the new hash into the configuration"
             );
         }
-        Ok(Self { path: program.path.clone(), args: program.args.clone(), blake3: found, file })
+        let Program { path, args, listeners, .. } = program.clone();
+        Ok(Self { path, args, blake3: found, listeners, file })
     }
 
-    /// The binary that a running process executes, with the arguments that it was started with.
-    pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
+    /// The binary that a running process executes, with the arguments that it was started with; the
+    /// caller knows its listeners.
+    pub(crate) fn of_process(pid: u32, listeners: Vec<ListenerConfig>) -> io::Result<Self> {
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
         let file = File::open(&exe)?;
         let path = without_deletion(&fs::read_link(&exe)?);
@@ -81,7 +85,7 @@ impl Binary {
             args.map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
         // Each argument ends with a zero, the last one too.
         args.pop();
-        Ok(Self { path, args, blake3: hash(&file)?, file })
+        Ok(Self { path, args, blake3: hash(&file)?, listeners, file })
     }
 
     /// The same file, by another path that leads to it.
@@ -89,9 +93,10 @@ impl Binary {
         Self { path: path.to_owned(), ..self }
     }
 
-    /// Whether both have the same contents and the same arguments.
+    /// Whether both have the same contents, the same arguments and the same listeners.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        self.blake3 == other.blake3 && self.args == other.args
+        let Self { args, blake3, listeners, .. } = other;
+        (&self.args, &self.blake3, &self.listeners) == (args, blake3, listeners)
     }
 
     /// A path that names this very file for as long as this process has it open.
@@ -248,7 +253,7 @@ mod tests {
     use super::*;
 
     fn program(path: PathBuf) -> Program {
-        Program { path, args: vec!["serve".into()], blake3: None }
+        Program { path, args: vec!["serve".into()], blake3: None, listeners: Vec::new() }
     }
 
     fn script(directory: &Path, text: &str, mode: u32) -> PathBuf {
@@ -318,10 +323,10 @@ mod tests {
 
     #[test]
     fn a_running_process_names_what_it_executes() {
-        let own = Binary::of_process(std::process::id()).unwrap();
+        let own = Binary::of_process(std::process::id(), Vec::new()).unwrap();
         assert_eq!(own.path, std::env::current_exe().unwrap());
         assert_eq!(own.args, std::env::args().skip(1).collect::<Vec<_>>());
-        let again = Binary::of_process(std::process::id()).unwrap();
+        let again = Binary::of_process(std::process::id(), Vec::new()).unwrap();
         assert!(own.is(&again));
     }
 }

@@ -2,6 +2,7 @@
 
 mod address;
 mod duration;
+mod listener;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +15,12 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub(crate) use address::Address;
+pub(crate) use listener::{Access, ListenerConfig};
 
 use crate::files;
 
 use duration::human;
+use listener::{RawListener, listeners_of};
 
 /// The whole configuration, with every path made absolute.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,27 +55,8 @@ pub(crate) struct Program {
     pub(crate) args: Vec<String>,
     /// If it is given, the file has to have it.
     pub(crate) blake3: Option<String>,
-}
-
-/// A socket that is bound, held, and passed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ListenerConfig {
-    pub(crate) name: String,
-    pub(crate) address: Address,
-    /// Whether `accept` on it waits; all processes that have the socket share the flag.
-    pub(crate) blocking: bool,
-    /// How many connections may wait to be accepted.
-    pub(crate) backlog: i32,
-    /// Of the file of a socket with a path, where this supervisor binds it.
-    pub(crate) access: Access,
-}
-
-/// Of the file of a socket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Access {
-    pub(crate) mode: Option<u32>,
-    pub(crate) owner: Option<u32>,
-    pub(crate) group: Option<u32>,
+    /// The sockets that it is passed.
+    pub(crate) listeners: Vec<ListenerConfig>,
 }
 
 /// How long things may take.
@@ -240,14 +224,14 @@ impl Config {
         self.programs.iter().find(is_it)
     }
 
-    /// The first setting that differs and that a running supervisor cannot change.
+    /// The first setting that differs and that a running supervisor cannot change; a swap changes the
+    /// listeners.
     pub(crate) fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
         [
             ("state_dir", self.state_dir != other.state_dir),
             ("socket", self.socket != other.socket),
             ("daemon.control", self.control != other.control),
             ("daemon.directory", self.directory != other.directory),
-            ("listeners", self.listeners != other.listeners),
         ]
         .into_iter()
         .find_map(|(name, differs)| differs.then_some(name))
@@ -300,19 +284,6 @@ struct RawProgram {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawListener {
-    name: Spanned<String>,
-    address: Spanned<String>,
-    #[serde(default)]
-    blocking: bool,
-    backlog: Option<Spanned<i32>>,
-    mode: Option<Spanned<String>>,
-    owner: Option<Spanned<String>>,
-    group: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawProbation {
     #[serde(rename = "for", deserialize_with = "human")]
     length: Duration,
@@ -355,10 +326,12 @@ impl Raw {
     fn check(self, file: &Path) -> Result<Config, Fault> {
         let base = file.parent().unwrap_or(Path::new("/"));
         let state_dir = base.join(self.state_dir);
+        let listeners = listeners_of(self.listeners, base)?;
         let first = Program {
             path: base.join(self.daemon.binary),
             args: self.daemon.args.clone(),
             blake3: self.daemon.blake3.map(checked_hash).transpose()?,
+            listeners: listeners.clone(),
         };
         let mut programs = vec![first];
         for raw in self.binaries {
@@ -370,7 +343,7 @@ impl Raw {
             let RawProgram { args, blake3, .. } = raw.into_inner();
             let blake3 = blake3.map(checked_hash).transpose()?;
             let args = args.unwrap_or_else(|| self.daemon.args.clone());
-            programs.push(Program { path, args, blake3 });
+            programs.push(Program { path, args, blake3, listeners: listeners.clone() });
         }
         let control = base.join(self.daemon.control.get_ref());
         check_length(&control).map_err(|words| Fault::at(&self.daemon.control, words))?;
@@ -389,7 +362,7 @@ impl Raw {
             directory: self.daemon.directory.map_or(base.into(), |path| base.join(path)),
             env: self.daemon.env,
             programs,
-            listeners: listeners_of(self.listeners, base)?,
+            listeners,
             limits: self.limits,
             restart: self.restart,
             probation: self.probation.map(checked_probation).transpose()?,
@@ -397,74 +370,6 @@ impl Raw {
             log: self.log,
         })
     }
-}
-
-fn listeners_of(raw: Vec<RawListener>, base: &Path) -> Result<Vec<ListenerConfig>, Fault> {
-    let mut listeners: Vec<ListenerConfig> = Vec::with_capacity(raw.len());
-    for RawListener { name, address, blocking, backlog, mode, owner, group } in raw {
-        let is_bad = |character: char| character == ':' || character.is_control();
-        if name.get_ref().is_empty() || name.get_ref().contains(is_bad) {
-            let words = "a listener's name may not be empty, nor contain ':' or control characters";
-            return Err(Fault::at(&name, words));
-        }
-        if name.get_ref() == crate::listen::OWN {
-            return Err(Fault::at(&name, format!("the name {:?} is taken", crate::listen::OWN)));
-        }
-        let parsed =
-            Address::parse(address.get_ref(), base).map_err(|words| Fault::at(&address, words))?;
-        if listeners.iter().any(|other| other.address == parsed && !parsed.is_any_port()) {
-            return Err(Fault::at(&address, format!("{parsed} is listed twice")));
-        }
-        let named = [mode.as_ref(), owner.as_ref(), group.as_ref()].into_iter().flatten().next();
-        if let Some(named) = named.filter(|_| !parsed.has_file()) {
-            let words =
-                "`mode`, `owner` and `group` are of sockets with a path: unix:/run/demo.sock";
-            return Err(Fault::at(named, words));
-        }
-        if let Some(backlog) = backlog.as_ref().filter(|backlog| *backlog.get_ref() < 1) {
-            return Err(Fault::at(backlog, "`backlog` is a number from 1 on"));
-        }
-        let access = Access {
-            mode: mode.map(checked_mode).transpose()?,
-            owner: owner.map(|owner| checked_id(owner, "user", user_id)).transpose()?,
-            group: group.map(|group| checked_id(group, "group", group_id)).transpose()?,
-        };
-        let backlog = backlog.map_or(DEFAULT_BACKLOG, Spanned::into_inner);
-        let name = name.into_inner();
-        listeners.push(ListenerConfig { name, address: parsed, blocking, backlog, access });
-    }
-    Ok(listeners)
-}
-
-fn checked_mode(mode: Spanned<String>) -> Result<u32, Fault> {
-    let parsed = u32::from_str_radix(mode.get_ref().trim_start_matches("0o"), 8);
-    parsed.ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
-        Fault::at(&mode, "`mode` is a text of octal digits, as chmod takes it: \"0660\"")
-    })
-}
-
-/// A name, or a number.
-fn checked_id(
-    name: Spanned<String>,
-    kind: &str,
-    look_up: fn(&str) -> nix::Result<Option<u32>>,
-) -> Result<u32, Fault> {
-    if let Ok(id) = name.get_ref().parse() {
-        return Ok(id);
-    }
-    match look_up(name.get_ref()) {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(Fault::at(&name, format!("there is no {kind} {:?}", name.get_ref()))),
-        Err(error) => Err(Fault::at(&name, format!("cannot look the {kind} up: {error}"))),
-    }
-}
-
-fn user_id(name: &str) -> nix::Result<Option<u32>> {
-    Ok(nix::unistd::User::from_name(name)?.map(|user| user.uid.as_raw()))
-}
-
-fn group_id(name: &str) -> nix::Result<Option<u32>> {
-    Ok(nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
 fn checked_hash(hash: Spanned<String>) -> Result<String, Fault> {
@@ -516,9 +421,6 @@ fn check_length(path: &Path) -> Result<(), String> {
     ))
 }
 
-/// The kernel's own maximum, `net.core.somaxconn`, is 4096 where nobody has changed it. Clients wait
-/// there during a swap: std's listeners have room for 128.
-const DEFAULT_BACKLOG: i32 = 4096;
 /// The maximum that the kernel takes, without the zero byte at the end.
 const MAX_SOCKET_PATH: usize = 107;
 /// The maximum that is read of a file, in bytes.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use disk::Disk;
 
+use crate::config::ListenerConfig;
 use crate::files;
 use crate::record::{End, Party, Probation, SwapEvent, SwapRecord};
 
@@ -67,6 +68,9 @@ pub(crate) struct DaemonEvent {
     pub(crate) kind: DaemonEventKind,
     pub(crate) daemon: Party,
     pub(crate) args: Vec<String>,
+    /// The sockets that it was passed; an earlier version did not note them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) listeners: Option<Vec<ListenerConfig>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ mod notify;
 mod record;
 mod run;
 mod show;
+mod sockets;
 mod status;
 mod timeline;
 mod trigger;

@@ -10,10 +10,11 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::{Address, ListenerConfig};
+use crate::config::ListenerConfig;
 use crate::listen;
 
 /// A name that is looked after.
@@ -28,20 +29,24 @@ pub(crate) trait Kept: Send {
     fn look(&mut self) -> io::Result<bool>;
 }
 
-/// Looks after these names on a thread of its own, which may wait for a disk.
-pub(crate) fn keep(mut names: Vec<Box<dyn Kept>>) {
-    let look = move || {
-        let mut told: Vec<Option<Instant>> = vec![None; names.len()];
+/// Looks after this name on a thread of its own, which may wait for a disk.
+pub(crate) fn keep(mut name: Box<dyn Kept>) {
+    spawn(move || {
+        let mut told = None;
         loop {
             thread::sleep(INTERVAL);
-            for (name, told) in names.iter_mut().zip(&mut told) {
-                look_and_tell(name.as_mut(), told);
-            }
+            look_and_tell(name.as_mut(), &mut told);
         }
-    };
-    if let Err(error) = thread::Builder::new().name("names".into()).spawn(look) {
+    });
+}
+
+/// Whether the thread was started.
+fn spawn(look: impl FnOnce() + Send + 'static) -> bool {
+    let started = thread::Builder::new().name("names".into()).spawn(look);
+    if let Err(error) = &started {
         tracing::warn!(%error, "this supervisor cannot look after the names of its sockets: one that is removed does not come back");
     }
+    started.is_ok()
 }
 
 fn look_and_tell(name: &mut dyn Kept, told: &mut Option<Instant>) {
@@ -62,38 +67,87 @@ fn look_and_tell(name: &mut dyn Kept, told: &mut Option<Instant>) {
     }
 }
 
-/// The names of a listener.
+/// The names of the listeners, which a thread looks after until this is dropped.
 #[derive(Debug)]
-struct Linked {
-    path: PathBuf,
-    hidden: PathBuf,
+pub(crate) struct Names(Option<Sender<Vec<Linked>>>);
+
+impl Names {
+    pub(crate) fn start() -> Self {
+        let (sender, sets) = mpsc::channel();
+        Self(spawn(move || keep_listeners(&sets)).then_some(sender))
+    }
+
+    /// Looks after these from now on. The names of others that the thread has looked after go.
+    pub(crate) fn set(&self, names: Vec<Linked>) {
+        if let Some(sender) = &self.0 {
+            let _ = sender.send(names);
+        }
+    }
 }
 
-/// The listeners with a name.
-pub(crate) fn of_listeners(listeners: &[ListenerConfig]) -> Vec<Box<dyn Kept>> {
-    let paths = listeners.iter().filter_map(|listener| match &listener.address {
-        Address::Unix(path) | Address::UnixDatagram(path) => Some(path),
-        Address::Tcp(_) | Address::Udp(_) | Address::Abstract(_) => None,
-    });
-    paths
-        .map(|path| {
-            let linked = Linked { path: path.clone(), hidden: hidden(path) };
-            // A name that an earlier supervisor left may be that of another socket.
-            if socket_at(&linked.path).is_some_and(|found| socket_at(&linked.hidden) != Some(found))
-            {
-                let _ = fs::remove_file(&linked.hidden);
+fn keep_listeners(sets: &Receiver<Vec<Linked>>) {
+    let mut names: Vec<(Linked, Option<Instant>)> = Vec::new();
+    loop {
+        match sets.recv_timeout(INTERVAL) {
+            Ok(set) => {
+                for (gone, _) in names.iter().filter(|(name, _)| !set.contains(name)) {
+                    gone.remove();
+                }
+                names = set.into_iter().map(|name| (name, None)).collect();
+                names.iter().for_each(|(name, _)| name.begin());
             }
-            Box::new(linked) as Box<dyn Kept>
-        })
-        .collect()
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        for (name, told) in &mut names {
+            look_and_tell(name, told);
+        }
+    }
+}
+
+/// The names of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Linked {
+    path: PathBuf,
+    hidden: PathBuf,
+    /// Whether a service manager made the first one, and removes it.
+    is_managers: bool,
+}
+
+impl Linked {
+    /// A name that an earlier supervisor left may be that of another socket.
+    fn begin(&self) {
+        if socket_at(&self.path).is_some_and(|found| socket_at(&self.hidden) != Some(found)) {
+            let _ = fs::remove_file(&self.hidden);
+        }
+    }
+
+    /// Of a listener that is configured no more.
+    fn remove(&self) {
+        let kept = socket_at(&self.hidden);
+        if kept.is_some() && socket_at(&self.path) == kept && !self.is_managers {
+            let _ = fs::remove_file(&self.path);
+        }
+        let _ = fs::remove_file(&self.hidden);
+    }
+}
+
+/// The names of the listeners with a file.
+pub(crate) fn of_listeners(
+    listeners: &[ListenerConfig],
+    is_managers: impl Fn(&ListenerConfig) -> bool,
+) -> Vec<Linked> {
+    let named = |listener: &ListenerConfig| {
+        let path = listener.address.file()?.to_owned();
+        Some(Linked { hidden: hidden(&path), path, is_managers: is_managers(listener) })
+    };
+    listeners.iter().filter_map(named).collect()
 }
 
 /// Removes the hidden names of listeners.
 pub(crate) fn forget(listeners: &[ListenerConfig]) {
-    for listener in listeners {
-        if let Address::Unix(path) | Address::UnixDatagram(path) = &listener.address {
-            let _ = fs::remove_file(hidden(path));
-        }
+    for path in listeners.iter().filter_map(|listener| listener.address.file()) {
+        let _ = fs::remove_file(hidden(path));
     }
 }
 

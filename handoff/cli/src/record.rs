@@ -23,6 +23,9 @@ pub(crate) struct SwapRecord {
     pub(crate) from: Party,
     /// The process that is to replace it.
     pub(crate) to: Party,
+    /// The change of the listeners that it makes, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listeners: Vec<String>,
     /// In the order in which they were made.
     pub(crate) steps: Vec<SwapEvent>,
     /// None while the swap is in flight.

@@ -10,6 +10,7 @@ mod check;
 mod children;
 mod daemon;
 mod job;
+mod listeners;
 mod probation;
 mod restarts;
 mod service;
@@ -36,6 +37,7 @@ use crate::metrics;
 use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
 use job::Jobs;
+use listeners::Holding;
 use service::Service;
 use stop::Stopping;
 use swap::Swaps;
@@ -93,8 +95,7 @@ struct Runner {
     swaps: Swaps,
     journal: Option<JournalState>,
     stopping: Option<Stopping>,
-    /// Listeners that are held at another address than the configuration has.
-    elsewhere: Vec<String>,
+    holding: Holding,
     /// A warning for each listener that the daemon has not taken in the swap by which it came.
     untaken: Vec<String>,
     /// Occupied descriptors, at the numbers where an upgraded supervisor inherits its sockets.
@@ -179,6 +180,7 @@ impl Runner {
         if self.jobs.running().is_none() {
             children::reap(self.service.pid());
         }
+        self.holding.forget_closed();
         self.end_probation_on_time();
         self.start_on_time()?;
         self.stop_on_time();

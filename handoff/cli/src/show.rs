@@ -135,6 +135,9 @@ pub(crate) fn record(record: &SwapRecord) -> String {
     if record.one_way {
         line("one-way", "allowed");
     }
+    for change in &record.listeners {
+        line("listener", change);
+    }
     line("outcome", &outcome);
     if let Some(end) = &record.end {
         if let Some(cause) = &end.cause {

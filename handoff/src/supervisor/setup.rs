@@ -120,6 +120,18 @@ impl Supervisor {
         self.listeners.push((name.into(), listener.into()));
     }
 
+    /// Replaces the sockets that this supervisor passes on from now on, and returns those of before.
+    ///
+    /// A swap takes listeners over that were added, and gives those up that were removed: replace them
+    /// before [`pair`](Self::pair), and put the former ones back if the swap does not commit. A socket
+    /// that both sets have can be duplicated. The old process closes a removed one when it ends.
+    pub fn replace_listeners(
+        &mut self,
+        listeners: impl IntoIterator<Item = (String, OwnedFd)>,
+    ) -> Vec<(String, OwnedFd)> {
+        std::mem::replace(&mut self.listeners, listeners.into_iter().collect())
+    }
+
     /// The sockets that this supervisor passes on, with their names, in order.
     pub fn listeners(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
         self.listeners.iter().map(|(name, listener)| (name.as_str(), listener.as_fd()))

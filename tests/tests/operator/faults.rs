@@ -117,7 +117,10 @@ fn a_configuration_that_is_garbage_is_refused_and_the_daemon_serves_on() {
     for (text, told) in [
         (unknown, format!("line {line}, column")),
         ("\u{0}\u{1}".to_owned(), "is not a configuration".to_owned()),
-        (good.replace("127.0.0.1", "127.0.0.2"), "listeners has changed".to_owned()),
+        (
+            good.replace("control = \"control.sock\"", "control = \"other.sock\""),
+            "daemon.control has changed".to_owned(),
+        ),
     ] {
         world.write("handoff.toml", &text);
         let supervisor = world.supervisor();
@@ -165,21 +168,6 @@ fn a_second_supervisor_is_refused_and_so_is_a_second_daemon_on_the_data() {
     assert_eq!(world.daemon_pid(), pid);
     let mut connection = Connection::to(world.port).expect("it serves");
     assert_eq!(connection.ask("PING").expect("it answers"), "PONG");
-}
-
-#[test]
-fn a_listener_that_is_held_elsewhere_is_told() {
-    let mut world = World::new();
-    world.supervise();
-    world.kill_supervisor();
-    let text = fs::read_to_string(world.path("handoff.toml")).expect("it is there");
-    let port = format!("127.0.0.1:{}", world.port);
-    world.write("handoff.toml", &text.replace(&port, "127.0.0.1:1"));
-    world.supervise();
-    let warnings = world.status()["warnings"].to_string();
-    let told = format!("listener resp is held at {port}, and not at 127.0.0.1:1 as configured");
-    assert!(warnings.contains(&told), "{warnings}");
-    world.said(&["swap", "--wait"]);
 }
 
 #[test]

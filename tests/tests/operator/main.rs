@@ -5,6 +5,7 @@ mod clients;
 mod day;
 mod faults;
 mod inputs;
+mod listeners;
 mod logs;
 mod manager;
 mod names;

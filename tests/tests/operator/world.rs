@@ -24,7 +24,7 @@ pub(crate) struct World {
 
 /// A port that nobody has, and that the kernel gives to nobody who asks for any: a client that
 /// connects, say, before the daemon binds.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = std::process::id() % 200 * 100;
     (0..20_000)

@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// An address of a kind of socket that can be passed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) enum Address {
     /// `127.0.0.1:6380`, `[::]:6380`
     Tcp(SocketAddr),
@@ -51,14 +54,40 @@ impl Address {
         }
     }
 
-    /// Whether the socket has a file.
-    pub(crate) const fn has_file(&self) -> bool {
-        matches!(self, Self::Unix(_) | Self::UnixDatagram(_))
+    /// The address of a socket of TCP or UDP, and which of the two it is.
+    pub(crate) const fn inet(&self) -> Option<(&'static str, SocketAddr)> {
+        match self {
+            Self::Tcp(address) => Some(("tcp", *address)),
+            Self::Udp(address) => Some(("udp", *address)),
+            Self::Unix(_) | Self::Abstract(_) | Self::UnixDatagram(_) => None,
+        }
+    }
+
+    /// The path of its file.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) | Self::UnixDatagram(path) => Some(path),
+            Self::Tcp(_) | Self::Udp(_) | Self::Abstract(_) => None,
+        }
     }
 
     /// Whether the kernel chooses the port, so that two listeners may have this address.
     pub(crate) fn is_any_port(&self) -> bool {
         matches!(self, Self::Tcp(address) | Self::Udp(address) if address.port() == 0)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text, Path::new("/"))
     }
 }
 

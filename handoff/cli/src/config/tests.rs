@@ -26,7 +26,12 @@ fn the_least_that_is_needed_has_defaults_and_paths_begin_at_the_file() {
     assert_eq!(config.socket, Path::new("/etc/notes/state/supervisor.sock"));
     assert_eq!(config.control, Path::new("/etc/notes/run/control.sock"));
     assert_eq!(config.directory, Path::new("/etc/notes"));
-    let program = Program { path: "/etc/notes/bin/notesd".into(), args: Vec::new(), blake3: None };
+    let program = Program {
+        path: "/etc/notes/bin/notesd".into(),
+        args: Vec::new(),
+        blake3: None,
+        listeners: Vec::new(),
+    };
     assert_eq!(config.programs, [program]);
     assert_eq!((config.limits, config.restart), (Limits::default(), Restart::default()));
     assert_eq!((config.listeners.len(), config.probation), (0, None));
@@ -99,6 +104,16 @@ fn values_that_cannot_be_are_told_with_their_line() {
             11,
             "[::]:1 is listed twice",
         ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n[[listeners]]\nname = \"b\"\naddress = \"0.0.0.0:1\"\n",
+            11,
+            "0.0.0.0:1 takes the connections to 127.0.0.1:1 as well: list one of the two",
+        ),
+        (
+            "[[listeners]]\nname = \"a\"\naddress = \"udp:[::]:1\"\n[[listeners]]\nname = \"b\"\naddress = \"udp:[::1]:1\"\n",
+            11,
+            "udp:[::]:1 takes the connections to udp:[::1]:1 as well",
+        ),
         ("[[listeners]]\nname = \"handoff.supervisor\"\naddress = \"[::]:1\"\n", 7, "is taken"),
         (
             "[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\nmode = \"0660\"\n",
@@ -144,6 +159,20 @@ fn values_that_cannot_be_are_told_with_their_line() {
     assert_eq!(parse(&with(&any)).listeners.len(), 2);
     let upper = format!("[[binaries]]\npath = \"b\"\nblake3 = \"{}\"\n", hash.replace('0', "A"));
     assert_eq!(parse(&with(&upper)).programs[1].blake3, Some("a".repeat(64)));
+}
+
+#[test]
+fn ipv6_takes_ipv4_along_unless_another_listener_has_that_port() {
+    let listeners = |addresses: &[&str]| {
+        let text = |address| format!("[[listeners]]\nname = \"a\"\naddress = \"{address}\"\n");
+        let config = parse(&with(&addresses.iter().map(text).collect::<String>()));
+        config.listeners.iter().map(|listener| listener.only_v6).collect::<Vec<_>>()
+    };
+    assert_eq!(listeners(&["[::]:1", "[::1]:2"]), [false, false]);
+    assert_eq!(listeners(&["[::]:1", "0.0.0.0:1"]), [true, false]);
+    assert_eq!(listeners(&["127.0.0.1:1", "[::]:1"]), [false, true]);
+    assert_eq!(listeners(&["udp:127.0.0.1:1", "[::]:1", "127.0.0.1:2"]), [false, false, false]);
+    assert_eq!(listeners(&["[::]:0", "0.0.0.0:0"]), [false, false]);
 }
 
 #[test]
@@ -200,7 +229,7 @@ fn a_program_is_found_by_any_path_that_leads_to_it() {
 fn what_a_running_supervisor_cannot_change_is_named() {
     let config = parse(MINIMAL);
     let listener = with("[[listeners]]\nname = \"a\"\naddress = \"[::]:1\"\n");
-    assert_eq!(config.fixed_difference(&parse(&listener)), Some("listeners"));
+    assert_eq!(config.fixed_difference(&parse(&listener)), None);
     let moved = MINIMAL.replace("run/", "var/");
     assert_eq!(config.fixed_difference(&parse(&moved)), Some("daemon.control"));
     assert_eq!(config.fixed_difference(&parse(&MINIMAL.replace("notesd", "v2"))), None);

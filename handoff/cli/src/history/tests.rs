@@ -13,6 +13,7 @@ fn record(id: &str) -> SwapRecord {
         one_way: false,
         from: Party::default(),
         to: Party { binary: "/opt/b".into(), blake3: "ab".into(), ..Party::default() },
+        listeners: Vec::new(),
         steps: Vec::new(),
         end: None,
         probation: None,
@@ -66,6 +67,7 @@ fn what_was_added_is_read_by_the_next_one() {
         kind: DaemonEventKind::Died { status: "killed by SIGKILL".into() },
         daemon: Party::default(),
         args: vec!["serve".into()],
+        listeners: None,
     };
     history.add(Line::Daemon(event.clone()));
     assert_eq!(history.swap("aa"), Some(&whole("aa")));

@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::daemon::Daemon;
 use super::job::{Jobs, said_of};
+use super::listeners::Holding;
 use super::restarts::Restarts;
 use super::service::{Previous, Service};
 use super::swap::Swaps;
@@ -53,9 +54,10 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
             let _ = heard.send(Event::Progress(Instant::now(), progress.clone()));
         });
     let journal = supervisor.journal();
-    let inherited = listeners.len();
-    for (name, socket) in listeners {
-        supervisor.add_listener(name, socket);
+    let inherited: Vec<_> = listeners.iter().map(|(listener, _)| listener.clone()).collect();
+    let holding = Holding::new(inherited.clone(), own.is_none());
+    for (listener, socket) in listeners {
+        supervisor.add_listener(listener.name, socket);
     }
     let lock = lock(&config.state_dir)?;
     if let Err(error) = launcher.clear() {
@@ -73,7 +75,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
             .map_err(cannot("serve the supervisor's socket", &config.socket))?;
     let asked = sender.clone();
     let own = trigger.name(move |what| asked.send(Event::Asked(what)).is_ok());
-    names::keep(vec![own]);
+    names::keep(own);
     let history = History::open(&config.state_dir.join("history.jsonl"));
     let mut runner = Runner {
         since: SystemTime::now(),
@@ -84,7 +86,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         swaps: Swaps { history, in_flight: None, watch: None, judging: None },
         journal,
         stopping: None,
-        elsewhere: Vec::new(),
+        holding,
         untaken: Vec::new(),
         places,
         _lock: lock,
@@ -92,7 +94,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
     };
     tracing::info!(
         version = crate::VERSION, config = %runner.config.file.display(),
-        socket = %runner.config.socket.display(), path = %runner.config.control.display(), inherited,
+        socket = %runner.config.socket.display(), path = %runner.config.control.display(), inherited = inherited.len(),
         "this supervisor looks for a daemon at its control socket"
     );
     runner.jobs.adopt(runner.config.limits.adopt)?;
@@ -103,7 +105,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
 struct Inherited {
     /// The supervisor's own socket, from before its upgrade.
     own: Option<UnixListener>,
-    listeners: Vec<(String, OwnedFd)>,
+    listeners: Vec<(ListenerConfig, OwnedFd)>,
 }
 
 /// Takes the sockets of a service manager, or of this supervisor before its upgrade. It reads the
@@ -123,7 +125,10 @@ fn inherit(config: &Config) -> anyhow::Result<Inherited> {
     let mut listeners = Vec::new();
     for listener in &config.listeners {
         if let Some(socket) = listen::inherited(&mut inherited, listener)? {
-            listeners.push((listener.name.clone(), out_of_the_way(socket, config)?));
+            // At once: a service manager passes blocking sockets, also of a daemon that serves.
+            listen::set_up(listener, &socket)
+                .map_err(cannot("set up the listener", &listener.name))?;
+            listeners.push((listener.clone(), out_of_the_way(socket, config)?));
         }
     }
     for name in inherited.names() {
@@ -190,7 +195,7 @@ fn cannot(action: &str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> any
 impl Runner {
     pub(super) fn on_adopted(
         &mut self,
-        mut supervisor: Box<Supervisor>,
+        supervisor: Box<Supervisor>,
         adoption: handoff::Result<Adoption>,
     ) -> anyhow::Result<()> {
         let adoption = adoption?;
@@ -203,16 +208,12 @@ impl Runner {
             self.jobs.end(supervisor);
             return Ok(()); // there is nobody to stop
         }
-        self.elsewhere = self.bind_missing(&mut supervisor, serves.is_some())?;
-        names::keep(names::of_listeners(&self.config.listeners));
-        for warning in &self.elsewhere {
-            tracing::warn!("{warning}");
-        }
-        self.jobs.end(supervisor);
         match adoption {
             Adoption::Daemon(adopted) => {
                 let pid = adopted.process.pid();
-                let binary = self.binary_of(pid)?;
+                let binary = self.binary_of(pid, &adopted.listeners)?;
+                self.holding.adopt(&supervisor, &binary.listeners);
+                self.jobs.end(supervisor);
                 let said = said_of(&adopted.build_id, adopted.generation);
                 self.service.previous = self.previous_in_history(&binary, Some(pid));
                 let started = self.swaps.history.start_of(pid);
@@ -227,6 +228,7 @@ impl Runner {
                 self.resume_probation();
             }
             Adoption::Nothing { .. } => {
+                self.jobs.end(supervisor);
                 let binary = Arc::new(Binary::open(&self.config.programs[0])?);
                 self.service.previous = self.previous_in_history(&binary, None);
                 let successor = self.successor_in_history();
@@ -238,48 +240,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Binds each configured listener that the supervisor does not hold yet. A listener that it
-    /// inherited keeps its address: returns a warning for each at another than the configured one. It
-    /// is set up as configured, unless a daemon has it: a service manager passes blocking sockets.
-    fn bind_missing(
-        &self,
-        supervisor: &mut Supervisor,
-        serves: bool,
-    ) -> anyhow::Result<Vec<String>> {
-        let mut held: Vec<_> = supervisor.listeners().collect();
-        let (mut bound, mut elsewhere) = (Vec::new(), Vec::new());
-        for listener in &self.config.listeners {
-            let ListenerConfig { name, address, .. } = listener;
-            let Some(index) = held.iter().position(|(held, _)| held == name) else {
-                bound.push((name, listen::bind(listener)?));
-                tracing::info!(name, %address, "this supervisor bound a listener for the daemon");
-                continue;
-            };
-            let socket = held.remove(index).1;
-            if !serves {
-                listen::set_up(listener, socket).map_err(cannot("set up the listener", name))?;
-            }
-            if let Some(at) = listen::differs(address, socket) {
-                elsewhere.push(format!(
-                    "listener {name} is held at {at}, and not at {address} as configured: it was inherited; to move it, stop the daemon and start it anew"
-                ));
-            }
-        }
-        for (name, socket) in bound {
-            supervisor.add_listener(name, socket);
-        }
-        Ok(elsewhere)
-    }
-
     /// The binary that an adopted daemon executes: as the history notes it, if the file is still
     /// the same, and else as the kernel names it. Only the note names a script, since the kernel
     /// names its interpreter.
-    fn binary_of(&self, pid: u32) -> anyhow::Result<Arc<Binary>> {
+    fn binary_of(&self, pid: u32, listeners: &[String]) -> anyhow::Result<Arc<Binary>> {
         let noted = self.swaps.history.start_of(pid).and_then(|event| self.reopen(event).ok());
         if let Some(binary) = noted {
             return Ok(Arc::new(binary));
         }
-        let binary = Binary::of_process(pid)
+        let configured = self.config.listeners.iter();
+        let has = |listener: &&ListenerConfig| listeners.contains(&listener.name);
+        let binary = Binary::of_process(pid, configured.filter(has).cloned().collect())
             .map_err(cannot("look at what the daemon executes,", format!("/proc/{pid}/exe")))?;
         Ok(Arc::new(match self.config.program(&binary.path) {
             Some(program) => binary.listed_as(&program.path),
@@ -288,12 +259,17 @@ impl Runner {
     }
 
     /// The file that a daemon executed, if it is listed and has not changed.
-    fn reopen(&self, DaemonEvent { daemon, args, .. }: &DaemonEvent) -> anyhow::Result<Binary> {
-        self.reopen_as(daemon, Some(args))
+    fn reopen(&self, event: &DaemonEvent) -> anyhow::Result<Binary> {
+        self.reopen_as(&event.daemon, Some(&event.args), event.listeners.as_ref())
     }
 
-    /// The same with these arguments, or else the listed ones.
-    fn reopen_as(&self, party: &Party, args: Option<&Vec<String>>) -> anyhow::Result<Binary> {
+    /// The same with these arguments and listeners, or else the configured ones.
+    fn reopen_as(
+        &self,
+        party: &Party,
+        args: Option<&Vec<String>>,
+        listeners: Option<&Vec<ListenerConfig>>,
+    ) -> anyhow::Result<Binary> {
         let listed = self.config.program(party.binary.as_ref());
         let listed =
             listed.ok_or_else(|| anyhow!("{} is not listed in the configuration", party.binary))?;
@@ -301,6 +277,7 @@ impl Runner {
             path: listed.path.clone(),
             args: args.unwrap_or(&listed.args).clone(),
             blake3: Some(party.blake3.clone()),
+            listeners: listeners.unwrap_or(&listed.listeners).clone(),
         };
         Binary::open(&program)
     }
@@ -311,7 +288,7 @@ impl Runner {
         let record = self.swaps.history.swaps().next_back().filter(|record| record.one_way)?;
         match record.outcome() {
             Some(Outcome::RolledBack | Outcome::NotBegun | Outcome::DryRun) => None,
-            _ => self.reopen_as(&record.to, None).ok(),
+            _ => self.reopen_as(&record.to, None, None).ok(),
         }
     }
 
@@ -324,8 +301,10 @@ impl Runner {
             its.any(|record| matches!(record.probation, Some(Probation::Failed { .. })))
         };
         let last = history.starts().next().and_then(|event| event.daemon.pid);
-        let event = history.starts().find(|DaemonEvent { daemon, args, .. }| {
-            let is_current = daemon.blake3 == current.blake3 && *args == current.args;
+        let event = history.starts().find(|DaemonEvent { daemon, args, listeners, .. }| {
+            let is_current = daemon.blake3 == current.blake3
+                && *args == current.args
+                && listeners.as_ref().is_none_or(|listeners| *listeners == current.listeners);
             !is_current && daemon.pid != pid && (daemon.pid == last || !has_failed(daemon.pid))
         })?;
         let one_way = history.swaps().any(|record| {

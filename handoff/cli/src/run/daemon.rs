@@ -128,8 +128,9 @@ impl Runner {
     }
 
     pub(super) fn note_daemon(&mut self, kind: DaemonEventKind, daemon: Party, binary: &Binary) {
-        let (at_ms, args) = (to_ms(SystemTime::now()), binary.args.clone());
-        self.swaps.history.add(Line::Daemon(DaemonEvent { at_ms, kind, daemon, args }));
+        let at_ms = to_ms(SystemTime::now());
+        let (args, listeners) = (binary.args.clone(), Some(binary.listeners.clone()));
+        self.swaps.history.add(Line::Daemon(DaemonEvent { at_ms, kind, daemon, args, listeners }));
     }
 
     pub(super) fn on_ended(
@@ -182,6 +183,9 @@ impl Runner {
             return Ok(());
         }
         let Some(binary) = self.service.take_due_start() else { return Ok(()) };
+        if let Err(error) = self.prepare_listeners(&binary) {
+            return self.not_started(binary, error.to_string());
+        }
         let spec = job::spec(&self.config, &binary);
         self.jobs.start(binary, spec)
     }
@@ -239,20 +243,24 @@ impl Runner {
             }
             Err(error) => {
                 let why = self.explain_start(&error, &binary);
-                if self.stopping.is_some() {
-                    return Ok(());
-                }
-                let kind = DaemonEventKind::NotStarted { why: why.clone() };
-                self.note_daemon(kind, party_of(&binary), &binary);
-                if !self.service.has_served && !self.service.has_other_than(&binary) {
-                    bail!(why);
-                }
-                tracing::error!("{why}");
-                self.judge(None);
-                self.service.plan_start(binary, Duration::ZERO);
-                Ok(())
+                self.not_started(binary, why)
             }
         }
+    }
+
+    fn not_started(&mut self, binary: Arc<Binary>, why: String) -> anyhow::Result<()> {
+        if self.stopping.is_some() {
+            return Ok(());
+        }
+        let kind = DaemonEventKind::NotStarted { why: why.clone() };
+        self.note_daemon(kind, party_of(&binary), &binary);
+        if !self.service.has_served && !self.service.has_other_than(&binary) {
+            bail!(why);
+        }
+        tracing::error!("{why}");
+        self.judge(None);
+        self.service.plan_start(binary, Duration::ZERO);
+        Ok(())
     }
 
     /// A failed start, with the operator's remedy.

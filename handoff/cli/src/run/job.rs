@@ -97,6 +97,14 @@ impl Jobs {
         }
     }
 
+    /// The same, to change it.
+    pub(super) fn supervisor_mut(&mut self) -> Option<&mut Supervisor> {
+        match &mut self.work {
+            Work::Idle(supervisor) => Some(supervisor),
+            Work::Busy(..) => None,
+        }
+    }
+
     /// Whether no thread waits for the disk to take a link.
     pub(super) fn links_answer(&self) -> bool {
         self.launcher.answers()

@@ -208,7 +208,8 @@ mod tests {
 
     fn binary(name: &str) -> Arc<Binary> {
         let path = std::env::current_exe().unwrap();
-        let program = Program { path, args: vec![name.into()], blake3: None };
+        let program =
+            Program { path, args: vec![name.into()], blake3: None, listeners: Vec::new() };
         Arc::new(Binary::open(&program).unwrap())
     }
 

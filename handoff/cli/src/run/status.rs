@@ -53,8 +53,8 @@ impl Runner {
             }),
             last_swap: self.last_swap(),
             listeners: self
-                .config
-                .listeners
+                .holding
+                .configured
                 .iter()
                 .map(|listener| format!("{} at {}", listener.name, listener.address))
                 .collect(),
@@ -102,7 +102,8 @@ impl Runner {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.service.fell_back.iter().cloned().collect();
-        warnings.extend(self.elsewhere.iter().chain(&self.untaken).cloned());
+        warnings.extend(self.holding.warnings().chain(self.pending_listeners()));
+        warnings.extend(self.untaken.iter().cloned());
         warnings.extend(self.swaps.history.fault());
         warnings.extend(self.journal.as_ref().and_then(fault));
         warnings.extend(crate::log::fault());

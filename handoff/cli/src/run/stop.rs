@@ -109,7 +109,7 @@ impl Runner {
     pub(super) fn stopped(&mut self, status: &str, is_clean: bool) -> ExitCode {
         // First: whoever is told goes by the files from here on.
         self.trigger.remove();
-        crate::names::forget(&self.config.listeners);
+        self.holding.forget_names();
         let askers = self.stopping.take().map(|stopping| stopping.askers).unwrap_or_default();
         for asker in askers {
             let _ = asker.send(Reply::Stopped { status: status.to_owned(), clean: is_clean });

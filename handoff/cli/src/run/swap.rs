@@ -11,6 +11,7 @@ use handoff::{HandoffId, SpawnSpec};
 
 use super::daemon::Daemon;
 use super::job::{self, Job, Said, Swapped};
+use super::listeners::changes;
 use super::probation::{Judging, Watch};
 use super::service::Previous;
 use super::{Runner, party_of};
@@ -267,6 +268,7 @@ impl Runner {
     ) -> anyhow::Result<Reply> {
         let dry_run = request.dry_run;
         let one_way = request.one_way || self.config.swap.one_way;
+        self.prepare_listeners(&binary)?;
         let from = self.service.party().unwrap_or_default();
         let handoff_id = HandoffId::new();
         let id = handoff_id.to_string();
@@ -278,6 +280,7 @@ impl Runner {
             one_way,
             from,
             to: party_of(&binary),
+            listeners: changes(&self.holding.configured, &binary.listeners),
             steps: Vec::new(),
             end: None,
             probation: None,
@@ -359,6 +362,7 @@ impl Runner {
             }
             Swapped::Failed(failed, said) => self.on_failed(*failed, said, binary),
         }
+        self.undo_listeners(); // unless the successor serves
         if trigger.undoes() {
             self.service.stay();
             self.judge(Some(&undoing));
@@ -395,6 +399,7 @@ impl Runner {
     /// The successor is the daemon from here on. Returns the carried sets, a line each.
     fn succeed(&mut self, committed: Committed, binary: Arc<Binary>) -> Vec<String> {
         let carried = committed.carried.to_string();
+        self.commit_listeners();
         self.look_for_untaken(&committed.ready.listening_on);
         let generation = Some(committed.generation);
         let id = committed.handoff_id.to_string();
@@ -423,7 +428,7 @@ impl Runner {
     /// Warns of listeners that the successor has not taken, as it says. One that says nothing of any
     /// may not be of this library's `Daemon`.
     fn look_for_untaken(&mut self, taken: &[String]) {
-        let listeners = self.config.listeners.iter().filter(|_| !taken.is_empty());
+        let listeners = self.holding.configured.iter().filter(|_| !taken.is_empty());
         let untaken = listeners.filter(|listener| !taken.contains(&listener.name));
         let warn = |ListenerConfig { name, address, .. }: &ListenerConfig| {
             format!(

@@ -82,6 +82,11 @@ impl Runner {
                 self.config.file.display()
             );
         }
+        ensure!(
+            self.holding.configured == config.listeners,
+            "the listeners in {} are not those of the daemon, and an upgrade changes the supervisor alone: swap first (handoff swap), then upgrade",
+            self.config.file.display()
+        );
         if let Some(program) = &self.config.supervisor {
             return Ok(program.clone());
         }

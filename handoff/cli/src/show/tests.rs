@@ -27,6 +27,7 @@ fn rolled_back() -> SwapRecord {
         one_way: false,
         from: served(),
         to: Party { build: Some("8".into()), pid: Some(42), generation: None, ..served() },
+        listeners: Vec::new(),
         steps: steps
             .map(|(at_us, phase)| SwapEvent { at_us, what: SwapEventKind::Entered { phase } })
             .into(),
@@ -76,7 +77,13 @@ fn the_history_has_a_line_for_each() {
         "2026-11-18T11:06:40Z  swap 01234567  rolled back  pause 12.500 ms  build 7 -> build 8  (its health check failed)"
     );
     let kind = DaemonEventKind::Died { status: "killed by SIGKILL".into() };
-    let event = DaemonEvent { at_ms: 1_795_000_000_000, kind, daemon: served(), args: Vec::new() };
+    let event = DaemonEvent {
+        at_ms: 1_795_000_000_000,
+        kind,
+        daemon: served(),
+        args: Vec::new(),
+        listeners: None,
+    };
     let line = entry(&Entry::Daemon(event)).unwrap();
     assert!(line.starts_with("2026-11-18T11:06:40Z  daemon DIED (killed by SIGKILL)  /opt/notesd"));
 }

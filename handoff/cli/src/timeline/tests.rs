@@ -346,6 +346,7 @@ fn swap(way: &[(u64, Phase)], outcome: Option<Outcome>) -> SwapRecord {
         one_way: false,
         from: party("/usr/lib/kvd/1.4.2/kvd", "kvd 1.4.2", 100),
         to: party("/usr/lib/kvd/1.5.0/kvd", "kvd 1.5.0", 101),
+        listeners: Vec::new(),
         steps: [launched].into_iter().chain(entered).collect(),
         end: outcome.map(|outcome| End {
             outcome,

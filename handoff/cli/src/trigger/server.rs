@@ -11,13 +11,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, getsockopt, socket,
-    sockopt::PeerCredentials,
-};
+use nix::sys::socket::{Backlog, Shutdown, getsockopt, sockopt::PeerCredentials};
+use rustix::net::SocketType;
 
 use super::{MAX_REQUEST_LEN, Reply, Request};
-use crate::listen::clear;
+use crate::config::Access;
+use crate::listen::bind_file;
 use crate::metrics;
 use crate::names::{Kept, create_parent, socket_at};
 
@@ -199,16 +198,12 @@ impl<F: Fn(Asked) -> bool + Send + Clone + 'static> Kept for Name<F> {
     }
 }
 
-/// Binds a socket at its final name, by which the kernel lists it: a cleaner takes a socket that was
-/// renamed for one that no process has. The file gets the mode of the socket.
+/// Binds the socket for this user alone.
 fn bind(path: &Path) -> io::Result<(UnixListener, Option<(u64, u64)>)> {
     create_parent(path)?;
-    clear(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    let access = Access { mode: Some(0o600), ..Access::default() };
+    let socket = bind_file(path, SocketType::STREAM, access)?;
+    rustix::net::listen(&socket, Backlog::MAXCONN.into())?;
     Ok((socket.into(), socket_at(path)))
 }
 
