@@ -35,10 +35,15 @@ impl ProcessId {
         own.unwrap_or(Self { pid, start_time: 0 })
     }
 
-    /// The process that has this pid now.
+    /// The process that has this pid now, also where nothing more can be learnt of it.
     pub(crate) fn of(pid: u32) -> Option<Self> {
-        let stat = Stat::of(pid).ok()??;
-        stat.runs().then_some(Self { pid, start_time: stat.start_time })
+        match Stat::of(pid) {
+            Ok(stat) => {
+                let stat = stat.filter(Stat::runs)?;
+                Some(Self { pid, start_time: stat.start_time })
+            }
+            Err(_) => Some(Self { pid, start_time: 0 }),
+        }
     }
 
     /// Whether this very process runs. A zombie does not: it holds nothing any more. A process of
@@ -106,9 +111,9 @@ impl Stat {
     fn of(pid: u32) -> io::Result<Option<Self>> {
         let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
-            // Where `/proc` is not mounted, this says nothing.
+            // Where `/proc` is not mounted, or hides the processes of others, this says nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return if fs::exists("/proc/self/stat")? { Ok(None) } else { Err(error) };
+                return if is_gone(pid)? { Ok(None) } else { Err(error) };
             }
             Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error),
@@ -127,6 +132,19 @@ impl Stat {
 
     const fn runs(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// Whether no process has that pid, or only one that has ended.
+fn is_gone(pid: u32) -> io::Result<bool> {
+    let error = match Process::open(pid) {
+        Ok(process) => return process.wait_for_end(Instant::now()),
+        Err(error) => error,
+    };
+    match Errno::from_io_error(&error) {
+        // The last two: a thread of another process has it.
+        Some(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(true),
+        _ => Err(error),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -19,6 +20,8 @@ pub(crate) struct World {
     pub(crate) port: u16,
     /// Of each build, as in the configuration.
     args: [String; 3],
+    /// Who gives the commands, if it is another user.
+    pub(crate) operator: Option<u32>,
     supervisor: Option<Terminal>,
 }
 
@@ -73,7 +76,7 @@ impl World {
     fn of(daemon: &Path, args: [String; 3]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
-        let world = Self { directory, port, args, supervisor: None };
+        let world = Self { directory, port, args, operator: None, supervisor: None };
         for build in ["v1", "v2", "broken"] {
             fs::copy(daemon, world.path(build)).expect("it can be written");
         }
@@ -123,6 +126,9 @@ address = "127.0.0.1:{}"
         let mut command = Command::new(program("handoff"));
         command.arg("--config").arg(self.path("handoff.toml")).args(arguments);
         command.env_remove("HANDOFF_CONFIG").stdin(Stdio::null());
+        if let Some(user) = self.operator {
+            command.uid(user).gid(user);
+        }
         command
     }
 

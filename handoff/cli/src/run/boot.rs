@@ -22,7 +22,7 @@ use super::listeners::Holding;
 use super::restarts::Restarts;
 use super::service::{Previous, Service};
 use super::swap::Swaps;
-use super::{Event, Runner, signals, upgrade};
+use super::{Event, Runner, party_of, signals, upgrade};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, ListenerConfig, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
@@ -211,14 +211,14 @@ impl Runner {
         match adoption {
             Adoption::Daemon(adopted) => {
                 let pid = adopted.process.pid();
-                let binary = self.binary_of(pid, &adopted.listeners)?;
+                let (binary, executes) = self.binary_of(pid, &adopted.listeners)?;
                 self.holding.adopt(&supervisor, &binary.listeners);
                 self.jobs.end(supervisor);
                 let said = said_of(&adopted.build_id, adopted.generation);
                 self.service.previous = self.previous_in_history(&binary, Some(pid));
                 let started = self.swaps.history.start_of(pid);
                 let since = started.map_or_else(SystemTime::now, |event| from_ms(event.at_ms));
-                let daemon = Daemon::new(adopted.process, binary, said, since);
+                let daemon = Daemon::new(adopted.process, binary, said, since).executing(executes);
                 tracing::info!(
                     pid, build = daemon.said.build, generation = daemon.said.generation,
                     resolved = ?adopted.resolved.map(|resolved| resolved.outcome),
@@ -242,20 +242,40 @@ impl Runner {
 
     /// The binary that an adopted daemon executes: as the history notes it, if the file is still
     /// the same, and else as the kernel names it. Only the note names a script, since the kernel
-    /// names its interpreter.
-    fn binary_of(&self, pid: u32, listeners: &[String]) -> anyhow::Result<Arc<Binary>> {
-        let noted = self.swaps.history.start_of(pid).and_then(|event| self.reopen(event).ok());
-        if let Some(binary) = noted {
-            return Ok(Arc::new(binary));
+    /// names its interpreter. Where `/proc` hides the process, it is the configured binary; the party
+    /// says then what the daemon executes, as far as it was noted.
+    fn binary_of(
+        &self,
+        pid: u32,
+        listeners: &[String],
+    ) -> anyhow::Result<(Arc<Binary>, Option<Party>)> {
+        let noted = self.swaps.history.start_of(pid);
+        if let Some(binary) = noted.and_then(|event| self.reopen(event).ok()) {
+            return Ok((Arc::new(binary), None));
         }
-        let configured = self.config.listeners.iter();
         let has = |listener: &&ListenerConfig| listeners.contains(&listener.name);
-        let binary = Binary::of_process(pid, configured.filter(has).cloned().collect())
-            .map_err(cannot("look at what the daemon executes,", format!("/proc/{pid}/exe")))?;
-        Ok(Arc::new(match self.config.program(&binary.path) {
-            Some(program) => binary.listed_as(&program.path),
-            None => binary,
-        }))
+        let has: Vec<_> = self.config.listeners.iter().filter(has).cloned().collect();
+        let error = match Binary::of_process(pid, has.clone()) {
+            Ok(binary) => {
+                let listed = self.config.program(&binary.path).map(|program| program.path.clone());
+                let binary = match listed {
+                    Some(path) => binary.listed_as(&path),
+                    None => binary,
+                };
+                return Ok((Arc::new(binary), None));
+            }
+            Err(error) => error,
+        };
+        let program = Program { listeners: has, ..self.config.programs[0].clone() };
+        let binary = Binary::open(&program)?;
+        tracing::warn!(
+            pid, path = %binary.path.display(), %error,
+            "this supervisor cannot look at what the daemon executes: if the daemon dies, it starts the configured binary"
+        );
+        let unknown = Party { blake3: String::new(), ..party_of(&binary) };
+        let noted =
+            noted.map(|event| Party { build: None, generation: None, ..event.daemon.clone() });
+        Ok((Arc::new(binary), Some(noted.unwrap_or(unknown))))
     }
 
     /// The file that a daemon executed, if it is listed and has not changed.

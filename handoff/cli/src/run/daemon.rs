@@ -26,7 +26,10 @@ use crate::units::to_ms;
 #[derive(Debug)]
 pub(super) struct Daemon {
     process: DaemonProcess,
+    /// Started again if it dies.
     pub(super) binary: Arc<Binary>,
+    /// What it executes, as far as it is known, where this supervisor cannot have that file.
+    executes: Option<Party>,
     pub(super) said: Said,
     pub(super) since: SystemTime,
     /// When this supervisor began to watch it.
@@ -41,7 +44,11 @@ impl Daemon {
         since: SystemTime,
     ) -> Self {
         let process = process.into();
-        Self { process, binary, said, since, watched: Instant::now() }
+        Self { process, binary, executes: None, said, since, watched: Instant::now() }
+    }
+
+    pub(super) fn executing(self, executes: Option<Party>) -> Self {
+        Self { executes, ..self }
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -53,7 +60,7 @@ impl Daemon {
             build: self.said.build.clone(),
             pid: Some(self.pid()),
             generation: self.said.generation,
-            ..party_of(&self.binary)
+            ..self.executes.clone().unwrap_or_else(|| party_of(&self.binary))
         }
     }
 

@@ -162,14 +162,22 @@ impl Service {
                 "this supervisor does not forward a signal: no daemon serves"
             );
         };
-        if !signals::is_handled(daemon.pid(), signal) {
-            let name =
-                nix::sys::signal::Signal::try_from(signal).map_or("?", |known| known.as_str());
-            return tracing::warn!(
-                pid = daemon.pid(),
-                signal = name,
-                "this supervisor does not forward a signal: the daemon does not handle it, and would die of it"
-            );
+        let name = nix::sys::signal::Signal::try_from(signal).map_or("?", |known| known.as_str());
+        match signals::is_handled(daemon.pid(), signal) {
+            Ok(true) => {}
+            Ok(false) => {
+                return tracing::warn!(
+                    pid = daemon.pid(),
+                    signal = name,
+                    "this supervisor does not forward a signal: the daemon does not handle it, and would die of it"
+                );
+            }
+            Err(error) => {
+                return tracing::warn!(
+                    pid = daemon.pid(), signal = name, %error,
+                    "this supervisor does not forward a signal: /proc does not tell whether the daemon handles it, and it would die of one that it does not handle; send it to the daemon itself"
+                );
+            }
         }
         let Some(named) = Signal::from_named_raw(signal) else { return };
         match daemon.signal(named) {

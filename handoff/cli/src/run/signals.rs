@@ -24,14 +24,18 @@ pub(super) fn listen(tell: impl Fn(i32) -> bool + Send + 'static) -> io::Result<
 }
 
 /// Whether a process handles or ignores a signal. One that does neither would die of it.
-pub(super) fn is_handled(pid: u32, signal: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+///
+/// # Errors
+///
+/// `/proc` does not tell, as where it hides the processes of others.
+pub(super) fn is_handled(pid: u32, signal: i32) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
     };
     let bit = 1_u64 << (signal - 1);
-    (mask("SigCgt:") | mask("SigIgn:")) & bit != 0
+    Ok((mask("SigCgt:") | mask("SigIgn:")) & bit != 0)
 }
 
 #[cfg(test)]
@@ -42,7 +46,7 @@ mod tests {
     fn it_is_seen_what_a_process_handles() {
         // The harness ignores SIGPIPE, as every Rust program does, and leaves SIGUSR2 alone.
         let own = std::process::id();
-        assert!(is_handled(own, signal_hook::consts::SIGPIPE));
-        assert!(!is_handled(own, SIGUSR2));
+        assert!(is_handled(own, signal_hook::consts::SIGPIPE).unwrap());
+        assert!(!is_handled(own, SIGUSR2).unwrap());
     }
 }
