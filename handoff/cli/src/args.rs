@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -35,6 +36,27 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+/// A swap of a daemon that has no supervisor.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Once {
+    /// Swap a daemon that no supervisor looks after, and leave it alone again
+    ///
+    /// Without --binary the new process executes the file at the path of the present one, and gets its
+    /// arguments. A service manager is told that it is the main process of the unit from then on:
+    /// allow that by NotifyAccess=all.
+    #[arg(long, requires = "control")]
+    pub(crate) once: bool,
+    /// With --once: the daemon's control socket
+    #[arg(long, requires = "once", value_name = "SOCKET")]
+    pub(crate) control: Option<PathBuf>,
+    /// With --once: how long the whole swap may take
+    #[arg(long, requires = "once", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Duration,
+    /// With --once and --binary: the arguments of the new process
+    #[arg(last = true, requires = "once", requires = "binary", value_name = "ARGUMENTS")]
+    pub(crate) args: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Supervise a daemon, in the foreground
@@ -58,9 +80,14 @@ pub(crate) enum Command {
     /// Without --wait it returns once the swap has begun. With --wait it shows each phase, and waits
     /// for the end of the probation, if the configuration has one; its exit code tells the outcome.
     /// Ending it with Ctrl-C does not end the swap: see `handoff abort`.
+    ///
+    /// With --once it needs no supervisor and no configuration: it swaps a daemon that is a unit of its
+    /// own, as ExecReload= of that unit.
     Swap {
         #[command(flatten)]
         request: SwapRequest,
+        #[command(flatten)]
+        once: Once,
         /// Say it in JSON, a line each
         #[arg(long)]
         json: bool,

@@ -67,12 +67,7 @@ impl Followed {
         match self {
             Self::Begun => ExitCode::SUCCESS,
             Self::Refused => ExitCode::from(REFUSED),
-            Self::Ended(outcome) => match outcome {
-                Outcome::Committed | Outcome::Promoted | Outcome::DryRun => ExitCode::SUCCESS,
-                Outcome::RolledBack => ExitCode::from(ROLLED_BACK),
-                Outcome::NotBegun => ExitCode::from(REFUSED),
-                _ => ExitCode::from(UNCONFIRMED),
-            },
+            Self::Ended(outcome) => code_of(*outcome),
             Self::Judged(judged) => match judged.swap.probation {
                 Some(Probation::Passed) | None => ExitCode::SUCCESS,
                 Some(Probation::Failed { .. }) if judged.is_back => ExitCode::from(SWAPPED_BACK),
@@ -80,6 +75,16 @@ impl Followed {
                 Some(Probation::Failed { .. } | Probation::Ended { .. }) => ExitCode::FAILURE,
             },
         }
+    }
+}
+
+/// The exit code of a swap without a probation.
+pub(crate) fn code_of(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Committed | Outcome::Promoted | Outcome::DryRun => ExitCode::SUCCESS,
+        Outcome::RolledBack => ExitCode::from(ROLLED_BACK),
+        Outcome::NotBegun => ExitCode::from(REFUSED),
+        _ => ExitCode::from(UNCONFIRMED),
     }
 }
 

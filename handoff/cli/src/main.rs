@@ -15,6 +15,7 @@ mod log;
 mod metrics;
 mod names;
 mod notify;
+mod once;
 mod record;
 mod run;
 mod show;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Args, Command};
+use args::{Args, Command, Once};
 use config::{Config, LogConfig};
 
 /// The version of this program, as supervisor and as client.
@@ -67,7 +68,11 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
             });
             run::run(config)
         }
-        Command::Swap { request, json } => commands::swap(&load()?, request, json),
+        Command::Swap { request, once: Once { once: true, control, deadline, args }, json } => {
+            let control = control.unwrap_or_default();
+            once::swap(&control, &request, args, deadline, json)
+        }
+        Command::Swap { request, json, .. } => commands::swap(&load()?, request, json),
         Command::Status { wait, json } => commands::status(&load()?, wait, json),
         Command::IsActive => Ok(commands::is_active(&load()?)),
         Command::History { last, json } => commands::history(&load()?, last, json),

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Not;
 
+use handoff::supervisor::Progress;
 pub(crate) use handoff::{Outcome, Phase};
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,28 @@ pub(crate) enum SwapEventKind {
     Sealing { sealed: u32, total: u32 },
     /// The swap is given up.
     GivenUp { cause: String },
+}
+
+impl SwapEventKind {
+    /// None for a step that is not shown.
+    pub(crate) fn of(progress: Progress) -> Option<Self> {
+        Some(match progress {
+            Progress::Launched { successor_pid, .. } => Self::Launched { pid: successor_pid },
+            Progress::Entered { phase, .. } => Self::Entered { phase },
+            Progress::Draining { open_conns, waiting, .. } => {
+                let (connections, unnamed) = (waiting.connections, waiting.unnamed);
+                Self::Waiting { open_conns, connections, unnamed }
+            }
+            Progress::Late { late, .. } => {
+                Self::Late { connections: late.connections, unnamed: late.unnamed }
+            }
+            Progress::Sealing { progress, .. } => {
+                Self::Sealing { sealed: progress.shards_sealed, total: progress.shards_total }
+            }
+            Progress::GivenUp { cause, .. } => Self::GivenUp { cause: cause.to_string() },
+            _ => return None,
+        })
+    }
 }
 
 /// How a swap ended.

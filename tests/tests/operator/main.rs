@@ -10,6 +10,7 @@ mod listeners;
 mod logs;
 mod manager;
 mod names;
+mod once;
 mod one_way;
 mod security;
 mod stopping;

@@ -77,15 +77,11 @@ pub(super) struct Swaps {
 impl Swaps {
     pub(super) fn on_progress(&mut self, at: Instant, progress: Progress) {
         let Some(swap) = &mut self.in_flight else { return };
-        let what = match progress {
-            Progress::Launched { successor_pid, .. } => {
-                swap.phase = "starting the successor".into();
-                SwapEventKind::Launched { pid: successor_pid }
-            }
+        match &progress {
+            Progress::Launched { .. } => swap.phase = "starting the successor".into(),
             Progress::Entered { phase, .. } => {
                 swap.phase = phase.to_string();
                 swap.waits_for = None;
-                SwapEventKind::Entered { phase }
             }
             Progress::Draining { open_conns, waiting, .. } => {
                 let words = match waiting.count() {
@@ -94,19 +90,10 @@ impl Swaps {
                 };
                 tracing::info!(swap = swap.id, open_conns, %waiting, "the drain waits for requests or connections");
                 swap.waits_for = Some(words);
-                let (connections, unnamed) = (waiting.connections, waiting.unnamed);
-                SwapEventKind::Waiting { open_conns, connections, unnamed }
             }
-            Progress::Late { late, .. } => {
-                SwapEventKind::Late { connections: late.connections, unnamed: late.unnamed }
-            }
-            Progress::Sealing { progress, .. } => SwapEventKind::Sealing {
-                sealed: progress.shards_sealed,
-                total: progress.shards_total,
-            },
-            Progress::GivenUp { cause, .. } => SwapEventKind::GivenUp { cause: cause.to_string() },
-            _ => return,
-        };
+            _ => {}
+        }
+        let Some(what) = SwapEventKind::of(progress) else { return };
         let step = SwapEvent { at_us: duration_us(at.saturating_duration_since(swap.begun)), what };
         swap.followers.retain(|follower| follower.send(Reply::Step(step.clone())).is_ok());
         if !swap.is_worth_keeping(&step) {
