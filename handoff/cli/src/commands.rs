@@ -159,7 +159,7 @@ fn serving(state: DaemonState) -> ExitCode {
         DaemonState::Starting | DaemonState::Dead | DaemonState::Stopping => {
             ExitCode::from(NOT_SERVING)
         }
-        DaemonState::Adopting => ExitCode::from(UNCONFIRMED),
+        DaemonState::Adopting | DaemonState::Unwell => ExitCode::from(UNCONFIRMED),
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) restart: Restart,
     pub(crate) probation: Option<ProbationConfig>,
+    pub(crate) health: HealthConfig,
     pub(crate) swap: SwapConfig,
     pub(crate) log: LogConfig,
 }
@@ -135,6 +136,19 @@ pub(crate) struct ProbationConfig {
     /// So many failed checks in a row make the supervisor swap back.
     pub(crate) failures: u32,
     pub(crate) check: Check,
+}
+
+/// How the supervisor watches the daemon while it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthConfig {
+    pub(crate) every: Duration,
+    pub(crate) timeout: Duration,
+    /// After so many failed checks in a row the daemon is taken for unwell.
+    pub(crate) failures: u32,
+    /// Besides the question over the control socket.
+    pub(crate) check: Option<Check>,
+    /// Whether the supervisor kills a daemon that is unwell, and starts it anew.
+    pub(crate) restart: bool,
 }
 
 /// A health check of the daemon, which passes on this condition.
@@ -255,6 +269,7 @@ struct Raw {
     #[serde(default)]
     restart: Restart,
     probation: Option<Spanned<RawProbation>>,
+    health: Option<Spanned<RawHealth>>,
     #[serde(default)]
     swap: SwapConfig,
     #[serde(default)]
@@ -296,6 +311,37 @@ struct RawProbation {
     tcp: Option<String>,
     http: Option<Spanned<String>>,
     command: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHealth {
+    #[serde(default = "ten_seconds", deserialize_with = "human")]
+    every: Duration,
+    #[serde(default = "five_seconds", deserialize_with = "human")]
+    timeout: Duration,
+    #[serde(default = "three")]
+    failures: u32,
+    #[serde(default)]
+    restart: bool,
+    tcp: Option<String>,
+    http: Option<Spanned<String>>,
+    command: Option<Vec<String>>,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        let (every, timeout, failures) = (ten_seconds(), five_seconds(), three());
+        Self { every, timeout, failures, check: None, restart: false }
+    }
+}
+
+const fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+const fn five_seconds() -> Duration {
+    Duration::from_secs(5)
 }
 
 const fn a_second() -> Duration {
@@ -366,6 +412,7 @@ impl Raw {
             limits: self.limits,
             restart: self.restart,
             probation: self.probation.map(checked_probation).transpose()?,
+            health: self.health.map_or_else(|| Ok(HealthConfig::default()), checked_health)?,
             swap: self.swap,
             log: self.log,
         })
@@ -383,13 +430,39 @@ fn checked_hash(hash: Spanned<String>) -> Result<String, Fault> {
 
 fn checked_probation(spanned: Spanned<RawProbation>) -> Result<ProbationConfig, Fault> {
     let at = spanned.span().start;
-    let fault = |words: &str| Fault { at: Some(at), words: words.to_owned() };
-    let raw = spanned.into_inner();
-    let check = match (raw.tcp, raw.http, raw.command) {
+    let RawProbation { length, every, timeout, failures, tcp, http, command } =
+        spanned.into_inner();
+    let check = checked_check("probation", at, tcp, http, command)?.ok_or_else(|| Fault {
+        at: Some(at),
+        words: "a probation needs one check: `tcp`, `http` or `command`".to_owned(),
+    })?;
+    checked_numbers("probation", at, every, timeout, failures)?;
+    Ok(ProbationConfig { length, every, timeout, failures, check })
+}
+
+fn checked_health(spanned: Spanned<RawHealth>) -> Result<HealthConfig, Fault> {
+    let at = spanned.span().start;
+    let RawHealth { every, timeout, failures, restart, tcp, http, command } = spanned.into_inner();
+    let check = checked_check("health", at, tcp, http, command)?;
+    checked_numbers("health", at, every, timeout, failures)?;
+    Ok(HealthConfig { every, timeout, failures, check, restart })
+}
+
+/// The one check of a table, if it has one.
+fn checked_check(
+    table: &str,
+    at: usize,
+    tcp: Option<String>,
+    http: Option<Spanned<String>>,
+    command: Option<Vec<String>>,
+) -> Result<Option<Check>, Fault> {
+    let fault = |words: String| Fault { at: Some(at), words };
+    Ok(Some(match (tcp, http, command) {
+        (None, None, None) => return Ok(None),
         (Some(address), None, None) => {
             let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             if port.is_none() {
-                return Err(fault("`tcp` of a probation has to be HOST:PORT"));
+                return Err(fault(format!("`tcp` of [{table}] has to be HOST:PORT")));
             }
             Check::Tcp(address)
         }
@@ -400,14 +473,26 @@ fn checked_probation(spanned: Spanned<RawProbation>) -> Result<ProbationConfig, 
             return Err(Fault::at(&url, "the URL has to begin with http://"));
         }
         (None, None, Some(command)) if !command.is_empty() => Check::Command(command),
-        (None, None, Some(_)) => return Err(fault("the command of a probation is empty")),
-        _ => return Err(fault("a probation needs one check: `tcp`, `http` or `command`")),
-    };
-    if raw.every.is_zero() || raw.timeout.is_zero() || raw.failures == 0 {
-        return Err(fault("`every`, `timeout` and `failures` of a probation may not be 0"));
+        (None, None, Some(_)) => return Err(fault(format!("the command of [{table}] is empty"))),
+        _ => {
+            let words = format!("[{table}] takes one check alone: `tcp`, `http` or `command`");
+            return Err(fault(words));
+        }
+    }))
+}
+
+fn checked_numbers(
+    table: &str,
+    at: usize,
+    every: Duration,
+    timeout: Duration,
+    failures: u32,
+) -> Result<(), Fault> {
+    if every.is_zero() || timeout.is_zero() || failures == 0 {
+        let words = format!("`every`, `timeout` and `failures` of [{table}] may not be 0");
+        return Err(Fault { at: Some(at), words });
     }
-    let RawProbation { length, every, timeout, failures, .. } = raw;
-    Ok(ProbationConfig { length, every, timeout, failures, check })
+    Ok(())
 }
 
 /// Whether the kernel takes a path for a socket.

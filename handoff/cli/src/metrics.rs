@@ -17,6 +17,7 @@ const PAUSE: &str = "handoff_pause_seconds";
 const STARTS: &str = "handoff_daemon_starts_total";
 const DEATHS: &str = "handoff_daemon_deaths_total";
 const UP: &str = "handoff_daemon_up";
+const WELL: &str = "handoff_daemon_well";
 const GENERATION: &str = "handoff_generation";
 const CHECKS: &str = "handoff_probation_checks_total";
 const DROPPED: &str = "handoff_log_lines_dropped_total";
@@ -31,6 +32,7 @@ pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
     (STARTS, "counter", "", "Daemons that were started outside of a swap, and serve."),
     (DEATHS, "counter", "", "Daemons that ended without having been told to."),
     (UP, "gauge", "", "1 while a daemon serves, else 0."),
+    (WELL, "gauge", "", "1 while the daemon that serves passes its health checks, else 0."),
     (GENERATION, "gauge", "", "The generation of the daemon that serves."),
     (CHECKS, "counter", "result", "Health checks in a probation: passed, failed."),
     (DROPPED, "counter", "", "Lines of the supervisor's log that standard error did not take."),
@@ -65,6 +67,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
         counter!(name).absolute(0);
     }
     gauge!(UP).set(0.0);
+    gauge!(WELL).set(0.0);
     Ok(())
 }
 
@@ -97,6 +100,7 @@ pub(crate) fn started() {
 pub(crate) fn died() {
     counter!(DEATHS).increment(1);
     gauge!(UP).set(0.0);
+    well(false);
 }
 
 pub(crate) fn serves(generation: Option<u64>) {
@@ -105,6 +109,10 @@ pub(crate) fn serves(generation: Option<u64>) {
         #[expect(clippy::cast_precision_loss, reason = "exact for 2^53 changes of writer")]
         gauge!(GENERATION).set(generation as f64);
     }
+}
+
+pub(crate) fn well(is_well: bool) {
+    gauge!(WELL).set(if is_well { 1.0 } else { 0.0 });
 }
 
 pub(crate) fn checked(passed: bool) {

@@ -9,6 +9,7 @@ mod boot;
 mod check;
 mod children;
 mod daemon;
+mod health;
 mod job;
 mod listeners;
 mod probation;
@@ -36,6 +37,7 @@ use crate::config::Config;
 use crate::metrics;
 use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
+use health::Health;
 use job::Jobs;
 use listeners::Holding;
 use service::Service;
@@ -77,6 +79,11 @@ enum Event {
         swap: String,
         result: Result<(), String>,
     },
+    /// A health check of the daemon that has been watched since then.
+    HealthChecked {
+        watched: Instant,
+        result: Result<(), String>,
+    },
     /// The new program of the supervisor was tried.
     UpgradeTried {
         result: anyhow::Result<PathBuf>,
@@ -96,6 +103,7 @@ struct Runner {
     journal: Option<JournalState>,
     stopping: Option<Stopping>,
     holding: Holding,
+    health: Health,
     /// A warning for each listener that the daemon has not taken in the swap by which it came.
     untaken: Vec<String>,
     /// Occupied descriptors, at the numbers where an upgraded supervisor inherits its sockets.
@@ -135,6 +143,7 @@ impl Runner {
             Event::Ended { pid, watched } => return self.on_ended(pid, watched),
             Event::JobDone(done) => return self.on_job_done(done),
             Event::Checked { swap, result } => self.on_checked(&swap, result),
+            Event::HealthChecked { watched, result } => self.on_health(watched, result),
             Event::UpgradeTried { result, replies } => self.upgrade(result, &replies),
         }
         Ok(None)
@@ -169,6 +178,7 @@ impl Runner {
             self.service.next_start.as_ref().map(|(at, _)| *at),
             self.swaps.watch.as_ref().map(|watch| watch.until),
             self.stopping.as_ref().map(Stopping::deadline),
+            self.next_check(),
         ];
         dues.into_iter().flatten().fold(Instant::now() + TICK, Instant::min)
     }
@@ -183,6 +193,7 @@ impl Runner {
         self.holding.forget_closed();
         self.end_probation_on_time();
         self.start_on_time()?;
+        self.check_health_on_time();
         self.stop_on_time();
         Ok(())
     }

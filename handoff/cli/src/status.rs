@@ -44,6 +44,11 @@ pub(crate) struct DaemonStatus {
     pub(crate) one_way: bool,
     /// Deaths in a row.
     pub(crate) failures: u32,
+    /// Failed health checks in a row.
+    #[serde(default)]
+    pub(crate) failed_checks: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_failure: Option<String>,
     /// Until the next start.
     pub(crate) starts_in_ms: Option<u64>,
 }
@@ -55,6 +60,8 @@ pub(crate) enum DaemonState {
     Adopting,
     Starting,
     Serving,
+    /// It has the process of one that serves, and fails its health checks.
+    Unwell,
     /// The daemon has died, and the supervisor starts it again.
     Dead,
     Stopping,
@@ -66,6 +73,7 @@ impl DaemonState {
             Self::Adopting => "being adopted",
             Self::Starting => "starting",
             Self::Serving => "serving",
+            Self::Unwell => "not well",
             Self::Dead => "dead",
             Self::Stopping => "stopping",
         }

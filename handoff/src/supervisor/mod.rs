@@ -28,6 +28,7 @@ mod launch;
 mod observe;
 mod outcome;
 mod policy;
+mod probe;
 mod process;
 mod resolve;
 mod session;
@@ -44,6 +45,7 @@ pub use outcome::{
     CarryReport, Committed, Failed, HandoffOutcome, LateConnections, RolledBack, Timings,
 };
 pub use policy::{AsSealed, Candidate, ReadyPolicy};
+pub use probe::probe;
 pub use process::{AdoptedProcess, ChildProcess, DaemonProcess};
 pub use resolve::Resolved;
 pub use session::{Drained, Paired, Phase, Prepared, Ready, Sealed, Session, Warmed};

@@ -4,6 +4,7 @@
 mod clients;
 mod day;
 mod faults;
+mod health;
 mod hidden;
 mod inputs;
 mod listeners;

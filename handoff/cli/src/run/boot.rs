@@ -17,6 +17,7 @@ use handoff::supervisor::{Adoption, Resolved};
 use rustix::fs::{FlockOperation, flock};
 
 use super::daemon::Daemon;
+use super::health::Health;
 use super::job::{Jobs, said_of};
 use super::listeners::Holding;
 use super::restarts::Restarts;
@@ -87,6 +88,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         journal,
         stopping: None,
         holding,
+        health: Health::default(),
         untaken: Vec::new(),
         places,
         _lock: lock,

@@ -128,6 +128,7 @@ impl Runner {
         let (path, pid) = (daemon.binary.path.display(), daemon.pid());
         notify::tell(News::Ready(format!("{path} serves as process {pid}")));
         self.service.serve(daemon);
+        self.begin_health();
         // What died in its probation has given its place to this one.
         if matches!(kind, DaemonEventKind::Started | DaemonEventKind::Adopted) {
             self.judge(None);

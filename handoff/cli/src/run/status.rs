@@ -67,6 +67,7 @@ impl Runner {
             _ if self.stopping.is_some() => DaemonState::Stopping,
             (_, Some(Job::Adopt)) => DaemonState::Adopting,
             (_, Some(Job::Start)) => DaemonState::Starting,
+            (Some(_), None) if self.is_unwell() => DaemonState::Unwell,
             (Some(_), _) => DaemonState::Serving,
             (None, _) => DaemonState::Dead,
         };
@@ -79,6 +80,8 @@ impl Runner {
             previous: previous.map(|previous| super::party_of(&previous.binary)),
             one_way: previous.is_some_and(|previous| previous.one_way),
             failures: self.service.restarts.failures(),
+            failed_checks: self.health.failures,
+            last_failure: self.health.last_failure.clone(),
             starts_in_ms: self.service.next_start.as_ref().map(|(at, _)| until(*at)),
         }
     }
@@ -102,6 +105,12 @@ impl Runner {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.service.fell_back.iter().cloned().collect();
+        if let (true, Some(why)) = (self.is_unwell(), &self.health.last_failure) {
+            let failures = self.health.failures;
+            warnings.push(format!(
+                "the daemon has failed {failures} health checks in a row: {why}; its clients may wait. If it does not recover: handoff stop, or [health] restart"
+            ));
+        }
         warnings.extend(self.holding.warnings().chain(self.pending_listeners()));
         warnings.extend(self.untaken.iter().cloned());
         warnings.extend(self.swaps.history.fault());

@@ -104,6 +104,8 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
             previous: Some(served()),
             one_way: true,
             failures: 0,
+            failed_checks: 0,
+            last_failure: None,
             starts_in_ms: None,
         },
         swap: Some(SwapStatus {
