@@ -206,6 +206,17 @@ pub enum Message {
         /// How many more of those there are.
         unnamed: u32,
     },
+    /// Supervisor to incumbent, before `PrepareHandoff`: say `GateClosed` in that swap.
+    WatchGate {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
+    /// Incumbent to supervisor, before `Drained`, where it was asked to: it closes its gate, and
+    /// clients wait from here on.
+    GateClosed {
+        /// The swap.
+        handoff_id: HandoffId,
+    },
 }
 
 /// One set of connections, or of memory, as the successor received it.
@@ -279,7 +290,9 @@ impl Message {
             | Self::Fetch { handoff_id }
             | Self::Late { handoff_id, .. }
             | Self::Carried { handoff_id, .. }
-            | Self::Draining { handoff_id, .. } => Some(*handoff_id),
+            | Self::Draining { handoff_id, .. }
+            | Self::WatchGate { handoff_id }
+            | Self::GateClosed { handoff_id } => Some(*handoff_id),
             Self::Hello { .. }
             | Self::Drained { .. }
             | Self::SealProgress { .. }

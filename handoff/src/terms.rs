@@ -104,7 +104,9 @@ pub struct Capabilities {
     /// Of an incumbent. Bit 0: it carries connections or memory; a successor may ask for them with
     /// [`Message::Fetch`](crate::protocol::Message::Fetch). Bit 1: it takes a
     /// [`Message::SealRequest`](crate::protocol::Message::SealRequest) while it drains, and seals
-    /// after the drain. A sender sets all other bits to zero, and a reader ignores them.
+    /// after the drain. Bit 2: it takes a
+    /// [`Message::WatchGate`](crate::protocol::Message::WatchGate). A sender sets all other bits to
+    /// zero, and a reader ignores them.
     pub reserved: u64,
 }
 
@@ -113,6 +115,8 @@ impl Capabilities {
     pub(crate) const CARRIES: Self = Self { reserved: 1 };
     /// An incumbent with these remembers a `SealRequest` until it has drained.
     pub(crate) const SEALS_NEXT: Self = Self { reserved: 1 << 1 };
+    /// An incumbent with these says when its gate closes, where it was asked to.
+    pub(crate) const TELLS_OF_GATE: Self = Self { reserved: 1 << 2 };
 
     pub(crate) const fn and(self, other: Self) -> Self {
         Self { reserved: self.reserved | other.reserved }
@@ -120,6 +124,10 @@ impl Capabilities {
 
     pub(crate) const fn seals_next(self) -> bool {
         self.reserved & Self::SEALS_NEXT.reserved != 0
+    }
+
+    pub(crate) const fn tells_of_gate(self) -> bool {
+        self.reserved & Self::TELLS_OF_GATE.reserved != 0
     }
 
     pub(crate) const fn carries(self) -> bool {
@@ -135,14 +143,16 @@ mod tests {
     #[test]
     fn the_bits_of_the_capabilities_are_frozen_and_others_are_ignored() {
         assert_eq!((Capabilities::CARRIES.reserved, Capabilities::SEALS_NEXT.reserved), (1, 2));
+        assert_eq!(Capabilities::TELLS_OF_GATE.reserved, 4);
         let meanings = |reserved| {
             let capabilities = Capabilities { reserved };
-            (capabilities.carries(), capabilities.seals_next())
+            (capabilities.carries(), capabilities.seals_next(), capabilities.tells_of_gate())
         };
-        assert_eq!(meanings(0), (false, false));
-        assert_eq!(meanings(1), (true, false));
-        assert_eq!(meanings(2), (false, true));
-        assert_eq!(meanings(!3), (false, false));
-        assert_eq!(meanings(u64::MAX), (true, true));
+        assert_eq!(meanings(0), (false, false, false));
+        assert_eq!(meanings(1), (true, false, false));
+        assert_eq!(meanings(2), (false, true, false));
+        assert_eq!(meanings(4), (false, false, true));
+        assert_eq!(meanings(!7), (false, false, false));
+        assert_eq!(meanings(u64::MAX), (true, true, true));
     }
 }

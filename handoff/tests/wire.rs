@@ -143,6 +143,8 @@ fn golden() -> Vec<(Message, String)> {
             },
             format!("16 {id} 03 01 01 62 fb2c01"),
         ),
+        (Message::WatchGate { handoff_id }, format!("17 {id}")),
+        (Message::GateClosed { handoff_id }, format!("18 {id}")),
     ]
 }
 

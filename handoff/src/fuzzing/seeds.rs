@@ -89,6 +89,8 @@ fn messages() -> Vec<Message> {
             connections: vec!["10.0.0.1:80".into()],
             unnamed: 2,
         },
+        Message::WatchGate { handoff_id },
+        Message::GateClosed { handoff_id },
     ]
 }
 

@@ -226,7 +226,7 @@ impl Driver {
                 self.has_lease = true;
                 self.start(Hook::Drain);
             }
-            Effect::GiveListeners { .. } | Effect::Offer { .. } => {
+            Effect::GiveListeners { .. } | Effect::Offer { .. } | Effect::WatchGate => {
                 assert_eq!((&self.state, self.swap), (&State::Serving, None));
             }
             Effect::RunLastDrain => self.start(Hook::LastDrain),
@@ -418,7 +418,7 @@ fn is_due(state: &State, event: &Event) -> bool {
 fn message(input: &mut Input<'_>) -> Message {
     let [kind, id] = input.array();
     let handoff_id = HandoffId::from_bytes([id % 2 + 1; 16]);
-    match kind % 12 {
+    match kind % 13 {
         0 => Message::PrepareHandoff {
             handoff_id,
             successor_pid: 2,
@@ -435,6 +435,7 @@ fn message(input: &mut Input<'_>) -> Message {
         8 => Message::Begin { handoff_id },
         9 => Message::Serving { handoff_id, generation: 5 },
         10 => Message::Fetch { handoff_id },
+        11 => Message::WatchGate { handoff_id },
         _ => Message::Adopt { handoff_id },
     }
 }

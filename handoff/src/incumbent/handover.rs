@@ -76,6 +76,7 @@ struct HookResults {
 pub(super) enum News {
     Event(Event),
     Progress(SealProgress),
+    GateCloses,
     /// Connections that are neither parked nor over.
     Late(Vec<String>),
     /// The connections that a drain waits for.
@@ -176,6 +177,7 @@ impl Handover {
     pub(super) fn next_news(&mut self, state: &State) -> Option<News> {
         loop {
             let event = match self.hooks.next()? {
+                HookNews::GateCloses => return Some(News::GateCloses),
                 HookNews::Progress(progress) => return Some(News::Progress(progress)),
                 HookNews::Late(names) => return Some(News::Late(names)),
                 HookNews::Open(open) => return Some(News::Open(open)),

@@ -32,6 +32,8 @@ pub(super) enum Task {
 /// News from the hooks.
 #[derive(Debug)]
 pub(super) enum HookNews {
+    /// The gate closes: not the end of a task.
+    GateCloses,
     /// Connections that are neither parked nor over, before `Drained`.
     Late(Vec<String>),
     /// A look at a drain that runs, from another thread: not the end of a task.
@@ -223,6 +225,8 @@ impl<D: Drainable> Work<'_, D> {
         // A carrier that was stopped with the swap ends the drain too: no gate has closed yet.
         self.check_carrier()?;
         let carrier = self.carrying.carrier.as_ref().map(Carrier::thread);
+        // From here on clients wait: for a handler that parks, or at a gate.
+        (self.tell)(HookNews::GateCloses);
         // Before any gate closes: a connection that parks has to find its set collecting.
         carriage.collect(carrier);
         let mut report = self.drainable.drain(deadline)?;

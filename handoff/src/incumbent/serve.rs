@@ -83,7 +83,7 @@ fn capabilities_of(drainable: &impl Drainable, is_committed: bool) -> Result<Cap
         }
         capabilities => capabilities?,
     };
-    Ok(capabilities.and(Capabilities::SEALS_NEXT))
+    Ok(capabilities.and(Capabilities::SEALS_NEXT).and(Capabilities::TELLS_OF_GATE))
 }
 
 /// Tells an operator of the faults of the state that this process serves all the same.
@@ -271,6 +271,11 @@ impl<D: Drainable + 'static> Server<D> {
             Effect::Close(fault) => self.close(from, fault),
             Effect::GiveListeners { handoff_id } => self.give_listeners(from, handoff_id),
             Effect::Offer { handoff_id } => self.offer(from, handoff_id),
+            Effect::WatchGate => {
+                if let Some(session) = from.and_then(|key| self.sessions.get_mut(key)) {
+                    session.watches_gate = true;
+                }
+            }
             Effect::RunDrain { successor_pid, deadline_ms, drain_grace_ms, .. } => {
                 failpoint!(IncumbentHeardPrepare);
                 self.sessions.holder = from;
@@ -416,6 +421,7 @@ impl<D: Drainable + 'static> Server<D> {
                 News::Progress(SealProgress { shards_sealed, shards_total, last_revision }) => {
                     self.tell(Message::SealProgress { shards_sealed, shards_total, last_revision });
                 }
+                News::GateCloses => self.tell_of_gate(),
                 News::Late(names) => self.tell_of_late(names),
                 News::Open(open) => self.tell_of_open(open),
             }
@@ -423,6 +429,15 @@ impl<D: Drainable + 'static> Server<D> {
         let gathered = self.sessions.take_gathered();
         if let Some(key) = holder.filter(|_| !gathered.is_empty()) {
             self.say_all(key, &gathered);
+        }
+    }
+
+    /// Tells the supervisor, if it asked, that clients wait from here on.
+    fn tell_of_gate(&mut self) {
+        let is_watched = self.sessions.held().is_some_and(|session| session.watches_gate);
+        if let (true, true, Some(handoff_id)) = (is_watched, self.looks(), self.state.handoff_id())
+        {
+            self.tell(Message::GateClosed { handoff_id });
         }
     }
 

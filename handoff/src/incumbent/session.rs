@@ -26,6 +26,8 @@ pub(super) struct Session {
     out: VecDeque<Outgoing>,
     /// The id of the swap for which the peer came.
     handoff_id: Option<HandoffId>,
+    /// Whether the peer asked to be told when the gate closes in its swap.
+    pub(super) watches_gate: bool,
     opened: Instant,
 }
 
@@ -48,6 +50,7 @@ impl Session {
             put_back: None,
             out: VecDeque::new(),
             handoff_id: None,
+            watches_gate: false,
             opened: Instant::now(),
         };
         session.send(hello)?;

@@ -1,5 +1,7 @@
 //! Why a swap was given up, and the fate of the incumbent.
 
+use std::time::Duration;
+
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
 use crate::machine::outcome::Outcome;
@@ -15,6 +17,19 @@ pub enum Cause {
     /// The deadline of the swap passed.
     #[error("the deadline of the swap passed while {0}")]
     DeadlinePassed(Phase),
+    /// The pause reached its limit, [`SpawnSpec::pause_limit`](crate::SpawnSpec::pause_limit).
+    #[error(
+        "clients waited for {limit:?}, the limit of the pause, and the swap was {phase}{}: raise the limit (`pause` under [limits], SpawnSpec::pause_limit), or {}",
+        .since.in_words(), remedy(*.phase)
+    )]
+    PauseTooLong {
+        /// The limit.
+        limit: Duration,
+        /// The phase of the swap in which it passed.
+        phase: Phase,
+        /// The moment from which it counted.
+        since: PauseStart,
+    },
     /// The successor died, or closed its connection.
     #[error(
         "the successor ended, closed its connection or sent bytes that are no message, while {0}; see its log and the supervisor's"
@@ -77,6 +92,7 @@ impl Cause {
             | Self::Unfit(_) => true,
             Self::Requested(_)
             | Self::DeadlinePassed(_)
+            | Self::PauseTooLong { .. }
             | Self::IncumbentDied(_)
             | Self::IncumbentDisconnected(_)
             | Self::IncumbentSilent(_)
@@ -85,6 +101,38 @@ impl Cause {
             | Self::IncumbentAborted(_)
             | Self::IncumbentMisbehaved(_) => false,
         }
+    }
+}
+
+/// The moment from which the limit of a pause counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PauseStart {
+    /// The incumbent closed its gate.
+    GateClosed,
+    /// The supervisor asked the incumbent to drain: the incumbent's build does not say when its gate
+    /// closes.
+    DrainRequested,
+}
+
+impl PauseStart {
+    const fn in_words(self) -> &'static str {
+        match self {
+            Self::GateClosed => "",
+            Self::DrainRequested => {
+                " (the old build does not say when its gate closes, so that all of its drain counts)"
+            }
+        }
+    }
+}
+
+/// The way to a shorter pause.
+const fn remedy(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Draining => "find out which requests the drain waits for",
+        Phase::Sealing => "make the seal of the old build faster",
+        Phase::Opening => "make the opening of the new build faster",
+        _ => "let the caller of the supervisor go on sooner",
     }
 }
 

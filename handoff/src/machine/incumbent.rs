@@ -124,6 +124,8 @@ pub(crate) enum Effect {
         deadline_ms: u64,
         drain_grace_ms: u64,
     },
+    /// The session that was heard is told when the gate closes, if its drain is the next.
+    WatchGate,
     RunLastDrain,
     InterruptDrain,
     /// `RunSeal` follows if the drain ends well: the thread of the hooks need not wait for it.
@@ -230,6 +232,7 @@ impl State {
                 vec![Effect::GiveListeners { handoff_id }]
             }
             (Self::Serving, &Message::Fetch { handoff_id }) => vec![Effect::Offer { handoff_id }],
+            (Self::Serving, Message::WatchGate { .. }) => vec![Effect::WatchGate],
             (
                 Self::Serving,
                 &Message::PrepareHandoff { handoff_id, successor_pid, deadline_ms, drain_grace_ms },

@@ -32,7 +32,8 @@ pub enum Phase {
     Warming,
     /// The successor has done that work; the incumbent serves.
     Warmed,
-    /// The incumbent drains: clients wait from here on.
+    /// The incumbent drains. It serves until it closes its gate, and says so:
+    /// [`Progress::GateClosed`](crate::supervisor::Progress::GateClosed).
     Draining,
     /// The incumbent is drained. Skipped if the supervisor asked for the seal ahead.
     Prepared,

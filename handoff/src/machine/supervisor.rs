@@ -15,9 +15,11 @@
 //!
 //! The [adopter](super::adopter) resolves the swap of a supervisor that died.
 
+use std::time::Duration;
+
 use crate::error::PeerMisbehaved;
 use crate::guard::{Guard, stands};
-use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+use crate::machine::cause::{Cause, IncumbentFate, PauseStart, Unfit};
 use crate::machine::outcome::Outcome;
 use crate::machine::phase::Phase;
 use crate::machine::{AfterDrain, misbehaviour};
@@ -96,6 +98,8 @@ pub(crate) enum Command {
         successor_pid: u32,
         deadline_ms: u64,
         drain_grace_ms: u64,
+        /// Whether the incumbent can say when its gate closes.
+        watches_gate: bool,
         after_drain: AfterDrain,
     },
     Seal,
@@ -121,7 +125,7 @@ pub(crate) enum Event {
     /// The successor is dead for certain: its lock is free.
     SuccessorEnded,
     SuccessorSilent,
-    DeadlinePassed,
+    LimitPassed(TimeLimit),
     /// The incumbent echoed the value that was sent after `ResumeAfterAbort` (invariant 4).
     Echoed,
     /// Asked over a new connection, the incumbent sent `Abort`: another swap is in flight, or it
@@ -129,6 +133,15 @@ pub(crate) enum Event {
     Refused,
     /// The killed successor had long enough to end, or the incumbent to confirm that it serves.
     PatienceEnded,
+}
+
+/// A limit of the time that a swap may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimeLimit {
+    /// Of the whole swap.
+    Deadline,
+    /// Of the wait of the clients, until the supervisor has sent `Commit`.
+    Pause(Duration, PauseStart),
 }
 
 /// A task for the driver, which performs them in order.
@@ -194,6 +207,19 @@ impl State {
         !is_ending_otherwise && !self.is_over()
     }
 
+    /// Whether clients may wait, and the supervisor has not told the successor to commit.
+    pub(crate) const fn is_in_pause(&self) -> bool {
+        matches!(
+            self,
+            Self::Draining(_)
+                | Self::Prepared
+                | Self::Sealing
+                | Self::Sealed
+                | Self::Opening
+                | Self::Ready
+        )
+    }
+
     const fn successor_may_hold_the_lock(&self) -> bool {
         matches!(
             self,
@@ -244,7 +270,12 @@ impl Machine {
                 state if state.is_forward() => self.roll_back(Cause::SuccessorSilent(phase)),
                 _ => Vec::new(),
             },
-            Event::DeadlinePassed => self.give_up(Cause::DeadlinePassed(phase)),
+            Event::LimitPassed(TimeLimit::Deadline) => self.give_up(Cause::DeadlinePassed(phase)),
+            Event::LimitPassed(TimeLimit::Pause(limit, since)) if self.state.is_in_pause() => {
+                self.give_up(Cause::PauseTooLong { limit, phase, since })
+            }
+            // The successor may have committed (invariant 8).
+            Event::LimitPassed(TimeLimit::Pause(..)) => Vec::new(),
             Event::Echoed => self.on_answer(IncumbentFate::Serving),
             Event::Refused => self.on_answer(IncumbentFate::Unknown),
             Event::PatienceEnded => match &self.state {
@@ -270,8 +301,15 @@ impl Machine {
             },
             (
                 State::Warmed,
-                Command::Prepare { successor_pid, deadline_ms, drain_grace_ms, after_drain },
+                Command::Prepare {
+                    successor_pid,
+                    deadline_ms,
+                    drain_grace_ms,
+                    watches_gate,
+                    after_drain,
+                },
             ) => {
+                let watch = watches_gate.then_some(Message::WatchGate { handoff_id });
                 let prepare = Message::PrepareHandoff {
                     handoff_id,
                     successor_pid,
@@ -280,7 +318,7 @@ impl Machine {
                 };
                 let seal = (after_drain == AfterDrain::Seal)
                     .then_some(Message::SealRequest { handoff_id });
-                let said = [prepare].into_iter().chain(seal).collect();
+                let said = watch.into_iter().chain([prepare]).chain(seal).collect();
                 self.enter(State::Draining(after_drain), [Effect::ToIncumbent(said)])
             }
             (State::Prepared, Command::Seal) => {
@@ -316,9 +354,10 @@ impl Machine {
             (_, Message::Heartbeat { .. }) | (State::Sealing, Message::SealProgress { .. }) => {
                 Vec::new()
             }
-            (State::Draining(_), Message::Late { .. } | Message::Draining { .. }) if is_ours => {
-                Vec::new()
-            }
+            (
+                State::Draining(_),
+                Message::Late { .. } | Message::Draining { .. } | Message::GateClosed { .. },
+            ) if is_ours => Vec::new(),
             (State::Draining(AfterDrain::Wait), Message::Drained { .. }) => {
                 self.enter(State::Prepared, [])
             }

@@ -1,6 +1,7 @@
 //! The driver of one swap: it waits for the next event, feeds the machine with it, and carries
 //! the effects out. [`SharedSwap`] says which thread drives it.
 
+mod clock;
 mod hear;
 mod shared;
 
@@ -17,10 +18,10 @@ use crate::drainable::{DrainReport, ReadinessSnapshot, SealReport};
 use crate::error::PeerMisbehaved;
 use crate::log;
 use crate::machine::AfterDrain;
-use crate::machine::cause::{Cause, IncumbentFate};
+use crate::machine::cause::{Cause, IncumbentFate, PauseStart};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{Command, Effect, Event, Machine, Promotion, State};
-use crate::protocol::{HandoffId, Message, Side};
+use crate::protocol::{Capabilities, HandoffId, Message, Side};
 use crate::supervisor::journal::{Entry, Journal};
 use crate::supervisor::slot::Taken;
 use crate::supervisor::{
@@ -30,6 +31,7 @@ use crate::supervisor::{
 use crate::sys::process::Process;
 use crate::sys::socket;
 
+pub(super) use clock::Clock;
 pub(super) use shared::{SharedSwap, Watch};
 
 /// The reports of both processes; the default for each that has not arrived yet.
@@ -94,8 +96,7 @@ pub(super) struct Incumbent {
     pub(super) link: Arc<Link>,
     pub(super) process: Process,
     pub(super) pid: u32,
-    /// [`AfterDrain::Seal`] if it can be asked for the seal along with the drain.
-    pub(super) after_drain: AfterDrain,
+    capabilities: Capabilities,
     /// Whether its link is over.
     is_closed: bool,
     has_ended: bool,
@@ -115,18 +116,6 @@ pub(super) struct Successor {
     has_ended: bool,
 }
 
-/// The timeouts of a swap, and the time that each phase took.
-pub(super) struct Clock {
-    begun: Instant,
-    deadline: Instant,
-    /// Whether the machine was told that the deadline has passed.
-    deadline_told: bool,
-    drain_grace: Duration,
-    /// When the present state was entered.
-    entered: Instant,
-    timings: Timings,
-}
-
 /// The supervisor's settings for every swap.
 pub(super) struct Terms {
     pub(super) control_socket: PathBuf,
@@ -141,10 +130,10 @@ impl Incumbent {
         link: Arc<Link>,
         process: Process,
         pid: u32,
-        after_drain: AfterDrain,
+        capabilities: Capabilities,
     ) -> Self {
         let (is_closed, has_ended, asked_anew, ask_again) = (false, false, false, None);
-        Self { link, process, pid, after_drain, is_closed, has_ended, asked_anew, ask_again }
+        Self { link, process, pid, capabilities, is_closed, has_ended, asked_anew, ask_again }
     }
 }
 
@@ -164,34 +153,6 @@ impl Learnt {
             successor_build_id: successor.build_id,
             carried: CarryReport { not_asked_for, ..CarryReport::default() },
             ..Self::default()
-        }
-    }
-}
-
-impl Clock {
-    /// The clock of a swap, right after both hellos.
-    pub(super) fn new(begun: Instant, deadline: Instant, drain_grace: Duration) -> Self {
-        let (deadline_told, entered) = (false, Instant::now());
-        let timings = Timings { pair: begun.elapsed(), ..Timings::default() };
-        Self { begun, deadline, deadline_told, drain_grace, entered, timings }
-    }
-
-    /// The clients of a one-way swap wait until now.
-    fn count_admission(&mut self) {
-        self.timings.commit += self.entered.elapsed();
-    }
-
-    /// Records how long the phase took that is over.
-    fn leave(&mut self, phase: Phase) {
-        let took = self.entered.elapsed();
-        self.entered = Instant::now();
-        match phase {
-            Phase::Warming => self.timings.warm = took,
-            Phase::Draining => self.timings.drain = took,
-            Phase::Sealing => self.timings.seal = took,
-            Phase::Opening => self.timings.open = took,
-            Phase::Committing => self.timings.commit = took,
-            _ => {}
         }
     }
 }
@@ -232,7 +193,7 @@ impl Swap {
     }
 
     pub(super) const fn timings(&self) -> Timings {
-        self.clock.timings
+        self.clock.timings()
     }
 
     pub(super) const fn handoff_id(&self) -> HandoffId {
@@ -245,15 +206,15 @@ impl Swap {
 
     /// [`AfterDrain::Seal`] if the incumbent can be asked for the seal along with the drain.
     pub(super) const fn after_drain(&self) -> AfterDrain {
-        self.incumbent.after_drain
+        if self.incumbent.capabilities.seals_next() { AfterDrain::Seal } else { AfterDrain::Wait }
     }
 
     pub(super) fn prepare_command(&self, after_drain: AfterDrain) -> Command {
-        let left = self.clock.deadline.saturating_duration_since(Instant::now());
         Command::Prepare {
             successor_pid: self.successor.pid,
-            deadline_ms: milliseconds(left),
+            deadline_ms: milliseconds(self.clock.left()),
             drain_grace_ms: milliseconds(self.clock.drain_grace),
+            watches_gate: self.incumbent.capabilities.tells_of_gate(),
             after_drain,
         }
     }
@@ -269,11 +230,16 @@ impl Swap {
         }
     }
 
-    /// The deadline passes also where the swap rests, and waits for no event.
-    fn heed_deadline(&mut self) {
-        if !self.clock.deadline_told && Instant::now() >= self.clock.deadline {
-            self.step(Event::DeadlinePassed);
+    /// A limit passes also where the swap rests, and waits for no event.
+    fn heed_limits(&mut self) {
+        if let Some(limit) = self.clock.passed(&self.machine.state) {
+            self.step(Event::LimitPassed(limit));
         }
+    }
+
+    /// When the watch looks at this swap, unless it is over by then.
+    fn next_look(&self) -> Instant {
+        self.clock.next_look(&self.machine.state)
     }
 
     /// The swap is over.
@@ -297,7 +263,7 @@ impl Swap {
     }
 
     fn step(&mut self, event: Event) {
-        self.clock.deadline_told |= event == Event::DeadlinePassed;
+        self.clock.limit_told |= matches!(event, Event::LimitPassed(_));
         let before = self.machine.state.phase();
         let effects = self.machine.on(event);
         let after = self.machine.state.phase();
@@ -415,7 +381,13 @@ impl Swap {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::ToIncumbent(messages) => self.tell_incumbent(&messages),
+            Effect::ToIncumbent(messages) => {
+                let drains = |message: &Message| matches!(message, Message::PrepareHandoff { .. });
+                if messages.iter().any(drains) && !self.incumbent.capabilities.tells_of_gate() {
+                    self.clock.pause(PauseStart::DrainRequested);
+                }
+                self.tell_incumbent(&messages);
+            }
             Effect::ToSuccessor(message) => {
                 if matches!(message, Message::Commit { .. }) {
                     failpoint!(SupervisorCommits);
@@ -547,7 +519,7 @@ impl Swap {
     fn one_way(&self) -> Option<(Arc<Link>, Instant)> {
         let has_committed = matches!(self.machine.state, State::Committed);
         let is_one_way = self.terms.one_way && has_committed;
-        is_one_way.then(|| (Arc::clone(&self.successor.link), self.clock.deadline))
+        is_one_way.then(|| (Arc::clone(&self.successor.link), self.clock.deadline()))
     }
 
     fn take_committed(&mut self) -> Option<Committed> {
@@ -559,7 +531,7 @@ impl Swap {
             sealed: self.learnt.sealed.clone(),
             ready: self.learnt.ready.clone(),
             carried: self.learnt.carried.clone(),
-            timings: self.clock.timings,
+            timings: self.timings(),
         })
     }
 
@@ -569,13 +541,13 @@ impl Swap {
         cause: Cause,
         promoted: Option<Box<Committed>>,
     ) -> Failed {
-        let (handoff_id, timings) = (self.handoff_id(), Box::new(self.clock.timings));
+        let (handoff_id, timings) = (self.handoff_id(), Box::new(self.timings()));
         Failed { handoff_id, cause, incumbent, promoted, timings }
     }
 
     fn tell_phase(&mut self) {
         let (handoff_id, phase) = (self.handoff_id(), self.machine.state.phase());
-        self.tell(Progress::Entered { handoff_id, phase, elapsed: self.clock.begun.elapsed() });
+        self.tell(Progress::Entered { handoff_id, phase, elapsed: self.clock.elapsed() });
     }
 
     /// Leaves the progress to the thread that tells the observer, which calls it between two

@@ -33,6 +33,18 @@ pub struct SpawnSpec {
     /// It protects an incumbent: a successor that goes on alone because the incumbent has died
     /// may open for as long as it says that it lives.
     pub deadline: Duration,
+    /// For the pause: from the moment in which the incumbent closes its gate, behind the work that
+    /// it does while it serves, until the supervisor has told the successor to commit. When it has
+    /// passed, the supervisor rolls the swap back ([`Cause::PauseTooLong`]). None by default: then
+    /// the [deadline](Self::deadline) alone limits how long clients wait.
+    ///
+    /// The undo comes on top of it: the incumbent waits for the end of a hook that runs, and opens
+    /// what it had sealed. It counts from the beginning of the drain where the incumbent is of a
+    /// build that does not say when it closes its gate. Once the supervisor has told the successor
+    /// to commit, or where the incumbent has died, it limits nothing.
+    ///
+    /// [`Cause::PauseTooLong`]: crate::supervisor::Cause::PauseTooLong
+    pub pause_limit: Option<Duration>,
     /// For the drain alone: how long requests in flight may take to end. 60 seconds by default.
     pub drain_grace: Duration,
     /// From the start of a successor to its hello, which comes before its slow start-up work.
@@ -63,6 +75,7 @@ impl SpawnSpec {
             args: Vec::new(),
             env: Vec::new(),
             deadline: Duration::from_secs(300),
+            pause_limit: None,
             drain_grace: Duration::from_secs(60),
             hello_timeout: Duration::from_secs(10),
             start_timeout: Duration::from_secs(300),

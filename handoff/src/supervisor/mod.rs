@@ -35,7 +35,7 @@ mod session;
 mod setup;
 mod slot;
 
-pub use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+pub use crate::machine::cause::{Cause, IncumbentFate, PauseStart, Unfit};
 pub use abort::AbortHandle;
 pub use adopt::{AdoptedDaemon, Adoption};
 pub use journal::JournalState;

@@ -33,6 +33,14 @@ pub enum Progress {
         /// Since the swap began.
         elapsed: Duration,
     },
+    /// The incumbent closes its gate: clients wait from here on. Not told where the incumbent is of
+    /// a build that does not say it.
+    GateClosed {
+        /// The swap.
+        handoff_id: HandoffId,
+        /// Since the swap began.
+        elapsed: Duration,
+    },
     /// A drain takes longer than a second. The observer is told about every second while it does.
     Draining {
         /// The swap.
@@ -66,11 +74,13 @@ pub enum Progress {
     },
 }
 
-/// Hears of progress, on the thread that drives the swap. Clients wait between "draining" and
+/// Hears of progress, on the thread that drives the swap. Clients wait from [`GateClosed`] to
 /// "committed", and the swap does not go on before this returns: an observer sends to a channel
 /// that never blocks, and leaves the rest to another thread. Its panic is logged, and the swap goes
 /// on. The process's panic hook runs before, on the same thread; the default one writes to standard
 /// error.
+///
+/// [`GateClosed`]: Progress::GateClosed
 pub trait Observe: Send + Sync {
     /// One step was made.
     fn observe(&self, progress: &Progress);

@@ -15,8 +15,8 @@ use crate::supervisor::{CarryReport, Committed, Failed, RolledBack, Timings};
 /// fails has rolled the swap back before it returns. Dropping a session rolls the swap back
 /// too, which may take until the incumbent has confirmed that it serves.
 ///
-/// The [deadline](crate::SpawnSpec::deadline) needs no call: when it passes, a thread of the
-/// library rolls back a swap whose session is held, or was forgotten (`mem::forget`), and one
+/// The [deadline](crate::SpawnSpec::deadline) and the [limit of the
+/// pause](crate::SpawnSpec::pause_limit) need no call: when one passes, a thread of the library rolls back a swap whose session is held, or was forgotten (`mem::forget`), and one
 /// whose caller's observer or policy does not return. The next transition returns
 /// [`Failed`] with that rollback's report.
 ///
@@ -110,7 +110,7 @@ impl Session<Paired> {
 }
 
 impl Session<Warmed> {
-    /// Drains the incumbent: from here on clients wait.
+    /// Drains the incumbent: clients wait from the moment in which it closes its gate.
     ///
     /// # Errors
     ///

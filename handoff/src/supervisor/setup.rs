@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use crate::control::{self, Connection, Greeting, LIVENESS_TIMEOUT, Link, Pulse};
 use crate::error::{ControlSocketError, Error, LaunchError, Result};
 use crate::log;
-use crate::machine::AfterDrain;
 use crate::machine::outcome::Outcome;
 use crate::machine::supervisor::Machine;
 use crate::protocol::{HandoffId, Side};
@@ -357,15 +356,14 @@ impl Supervisor {
                 return Err(self.not_begun(handoff_id, error));
             }
         };
-        let seals_next = incumbent_hello.capabilities.seals_next();
-        let after_drain = if seals_next { AfterDrain::Seal } else { AfterDrain::Wait };
+        let capabilities = incumbent_hello.capabilities;
         let swap = Swap::new(
             Machine::new(handoff_id, spec.one_way),
             (
-                Incumbent::new(incumbent, incumbent_process, peer.pid, after_drain),
+                Incumbent::new(incumbent, incumbent_process, peer.pid, capabilities),
                 Successor::new(successor, child),
             ),
-            Clock::new(begun, deadline, spec.drain_grace),
+            Clock::new(begun, deadline, spec.drain_grace, spec.pause_limit),
             self.terms(spec.one_way),
             Learnt::of(incumbent_hello, successor_hello),
             (pulse, InFlight { _slot: taken, journal: self.journal.clone() }),

@@ -262,6 +262,7 @@ fn perform(world: &mut World, effect: Effect, from: Option<usize>, witness: &Wit
         Effect::RunSeal => world.carry.sealed(),
         Effect::InterruptDrain
         | Effect::SealNext
+        | Effect::WatchGate
         | Effect::GiveListeners { .. }
         | Effect::Offer { .. } => {}
     }

@@ -7,7 +7,9 @@ use super::world::{ANEW, Life, TO_INCUMBENT, TO_SUCCESSOR, Who, World, Wrong};
 use crate::machine::AfterDrain;
 use crate::machine::cause::{Cause, Unfit};
 use crate::machine::phase::Phase;
-use crate::machine::supervisor::{self as machine, Command, Effect, Event, Machine, State};
+use crate::machine::supervisor::{
+    self as machine, Command, Effect, Event, Machine, State, TimeLimit,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Supervisor {
@@ -157,7 +159,7 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
         }
         Move::DeadlinePasses => {
             world.supervisor.deadline_told = true;
-            Event::DeadlinePassed
+            Event::LimitPassed(TimeLimit::Deadline)
         }
         Move::SuccessorIsSilent => {
             world.successor.is_blamed |= world.incumbent.life != Life::Live;
@@ -173,7 +175,13 @@ pub(super) fn take(world: &mut World, chosen: Move, witness: &Witness) {
 }
 
 const fn prepare(after_drain: AfterDrain) -> Command {
-    Command::Prepare { successor_pid: 2, deadline_ms: 1, drain_grace_ms: 1, after_drain }
+    Command::Prepare {
+        successor_pid: 2,
+        deadline_ms: 1,
+        drain_grace_ms: 1,
+        watches_gate: false,
+        after_drain,
+    }
 }
 
 fn hear_incumbent(world: &mut World) -> Event {

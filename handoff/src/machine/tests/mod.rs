@@ -60,11 +60,17 @@ fn messages(handoff_id: HandoffId) -> Vec<Message> {
         Message::Late { handoff_id, connections: vec!["c".into()], unnamed: 1 },
         Message::Carried { handoff_id, sets: vec![carried_set()] },
         draining(handoff_id),
+        Message::WatchGate { handoff_id },
+        gate_closed(handoff_id),
     ]
 }
 
 fn draining(handoff_id: HandoffId) -> Message {
     Message::Draining { handoff_id, open_conns: 3, connections: vec!["c".into()], unnamed: 1 }
+}
+
+fn gate_closed(handoff_id: HandoffId) -> Message {
+    Message::GateClosed { handoff_id }
 }
 
 fn carried_set() -> CarriedSet {
@@ -81,6 +87,6 @@ fn carried_set() -> CarriedSet {
 #[test]
 fn the_walk_covers_every_message() {
     let all = messages(ours());
-    assert_eq!(all.len(), 23);
-    assert_eq!(all.last(), Some(&draining(ours())));
+    assert_eq!(all.len(), 25);
+    assert_eq!(all.last(), Some(&gate_closed(ours())));
 }

@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use super::{foreign, messages, ours};
 use crate::machine::AfterDrain;
-use crate::machine::cause::{Cause, IncumbentFate, Unfit};
+use crate::machine::cause::{Cause, IncumbentFate, PauseStart, Unfit};
 use crate::machine::phase::Phase;
 use crate::machine::supervisor::{
-    Command, Effect, Event, Incumbent, Machine, Promotion, State, Successor,
+    Command, Effect, Event, Incumbent, Machine, Promotion, State, Successor, TimeLimit,
 };
 use crate::protocol::Message;
 
@@ -122,38 +124,59 @@ fn abort() -> Event {
     Event::Command(Command::Abort("why".into()))
 }
 
-fn to_incumbent(index: usize) -> Effect {
-    Effect::ToIncumbent(vec![messages(ours()).swap_remove(index)])
+/// To the incumbent, in one go.
+fn said(indices: &[usize]) -> Vec<Effect> {
+    let said = indices.iter().map(|index| messages(ours()).swap_remove(*index)).collect();
+    vec![Effect::ToIncumbent(said)]
 }
 
 fn to_successor(index: usize) -> Effect {
     Effect::ToSuccessor(messages(ours()).swap_remove(index))
 }
 
+const DEADLINE: Event = Event::LimitPassed(TimeLimit::Deadline);
+const PREPARE: usize = 2;
 const SEAL_REQUEST: usize = 4;
 const BEGIN: usize = 8;
 const COMMIT: usize = 10;
+const WATCH_GATE: usize = 23;
 
 #[test]
 fn a_command_moves_the_phase_it_belongs_to() {
-    let prepare = |after_drain| Command::Prepare {
+    let prepare = |watches_gate, after_drain| Command::Prepare {
         successor_pid: 2,
         deadline_ms: 3,
         drain_grace_ms: 4,
+        watches_gate,
         after_drain,
     };
-    let both = [2, SEAL_REQUEST].map(|index| messages(ours()).swap_remove(index)).to_vec();
-    let both = vec![Effect::ToIncumbent(both)];
     let table = [
         (State::Paired, Command::Warm, State::Warming, vec![]),
         (
             State::Warmed,
-            prepare(AfterDrain::Wait),
+            prepare(false, AfterDrain::Wait),
             State::Draining(AfterDrain::Wait),
-            vec![to_incumbent(2)],
+            said(&[PREPARE]),
         ),
-        (State::Warmed, prepare(AfterDrain::Seal), State::Draining(AfterDrain::Seal), both),
-        (State::Prepared, Command::Seal, State::Sealing, vec![to_incumbent(SEAL_REQUEST)]),
+        (
+            State::Warmed,
+            prepare(true, AfterDrain::Wait),
+            State::Draining(AfterDrain::Wait),
+            said(&[WATCH_GATE, PREPARE]),
+        ),
+        (
+            State::Warmed,
+            prepare(false, AfterDrain::Seal),
+            State::Draining(AfterDrain::Seal),
+            said(&[PREPARE, SEAL_REQUEST]),
+        ),
+        (
+            State::Warmed,
+            prepare(true, AfterDrain::Seal),
+            State::Draining(AfterDrain::Seal),
+            said(&[WATCH_GATE, PREPARE, SEAL_REQUEST]),
+        ),
+        (State::Prepared, Command::Seal, State::Sealing, said(&[SEAL_REQUEST])),
         (State::Sealed, Command::Begin, State::Opening, vec![to_successor(BEGIN)]),
         (State::Ready, Command::Commit, State::Committing, vec![to_successor(COMMIT)]),
     ];
@@ -192,7 +215,9 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
                     continue;
                 }
                 (_, "Heartbeat") | (State::Sealing, "SealProgress") => state.clone(),
-                (State::Draining(_), "Late" | "Draining") if about_ours => state.clone(),
+                (State::Draining(_), "Late" | "Draining" | "GateClosed") if about_ours => {
+                    state.clone()
+                }
                 (State::Draining(AfterDrain::Wait), "Drained") => State::Prepared,
                 (State::Draining(AfterDrain::Seal), "Drained") => State::Sealing,
                 (State::Sealing, "SealComplete") if about_ours => State::Sealed,
@@ -227,7 +252,7 @@ fn every_message_of_the_incumbent_is_legal_late_or_leads_back() {
             legal += 1;
         }
     }
-    assert_eq!((legal, late, back), (16 + 2 * (2 + 2) + 3, 11 * 46, 8 * 46 - 27));
+    assert_eq!((legal, late, back), (16 + 2 * (3 + 2) + 3, 11 * 50, 8 * 50 - 29));
 }
 
 #[test]
@@ -277,7 +302,7 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
                 }
                 (State::Committing, "Serving") if about_ours => {
                     legal += 1;
-                    (State::Committed, vec![to_incumbent(COMMIT)])
+                    (State::Committed, said(&[COMMIT]))
                 }
                 (State::Promoting(Committing, _), "Serving") if about_ours => {
                     legal += 1;
@@ -297,9 +322,9 @@ fn every_message_of_the_successor_is_legal_late_or_leads_back() {
             assert_eq!((stepped.0.state, stepped.1), expected, "{pair}");
         }
     }
-    let heard = 14 * 46;
+    let heard = 14 * 50;
     let legally = 14 * 2 + 3 + 4 + 2 + 2;
-    assert_eq!((legal, late, back), (legally, 5 * 46, heard - legally));
+    assert_eq!((legal, late, back), (legally, 5 * 50, heard - legally));
 }
 
 #[test]
@@ -369,12 +394,12 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
             (Event::SuccessorLost, Cause::SuccessorLost(name)),
             (Event::SuccessorEnded, Cause::SuccessorLost(name)),
             (Event::SuccessorSilent, Cause::SuccessorSilent(name)),
-            (Event::DeadlinePassed, Cause::DeadlinePassed(name)),
+            (DEADLINE, Cause::DeadlinePassed(name)),
         ];
         for (event, expected) in forward {
             let stepped = step(&state, event.clone());
             match &state {
-                State::Promoting(..) if event == Event::DeadlinePassed => unchanged(event),
+                State::Promoting(..) if event == DEADLINE => unchanged(event),
                 State::Promoting(_, first) => {
                     assert_eq!(rolled_back(&state, &stepped), Some(first.clone()));
                 }
@@ -407,6 +432,35 @@ fn losses_silences_and_deadlines_lead_back_wherever_something_is_to_be_undone() 
             _ => unchanged(Event::IncumbentDisconnected),
         }
     }
+}
+
+/// So the model needs no limit of the pause: its deadline passes at any time.
+#[test]
+fn a_pause_that_is_too_long_is_a_deadline_from_the_gate_to_the_commit_and_nothing_elsewhere() {
+    let (limit, since) = (Duration::from_secs(5), PauseStart::GateClosed);
+    let mut undone = 0;
+    for state in states() {
+        for incumbent in [Incumbent::Connected, Incumbent::Disconnected, Incumbent::Dead] {
+            let passed = Event::LimitPassed(TimeLimit::Pause(limit, since));
+            let stepped = step_with(&state, incumbent, passed);
+            let phase = state.phase();
+            if !is_forward(&state) || phase < Phase::Draining || phase > Phase::Ready {
+                assert_eq!((stepped.0.state, stepped.1), (state.clone(), vec![]));
+                continue;
+            }
+            let (mut late, effects) = step_with(&state, incumbent, DEADLINE);
+            let cause = Cause::PauseTooLong { limit, phase, since };
+            match &mut late.state {
+                State::Ending(late) | State::Confirming(late) | State::Promoting(_, late) => {
+                    assert_eq!(std::mem::replace(late, cause), Cause::DeadlinePassed(phase));
+                }
+                other => panic!("{state:?} becomes {other:?}"),
+            }
+            assert_eq!(stepped, (late, effects), "{state:?}, {incumbent:?}");
+            undone += 1;
+        }
+    }
+    assert_eq!(undone, 7 * 3);
 }
 
 #[test]
@@ -454,7 +508,7 @@ fn a_state_at_rest_awaits_nothing() {
 fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_is() {
     let state = State::Committing;
     for incumbent in [Incumbent::Disconnected, Incumbent::Dead] {
-        for event in [Event::DeadlinePassed, abort(), Event::SuccessorLost] {
+        for event in [DEADLINE, abort(), Event::SuccessorLost] {
             let (machine, effects) = step_with(&state, incumbent, event);
             assert_eq!((&machine.state, effects), (&state, vec![]), "{incumbent:?}");
         }
@@ -465,7 +519,7 @@ fn a_successor_that_was_told_to_commit_is_not_killed_while_it_may_be_all_there_i
         let cause = Cause::SuccessorSilent(Phase::Committing);
         assert_eq!(rolled_back(&state, &silent), Some(cause), "{incumbent:?}");
     }
-    for event in [Event::DeadlinePassed, abort(), Event::SuccessorLost] {
+    for event in [DEADLINE, abort(), Event::SuccessorLost] {
         let (machine, effects) = step(&state, event);
         assert!(matches!(machine.state, State::Ending(_)));
         assert_eq!(effects, [Effect::KillSuccessor, Effect::AskIncumbent]);
@@ -517,7 +571,7 @@ fn a_successor_that_is_not_at_fault_is_spared_until_the_incumbent_has_confirmed(
     assert!(matches!(machine.state, State::RolledBack(IncumbentFate::Lost, _)));
 
     // It may say that it is warm meanwhile.
-    let mut machine = step(&State::Paired, Event::DeadlinePassed).0;
+    let mut machine = step(&State::Paired, DEADLINE).0;
     assert_eq!(machine.on(Event::Successor(Message::Warmed { handoff_id: ours() })), []);
     assert_eq!(machine.on(Event::IncumbentDied), [to_successor(BEGIN)]);
 }

@@ -9,6 +9,7 @@ use super::{ROLLBACK_PATIENCE, Swap};
 use crate::control::{LIVENESS_TIMEOUT, Link, Received};
 use crate::drainable::{DrainReport, ReadinessSnapshot, SealProgress, SealReport};
 use crate::log;
+use crate::machine::cause::PauseStart;
 use crate::machine::supervisor::{Command, Event, State};
 use crate::protocol::Message;
 use crate::supervisor::{LateConnections, Progress};
@@ -137,14 +138,16 @@ impl Swap {
                 (too_long || hung).then_some(Event::PatienceEnded)
             }
             state if state.is_at_rest() => None,
-            _ if now >= self.clock.deadline && !self.clock.deadline_told => {
-                Some(Event::DeadlinePassed)
-            }
-            _ if silent(&self.successor.link) => Some(Event::SuccessorSilent),
-            State::Draining(_) | State::Sealing if silent(&self.incumbent.link) => {
-                Some(Event::IncumbentSilent)
-            }
-            _ => None,
+            state => match self.clock.passed(state) {
+                Some(limit) => Some(Event::LimitPassed(limit)),
+                None if silent(&self.successor.link) => Some(Event::SuccessorSilent),
+                None if matches!(state, State::Draining(_) | State::Sealing)
+                    && silent(&self.incumbent.link) =>
+                {
+                    Some(Event::IncumbentSilent)
+                }
+                None => None,
+            },
         }
     }
 
@@ -152,10 +155,10 @@ impl Swap {
     fn poll(&self) {
         let now = Instant::now();
         let soon = now + SILENCE_CHECK;
-        let deadline = match self.machine.state {
+        let deadline = match &self.machine.state {
             State::Confirming(_) | State::Ending(_) => self.clock.entered + ROLLBACK_PATIENCE,
-            _ if self.clock.deadline_told => soon,
-            _ => self.clock.deadline,
+            _ if self.clock.limit_told => soon,
+            state => self.clock.next_limit(state).0,
         };
         let due = self.incumbent.ask_again.unwrap_or(soon).min(deadline).min(soon);
         let mut fds = Vec::with_capacity(5);
@@ -187,7 +190,17 @@ impl Swap {
 
     fn learn_from_incumbent(&mut self, message: &Message) {
         match message {
+            &Message::GateClosed { handoff_id }
+                if handoff_id == self.handoff_id()
+                    && matches!(self.machine.state, State::Draining(_)) =>
+            {
+                if self.clock.pause(PauseStart::GateClosed) {
+                    self.tell(Progress::GateClosed { handoff_id, elapsed: self.clock.elapsed() });
+                }
+            }
             &Message::Drained { open_conns_remaining, accept_closed } => {
+                // At the latest: an incumbent might not have said it.
+                self.clock.pause(PauseStart::GateClosed);
                 self.learnt.drain = DrainReport { open_conns_remaining, accept_closed };
             }
             Message::Late { connections, unnamed, .. } => {
@@ -246,6 +259,6 @@ impl Swap {
 }
 
 /// How often this thread looks for a silent process.
-const SILENCE_CHECK: Duration = Duration::from_millis(250);
+pub(super) const SILENCE_CHECK: Duration = Duration::from_millis(250);
 /// From the end of a connection to the end of its process.
 const EXIT_PATIENCE: Duration = Duration::from_millis(250);

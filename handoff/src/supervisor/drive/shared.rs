@@ -1,8 +1,8 @@
 //! A swap that its session and a watch drive by turns: one mutex decides which of them is next.
 //!
 //! The session's thread drives the swap while it carries a command out. The watch drives it once
-//! the deadline has passed, so that a session that no thread drives, or a callback that does not
-//! return, holds no client longer.
+//! a limit of its time has passed, so that a session that no thread drives, or a callback that does
+//! not return, holds no client longer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{self, Sender};
@@ -24,65 +24,71 @@ pub(in crate::supervisor) struct SharedSwap(Arc<Shared>);
 struct Shared {
     swap: Mutex<Swap>,
     terms: Arc<Terms>,
-    over: Arc<Over>,
+    wait: Arc<Wait>,
     /// Notified when a thread has told the observer something, or has asked the policy.
     told: Condvar,
 }
 
-/// Whether the swap is over, for the watch: it keeps no swap alive while it waits.
-#[derive(Default)]
-struct Over {
-    is_over: Mutex<bool>,
-    told: Condvar,
+/// The wait of the watch: it keeps no swap alive meanwhile.
+struct Wait {
+    /// When it looks at the swap; none once the swap is over.
+    until: Mutex<Option<Instant>>,
+    changed: Condvar,
 }
 
 type Turn<'a> = MutexGuard<'a, Swap>;
 
-/// The thread that drives a swap past its deadline. Started ahead: it may fail to start.
-pub(in crate::supervisor) struct Watch(Sender<Weak<Shared>>, Arc<Over>);
+/// The thread that drives a swap past a limit of its time. Started ahead: it may fail to start.
+pub(in crate::supervisor) struct Watch(Sender<Weak<Shared>>, Arc<Wait>);
 
 impl Watch {
     pub(in crate::supervisor) fn start(deadline: Instant) -> Result<Self> {
         let (watch, swap) = mpsc::channel::<Weak<Shared>>();
-        let over = Arc::new(Over::default());
-        let swap_over = Arc::clone(&over);
+        let wait = Arc::new(Wait { until: Mutex::new(Some(deadline)), changed: Condvar::new() });
+        let waits = Arc::clone(&wait);
         thread::Builder::new().name("handoff-deadline".into()).spawn(move || {
             // Without a swap there is nothing to watch: the sender is gone.
             let Ok(shared) = swap.recv() else { return };
-            if !swap_over.wait_until(deadline)
-                && let Some(shared) = shared.upgrade()
-            {
+            while waits.is_due() {
+                let Some(shared) = shared.upgrade() else { return };
                 shared.watch();
             }
         })?;
-        Ok(Self(watch, over))
+        Ok(Self(watch, wait))
     }
 }
 
-impl Over {
-    fn tell(&self) {
-        *self.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.told.notify_all();
+impl Wait {
+    /// Sets when the watch looks at the swap; with none it does not.
+    fn set(&self, until: Option<Instant>) {
+        let mut waits = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        // A swap that is over stays over.
+        if waits.is_some() && *waits != until {
+            *waits = until;
+            self.changed.notify_all();
+        }
     }
 
-    /// Whether the swap is over by `deadline`.
-    fn wait_until(&self, deadline: Instant) -> bool {
-        let mut is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits until it is time to look at the swap; `false` once the swap is over.
+    fn is_due(&self) -> bool {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if *is_over || left.is_zero() {
-                return *is_over;
+            let Some(left) = until.map(|due| due.saturating_duration_since(Instant::now())) else {
+                return false;
+            };
+            if left.is_zero() {
+                return true;
             }
-            let waited = self.told.wait_timeout(is_over, left);
-            is_over = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout(until, left);
+            until = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
 impl SharedSwap {
     pub(in crate::supervisor) fn new(swap: Swap, watch: &Watch) -> Self {
-        let (terms, over) = (Arc::clone(&swap.terms), Arc::clone(&watch.1));
-        let shared = Arc::new(Shared { swap: Mutex::new(swap), terms, over, told: Condvar::new() });
+        let (terms, wait) = (Arc::clone(&swap.terms), Arc::clone(&watch.1));
+        let shared = Arc::new(Shared { swap: Mutex::new(swap), terms, wait, told: Condvar::new() });
         // The thread waits for this.
         let _ = watch.0.send(Arc::downgrade(&shared));
         drop(shared.tell(shared.turn()));
@@ -102,7 +108,7 @@ impl SharedSwap {
         let mut swap = self.0.turn();
         swap.catch_up();
         if !swap.machine.state.is_over() {
-            swap.heed_deadline();
+            swap.heed_limits();
             let command = command(&swap);
             swap.step(Event::Command(command));
         }
@@ -113,7 +119,7 @@ impl SharedSwap {
                 let committed = swap.take_committed();
                 Err(swap.failed(IncumbentFate::Lost, cause, committed.map(Box::new)))
             }
-            _ => Ok((swap.learnt.clone(), swap.clock.timings)),
+            _ => Ok((swap.learnt.clone(), swap.timings())),
         }
     }
 
@@ -207,6 +213,8 @@ impl Shared {
 
     /// Tells the observer everything, in order, once another thread has told it what it tells.
     fn tell<'a>(&'a self, mut swap: Turn<'a>) -> Turn<'a> {
+        // The observer, or the owner of the session, may take long.
+        self.wait.set(Some(swap.next_look()));
         loop {
             while let Some(telling) = swap.is_telling {
                 // An observer that uses the session hears the rest once it has returned.
@@ -268,26 +276,30 @@ impl Shared {
     fn end(&self, swap: &mut Swap) {
         if swap.machine.state.is_over() {
             swap.end();
-            self.over.tell();
+            self.wait.set(None);
         }
     }
 
-    /// Drives the swap to its end from its deadline on.
+    /// Looks whether a limit has passed, and then drives the swap to its end.
     fn watch(&self) {
         let kept = fenced("deadline", || {
-            self.keep_deadline();
+            self.keep_limits();
             Ok(())
         });
         if let Err(error) = kept {
             log::error!(%error, "the thread that keeps the deadline of a swap panicked; it tries once more");
-            self.keep_deadline();
+            self.keep_limits();
+            self.wait.set(None);
         }
     }
 
-    fn keep_deadline(&self) {
+    fn keep_limits(&self) {
         let mut swap = self.turn();
         swap.catch_up();
-        swap.heed_deadline();
+        swap.heed_limits();
+        if !swap.clock.limit_told && swap.is_driven {
+            return self.wait.set(Some(swap.next_look()));
+        }
         while !swap.machine.state.is_at_rest() {
             swap = match (&swap.machine.state, swap.judging) {
                 (State::Promoting(Promotion::Opening, _), Judging::Runs) => {
