@@ -19,7 +19,7 @@ pub(crate) use listener::{Access, ListenerConfig};
 
 use crate::files;
 
-use duration::human;
+use duration::{DurationAt, human, human_at};
 use listener::{RawListener, listeners_of};
 
 /// The whole configuration, with every path made absolute.
@@ -66,6 +66,8 @@ pub(crate) struct Program {
 pub(crate) struct Limits {
     #[serde(deserialize_with = "human")]
     pub(crate) deadline: Duration,
+    #[serde(deserialize_with = "human_at")]
+    pub(crate) pause: Option<DurationAt>,
     #[serde(deserialize_with = "human")]
     pub(crate) drain_grace: Duration,
     #[serde(deserialize_with = "human")]
@@ -82,6 +84,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(300),
+            pause: None,
             drain_grace: Duration::from_secs(60),
             hello: Duration::from_secs(10),
             start: Duration::from_secs(300),
@@ -409,7 +412,7 @@ impl Raw {
             env: self.daemon.env,
             programs,
             listeners,
-            limits: self.limits,
+            limits: checked_limits(self.limits)?,
             restart: self.restart,
             probation: self.probation.map(checked_probation).transpose()?,
             health: self.health.map_or_else(|| Ok(HealthConfig::default()), checked_health)?,
@@ -417,6 +420,23 @@ impl Raw {
             log: self.log,
         })
     }
+}
+
+fn checked_limits(limits: Limits) -> Result<Limits, Fault> {
+    let Some(DurationAt { duration, at }) = limits.pause else { return Ok(limits) };
+    let fault = |words: String| Err(Fault { at: Some(at), words });
+    if duration.is_zero() {
+        return fault("`pause` may not be 0: leave it out to let `deadline` alone limit it".into());
+    }
+    if duration > limits.deadline {
+        let human = humantime::format_duration;
+        return fault(format!(
+            "`pause` ({}) is longer than `deadline` ({}), which passes first: lower it, or raise `deadline`",
+            human(duration),
+            human(limits.deadline)
+        ));
+    }
+    Ok(limits)
 }
 
 fn checked_hash(hash: Spanned<String>) -> Result<String, Fault> {

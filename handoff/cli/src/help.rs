@@ -67,7 +67,9 @@ mod tests {
         let config = Config::parse(&CONFIG[begin..], Path::new("/etc/notes.toml")).unwrap();
         assert_eq!(config.programs.len(), 2);
         assert_eq!(config.listeners.len(), 2);
-        assert_eq!(config.limits, crate::config::Limits::default());
+        assert_eq!(config.limits.pause.map(|pause| pause.duration.as_secs()), Some(5));
+        let limits = crate::config::Limits { pause: None, ..config.limits };
+        assert_eq!(limits, crate::config::Limits::default());
         assert_eq!(config.restart, crate::config::Restart::default());
         assert_eq!(config.swap, crate::config::SwapConfig::default());
         assert_eq!(config.log, crate::config::LogConfig::default());

@@ -28,7 +28,12 @@ const UNWRITTEN: &str = "handoff_unwritten_lines";
 pub(crate) const DOCUMENTED: &[(&str, &str, &str, &str)] = &[
     (SWAPS, "counter", "outcome", "Swaps that have ended, by what they came to."),
     (PHASES, "histogram", "phase", "How long each phase of a swap took, in seconds."),
-    (PAUSE, "histogram", "outcome", "From the start of a drain until somebody serves, in seconds."),
+    (
+        PAUSE,
+        "histogram",
+        "outcome",
+        "From the closing of the old process's gate until somebody serves, in seconds.",
+    ),
     (STARTS, "counter", "", "Daemons that were started outside of a swap, and serve."),
     (DEATHS, "counter", "", "Daemons that ended without having been told to."),
     (UP, "gauge", "", "1 while a daemon serves, else 0."),

@@ -82,6 +82,8 @@ pub(crate) enum SwapEventKind {
     Launched { pid: u32 },
     /// A phase was entered.
     Entered { phase: Phase },
+    /// The old process closes its gate: clients wait from here on.
+    GateClosed,
     /// The drain waits for these.
     Waiting { open_conns: u32, connections: Vec<String>, unnamed: u32 },
     /// These did not reach a request boundary within the grace of the drain.
@@ -98,6 +100,7 @@ impl SwapEventKind {
         Some(match progress {
             Progress::Launched { successor_pid, .. } => Self::Launched { pid: successor_pid },
             Progress::Entered { phase, .. } => Self::Entered { phase },
+            Progress::GateClosed { .. } => Self::GateClosed,
             Progress::Draining { open_conns, waiting, .. } => {
                 let (connections, unnamed) = (waiting.connections, waiting.unnamed);
                 Self::Waiting { open_conns, connections, unnamed }
@@ -162,8 +165,8 @@ impl Trigger {
 
 impl SwapRecord {
     /// When the clients began to wait and when they did no more, in microseconds since the swap
-    /// began: from the start of the drain to the commit or the promotion, or until the old process
-    /// confirmed that it serves again. None if nothing was drained, while the clients wait, and if
+    /// began: from the closing of the gate, or the start of the drain where that is not known, to
+    /// the commit or the promotion, or until the old process confirmed that it serves again. None if nothing was drained, while the clients wait, and if
     /// no process has confirmed that it serves.
     pub(crate) fn pause_us(&self) -> Option<(u64, u64)> {
         let over = match self.outcome()? {
@@ -172,9 +175,20 @@ impl SwapRecord {
             Outcome::RolledBack => Phase::RolledBack,
             _ => return None,
         };
-        let begun = self.entered(Phase::Draining)?;
+        let begun = self.clients_wait()?;
         let over = self.entered(over)?.max(begun);
         Some((begun, self.end.as_ref()?.admitted_us.map_or(over, |admitted| admitted.max(over))))
+    }
+
+    /// When the clients began to wait, as far as the record tells.
+    pub(crate) fn clients_wait(&self) -> Option<u64> {
+        self.gate_closed().or_else(|| self.entered(Phase::Draining))
+    }
+
+    /// When the old process closed its gate, in microseconds since the swap began.
+    pub(crate) fn gate_closed(&self) -> Option<u64> {
+        let closed = |step: &&SwapEvent| step.what == SwapEventKind::GateClosed;
+        self.steps.iter().find(closed).map(|step| step.at_us)
     }
 
     /// When a phase was entered, in microseconds since the swap began.

@@ -49,6 +49,9 @@ pub(crate) fn status(status: &Status) -> String {
                 format!("{:.8} is {}, {elapsed} after it began{one_way}", swap.id, swap.phase);
             line("swap", &words);
             line("", &format!("to {}", party(&swap.to)));
+            if let Some(at) = swap.gate_closed_us {
+                line("", &format!("the gate closed at +{}: clients wait", exact(at)));
+            }
             if let Some(who) = &swap.waits_for {
                 line("", &format!("the drain waits for {who}"));
             }
@@ -191,6 +194,7 @@ fn what(what: &SwapEventKind) -> String {
     match what {
         SwapEventKind::Launched { pid } => format!("process {pid} is started"),
         SwapEventKind::Entered { phase } => phase.to_string(),
+        SwapEventKind::GateClosed => "the gate is closed: clients wait".to_owned(),
         SwapEventKind::Waiting { open_conns, connections, unnamed } => {
             format!("the drain waits for {}", waiting(*open_conns, connections, *unnamed))
         }

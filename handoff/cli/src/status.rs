@@ -88,6 +88,9 @@ pub(crate) struct SwapStatus {
     pub(crate) one_way: bool,
     pub(crate) phase: String,
     pub(crate) elapsed_ms: u64,
+    /// When the old process closed its gate, in microseconds since the swap began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gate_closed_us: Option<u64>,
     /// The requests or connections that the drain waits for.
     pub(crate) waits_for: Option<String>,
 }

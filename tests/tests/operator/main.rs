@@ -13,6 +13,7 @@ mod manager;
 mod names;
 mod once;
 mod one_way;
+mod pause;
 mod security;
 mod stopping;
 mod tools;

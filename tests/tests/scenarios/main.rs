@@ -10,6 +10,7 @@ mod directories;
 mod environment;
 mod hooks;
 mod hostile;
+mod pause;
 mod peers;
 mod processes;
 mod sessions;

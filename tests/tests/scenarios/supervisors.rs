@@ -18,6 +18,7 @@ fn heard(cluster: &mut Cluster) -> Arc<Mutex<Vec<String>>> {
                 Progress::Sealing { progress, .. } => format!("of {}", progress.shards_total),
                 Progress::GivenUp { cause, .. } => format!("because {cause}"),
                 Progress::Launched { .. } => "launched".to_owned(),
+                Progress::GateClosed { .. } => "the gate closed".to_owned(),
                 other => format!("{other:?}"),
             };
             hearing.lock().expect("whole").push(words);
@@ -41,6 +42,7 @@ fn an_observer_hears_of_every_phase_in_order() {
         "paired",
         "warmed",
         "draining",
+        "the gate closed",
         "sealing",
         "of 3",
         "sealed",

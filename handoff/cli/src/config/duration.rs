@@ -3,12 +3,31 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserializer;
 use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+/// A duration, and the offset of its value in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DurationAt {
+    pub(crate) duration: Duration,
+    pub(crate) at: usize,
+}
 
 /// For `deserialize_with`.
 pub(super) fn human<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     deserializer.deserialize_str(Human)
+}
+
+/// For `deserialize_with`, of a duration that is checked together with another setting.
+pub(super) fn human_at<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DurationAt>, D::Error> {
+    #[derive(Deserialize)]
+    struct Value(#[serde(deserialize_with = "human")] Duration);
+
+    let value = Spanned::<Value>::deserialize(deserializer)?;
+    Ok(Some(DurationAt { at: value.span().start, duration: value.into_inner().0 }))
 }
 
 struct Human;

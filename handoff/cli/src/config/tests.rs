@@ -53,6 +53,23 @@ fn durations_are_as_people_write_them() {
 }
 
 #[test]
+fn the_limit_of_the_pause_is_within_the_deadline_or_refused_at_its_line() {
+    assert_eq!(parse(&with("[limits]\nhello = \"1s\"\n")).limits.pause, None);
+    let config = parse(&with("[limits]\npause = \"5m\"\n"));
+    let limit = config.limits.pause.map(|pause| pause.duration);
+    assert_eq!(limit, Some(Duration::from_secs(300)), "as long as the deadline");
+    for (limits, line, told) in [
+        ("pause = \"0s\"\n", 7, "`pause` may not be 0: leave it out"),
+        ("pause = \"301s\"\n", 7, "`pause` (5m 1s) is longer than `deadline` (5m)"),
+        ("deadline = \"2s\"\n\npause = \"3s\"\n", 9, "lower it, or raise `deadline`"),
+        ("pause = 5\n", 7, "a duration with its unit"),
+    ] {
+        let words = fault(&with(&format!("[limits]\n{limits}")));
+        assert!(words.contains(&format!("line {line}")) && words.contains(told), "{words}");
+    }
+}
+
+#[test]
 fn what_is_unknown_is_an_error_that_points_at_the_line() {
     for (text, line, word) in [
         (with("[limits]\ndeadlin = \"30s\"\n"), 7, "deadlin"),

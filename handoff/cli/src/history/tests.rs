@@ -54,6 +54,24 @@ fn whole(id: &str) -> SwapRecord {
     whole
 }
 
+/// As another version writes, or reads, them: one without the closing of a gate passes over its line.
+#[test]
+fn the_steps_of_a_swap_are_written_as_before_and_the_closing_of_a_gate_is_a_line_of_its_own() {
+    let of = |step| serde_json::to_string(&Line::Step { id: "a".into(), step }).unwrap();
+    let entered = r#"{"step":{"id":"a","step":{"at_us":3,"step":"entered","phase":"warming"}}}"#;
+    let closed = r#"{"step":{"id":"a","step":{"at_us":5,"step":"gate-closed"}}}"#;
+    assert_eq!(of(step(Phase::Warming, 3)), entered);
+    assert_eq!(of(SwapEvent { at_us: 5, what: SwapEventKind::GateClosed }), closed);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history");
+    let begun = serde_json::to_string(&Line::Begun(record("a"))).unwrap();
+    let tomorrow = closed.replace("gate-closed", "of-tomorrow");
+    fs::write(&path, [&begun, entered, closed, &tomorrow].join("\n")).unwrap();
+    let entries = read(&path).unwrap();
+    let swap = find(&entries, "a").unwrap();
+    assert_eq!((swap.steps.len(), swap.gate_closed()), (2, Some(5)));
+}
+
 #[test]
 fn what_was_added_is_read_by_the_next_one() {
     let directory = tempfile::tempdir().unwrap();

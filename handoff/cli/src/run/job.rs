@@ -200,6 +200,7 @@ pub(super) fn spec(config: &Config, binary: &Binary) -> SpawnSpec {
         args: binary.args.clone(),
         env: config.env.clone().into_iter().collect(),
         deadline: limits.deadline,
+        pause_limit: limits.pause.map(|pause| pause.duration),
         drain_grace: limits.drain_grace,
         hello_timeout: limits.hello,
         start_timeout: limits.start,

@@ -42,6 +42,7 @@ impl Runner {
                     one_way: record.is_some_and(|record| record.one_way),
                     phase: swap.phase.clone(),
                     elapsed_ms: duration_ms(swap.begun.elapsed()),
+                    gate_closed_us: record.and_then(SwapRecord::gate_closed),
                     waits_for: swap.waits_for.clone(),
                 }
             }),

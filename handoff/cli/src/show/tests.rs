@@ -70,6 +70,17 @@ fn the_pause_of_a_swap_that_may_be_one_way_lasts_until_its_successor_admits() {
 }
 
 #[test]
+fn the_pause_begins_when_the_gate_closes_where_the_old_process_tells() {
+    let mut swap = rolled_back();
+    swap.steps.insert(2, SwapEvent { at_us: 2_600, what: SwapEventKind::GateClosed });
+    assert_eq!(swap.pause_us(), Some((2_600, 14_500)));
+    let text = record(&swap);
+    for line in ["pause       11.900 ms", "  2.600 ms  the gate is closed: clients wait"] {
+        assert!(text.lines().any(|shown| shown.trim_end() == line), "{line}\nis not in\n{text}");
+    }
+}
+
+#[test]
 fn the_history_has_a_line_for_each() {
     let line = entry(&Entry::Swap(rolled_back())).unwrap();
     assert_eq!(
@@ -114,6 +125,7 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
             one_way: true,
             phase: "draining".into(),
             elapsed_ms: 61_000,
+            gate_closed_us: Some(25_100),
             waits_for: Some("10.0.0.1:4711 and 3 more".into()),
         }),
         probation: None,
@@ -126,6 +138,7 @@ fn the_status_says_who_serves_and_who_holds_a_drain_up() {
         "daemon      serving since 2026-11-18T11:06:40Z",
         "before it   /opt/notesd (blake3 0123456789abcdef); no way back to it is promised",
         "swap        01234567 is draining, 1m 1s after it began, allowed to be one-way",
+        "            the gate closed at +25.100 ms: clients wait",
         "            the drain waits for 10.0.0.1:4711 and 3 more",
         "WARNING     the history lacks 3 lines",
     ] {

@@ -33,7 +33,8 @@ impl Panel<'_> {
     /// From where to where the clients wait.
     pub(super) fn pause(&self) -> Option<(f64, f64)> {
         let pause = self.story.pause.as_ref()?;
-        let from = self.border(pause.first);
+        let (left, right) = (self.border(pause.first), self.border(pause.first + 1));
+        let from = left + pause.into * (right - left);
         Some((from, pause.over.map_or(RIGHT, |over| self.border(over)).max(from + 2.0)))
     }
 

@@ -73,6 +73,8 @@ pub(super) enum Peer {
 pub(super) struct Pause {
     /// The phase in which it began.
     pub(super) first: usize,
+    /// The part of that phase that was over when it began, from 0 to 1.
+    pub(super) into: f64,
     /// The phase at whose beginning it ended; none if that is not recorded.
     pub(super) over: Option<usize>,
     pub(super) label: String,
@@ -214,23 +216,32 @@ impl Story {
 
     fn pause(&self, record: &SwapRecord) -> Option<Pause> {
         let first = self.scenes.iter().position(|scene| scene.of == Of::Phase(Phase::Draining))?;
-        let open = |label: &str| Some(Pause { first, over: None, label: label.into() });
+        let begun = record.clients_wait()?.max(self.scenes[first].from);
+        let into = self.into_scene(first, begun);
+        let open = |label: &str| Some(Pause { first, into, over: None, label: label.into() });
         let over = self.scenes.iter().position(|scene| scene.of.is_last());
         let over = over.filter(|over| *over > first);
-        let waited = in_ms(self.until.saturating_sub(self.scenes[first].from));
+        let waited = in_ms(self.until.saturating_sub(begun));
         match (record.outcome(), record.pause_us()) {
             (None, None) => open(&format!("clients wait, {waited} so far")),
             (Some(Outcome::Lost), _) => open("clients wait: nobody serves"),
             (Some(Outcome::Unknown), _) => open("clients wait, for all that is known"),
             (_, Some((from, to))) if to >= from => {
-                Some(Pause { first, over, label: format!("pause {}", in_ms(to - from)) })
+                Some(Pause { first, into, over, label: format!("pause {}", in_ms(to - from)) })
             }
             (_, Some(_)) => open("pause of unknown length"),
             (_, None) => {
                 let over = Some(self.scenes.len() - 1);
-                Some(Pause { first, over, label: format!("pause of at most {waited}") })
+                Some(Pause { first, into, over, label: format!("pause of at most {waited}") })
             }
         }
+    }
+
+    /// The part of a scene that is over at that time, from 0 to 1.
+    fn into_scene(&self, index: usize, at: u64) -> f64 {
+        let from = self.scenes[index].from;
+        let length = self.length(index).unwrap_or(self.until.saturating_sub(from)).max(1);
+        (at.saturating_sub(from) as f64 / length as f64).min(1.0)
     }
 }
 

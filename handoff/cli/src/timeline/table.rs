@@ -56,10 +56,13 @@ fn legend(svg: &mut Svg, y: f64) -> f64 {
 
 /// Notes that explain a phase that took long.
 fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
-    let (mut waiting, mut late, mut sealed) = (None, None, None);
+    let (mut gate, mut waiting, mut late, mut sealed) = (None, None, None, None);
     for step in &record.steps {
         let at = brief(step.at_us);
         match &step.what {
+            SwapEventKind::GateClosed => {
+                gate = Some(format!("Gate: closed at +{at}; clients wait from there on"));
+            }
             SwapEventKind::Waiting { open_conns, connections, unnamed } => {
                 let open =
                     format!("{open_conns} connections open ({})", list(connections, *unnamed));
@@ -82,7 +85,8 @@ fn notes(story: &Story, record: &SwapRecord) -> Vec<String> {
     let cut = cut.map(|number| {
         format!("No step is recorded between the start of phase {number} and the end.")
     });
-    let mut notes: Vec<_> = [more, waiting, late, sealed, cut].into_iter().flatten().collect();
+    let mut notes: Vec<_> =
+        [more, gate, waiting, late, sealed, cut].into_iter().flatten().collect();
     let carried = record.end.iter().flat_map(|end| &end.carried);
     notes.extend(carried.take(MAX_CARRIED_NOTES).map(|carried| format!("Carried: {carried}")));
     notes

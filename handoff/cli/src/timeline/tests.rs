@@ -67,6 +67,22 @@ fn a_seal_that_was_asked_for_ahead() {
     assert!(!svg.contains("SealRequest"), "nothing was said in between");
 }
 
+/// Halfway through the drain: so begins the yellow of both panels.
+#[test]
+fn a_gate_that_closes_late_in_the_drain() {
+    let mut record = swap(&WAY, Some(Outcome::Committed));
+    record.steps.push(SwapEvent { at_us: 3_001_615, what: SwapEventKind::GateClosed });
+    let svg = drawn(&record);
+    shows(&svg, &["pause 10.4 ms", "Gate: closed at +3.00 s; clients wait from there on"]);
+    let before = drawn(&swap(&WAY, Some(Outcome::Committed)));
+    let wide = |svg: &str| {
+        let pauses = svg.lines().filter(|line| line.contains("fill-opacity=\"0.45\""));
+        let pauses = pauses.filter_map(|line| attribute(line, "width")?.parse::<f64>().ok());
+        pauses.fold(0.0, f64::max)
+    };
+    assert!(wide(&svg) < wide(&before), "{} and {}", wide(&svg), wide(&before));
+}
+
 #[test]
 fn a_promoted_one() {
     let mut way = WAY[..6].to_vec();

@@ -63,11 +63,14 @@ impl Clock {
         self.timings
     }
 
-    /// The pause begins; `false` where it has begun before.
-    pub(super) fn pause(&mut self, start: PauseStart) -> bool {
-        let begins = self.paused.is_none();
-        self.paused.get_or_insert((Instant::now(), start));
-        begins
+    /// The pause begins, so long after the swap; none where it has begun before.
+    pub(super) fn pause(&mut self, start: PauseStart) -> Option<Duration> {
+        if self.paused.is_some() {
+            return None;
+        }
+        let now = Instant::now();
+        self.paused = Some((now, start));
+        Some(now.saturating_duration_since(self.begun))
     }
 
     /// The limit that passes first in that state, and when.

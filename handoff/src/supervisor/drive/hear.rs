@@ -194,8 +194,8 @@ impl Swap {
                 if handoff_id == self.handoff_id()
                     && matches!(self.machine.state, State::Draining(_)) =>
             {
-                if self.clock.pause(PauseStart::GateClosed) {
-                    self.tell(Progress::GateClosed { handoff_id, elapsed: self.clock.elapsed() });
+                if let Some(elapsed) = self.clock.pause(PauseStart::GateClosed) {
+                    self.tell(Progress::GateClosed { handoff_id, elapsed });
                 }
             }
             &Message::Drained { open_conns_remaining, accept_closed } => {
