@@ -435,8 +435,8 @@ fn message(input: &mut Input<'_>) -> Message {
         8 => Message::Begin { handoff_id },
         9 => Message::Serving { handoff_id, generation: 5 },
         10 => Message::Fetch { handoff_id },
-        11 => Message::WatchGate { handoff_id },
-        _ => Message::Adopt { handoff_id },
+        11 => Message::Adopt { handoff_id },
+        _ => Message::WatchGate { handoff_id },
     }
 }
 

@@ -132,7 +132,7 @@ const fn remedy(phase: Phase) -> &'static str {
         Phase::Draining => "find out which requests the drain waits for",
         Phase::Sealing => "make the seal of the old build faster",
         Phase::Opening => "make the opening of the new build faster",
-        _ => "let the caller of the supervisor go on sooner",
+        _ => "find out which step before took long, or let the supervisor's caller go on sooner",
     }
 }
 

@@ -87,7 +87,10 @@ fn spec(cluster: &mut Cluster, limit: Duration, faults: &[&str]) -> SpawnSpec {
 fn swap(cluster: &mut Cluster, limit: Duration, faults: &[&str]) -> Result<(), Failed> {
     let spec = spec(cluster, limit, faults);
     match cluster.supervisor.perform_handoff(spec).expect("it can be begun") {
-        HandoffOutcome::Committed(committed) => Ok(cluster.commit(committed)),
+        HandoffOutcome::Committed(committed) => {
+            cluster.commit(committed);
+            Ok(())
+        }
         HandoffOutcome::Failed(failed) => Err(failed),
     }
 }

@@ -217,7 +217,7 @@ impl Story {
     fn pause(&self, record: &SwapRecord) -> Option<Pause> {
         let first = self.scenes.iter().position(|scene| scene.of == Of::Phase(Phase::Draining))?;
         let begun = record.clients_wait()?.max(self.scenes[first].from);
-        let into = self.into_scene(first, begun);
+        let into = self.part_of(first, begun);
         let open = |label: &str| Some(Pause { first, into, over: None, label: label.into() });
         let over = self.scenes.iter().position(|scene| scene.of.is_last());
         let over = over.filter(|over| *over > first);
@@ -238,7 +238,7 @@ impl Story {
     }
 
     /// The part of a scene that is over at that time, from 0 to 1.
-    fn into_scene(&self, index: usize, at: u64) -> f64 {
+    fn part_of(&self, index: usize, at: u64) -> f64 {
         let from = self.scenes[index].from;
         let length = self.length(index).unwrap_or(self.until.saturating_sub(from)).max(1);
         (at.saturating_sub(from) as f64 / length as f64).min(1.0)
