@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// dying. Killed, it leaves the daemon serving, for the next `handoff run` to adopt.
     ///
     /// SIGHUP swaps to the configured binary. SIGTERM and SIGINT stop the daemon cleanly; a second
-    /// one ends it at once.
+    /// one ends it at once. SIGQUIT ends the supervisor alone, and leaves the daemon serving.
     Run {
         /// How to log, in place of log.format
         #[arg(long, value_name = "FORMAT")]
@@ -147,7 +147,13 @@ pub(crate) enum Command {
     /// accept the configuration. Its process is the same: the pid stays, and so do the listeners.
     Upgrade,
     /// Stop the daemon cleanly, and then the supervisor
-    Stop,
+    Stop {
+        /// Stop the supervisor alone: the daemon serves on, and the next `handoff run` adopts it
+        ///
+        /// A swap in flight is undone first, and a start is waited for.
+        #[arg(long)]
+        keep_daemon: bool,
+    },
     /// Check the configuration, and the binaries that it lists
     Check {
         /// Print the result as JSON

@@ -269,11 +269,20 @@ pub(crate) fn upgrade(config: &Config) -> Outcoming {
     }
 }
 
-pub(crate) fn stop(config: &Config) -> Outcoming {
-    match ask(config, &Request::Stop)? {
+pub(crate) fn stop(config: &Config, keep_daemon: bool) -> Outcoming {
+    match ask(config, if keep_daemon { &Request::Leave } else { &Request::Stop })? {
         Reply::Stopped { status, clean } => {
             print(&format!("stopped; the daemon: {status}"))?;
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Reply::Left { serves: Some(daemon) } => {
+            let daemon = show::party(&daemon);
+            print(&format!("the supervisor stopped, and the daemon serves on: {daemon}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Reply::Left { serves: None } => {
+            print("the supervisor stopped; no daemon serves")?;
+            Ok(ExitCode::SUCCESS)
         }
         other => unexpected(&other),
     }

@@ -80,7 +80,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Timeline { id, output } => commands::timeline(&load()?, &id, &output),
         Command::Abort { reason, json } => commands::abort(&load()?, reason, json),
         Command::Upgrade => commands::upgrade(&load()?),
-        Command::Stop => commands::stop(&load()?),
+        Command::Stop { keep_daemon } => commands::stop(&load()?, keep_daemon),
         Command::Check { json } => commands::check(&load()?, json),
         Command::Metrics => commands::metrics(&load()?),
         Command::Help { topic } => Ok(help::help(topic)),

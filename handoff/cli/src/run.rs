@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
 use handoff::supervisor::{JournalState, Progress};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::binary::Binary;
 use crate::config::Config;
@@ -135,6 +135,7 @@ impl Runner {
         match event {
             Event::Signal(SIGHUP) => self.swap_on_hangup(),
             Event::Signal(SIGTERM | SIGINT) => return Ok(self.stop(None)),
+            Event::Signal(SIGQUIT) => return Ok(self.leave(None)),
             Event::Signal(SIGCHLD) => {} // collected in `on_time`
             Event::Signal(other) => self.service.forward(other),
             Event::Asked(asked) => return Ok(self.on_asked(asked)),
@@ -160,6 +161,7 @@ impl Runner {
             Request::Abort { reason } => self.abort(reason, replies),
             Request::Upgrade => self.try_upgrade(replies),
             Request::Stop => return self.stop(Some(replies)),
+            Request::Leave => return self.leave(Some(replies)),
         }
         None
     }

@@ -253,7 +253,7 @@ fn by(trigger: &Trigger) -> String {
     }
 }
 
-fn party(party: &Party) -> String {
+pub(crate) fn party(party: &Party) -> String {
     let mut words = party.binary.clone();
     if let Some(build) = &party.build {
         let _ = write!(words, ", build {build}");

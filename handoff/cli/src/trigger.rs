@@ -30,6 +30,8 @@ pub(crate) enum Request {
     /// A supervisor that upgrades itself ends the connection without an answer.
     Upgrade,
     Stop,
+    /// To stop the supervisor alone.
+    Leave,
 }
 
 /// A swap, as the command line has it, and the request of that name.
@@ -93,6 +95,10 @@ pub(crate) enum Reply {
         status: String,
         /// Whether the daemon ended cleanly.
         clean: bool,
+    },
+    /// The supervisor stops, and leaves this daemon serving.
+    Left {
+        serves: Option<Party>,
     },
 }
 

@@ -114,6 +114,15 @@ impl Terminal {
         (status.code(), self.screen().replace('\r', ""))
     }
 
+    /// Waits for the end of the program alone, whatever it leaves behind: its exit code.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end within the timeout.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        eventually("it ends", TIMEOUT, || self.child.try_wait().expect("it is ours")).code()
+    }
+
     /// Waits for the prompt.
     pub fn wait_for(&self, prompt: &str) {
         eventually("it prompts", TIMEOUT, || self.screen().ends_with(prompt).then_some(()));

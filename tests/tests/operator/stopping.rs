@@ -3,6 +3,7 @@
 use handoff_tests::harness::{TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
+use crate::clients::Clients;
 use crate::world::World;
 
 /// A build that takes an hour to open.
@@ -25,6 +26,13 @@ fn swap_until_it_opens(world: &World) {
     eventually("it opens", TIMEOUT, || {
         (world.status()["swap"]["phase"] == "opening").then_some(())
     });
+}
+
+/// Has the first build take an hour to open as well.
+fn slow_to_start(world: &World) {
+    let text = std::fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+    let slow = "\"--build\", \"1\", \"--open-delay\", \"3600000\"";
+    world.write("handoff.toml", &text.replacen("\"--build\", \"1\"", slow, 1));
 }
 
 #[test]
@@ -56,10 +64,7 @@ fn a_swap_is_aborted_while_the_successor_opens() {
 #[test]
 fn a_start_is_given_up() {
     let mut world = world();
-    let text = std::fs::read_to_string(world.path("handoff.toml")).expect("it is there");
-    let slow =
-        text.replacen("\"--build\", \"1\"", "\"--build\", \"1\", \"--open-delay\", \"3600000\"", 1);
-    world.write("handoff.toml", &slow);
+    slow_to_start(&world);
     world.supervise_until("starting");
     world.supervisor().interrupt();
     let (code, shown) = world.supervisor().finish();
@@ -77,4 +82,99 @@ fn an_operator_that_leaves_ends_no_swap() {
     terminal.kill();
     world.wait_for_last_swap(|record| record["end"]["outcome"] == "committed");
     assert_eq!(world.build(), "2");
+}
+
+/// The daemon is left alone: it serves its clients, and the next supervisor adopts it.
+#[test]
+fn a_supervisor_that_leaves_ends_nothing_and_the_next_one_goes_on() {
+    let mut world = World::new();
+    world.configure("[probation]\nfor = \"1h\"\nevery = \"20ms\"\ncommand = [\"true\"]\n");
+    world.supervise();
+    let clients = Clients::start(world.port, 4);
+    clients.wait_for_progress();
+    let v2 = world.path("v2").display().to_string();
+    let mut swap = world.terminal(&["swap", "--binary", &v2, "--wait"]);
+    swap.wait_to_show("on probation for 1h");
+    let daemon = world.daemon_pid();
+
+    kill(world.supervisor().pid(), Signal::QUIT);
+    assert_eq!(world.supervisor().exit_code(), Some(0));
+    world.supervisor().wait_to_show("this supervisor leaves the daemon serving");
+    clients.wait_for_progress();
+    assert!(!world.path("state/supervisor.sock").exists(), "nobody answers there");
+    let (code, shown) = swap.finish();
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("a daemon that serves goes on without it"), "{shown}");
+
+    world.supervise();
+    assert_eq!(world.daemon_pid(), daemon);
+    let probation = &world.status()["probation"];
+    assert_eq!(probation["swap"], world.record("last")["id"], "{probation}");
+    clients.wait_for_progress();
+
+    let said = world.said(&["stop", "--keep-daemon"]);
+    let serves = "the supervisor stopped, and the daemon serves on: ";
+    assert!(said.starts_with(serves) && said.contains(&format!("process {daemon}")), "{said}");
+    assert_eq!(world.supervisor().exit_code(), Some(0));
+    clients.wait_for_progress();
+    assert!(world.refused(&["status"]).1.contains("start one: handoff run"));
+    world.supervise();
+    assert_eq!(world.daemon_pid(), daemon);
+    let tally = clients.stop();
+    tally.assert_failed_only_within(&[]);
+    world.said(&["stop"]);
+}
+
+#[test]
+fn a_supervisor_that_leaves_undoes_the_swap_in_flight_first() {
+    let mut world = world();
+    world.supervise();
+    let daemon = world.daemon_pid();
+    let clients = Clients::start(world.port, 2);
+    swap_until_it_opens(&world);
+    let said = world.said(&["stop", "--keep-daemon"]);
+    assert!(said.contains(&format!("process {daemon}")), "{said}");
+    let record = world.record("last");
+    assert_eq!(record["end"]["outcome"], "rolled-back");
+    assert_eq!(record["end"]["cause"], "the supervisor was asked to abort: the supervisor leaves");
+    assert_eq!(world.supervisor().exit_code(), Some(0));
+    world.supervise();
+    assert_eq!((world.daemon_pid(), world.build()), (daemon, "1".to_owned()));
+    clients.stop().assert_failed_only_within(&[]);
+}
+
+/// Whoever wants the daemon to end is not kept from it by one who does not.
+#[test]
+fn a_supervisor_that_waits_to_leave_can_be_told_to_stop() {
+    let mut world = world();
+    slow_to_start(&world);
+    world.supervise_until("starting");
+    let supervisor = world.supervisor().pid();
+    kill(supervisor, Signal::QUIT);
+    world.wait_for_daemon("stopping");
+    kill(supervisor, Signal::TERM);
+    let (code, shown) = world.supervisor().finish();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("this supervisor was told to leave the daemon serving"), "{shown}");
+    assert!(shown.contains("the supervisor is stopping"), "{shown}");
+}
+
+#[test]
+fn a_daemon_that_starts_is_waited_for_and_left() {
+    let mut world = World::new();
+    std::fs::rename(world.path("v1"), world.path("kvd")).expect("it is there");
+    world.write("v1", "#!/bin/sh\nuntil test -e go; do sleep 0.05; done\nexec ./kvd \"$@\"\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("v1"), mode).expect("it is ours");
+    world.supervise_until("starting");
+    kill(world.supervisor().pid(), Signal::QUIT);
+    world.wait_for_daemon("stopping");
+    world.write("go", "");
+    assert_eq!(world.supervisor().exit_code(), Some(0));
+    world.supervisor().wait_to_show("this supervisor leaves the daemon serving");
+    let clients = Clients::start(world.port, 1);
+    clients.wait_for_progress();
+    world.supervise();
+    world.supervisor().wait_to_show("adopted the daemon that serves");
+    clients.stop().assert_failed_only_within(&[]);
 }

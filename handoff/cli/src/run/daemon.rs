@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::job::{self, Job, JobEnd, Said, Started};
+use super::stop::Stopping;
 use super::{Event, Runner, broken, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
@@ -162,7 +163,7 @@ impl Runner {
         let Some(mut daemon) = self.service.daemon.take() else { return Ok(None) };
         let served = daemon.since.elapsed().unwrap_or_default();
         let (status, is_clean) = daemon.status();
-        if self.stopping.is_some() {
+        if self.stopping.as_ref().is_some_and(Stopping::ends_daemon) {
             let kind = DaemonEventKind::Stopped { status: status.clone() };
             self.note_daemon(kind, daemon.party(), &daemon.binary);
             return Ok(Some(self.stopped(&status, is_clean)));
@@ -183,7 +184,8 @@ impl Runner {
                 self.service.plan_start(daemon.binary, served);
             }
         }
-        Ok(None)
+        // Whoever leaves starts no other one.
+        Ok(self.go_on_stopping())
     }
 
     pub(super) fn start_on_time(&mut self) -> anyhow::Result<()> {
@@ -258,6 +260,7 @@ impl Runner {
 
     fn not_started(&mut self, binary: Arc<Binary>, why: String) -> anyhow::Result<()> {
         if self.stopping.is_some() {
+            tracing::warn!("{why}");
             return Ok(());
         }
         let kind = DaemonEventKind::NotStarted { why: why.clone() };

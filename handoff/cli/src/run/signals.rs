@@ -5,13 +5,14 @@ use std::io;
 use std::thread;
 
 use nix::sys::signal::SigSet;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 /// Calls `tell` with each signal, on a thread of its own. The signals that came while an upgraded
 /// supervisor was not ready for them come now.
 pub(super) fn listen(tell: impl Fn(i32) -> bool + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGCHLD, SIGUSR1, SIGUSR2, SIGWINCH])?;
+    let mut signals =
+        Signals::new([SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGCHLD, SIGUSR1, SIGUSR2, SIGWINCH])?;
     SigSet::all().thread_unblock().map_err(io::Error::from)?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
