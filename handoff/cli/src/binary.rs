@@ -17,6 +17,7 @@ use handoff::supervisor::{Launch, LaunchRequest};
 
 use crate::config::{Config, ListenerConfig, Program};
 use crate::files;
+use crate::notify::OWN_VARIABLES;
 
 /// An open file to execute, and its arguments.
 #[derive(Debug)]
@@ -237,7 +238,7 @@ impl Launch for ByDescriptor {
         request.with_program(link).spawn(|command| {
             command.current_dir(&self.directory).process_group(0);
             // The service manager sets these for the supervisor, not for the daemon.
-            for own in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            for own in OWN_VARIABLES {
                 command.env_remove(own);
             }
         })

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{anyhow, bail};
 use handoff::supervisor::{Adoption, Failed, Launch, LaunchRequest, Paired, Progress, Session};
 use handoff::{HandoffId, SpawnSpec, Supervisor};
-use sd_notify::NotifyState;
 
 use crate::binary::Binary;
 use crate::commands;
 use crate::config::Program;
+use crate::notify;
 use crate::record::{End, Outcome, Party, SwapEvent, SwapEventKind, SwapRecord, Trigger};
 use crate::show::Live;
 use crate::trigger::{Reply, SwapRequest};
@@ -205,10 +205,7 @@ impl Launch for InUnit {
 
 /// Tells the service manager, if there is one, which process the unit is.
 fn main_process(pid: u32) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
-    if let Err(error) = sd_notify::notify(&[NotifyState::MainPid(pid)]) {
+    if let Err(error) = notify::tell_main_process(pid) {
         crate::complain(&format!(
             "cannot tell the service manager that process {pid} is the unit's main process now: {error}"
         ));

@@ -12,6 +12,7 @@ mod daemon;
 mod health;
 mod job;
 mod listeners;
+mod manager;
 mod probation;
 mod restarts;
 mod service;
@@ -35,11 +36,13 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use crate::binary::Binary;
 use crate::config::Config;
 use crate::metrics;
+use crate::notify::{self, News};
 use crate::record::Party;
 use crate::trigger::{Asked, Reply, Request, Trigger};
 use health::Health;
 use job::Jobs;
 use listeners::Holding;
+use manager::Manager;
 use service::Service;
 use stop::Stopping;
 use swap::Swaps;
@@ -52,8 +55,12 @@ pub(crate) fn run(config: Config) -> anyhow::Result<ExitCode> {
             break result;
         }
     };
+    if let Err(error) = &result {
+        notify::tell(News::Status(error.to_string()));
+    }
     runner.trigger.drain(LAST_WORDS);
     runner.swaps.history.flush(LAST_WORDS);
+    notify::flush(LAST_WORDS);
     result
 }
 
@@ -104,6 +111,7 @@ struct Runner {
     stopping: Option<Stopping>,
     holding: Holding,
     health: Health,
+    manager: Manager,
     /// A warning for each listener that the daemon has not taken in the swap by which it came.
     untaken: Vec<String>,
     /// Occupied descriptors, at the numbers where an upgraded supervisor inherits its sockets.
@@ -128,6 +136,7 @@ impl Runner {
             }
         }
         self.on_time()?;
+        self.tell_manager();
         Ok(None)
     }
 
@@ -181,6 +190,7 @@ impl Runner {
             self.swaps.watch.as_ref().map(|watch| watch.until),
             self.stopping.as_ref().map(Stopping::deadline),
             self.next_check(),
+            self.manager.due(),
         ];
         dues.into_iter().flatten().fold(Instant::now() + TICK, Instant::min)
     }

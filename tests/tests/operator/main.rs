@@ -11,6 +11,7 @@ mod listeners;
 mod logs;
 mod manager;
 mod names;
+mod notify;
 mod once;
 mod one_way;
 mod pause;

@@ -1,10 +1,9 @@
 //! The supervisor under a service manager: sockets that it inherits, and what it tells.
 
 use std::net::TcpListener;
-use std::os::unix::net::UnixDatagram;
 
 use command_fds::{CommandFdExt, FdMapping};
-use handoff_tests::harness::{TIMEOUT, kill};
+use handoff_tests::harness::kill;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::process::Signal;
 
@@ -43,30 +42,6 @@ fn a_socket_that_is_inherited_is_passed_on_also_through_an_upgrade() {
     assert!(!tally.acknowledged.is_empty());
     world.said(&["stop"]);
     assert!(supervisor.wait().expect("it is ours").success());
-}
-
-#[test]
-fn a_service_manager_is_told_and_the_daemon_does_not_speak_to_it() {
-    let mut world = World::new();
-    let path = world.path("notify.sock");
-    let manager = UnixDatagram::bind(&path).expect("it can be bound");
-    manager.set_read_timeout(Some(TIMEOUT)).expect("it can be set");
-    let mut command = world.command(&["run"]);
-    command.env("NOTIFY_SOCKET", &path);
-    world.supervise_by(&command);
-    let mut heard = [0; 512];
-    let length = manager.recv(&mut heard).expect("it is told");
-    let told = String::from_utf8_lossy(&heard[..length]).into_owned();
-    assert!(told.contains("READY=1\n") && told.contains("serves as process"), "{told}");
-    let environment = std::fs::read(format!("/proc/{}/environ", world.daemon_pid()));
-    let environment = String::from_utf8_lossy(&environment.expect("it runs")).into_owned();
-    assert!(!environment.contains("NOTIFY_SOCKET"), "{environment}");
-    world.said(&["stop"]);
-    let mut all = String::new();
-    while !all.contains("STOPPING=1") {
-        let length = manager.recv(&mut heard).expect("it is told");
-        all.push_str(&String::from_utf8_lossy(&heard[..length]));
-    }
 }
 
 #[test]

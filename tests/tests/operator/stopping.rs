@@ -162,10 +162,7 @@ fn a_supervisor_that_waits_to_leave_can_be_told_to_stop() {
 #[test]
 fn a_daemon_that_starts_is_waited_for_and_left() {
     let mut world = World::new();
-    std::fs::rename(world.path("v1"), world.path("kvd")).expect("it is there");
-    world.write("v1", "#!/bin/sh\nuntil test -e go; do sleep 0.05; done\nexec ./kvd \"$@\"\n");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(world.path("v1"), mode).expect("it is ours");
+    world.wait_before_start("go");
     world.supervise_until("starting");
     kill(world.supervisor().pid(), Signal::QUIT);
     world.wait_for_daemon("stopping");

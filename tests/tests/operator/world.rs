@@ -122,6 +122,16 @@ address = "127.0.0.1:{}"
         fs::write(self.path(name), text).expect("it can be written");
     }
 
+    /// Has the first build wait, before it executes the daemon, for a file of that name.
+    pub(crate) fn wait_before_start(&self, name: &str) {
+        fs::rename(self.path("v1"), self.path("kvd")).expect("it is there");
+        let script =
+            format!("#!/bin/sh\nuntil test -e {name}; do sleep 0.05; done\nexec ./kvd \"$@\"\n");
+        self.write("v1", &script);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.path("v1"), mode).expect("it is ours");
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("handoff"));
         command.arg("--config").arg(self.path("handoff.toml")).args(arguments);
@@ -180,8 +190,13 @@ address = "127.0.0.1:{}"
 
     /// The same, by a command of the caller's.
     pub(crate) fn supervise_by(&mut self, command: &Command) {
-        self.supervisor = Some(Terminal::start_controlling(command));
+        self.begin_to_supervise_by(command);
         self.wait_for_daemon("serving");
+    }
+
+    /// The same, without waiting for the daemon.
+    pub(crate) fn begin_to_supervise_by(&mut self, command: &Command) {
+        self.supervisor = Some(Terminal::start_controlling(command));
     }
 
     /// `handoff run` at a terminal of its own, once its daemon is so far.

@@ -20,6 +20,7 @@ use super::daemon::Daemon;
 use super::health::Health;
 use super::job::{Jobs, said_of};
 use super::listeners::Holding;
+use super::manager::Manager;
 use super::restarts::Restarts;
 use super::service::{Previous, Service};
 use super::swap::Swaps;
@@ -89,6 +90,7 @@ pub(super) fn boot(config: Config) -> anyhow::Result<Runner> {
         stopping: None,
         holding,
         health: Health::default(),
+        manager: Manager::new(),
         untaken: Vec::new(),
         places,
         _lock: lock,

@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use crate::notify::OWN_VARIABLES;
+
 /// Commands that run and that [`output`] waits for: [`reap`] leaves them alone. Both hold the lock,
 /// so that no command is reaped before it stands here.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -26,6 +28,9 @@ pub(super) fn output(command: &mut Command, timeout: Duration) -> io::Result<Out
     let written = || Ok::<_, io::Error>(File::from(memfd_create("output", MemfdFlags::CLOEXEC)?));
     let (stdout, stderr) = (written()?, written()?);
     command.process_group(0).stdin(Stdio::null());
+    for own in OWN_VARIABLES {
+        command.env_remove(own);
+    }
     command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let child = {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);

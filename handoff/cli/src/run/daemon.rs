@@ -19,7 +19,6 @@ use super::{Event, Runner, broken, children, party_of};
 use crate::binary::Binary;
 use crate::history::{DaemonEvent, DaemonEventKind, Line};
 use crate::metrics;
-use crate::notify::{self, News};
 use crate::record::{Party, Probation};
 use crate::units::to_ms;
 
@@ -126,8 +125,6 @@ impl Runner {
         metrics::serves(daemon.said.generation);
         self.note_daemon(kind.clone(), daemon.party(), &daemon.binary);
         daemon.watch(self.jobs.tell());
-        let (path, pid) = (daemon.binary.path.display(), daemon.pid());
-        notify::tell(News::Ready(format!("{path} serves as process {pid}")));
         self.service.serve(daemon);
         self.begin_health();
         // What died in its probation has given its place to this one.
@@ -173,7 +170,6 @@ impl Runner {
             pid = daemon.pid(), path = %daemon.binary.path.display(), status,
             "the daemon has died"
         );
-        notify::tell(News::Status("the daemon has died"));
         let kind = DaemonEventKind::Died { status: status.clone() };
         self.note_daemon(kind, daemon.party(), &daemon.binary);
         let probation = Probation::Failed { why: format!("it died: {status}") };

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use handoff::supervisor::{AbortHandle, Adoption, ChildProcess, Committed, Failed, RolledBack};
@@ -63,8 +63,8 @@ pub(super) struct Jobs {
 /// Where the library's supervisor is.
 enum Work {
     Idle(Box<Supervisor>),
-    /// At a job, which can be given up.
-    Busy(Job, AbortHandle),
+    /// At a job, which can be given up, since then.
+    Busy(Job, AbortHandle, Instant),
 }
 
 impl Jobs {
@@ -82,10 +82,15 @@ impl Jobs {
         move |event| sender.send(event).is_ok()
     }
 
-    pub(super) const fn running(&self) -> Option<Job> {
+    pub(super) fn running(&self) -> Option<Job> {
+        self.running_since().map(|(job, _)| job)
+    }
+
+    /// The job that runs, and since when.
+    pub(super) const fn running_since(&self) -> Option<(Job, Instant)> {
         match self.work {
             Work::Idle(_) => None,
-            Work::Busy(job, _) => Some(job),
+            Work::Busy(job, _, since) => Some((job, since)),
         }
     }
 
@@ -112,7 +117,7 @@ impl Jobs {
 
     /// Asks the running job to give up.
     pub(super) fn abort(&self, reason: impl Into<String>) {
-        if let Work::Busy(_, abort) = &self.work {
+        if let Work::Busy(_, abort, _) = &self.work {
             abort.abort(reason);
         }
     }
@@ -183,7 +188,7 @@ impl Jobs {
     }
 
     fn take_supervisor(&mut self, job: Job, abort: &AbortHandle) -> Option<Box<Supervisor>> {
-        match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone())) {
+        match std::mem::replace(&mut self.work, Work::Busy(job, abort.clone(), Instant::now())) {
             Work::Idle(supervisor) => Some(supervisor),
             busy @ Work::Busy(..) => {
                 self.work = busy;

@@ -16,6 +16,7 @@ use crate::trigger::Reply;
 /// The supervisor is being stopped.
 #[derive(Debug)]
 pub(super) struct Stopping {
+    pub(super) since: Instant,
     /// When the supervisor kills the daemon.
     deadline: Instant,
     /// Whether the supervisor has told the daemon to stop.
@@ -97,15 +98,16 @@ impl Runner {
     }
 
     fn begin_stopping(&mut self, keeps_daemon: bool, askers: Vec<Sender<Reply>>) {
-        notify::tell(News::Stopping);
         self.service.next_start = None;
         self.stopping = Some(Stopping {
+            since: Instant::now(),
             deadline: Instant::now() + self.config.limits.stop,
             is_told: false,
             killed: None,
             keeps_daemon,
             askers,
         });
+        notify::tell(News::Stopping(self.in_words()));
     }
 
     /// Tells the daemon to stop, or leaves it, once no job runs.
@@ -169,11 +171,14 @@ impl Runner {
         let (pid, path) = (self.service.pid(), serves.as_ref().map(|party| party.binary.clone()));
         self.answer_last(&Reply::Left { serves });
         match pid {
-            Some(pid) => tracing::info!(
-                pid,
-                path,
-                "this supervisor leaves the daemon serving: the next `handoff run` adopts it"
-            ),
+            Some(pid) => {
+                notify::tell(News::Status(format!("left the daemon serving as process {pid}")));
+                tracing::info!(
+                    pid,
+                    path,
+                    "this supervisor leaves the daemon serving: the next `handoff run` adopts it"
+                );
+            }
             None => tracing::warn!(
                 "this supervisor leaves; no daemon serves: the next `handoff run` starts one"
             ),

@@ -185,9 +185,14 @@ impl Runner {
 
     /// `SIGHUP`.
     pub(super) fn swap_on_hangup(&mut self) {
+        let follower = self.manager.begin_reload();
         let begun = self.begin_if_free(&SwapRequest::default(), Trigger::Hangup);
         if let Err(Reply::Refused { why, .. }) = begun {
             tracing::error!(error = why, "this supervisor refuses the swap that SIGHUP asks for");
+            return self.manager.refuse_reload(&why);
+        }
+        if let Some(swap) = &mut self.swaps.in_flight {
+            swap.followers.extend(follower);
         }
     }
 
@@ -282,6 +287,7 @@ impl Runner {
                 "this swap may be one-way: from its commit on no way back is promised, since the present build may not read the data of the new one"
             );
         }
+        self.manager.forget_refusal();
         self.swaps.history.add(Line::Begun(record));
         self.swaps.in_flight = Some(InFlight {
             id: id.clone(),
