@@ -5,9 +5,6 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
-use handoff_tests::harness::{TIMEOUT, eventually, kill};
-use rustix::process::Signal;
-
 use crate::clients::Clients;
 use crate::world::World;
 
@@ -69,10 +66,6 @@ fn a_daemon_that_proc_hides_is_adopted_and_swapped_and_its_lock_is_not_broken() 
         assert_ne!(world.daemon_pid(), pid);
     }
     // Its death is seen, and another one is started.
-    kill(world.daemon_pid(), Signal::KILL);
-    eventually("another one serves", TIMEOUT, || {
-        let failures = world.status()["daemon"]["failures"].as_u64();
-        (failures == Some(1)).then(|| world.wait_for_daemon("serving"))
-    });
+    world.kill_daemon();
     drop(clients);
 }
