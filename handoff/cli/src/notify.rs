@@ -37,6 +37,10 @@ pub(crate) enum News {
     Alive,
     /// The supervisor is at work, and asks for that much time from now on.
     Busy(Duration),
+    /// A socket for the manager to keep, and to pass to the next supervisor.
+    Keep { name: String, socket: OwnedFd },
+    /// The manager is to forget the sockets of that name.
+    Forget { name: String },
 }
 
 impl News {
@@ -57,8 +61,17 @@ impl News {
             Self::Status(words) => format!("STATUS={}\n", line(words)),
             Self::Alive => "WATCHDOG=1\n".to_owned(),
             Self::Busy(time) => format!("EXTEND_TIMEOUT_USEC={}\n", time.as_micros()),
+            // Without FDPOLL=0 the manager would drop a socket at an error that waits in it.
+            Self::Keep { name, .. } => format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"),
+            Self::Forget { name } => format!("FDSTOREREMOVE=1\nFDNAME={name}\n"),
         }
     }
+}
+
+/// Whether the manager takes that name: of 255 visible characters of ASCII at most, and no colon.
+fn is_name(name: &str) -> bool {
+    let is_taken = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && byte != b':';
+    !name.is_empty() && name.len() <= 255 && name.bytes().all(is_taken)
 }
 
 /// One line, of a length that a manager takes.
@@ -79,12 +92,47 @@ pub(crate) fn is_heard() -> bool {
     OUTBOX.is_some()
 }
 
+/// Whether the service manager says that it keeps sockets for the next supervisor.
+pub(crate) fn keeps_sockets() -> bool {
+    let most = env::var("FDSTORE").ok().and_then(|most| most.parse::<u32>().ok());
+    is_heard() && most.is_some_and(|most| most > 0)
+}
+
+/// Has the service manager keep a socket, if it does such a thing. It keeps one that it has already
+/// once.
+pub(crate) fn keep(name: &str, socket: impl AsFd) {
+    if !keeps_sockets() {
+        return;
+    }
+    if !is_name(name) {
+        return tracing::warn!(
+            name,
+            "the service manager does not keep this listener: its name has characters beyond ASCII, or more than 255"
+        );
+    }
+    match socket.as_fd().try_clone_to_owned() {
+        Ok(socket) => tell(News::Keep { name: name.to_owned(), socket }),
+        Err(error) => {
+            tracing::warn!(name, %error, "the service manager does not keep this listener");
+        }
+    }
+}
+
+/// Has the service manager forget the sockets of that name.
+pub(crate) fn forget(name: &str) {
+    if keeps_sockets() && is_name(name) {
+        tell(News::Forget { name: name.to_owned() });
+    }
+}
+
 /// Tells the service manager, if there is one. Of news of one kind that it has not read it gets the
-/// last alone.
+/// last alone, but for sockets.
 pub(crate) fn tell(news: News) {
     let Some(outbox) = &*OUTBOX else { return };
     let mut waiting = outbox.lock();
-    waiting.news.retain(|earlier| discriminant(earlier) != discriminant(&news));
+    if !matches!(news, News::Keep { .. } | News::Forget { .. }) {
+        waiting.news.retain(|earlier| discriminant(earlier) != discriminant(&news));
+    }
     waiting.news.push_back(news);
     drop(waiting);
     outbox.changed.notify_all();
@@ -145,7 +193,12 @@ fn send_all() {
     let (Some(outbox), Some(manager)) = (&*OUTBOX, env::var_os("NOTIFY_SOCKET")) else { return };
     let mut has_failed = false;
     loop {
-        let sent = send(&manager, &outbox.next().text(), None);
+        let news = outbox.next();
+        let socket = match &news {
+            News::Keep { socket, .. } => Some(socket),
+            _ => None,
+        };
+        let sent = send(&manager, &news.text(), socket);
         if let Some(error) = sent.as_ref().err().filter(|_| !has_failed) {
             tracing::warn!(%error, path = %manager.display(), "this supervisor cannot tell the service manager its state, and goes on trying");
         }
@@ -183,6 +236,17 @@ mod tests {
         assert_eq!(said, "STATUS=first READY=1 \n");
         let said = News::Ready("ß".repeat(10_000)).text();
         assert!(said.len() < 2000 && said.ends_with("ß...\n"), "{}", said.len());
+    }
+
+    #[test]
+    fn names_are_those_that_a_manager_takes() {
+        let long = "n".repeat(255);
+        for good in ["resp", "my service", long.as_str()] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "a:b", "a\tb", "käse", "\u{7f}", &format!("{long}n")] {
+            assert!(!is_name(bad), "{bad}");
+        }
     }
 
     #[test]

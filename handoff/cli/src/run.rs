@@ -10,6 +10,7 @@ mod check;
 mod children;
 mod daemon;
 mod health;
+mod inherited;
 mod job;
 mod listeners;
 mod manager;

@@ -1,12 +1,19 @@
 //! What a service manager is told, by a socket that stands for it.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use handoff_tests::harness::{TIMEOUT, kill};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
 
-use crate::clients::Clients;
+use crate::clients::{Clients, Connection};
 use crate::world::{World, hold};
 
 /// The socket, and a supervisor that knows of it.
@@ -271,4 +278,106 @@ fn a_manager_that_reads_nothing_keeps_nobody_waiting() {
     // It hears the end of the reload once it reads.
     manager.wait_for_reload();
     manager.wait_for(&["READY=1\n", "serves as process "]);
+}
+
+impl Manager {
+    /// Reads until a message has all these words, and returns the socket that came with it.
+    fn wait_for_socket(&self, words: &[&str]) -> OwnedFd {
+        let since = Instant::now();
+        loop {
+            assert!(since.elapsed() < TIMEOUT, "{words:?} is not told");
+            let mut datagram = [0; 4096];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [IoSliceMut::new(&mut datagram)];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let heard = recvmsg(&self.socket, &mut parts, &mut control, flags);
+            let length = heard.expect("more is told").bytes;
+            let mut sockets = control.drain().flat_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(sockets) => sockets.collect(),
+                _ => Vec::new(),
+            });
+            let (socket, more) = (sockets.next(), sockets.next());
+            drop(sockets);
+            let said = String::from_utf8_lossy(&datagram[..length]).into_owned();
+            if words.iter().all(|word| said.contains(word)) {
+                assert!(more.is_none(), "one at a time");
+                return socket.unwrap_or_else(|| panic!("no socket is with {said}"));
+            }
+        }
+    }
+}
+
+/// A supervisor that is ended with the value.
+struct Spawned(Child);
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Clients that come while no process runs wait in the queue of a socket that the manager keeps.
+#[test]
+fn a_manager_that_keeps_sockets_gives_them_to_the_next_supervisor() {
+    let mut world = World::new();
+    let second =
+        format!("[[listeners]]\nname = \"resp\"\naddress = \"127.0.0.2:{}\"\n", world.port);
+    world.configure(&second);
+    let manager = Manager::start(&mut world, &[("FDSTORE", "8")]);
+    let stored = ["FDSTORE=1\n", "FDNAME=resp\n", "FDPOLL=0\n"];
+    let first = manager.wait_for_socket(&stored);
+    let second = manager.wait_for_socket(&stored);
+    world.wait_for_daemon("serving");
+    let daemon = world.daemon_pid();
+    world.kill_supervisor();
+    kill(daemon, Signal::KILL);
+    let mut manager = manager;
+    manager.forget();
+    let mut waiting = Connection::to(world.port).expect("it is let in by the queue");
+
+    // In the order in which systemd passes them, the second one by a unit of its own as well; and one
+    // of a listener that is not configured any more.
+    let unit = second.try_clone().expect("descriptors are left");
+    let old = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound").into();
+    let passed = [unit, second, first, old].into_iter().zip(3..);
+    let passed = passed.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
+    let mut command = world.command(&["run"]);
+    command.env("NOTIFY_SOCKET", world.path("notify.sock")).env("FDSTORE", "8");
+    command.env("LISTEN_FDS", "4").env("LISTEN_FDNAMES", "resp:resp:resp:old");
+    command.fd_mappings(passed.collect()).expect("the numbers differ");
+    let mut supervisor = Spawned(command.spawn().expect("it can be run"));
+    drop(command);
+    assert_eq!(waiting.ask("PING").expect("it is answered"), "PONG");
+    manager.wait_for(&["READY=1\n", "serves as process "]);
+    let removed: Vec<_> = manager.heard.iter().filter(|it| it.contains("REMOVE")).collect();
+    assert_eq!(removed, ["FDSTOREREMOVE=1\nFDNAME=old\n"]);
+    let kept = manager.heard.iter().filter(|it| it.contains("FDSTORE=1")).count();
+    assert_eq!(kept, 2);
+    let warnings = world.status()["warnings"].to_string();
+    assert!(!warnings.contains("is held at"), "{warnings}");
+    world.said(&["stop"]);
+    assert!(supervisor.0.wait().expect("it is ours").success());
+}
+
+/// A socket that was kept is of another kind than the listener, since the configuration has changed.
+#[test]
+fn a_socket_that_was_kept_and_fits_no_more_keeps_no_daemon_from_its_start() {
+    let mut world = World::new();
+    let mut manager = Manager::start(&mut world, &[]);
+    manager.wait_for(&["READY=1\n"]);
+    world.said(&["stop"]);
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback can be bound");
+    let mut command = world.command(&["run"]);
+    command.env("NOTIFY_SOCKET", world.path("notify.sock")).env("FDSTORE", "8");
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "resp");
+    let passed = FdMapping { parent_fd: datagrams.into(), child_fd: 3 };
+    command.fd_mappings(vec![passed]).expect("there is one");
+    let mut supervisor = Spawned(command.spawn().expect("it can be run"));
+    manager.wait_for(&["FDSTOREREMOVE=1\nFDNAME=resp\n"]);
+    manager.wait_for(&["FDSTORE=1\nFDNAME=resp\n"]);
+    manager.wait_for(&["READY=1\n"]);
+    world.said(&["stop"]);
+    assert!(supervisor.0.wait().expect("it is ours").success());
 }

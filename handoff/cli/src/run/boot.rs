@@ -24,7 +24,7 @@ use super::manager::Manager;
 use super::restarts::Restarts;
 use super::service::{Previous, Service};
 use super::swap::Swaps;
-use super::{Event, Runner, party_of, signals, upgrade};
+use super::{Event, Runner, inherited, party_of, signals, upgrade};
 use crate::binary::{Binary, ByDescriptor};
 use crate::config::{Config, ListenerConfig, Program};
 use crate::history::{DaemonEvent, DaemonEventKind, History, Line};
@@ -127,19 +127,14 @@ fn inherit(config: &Config) -> anyhow::Result<Inherited> {
         Err(error) => return Err(error.into()),
     };
     let mut listeners = Vec::new();
-    for listener in &config.listeners {
-        if let Some(socket) = listen::inherited(&mut inherited, listener)? {
-            // At once: a service manager passes blocking sockets, also of a daemon that serves.
-            listen::set_up(listener, &socket)
-                .map_err(cannot("set up the listener", &listener.name))?;
-            listeners.push((listener.clone(), out_of_the_way(socket, config)?));
-        }
+    for (listener, socket) in inherited::take(&mut inherited, &config.listeners)? {
+        // At once: a service manager passes blocking sockets, also of a daemon that serves.
+        listen::set_up(&listener, &socket)
+            .map_err(cannot("set up the listener", &listener.name))?;
+        listeners.push((listener, out_of_the_way(socket, config)?));
     }
     for name in inherited.names() {
-        tracing::warn!(
-            name,
-            "this supervisor inherited a socket that the configuration does not list, and closes it: add it under [[listeners]]"
-        );
+        inherited::close(&name);
     }
     Ok(Inherited { own, listeners })
 }

@@ -15,7 +15,7 @@ use crate::binary::Binary;
 use crate::config::{Config, ListenerConfig};
 use crate::listen;
 use crate::names::{self, Names, socket_at};
-use crate::sockets;
+use crate::{notify, sockets};
 
 /// The listeners of the process that serves, or of the next one to be started.
 #[derive(Debug)]
@@ -245,6 +245,11 @@ impl Holding {
     fn look_after(&mut self, supervisor: &Supervisor) {
         let is_managers = |listener: &ListenerConfig| self.from_manager && self.stands_in(listener);
         self.names.set(names::of_listeners(&self.configured, is_managers));
+        for (name, socket) in supervisor.listeners() {
+            if self.configured.iter().any(|listener| listener.name == name) {
+                notify::keep(name, socket);
+            }
+        }
         let held: Vec<_> = supervisor.listeners().collect();
         let found = self.find(&held, &self.configured);
         let at = |(listener, found): (&ListenerConfig, Option<usize>)| {
