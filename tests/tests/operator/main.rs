@@ -4,6 +4,7 @@
 mod clients;
 mod day;
 mod faults;
+mod hangup;
 mod health;
 mod hidden;
 mod inputs;
