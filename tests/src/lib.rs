@@ -12,3 +12,4 @@ pub mod fixture;
 pub mod grpc;
 pub mod harness;
 pub mod log;
+pub mod systemd;
