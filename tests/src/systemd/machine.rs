@@ -60,6 +60,18 @@ impl Machine {
         machine
     }
 
+    /// The pid of its keeper, outside.
+    #[must_use]
+    pub fn keeper(&self) -> u32 {
+        self.keeper.id()
+    }
+
+    /// The pid of its systemd, outside.
+    #[must_use]
+    pub fn systemd(&self) -> u32 {
+        self.systemd
+    }
+
     /// A command in the machine.
     #[must_use]
     pub fn command(&self, line: &[&str]) -> Command {

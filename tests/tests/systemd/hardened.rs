@@ -1,0 +1,41 @@
+//! The hardened units: what systemd thinks of them, and that a daemon lives in them.
+
+use rustix::process::Signal;
+
+use crate::instance::{Instance, pid_in};
+
+#[test]
+fn a_hardened_service_is_swapped_killed_and_adopted() {
+    let Some(kvd) = Instance::new("a_hardened_service_is_swapped_killed_and_adopted") else {
+        return;
+    };
+    kvd.harden();
+    kvd.start();
+    let clients = kvd.clients();
+    for build in [2, 3] {
+        clients.wait_for_progress();
+        kvd.configure(build, "", "");
+        let output = kvd.systemctl("reload");
+        assert!(output.status.success(), "{output:?}");
+        let (supervisor, daemon) = (kvd.supervisor(), kvd.daemon());
+        kvd.kill(supervisor, Signal::KILL);
+        let status = kvd.wait_for_another_supervisor(supervisor);
+        assert_eq!(pid_in(&status), Some(daemon));
+    }
+    assert_eq!(kvd.build(), "3");
+    kvd.assert_unharmed(clients);
+}
+
+/// From 0, which is secure, to 10, which is not.
+#[test]
+fn systemd_counts_a_hardened_service_among_the_secure_ones() {
+    let Some(kvd) = Instance::new("systemd_counts_a_hardened_service_among_the_secure_ones") else {
+        return;
+    };
+    kvd.harden();
+    let said = kvd.machine.said(&["systemd-analyze", "security", "--no-pager", &kvd.service()]);
+    let (_, rest) = said.split_once("Overall exposure level for").expect("it says one");
+    let level = rest.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok());
+    println!("{said}");
+    assert!(level.expect("it is a number") < 2.0, "{said}");
+}
