@@ -52,16 +52,26 @@ fn a_socket_that_blocks_does_so_too() {
     go_through_a_day(&kvd);
 }
 
+/// It does so at a restart too, while the daemon accepts from the same socket: until the supervisor has
+/// set it up again, each accept of the daemon waits. With `NonBlocking=yes`, as shipped, none ever does.
 #[test]
-fn systemd_makes_a_socket_blocking_under_the_living_daemon_unless_it_is_told_not_to() {
-    let name = "systemd_makes_a_socket_blocking_under_the_living_daemon_unless_it_is_told_not_to";
+fn systemd_makes_a_socket_blocking_unless_it_is_told_not_to() {
+    let name = "systemd_makes_a_socket_blocking_unless_it_is_told_not_to";
     let Some(kvd) = with_socket(name) else { return };
+    let passed = format!("/var/lib/handoff/{}/passed", kvd.name);
+    // Notes what systemd passes, before it becomes the supervisor.
+    let look = format!("cat /proc/$$$$/fdinfo/3 > {passed}");
+    let run = "exec /usr/bin/handoff --config /etc/handoff/%i.toml run";
+    let start = format!("[Service]\nExecStart=\nExecStart=/bin/sh -c '{look}; {run}'\n");
+    kvd.drop_in(&kvd.service(), &start);
     kvd.start();
-    restart(&kvd);
-    assert!(!is_blocking(&kvd));
-    kvd.drop_in(&kvd.service(), "[Service]\nNonBlocking=no\n");
-    restart(&kvd);
-    assert!(is_blocking(&kvd));
+    for (setting, is_passed_blocking) in [("yes", false), ("no", true)] {
+        kvd.drop_in(&kvd.service(), &format!("[Service]\nNonBlocking={setting}\n"));
+        restart(&kvd);
+        let passed = fs::read_to_string(kvd.machine.path(&passed)).expect("it was noted");
+        assert_eq!(blocks(&passed), is_passed_blocking, "NonBlocking={setting}");
+        assert!(!is_blocking(&kvd), "the supervisor sets it up");
+    }
 }
 
 /// A stop of the service leaves the socket with systemd: clients wait there for the next daemon.
@@ -122,8 +132,12 @@ fn is_blocking(kvd: &Instance) -> bool {
         .find(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == PathBuf::from(&listener)));
     let number = its.expect("it has the socket").file_name();
     let path = PathBuf::from(format!("/proc/{daemon}/fdinfo")).join(number);
-    let text = fs::read_to_string(path).expect("it is open");
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
+    blocks(&fs::read_to_string(path).expect("it is open"))
+}
+
+/// Whether a descriptor blocks, by what `/proc` says of it.
+fn blocks(fdinfo: &str) -> bool {
+    let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
     let flags = u32::from_str_radix(flags.trim(), 8).expect("they are octal");
     flags & rustix::fs::OFlags::NONBLOCK.bits() == 0
 }
