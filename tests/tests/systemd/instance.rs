@@ -199,7 +199,7 @@ address = "127.0.0.1:{port}"
         clients.stop().assert_failed_only_within(&[]);
     }
 
-    /// Processes in the cgroup of the service, in the machine.
+    /// Processes in the cgroup of the service, by their pids outside.
     pub(crate) fn processes(&self) -> Vec<String> {
         let path = format!("/sys/fs/cgroup/system.slice/system-handoff.slice/{}", self.service());
         let text = std::fs::read_to_string(self.machine.path(&path).join("cgroup.procs"));

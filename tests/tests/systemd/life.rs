@@ -65,7 +65,8 @@ fn a_supervisor_that_is_killed_is_restarted_and_adopts() {
         return;
     };
     let (clients, daemon) = (kvd.clients(), kvd.daemon());
-    for _ in 0..3 {
+    // More often than systemd by default restarts a service.
+    for _ in 0..6 {
         clients.wait_for_progress();
         let supervisor = kvd.supervisor();
         kvd.kill(supervisor, Signal::KILL);
@@ -94,6 +95,66 @@ fn a_restart_leaves_the_daemon_serving() {
     assert!(kvd.systemctl("reload").status.success());
     assert_eq!(kvd.build(), "2");
     kvd.assert_unharmed(clients);
+}
+
+#[test]
+fn a_restart_in_a_swap_leaves_a_daemon_serving() {
+    let Some(kvd) = Instance::started("a_restart_in_a_swap_leaves_a_daemon_serving") else {
+        return;
+    };
+    let (clients, supervisor) = (kvd.clients(), kvd.supervisor());
+    clients.wait_for_progress();
+    kvd.configure(2, r#", "--open-delay", "3000""#, "");
+    let service = kvd.service();
+    let reload = ["systemctl", "reload", "--no-block", &service];
+    assert!(kvd.machine.output(&reload).status.success());
+    eventually("the successor opens", TIMEOUT, || {
+        (kvd.status()["swap"]["phase"] == "opening").then_some(())
+    });
+    let output = kvd.systemctl("restart");
+    assert!(output.status.success(), "{output:?}");
+    kvd.wait_for_another_supervisor(supervisor);
+    kvd.assert_unharmed(clients);
+    assert_eq!(kvd.processes().len(), 2, "a supervisor and a daemon");
+}
+
+#[test]
+fn a_restart_by_a_wrong_configuration_leaves_the_daemon_serving() {
+    let name = "a_restart_by_a_wrong_configuration_leaves_the_daemon_serving";
+    let Some(kvd) = Instance::started(name) else { return };
+    let (clients, daemon, supervisor) = (kvd.clients(), kvd.daemon(), kvd.supervisor());
+    kvd.configure(2, "", "[limits]\ndeadlin = \"30s\"\n");
+    assert!(!kvd.systemctl("restart").status.success());
+    clients.wait_for_progress();
+    eventually("systemd has tried more than once", TIMEOUT, || {
+        kvd.property("NRestarts").parse().is_ok_and(|times: u32| times > 1).then_some(())
+    });
+    kvd.configure(2, "", "");
+    assert_eq!(pid_in(&kvd.wait_for_another_supervisor(supervisor)), Some(daemon));
+    kvd.assert_unharmed(clients);
+}
+
+/// A stop goes through the supervisor. Where there is none, the daemon is told by `systemctl kill`.
+#[test]
+fn a_stop_without_a_supervisor_leaves_the_daemon_until_it_is_told_itself() {
+    let name = "a_stop_without_a_supervisor_leaves_the_daemon_until_it_is_told_itself";
+    let Some(kvd) = Instance::started(name) else { return };
+    kvd.drop_in(&kvd.service(), "[Service]\nRestartSec=1h\n");
+    let (clients, daemon) = (kvd.clients(), kvd.daemon());
+    clients.wait_for_progress();
+    kvd.kill(kvd.supervisor(), Signal::KILL);
+    eventually("systemd has seen it", TIMEOUT, || {
+        (kvd.property("SubState") == "auto-restart").then_some(())
+    });
+    assert!(kvd.systemctl("stop").status.success());
+    assert_eq!(kvd.property("ActiveState"), "inactive");
+    assert_eq!(kvd.processes(), [kvd.machine.pid_outside(daemon).expect("it serves").to_string()]);
+    clients.wait_for_progress();
+    let before = Instant::now();
+    kvd.machine.said(&["systemctl", "kill", "--kill-whom=all", &kvd.service()]);
+    eventually("the daemon ends", TIMEOUT, || kvd.processes().is_empty().then_some(()));
+    kvd.start();
+    clients.stop().assert_failed_only_within(&[(before, Instant::now())]);
 }
 
 #[test]

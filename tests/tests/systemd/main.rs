@@ -9,3 +9,4 @@ mod instance;
 mod life;
 mod machine;
 mod sockets;
+mod watched;
