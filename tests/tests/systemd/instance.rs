@@ -2,8 +2,8 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use handoff_tests::harness::{TIMEOUT, eventually, kill, program};
@@ -16,7 +16,7 @@ const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../handoff/cli/units")
 
 /// Stopped with the value, whatever is left of it.
 pub(crate) struct Instance {
-    pub(crate) machine: &'static Machine,
+    pub(crate) machine: Arc<Machine>,
     pub(crate) name: String,
     pub(crate) port: u16,
 }
@@ -33,36 +33,44 @@ pub(crate) fn is_skipped(test: &str) -> bool {
     missing.is_some()
 }
 
-/// The machine of all scenarios. It ends with this process.
-fn shared() -> &'static Machine {
-    static MACHINE: OnceLock<Machine> = OnceLock::new();
-    MACHINE.get_or_init(|| {
-        let machine = Machine::boot();
-        machine.install(program("handoff"), "/usr/bin/handoff");
-        machine.install(program("kvd"), "/opt/kvd");
-        for unit in ["handoff@.service", "handoff@.socket"] {
-            let shipped = Path::new(UNITS).join(unit);
-            machine.install(&shipped, &format!("/etc/systemd/system/{unit}"));
-        }
-        machine.said(&["systemctl", "daemon-reload"]);
-        machine
-    })
+/// The machine of most scenarios. It ends with this process.
+fn shared() -> Arc<Machine> {
+    static MACHINE: OnceLock<Arc<Machine>> = OnceLock::new();
+    MACHINE.get_or_init(|| Arc::new(booted())).clone()
+}
+
+/// A machine with the units and programs.
+fn booted() -> Machine {
+    let machine = Machine::boot();
+    machine.install(program("handoff"), "/usr/bin/handoff");
+    machine.install(program("kvd"), "/opt/kvd");
+    for unit in ["handoff@.service", "handoff@.socket"] {
+        let shipped = Path::new(UNITS).join(unit);
+        machine.install(&shipped, &format!("/etc/systemd/system/{unit}"));
+    }
+    machine.said(&["systemctl", "daemon-reload"]);
+    machine
 }
 
 impl Instance {
     /// One that is not started yet; none where that test is skipped.
     pub(crate) fn new(test: &str) -> Option<Self> {
+        (!is_skipped(test)).then(|| Self::on(shared()))
+    }
+
+    /// The same on a machine of its own, where no other test has systemd read its units again.
+    pub(crate) fn alone(test: &str) -> Option<Self> {
+        (!is_skipped(test)).then(|| Self::on(Arc::new(booted())))
+    }
+
+    fn on(machine: Arc<Machine>) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(7000);
-        if is_skipped(test) {
-            return None;
-        }
-        let machine = shared();
         // Clients are threads that this one starts.
         machine.join_network();
         let port = NEXT.fetch_add(1, Ordering::Relaxed);
         let instance = Self { machine, name: format!("kvd{port}"), port };
         instance.configure(1, "", "");
-        Some(instance)
+        instance
     }
 
     /// The same, once it serves.

@@ -10,9 +10,10 @@ use crate::instance::{Instance, pid_in};
 /// Opens its data for longer than the settings of these tests allow without a word.
 const SLOW: &str = r#", "--open-delay", "6000""#;
 
-/// An instance that has not been started, with that setting of the service.
+/// An instance that has not been started, with that setting of the service. A systemd that reads its
+/// units again forgets that it was asked for time, so no other test may be there.
 fn with(test: &str, setting: &str) -> Option<Instance> {
-    let kvd = Instance::new(test)?;
+    let kvd = Instance::alone(test)?;
     kvd.drop_in(&kvd.service(), &format!("[Service]\n{setting}\n"));
     Some(kvd)
 }
