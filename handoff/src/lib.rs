@@ -90,6 +90,7 @@ pub use supervisor::{Session, SpawnSpec, Supervisor};
 #[doc = include_str!("../docs/failures.md")]
 #[doc = include_str!("../docs/performance.md")]
 #[doc = include_str!("../docs/model.md")]
+#[doc = include_str!("../docs/systemd.md")]
 #[doc = include_str!("../docs/decisions.md")]
 #[doc = include_str!("../docs/glossary.md")]
 pub mod docs {}
