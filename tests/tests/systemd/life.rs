@@ -65,8 +65,7 @@ fn a_supervisor_that_is_killed_is_restarted_and_adopts() {
         return;
     };
     let (clients, daemon) = (kvd.clients(), kvd.daemon());
-    // More often than systemd by default restarts a service.
-    for _ in 0..6 {
+    for _ in 0..3 {
         clients.wait_for_progress();
         let supervisor = kvd.supervisor();
         kvd.kill(supervisor, Signal::KILL);
@@ -76,6 +75,25 @@ fn a_supervisor_that_is_killed_is_restarted_and_adopts() {
     kvd.configure(2, "", "");
     assert!(kvd.systemctl("reload").status.success());
     assert_eq!(kvd.build(), "2");
+    kvd.assert_unharmed(clients);
+}
+
+#[test]
+fn systemd_never_tires_of_supervisors_that_die() {
+    let Some(kvd) = Instance::started("systemd_never_tires_of_supervisors_that_die") else {
+        return;
+    };
+    kvd.drop_in(&kvd.service(), "[Service]\nRestartSec=0\n");
+    let (clients, daemon) = (kvd.clients(), kvd.daemon());
+    let mut supervisor = 0;
+    // By default systemd makes five starts in 10 s.
+    for _ in 0..8 {
+        supervisor = eventually("there is another supervisor", TIMEOUT, || {
+            Some(kvd.supervisor()).filter(|pid| *pid != 0 && *pid != supervisor)
+        });
+        kvd.kill(supervisor, Signal::KILL);
+    }
+    assert_eq!(pid_in(&kvd.wait_for_another_supervisor(supervisor)), Some(daemon));
     kvd.assert_unharmed(clients);
 }
 
