@@ -131,7 +131,7 @@ fn is_blocking(kvd: &Instance) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{daemon}/fd")).expect("it serves");
     let its = descriptors
         .flatten()
-        .find(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == PathBuf::from(&listener)));
+        .find(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == &*listener));
     let number = its.expect("it has the socket").file_name();
     let path = PathBuf::from(format!("/proc/{daemon}/fdinfo")).join(number);
     blocks(&fs::read_to_string(path).expect("it is open"))
