@@ -66,8 +66,6 @@ pub(crate) struct Program {
 pub(crate) struct Limits {
     #[serde(deserialize_with = "human")]
     pub(crate) deadline: Duration,
-    #[serde(deserialize_with = "human_at")]
-    pub(crate) pause: Option<DurationAt>,
     #[serde(deserialize_with = "human")]
     pub(crate) drain_grace: Duration,
     #[serde(deserialize_with = "human")]
@@ -78,18 +76,20 @@ pub(crate) struct Limits {
     pub(crate) stop: Duration,
     #[serde(deserialize_with = "human")]
     pub(crate) adopt: Duration,
+    #[serde(deserialize_with = "human_at")]
+    pub(crate) pause: Option<DurationAt>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(300),
-            pause: None,
             drain_grace: Duration::from_secs(60),
             hello: Duration::from_secs(10),
             start: Duration::from_secs(300),
             stop: Duration::from_secs(90),
             adopt: Duration::from_secs(30),
+            pause: None,
         }
     }
 }

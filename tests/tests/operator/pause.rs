@@ -60,6 +60,10 @@ fn an_opening_that_takes_longer_than_the_limit_is_undone_and_the_next_swap_commi
         assert!(shown.contains(told), "{told} is not in {shown}");
     }
     assert_undone_by_the_limit(&world, 5, "opening");
+    let explained = world.said(&["help", "errors"]);
+    let explained = explained.split_whitespace().collect::<Vec<_>>().join(" ");
+    let cause = world.record("last")["end"]["cause"].as_str().expect("it failed").to_owned();
+    assert!(explained.contains(&cause), "{cause} is not explained");
     assert_eq!(world.daemon_pid(), pid);
     clients.wait_for_progress();
     let picture = world.path("swap.svg").display().to_string();
