@@ -1,5 +1,9 @@
 //! A stop, whatever is being done.
 
+use std::io::Write;
+use std::net::TcpStream;
+
+use handoff_tests::fixture::{NAP, struck};
 use handoff_tests::harness::{TIMEOUT, eventually, kill};
 use rustix::process::Signal;
 
@@ -174,4 +178,37 @@ fn a_daemon_that_starts_is_waited_for_and_left() {
     world.supervise();
     world.supervisor().wait_to_show("adopted the daemon that serves");
     clients.stop().assert_failed_only_within(&[]);
+}
+
+/// The stop comes too late to undo it, and is for the daemon that serves then.
+#[test]
+fn a_swap_that_commits_nevertheless_ends_with_the_stop_of_the_new_process() {
+    let mut world = World::with_fixture();
+    let text = std::fs::read_to_string(world.path("handoff.toml")).expect("it is there");
+    let slow = r#""--build", "2", "--fault", "admit=slow:3000""#;
+    world.write("handoff.toml", &text.replacen(r#""--build", "2""#, slow, 1));
+    world.supervise();
+    let v2 = world.path("v2").display().to_string();
+    world.said(&["swap", "--binary", &v2]);
+    eventually("it commits", TIMEOUT, || {
+        (world.status()["swap"]["phase"] == "committing").then_some(())
+    });
+    // It hears that the new process serves, and that it is to stop, at once.
+    let supervisor = world.supervisor().pid();
+    let new = world.status()["swap"]["to"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    kill(supervisor, Signal::STOP);
+    let mut client = TcpStream::connect(("127.0.0.1", world.port)).expect("somebody listens");
+    client.write_all(b"nap 1\n").expect("it is read");
+    let marks = world.path("marks");
+    eventually("the new process answers", TIMEOUT, || (struck(&marks, NAP, new) > 0).then_some(()));
+    kill(supervisor, Signal::TERM);
+    kill(supervisor, Signal::CONT);
+    let (code, shown) = world.supervisor().finish();
+    assert_eq!(code, Some(0), "{shown}");
+    let record = world.record("last");
+    assert_eq!(record["end"]["outcome"], "committed", "{record}");
+    let stopped = world.said(&["history", "-n", "1"]);
+    let pid = &record["to"]["pid"];
+    assert!(stopped.contains("stopped (exit status: 0)"), "{stopped}");
+    assert!(stopped.contains(&format!("process {pid},")), "{stopped}");
 }
