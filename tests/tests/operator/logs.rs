@@ -157,9 +157,6 @@ fn a_terminal_that_is_closed_ends_no_supervisor() {
     command.stdin(copy()).stdout(copy()).stderr(copy()).env_remove("HANDOFF_CONFIG");
     let mut supervisor = Supervisor::serving(&world, &mut command);
     drop((command, line, terminal));
-    // SIGHUP asks for a swap.
-    world.wait_for_last_swap(|record| record["end"]["outcome"] == "committed");
-    world.wait_for_daemon("serving");
     assert_supervised(&world, &mut supervisor);
     assert_stops(&world, &mut supervisor);
 }
