@@ -212,6 +212,38 @@ impl Config {
         Self::parse(&text, &file)
     }
 
+    /// For a client, which has to find the supervisor: a file that is broken is read as far as its
+    /// settings above the first table. The supervisor goes on with what it read before.
+    pub(crate) fn load_for_client(path: &Path) -> anyhow::Result<Self> {
+        let error = match Self::load(path) {
+            Ok(config) => return Ok(config),
+            Err(error) => error,
+        };
+        let Some(config) = Self::above_tables(path) else { return Err(error) };
+        crate::complain(&format!(
+            "warning: the file is broken, and a supervisor that runs goes on with what it read before: {error}"
+        ));
+        Ok(config)
+    }
+
+    /// What is needed to find the supervisor, line by line: another line may be the broken one.
+    fn above_tables(path: &Path) -> Option<Self> {
+        let mut text = String::new();
+        let opened = files::open_regular(path).ok()?;
+        opened.take(MAX_LEN).read_to_string(&mut text).ok()?;
+        let mut found = toml::Table::new();
+        for line in text.lines().take_while(|line| !line.trim_start().starts_with('[')) {
+            found.extend(line.parse::<toml::Table>().unwrap_or_default());
+        }
+        let setting = |name| {
+            let value = found.get(name)?.as_str()?;
+            Some(format!("{name} = {value:?}\n"))
+        };
+        let found = [setting("state_dir")?, setting("socket").unwrap_or_default()].concat();
+        let needed = format!("{found}[daemon]\nbinary = \"\"\ncontrol = \"\"\n");
+        Self::parse(&needed, &std::path::absolute(path).ok()?).ok()
+    }
+
     /// Checks the text of a file at that absolute path.
     pub(crate) fn parse(text: &str, file: &Path) -> anyhow::Result<Self> {
         let path = file.display();

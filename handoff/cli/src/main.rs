@@ -58,10 +58,11 @@ fn complain(words: &str) {
 }
 
 fn perform(args: Args) -> anyhow::Result<ExitCode> {
-    let load = || Config::load(&args.config);
+    let strictly = || Config::load(&args.config);
+    let load = || Config::load_for_client(&args.config);
     match args.command {
         Command::Run { log_format, log_level } => {
-            let config = load()?;
+            let config = strictly()?;
             log::install(LogConfig {
                 format: log_format.unwrap_or(config.log.format),
                 level: log_level.unwrap_or(config.log.level),
@@ -81,7 +82,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Abort { reason, json } => commands::abort(&load()?, reason, json),
         Command::Upgrade => commands::upgrade(&load()?),
         Command::Stop { keep_daemon } => commands::stop(&load()?, keep_daemon),
-        Command::Check { json } => commands::check(&load()?, json),
+        Command::Check { json } => commands::check(&strictly()?, json),
         Command::Metrics => commands::metrics(&load()?),
         Command::Help { topic } => Ok(help::help(topic)),
         Command::Completions { shell } => {

@@ -127,6 +127,17 @@ fn a_configuration_that_is_garbage_is_refused_and_the_daemon_serves_on() {
         handoff_tests::harness::kill(supervisor.pid(), rustix::process::Signal::HUP);
         supervisor.wait_to_show(&told);
     }
+    // An operator is not left alone with the swap in flight: what the file says of the socket is enough.
+    world.write("handoff.toml", &good.replace("[daemon]", "[daemon"));
+    assert_eq!(world.daemon_pid(), pid);
+    let (code, words) = world.refused(&["abort"]);
+    assert_eq!(code, 5, "{words}");
+    assert!(
+        words.contains("warning: the file is broken") && words.contains("no swap is in flight")
+    );
+    let (code, words) = world.refused(&["swap", "--wait"]);
+    assert_eq!(code, 5, "{words}");
+    assert!(words.contains("is not a configuration"), "{words}");
     world.write("handoff.toml", "state_dir = ");
     let (code, words) = world.refused(&["run"]);
     assert_eq!(code, 1);

@@ -256,6 +256,28 @@ fn what_a_running_supervisor_cannot_change_is_named() {
 }
 
 #[test]
+fn a_client_finds_the_supervisor_by_a_file_that_is_broken_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("handoff.toml");
+    let found = |text: &str| {
+        fs::write(&path, text).unwrap();
+        Config::load_for_client(&path).map(|config| config.socket)
+    };
+    let own = directory.path().join("run/own.sock");
+    let beside = directory.path().join("state/supervisor.sock");
+    for (text, socket) in [
+        ("state_dir = \"state\"\nsocket = \"run/own.sock\"\n[daemon\n", &own),
+        ("nonsense\nstate_dir = \"state\"\n[daemon]\nbinary = 7", &beside),
+        ("# a comment\nstate_dir = 'state' # here\nsocket = 7 8\n[limits]\nx = 1", &beside),
+    ] {
+        assert_eq!(&found(text).unwrap(), socket);
+    }
+    for text in ["", "[daemon]\nstate_dir = \"state\"", "state_dir = 7"] {
+        found(text).unwrap_err();
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_told_with_what_to_do() {
     let words = Config::load(Path::new("/nowhere/handoff.toml")).unwrap_err().to_string();
     assert!(words.starts_with("cannot read the configuration /nowhere/handoff.toml: No such file"));
