@@ -3,6 +3,7 @@
 
 mod clients;
 mod day;
+mod dead_ends;
 mod faults;
 mod hangup;
 mod health;
