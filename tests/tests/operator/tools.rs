@@ -155,7 +155,7 @@ fn the_errors_that_are_explained_are_those_that_are_told() {
     world.write("handoff.toml", &format!("{good}\n[limits]\ndeadlin = \"30s\"\n"));
     told.push((
         world.refused(&["check"]).1,
-        "unknown field `deadlin`, expected one of `deadline`, `pause`",
+        "unknown field `deadlin`, expected one of `deadline`, `drain_grace`",
     ));
     world.write("handoff.toml", &good.replace("binary = \"v1\"", "binary = \"gone\""));
     told.push((world.refused(&["run"]).1, "does not exist"));
