@@ -425,6 +425,9 @@ mod tests {
 
     use super::*;
 
+    /// A busy machine takes a line later than a supervisor waits for it.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
     fn process(pid: u32) -> ProcessId {
         ProcessId { pid, start_time: u64::from(pid) * 10 }
     }
@@ -512,7 +515,7 @@ mod tests {
         let path = directory.path().join("journal");
         let (journal, replayed) = Journal::open(&path).expect("it is created");
         assert_eq!(replayed, Replay::default());
-        journal.append(&Entry::Swap(swap(3))).expect("it is written");
+        journal.append_within(&Entry::Swap(swap(3)), TIMEOUT).expect("it is written");
         match Journal::open(&path) {
             Err(Error::Supervised(at)) => assert_eq!(at, path),
             other => panic!("{other:?}"),
@@ -596,8 +599,10 @@ mod tests {
             assert_eq!(fs::read(&aside).expect("it is kept"), bytes);
             assert!(matches!(Journal::open(&path), Err(Error::Supervised(_))), "it is locked");
             let (process, boot_id) = (ProcessId::own(), boot_id());
-            journal.append(&Entry::Supervisor { process, boot_id }).expect("it is written");
-            journal.append(&Entry::Swap(swap(3))).expect("it is written");
+            journal
+                .append_within(&Entry::Supervisor { process, boot_id }, TIMEOUT)
+                .expect("it is written");
+            journal.append_within(&Entry::Swap(swap(3)), TIMEOUT).expect("it is written");
             drop(journal);
             let (_, replayed) = Journal::open(&path).expect("nobody has it");
             assert_eq!(replayed.swap, Some(swap(3)));
@@ -613,7 +618,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("journal");
         let (journal, _) = Journal::open(&path).expect("it is created");
-        journal.append(&Entry::Swap(swap(3))).expect("it is written");
+        journal.append_within(&Entry::Swap(swap(3)), TIMEOUT).expect("it is written");
         let before = fs::read(&path).expect("it is there");
         journal.shorten(&[Entry::Serves(process(5))]);
         assert_eq!(fs::read(&path).expect("it is there"), before);
@@ -636,8 +641,10 @@ mod tests {
         file.set_len(1 << 40).expect("a hole takes no room");
         journal.append(&supervisor()).expect("it is written");
         let (process, boot_id) = (ProcessId::own(), boot_id());
-        journal.append(&Entry::Supervisor { process, boot_id }).expect("it is written");
-        journal.append(&Entry::Swap(swap(3))).expect("it is written");
+        journal
+            .append_within(&Entry::Supervisor { process, boot_id }, TIMEOUT)
+            .expect("it is written");
+        journal.append_within(&Entry::Swap(swap(3)), TIMEOUT).expect("it is written");
         drop(journal);
         let (_, replayed) = Journal::open(&path).expect("nobody has it");
         assert_eq!(replayed.swap, Some(swap(3)));

@@ -20,6 +20,12 @@ fn record(id: &str) -> SwapRecord {
     }
 }
 
+/// A busy machine takes a line later than a supervisor waits for it.
+fn add(history: &mut History, line: Line) {
+    history.add(line);
+    history.flush(Duration::from_secs(60));
+}
+
 fn step(phase: Phase, at_us: u64) -> SwapEvent {
     SwapEvent { at_us, what: SwapEventKind::Entered { phase } }
 }
@@ -78,7 +84,7 @@ fn what_was_added_is_read_by_the_next_one() {
     let path = directory.path().join("history");
     let mut history = History::open(&path);
     for line in lines("aa").into_iter().chain(lines("ab")) {
-        history.add(line);
+        add(&mut history, line);
     }
     let event = DaemonEvent {
         at_ms: 5,
@@ -87,7 +93,7 @@ fn what_was_added_is_read_by_the_next_one() {
         args: vec!["serve".into()],
         listeners: None,
     };
-    history.add(Line::Daemon(event.clone()));
+    add(&mut history, Line::Daemon(event.clone()));
     assert_eq!(history.swap("aa"), Some(&whole("aa")));
     let again = History::open(&path);
     let all = [Entry::Swap(whole("aa")), Entry::Swap(whole("ab")), Entry::Daemon(event)];
@@ -111,13 +117,13 @@ fn a_line_that_is_cut_off_costs_that_line_and_not_the_next() {
     let path = directory.path().join("history");
     let mut history = History::open(&path);
     for line in lines("aa") {
-        history.add(line);
+        add(&mut history, line);
     }
     let written = fs::read(&path).unwrap();
     for length in 0..written.len() {
         fs::write(&path, &written[..length]).unwrap();
         let mut cut = History::open(&path);
-        cut.add(Line::Begun(record("bb")));
+        add(&mut cut, Line::Begun(record("bb")));
         let read = read(&path).unwrap();
         assert_eq!(read.back(), Some(&Entry::Swap(record("bb"))), "cut at {length}");
         assert!(read.len() <= 2);
@@ -132,7 +138,7 @@ fn a_disk_that_is_full_is_told_and_what_it_did_not_take_is_written_when_it_does(
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let mut history = History::open(&path);
     for line in lines("aa") {
-        history.add(line);
+        add(&mut history, line);
     }
     assert_eq!(history.swap("aa"), Some(&whole("aa")), "it is known all the same");
     let fault = history.fault().unwrap();
@@ -160,7 +166,7 @@ fn a_long_one_is_begun_anew_with_the_last_entries() {
     let path = directory.path().join("history");
     let mut history = History::open(&path);
     for line in lines("aa") {
-        history.add(line);
+        add(&mut history, line);
     }
     let mut file = open(&path).unwrap();
     let filler = format!("{}\n", " ".repeat(1 << 20));
@@ -168,7 +174,7 @@ fn a_long_one_is_begun_anew_with_the_last_entries() {
         file.write_all(filler.as_bytes()).unwrap();
     }
     let mut shortened = History::open(&path);
-    shortened.add(Line::Begun(record("ab")));
+    add(&mut shortened, Line::Begun(record("ab")));
     let kept = [Entry::Swap(whole("aa")), Entry::Swap(record("ab"))];
     assert_eq!(shortened.entries(), &kept);
     assert!(fs::metadata(&path).unwrap().len() < 10_000);
@@ -190,13 +196,13 @@ fn after_a_sync_that_failed_all_lines_are_written_anew() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("history");
     let mut history = History::open(&path);
-    lines("aa").into_iter().for_each(|line| history.add(line));
+    lines("aa").into_iter().for_each(|line| add(&mut history, line));
     // As after a crash of the machine: the disk has not what the kernel dropped.
     fs::write(&path, "").unwrap();
     history.disk.suspect();
-    lines("ab").into_iter().take(2).for_each(|line| history.add(line));
+    lines("ab").into_iter().take(2).for_each(|line| add(&mut history, line));
     assert_eq!(&read(&path).unwrap(), history.entries());
     assert_eq!(history.fault(), None);
-    lines("ab").into_iter().skip(2).for_each(|line| history.add(line));
+    lines("ab").into_iter().skip(2).for_each(|line| add(&mut history, line));
     assert_eq!(&read(&path).unwrap(), history.entries());
 }
