@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use handoff_tests::harness::{TIMEOUT, eventually};
+use handoff_tests::harness::{TIMEOUT, eventually, program};
 use rustix::process::Signal;
 
 use crate::instance::{Instance, pid_in};
@@ -41,6 +41,25 @@ fn a_supervisor_that_waits_for_a_slow_swap_is_not_killed() {
     let output = kvd.systemctl("reload");
     assert!(output.status.success(), "{output:?}");
     assert_eq!((kvd.build(), kvd.supervisor()), ("2".to_owned(), supervisor));
+    kvd.assert_unharmed(clients);
+}
+
+/// The process goes on as another program, and systemd does not notice.
+#[test]
+fn a_supervisor_that_is_upgraded_goes_on_telling_systemd_that_it_is_well() {
+    let name = "a_supervisor_that_is_upgraded_goes_on_telling_systemd_that_it_is_well";
+    let Some(kvd) = with(name, "WatchdogSec=2s") else { return };
+    kvd.start();
+    let (clients, supervisor) = (kvd.clients(), kvd.supervisor());
+    kvd.machine.install(program("handoff"), "/usr/bin/handoff");
+    let output = kvd.handoff(&["upgrade"]);
+    assert!(output.status.success(), "{output:?}");
+    // Longer than a watchdog waits that nobody feeds.
+    kvd.configure(2, SLOW, "");
+    let output = kvd.systemctl("reload");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!((kvd.build(), kvd.supervisor()), ("2".to_owned(), supervisor));
+    assert_eq!(kvd.property("NRestarts"), "0");
     kvd.assert_unharmed(clients);
 }
 
